@@ -1,0 +1,1 @@
+"""Gemstone photos in, an honest and registered classifier out."""

@@ -1,0 +1,1 @@
+"""Photos on their way from a raw folder to batches."""

@@ -1,0 +1,74 @@
+"""Labelled photos as tf.data batches."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from gemmodel.data import folders, images
+from gemmodel.errors import DataError
+
+
+def labelled(folder: Path, classes: Sequence[str]) -> tuple[list[Path], np.ndarray]:
+    """Lists the photos of a part with their class indices.
+
+    Args:
+        folder: a folder a class.
+        classes: the class names in the order of their indices.
+
+    Returns:
+        The paths, and int32 labels of shape (photos,).
+
+    Raises:
+        DataError: the folder holds a class that is not among the names.
+    """
+    found = folders.photos(folder)
+    if strange := sorted(set(found) - set(classes)):
+        raise DataError(
+            f"{folder}: {', '.join(strange)} is no class of the training part; run `dvc repro` for all parts"
+        )
+    pairs = [(path, index) for index, name in enumerate(classes) for path in found.get(name, [])]
+    return [path for path, _ in pairs], np.array([index for _, index in pairs], np.int32)
+
+
+def batches(
+    paths: Sequence[Path],
+    labels: np.ndarray,
+    *,
+    classes: int,
+    image_size: int,
+    batch_size: int,
+    augmenter: keras.Model | None = None,
+    shuffle_seed: int | None = None,
+) -> tf.data.Dataset:
+    """Returns batches of pixels and one-hot labels; each photo is decoded once and kept.
+
+    Args:
+        paths: the photos.
+        labels: class indices of shape (photos,).
+        classes: the number of classes.
+        image_size: side of the square in pixels.
+        batch_size: photos a batch.
+        augmenter: acts on each batch, anew in every epoch.
+        shuffle_seed: shuffles anew in every epoch, or, where None, keeps the order.
+
+    Returns:
+        Batches of float32 pixels (batch, image_size, image_size, 3) in [0, 255] and float32 one-hot labels.
+    """
+
+    def decode(path: tf.Tensor, label: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        pixels = tf.numpy_function(lambda name: images.load(Path(name.decode()), image_size), [path], tf.uint8)
+        return tf.ensure_shape(pixels, (image_size, image_size, 3)), label
+
+    data = tf.data.Dataset.from_tensor_slices(
+        ([str(path) for path in paths], np.eye(classes, dtype=np.float32)[labels])
+    )
+    data = data.map(decode, num_parallel_calls=tf.data.AUTOTUNE).cache()
+    if shuffle_seed is not None:
+        data = data.shuffle(len(paths), seed=shuffle_seed)
+    data = data.batch(batch_size).map(lambda x, y: (tf.cast(x, tf.float32), y), num_parallel_calls=tf.data.AUTOTUNE)
+    if augmenter is not None:
+        data = data.map(lambda x, y: (augmenter(x, training=True), y), num_parallel_calls=tf.data.AUTOTUNE)
+    return data.prefetch(tf.data.AUTOTUNE)

@@ -1,0 +1,96 @@
+"""Folders of class folders, and outputs that appear whole or not at all."""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from gemmodel.errors import DataError
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+
+
+def photos(folder: Path) -> dict[str, list[Path]]:
+    """Lists the pictures of each class, by suffix, in a stable order.
+
+    Args:
+        folder: holds one folder a class; pictures may lie deeper inside it.
+
+    Returns:
+        The pictures' paths by class name; both sorted; classes without a picture are left out.
+
+    Raises:
+        DataError: the folder does not exist or holds no pictures.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder; it must hold one folder of photos a class")
+    found = {
+        entry.name: sorted(path for path in entry.rglob("*") if path.is_file() and path.suffix.lower() in SUFFIXES)
+        for entry in sorted(folder.iterdir())
+        if entry.is_dir() and not entry.name.startswith(".")
+    }
+    found = {name: paths for name, paths in found.items() if paths}
+    if not found:
+        raise DataError(f"{folder}: no photos in its class folders; they must end in {', '.join(SUFFIXES)}")
+    return found
+
+
+@contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """Gives a folder or file path to write to, and puts it in the target's place once all is written.
+
+    Args:
+        target: the folder or file to appear; an older one is replaced. Its parent folder is created.
+
+    Yields:
+        A path beside the target, not yet existing. After an error nothing of it is left.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as beside:
+        new = Path(beside, target.name)
+        yield new
+        if target.is_dir():
+            os.replace(target, Path(beside, "old"))
+        os.replace(new, target)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes a value as readable JSON, keys in their order, whole or not at all."""
+    with replacing(path) as new:
+        new.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def write_lines(path: Path, values: Iterable[Any]) -> None:
+    """Writes one JSON value a line."""
+    path.write_text("".join(json.dumps(value, ensure_ascii=False) + "\n" for value in values), encoding="utf-8")
+
+
+def read_lines(path: Path) -> list[Any]:
+    """Reads one JSON value a line.
+
+    Raises:
+        DataError: the file does not exist, or a line of it is not JSON.
+    """
+    try:
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file; `dvc repro` or `dvc pull` brings it") from None
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}: not JSON lines: {error}") from None
+
+
+def copy(source: Path, target: Path) -> None:
+    """Copies a file's bytes, without its times and rights, into a folder that is created if need be."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, target)
+
+
+def sha256(path: Path) -> str:
+    """Returns the SHA-256 of a file's bytes, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

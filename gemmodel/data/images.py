@@ -1,0 +1,84 @@
+"""Reading photos: the one way from a file to upright RGB pixels."""
+
+import warnings
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+from gemmodel.errors import DataError
+
+JPEG = {"format": "JPEG", "quality": 95, "subsampling": 0}  # for photos that have to be written anew
+
+# What undoes each EXIF orientation. ImageOps.exif_transpose also rewrites the EXIF block, and fails on a broken one.
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def read(path: Path | IO[bytes]) -> Image.Image:
+    """Decodes a photo whole, turned upright by its EXIF orientation, transparency laid on white.
+
+    Args:
+        path: the file, open or by its path, in any format that Pillow knows, whatever its suffix.
+
+    Returns:
+        An RGB picture. Its `format` is that of the file; `info["treated"]` names what had to be done to it.
+
+    Raises:
+        DataError: the file is no picture, is damaged, or is so large that it may be a decompression bomb.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                image.load()
+                return _upright_rgb(image)
+    except UnidentifiedImageError:
+        raise DataError("not an image") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise DataError("more pixels than a photo has") from None
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        raise DataError(f"damaged: {error}") from None
+
+
+def _upright_rgb(image: Image.Image) -> Image.Image:
+    file_format, treated = image.format, []
+    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    if orientation in UPRIGHT:
+        image = image.transpose(UPRIGHT[orientation])
+        treated.append("turned upright")
+    if image.has_transparency_data:
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+        treated.append("transparency laid on white")
+    if image.mode != "RGB":
+        if image.mode != "RGBA":
+            treated.append(f"{image.mode} to RGB")
+        image = image.convert("RGB")
+    if file_format not in ("JPEG", "MPO"):
+        treated.append(f"{file_format} to JPEG")
+    image.format, image.info["treated"] = file_format, treated
+    return image
+
+
+def load(path: Path | IO[bytes], size: int) -> np.ndarray:
+    """Returns a photo as every model sees it.
+
+    Args:
+        path: the photo.
+        size: side of the square in pixels; the aspect is not kept.
+
+    Returns:
+        uint8 array of shape (size, size, 3) in [0, 255].
+
+    Raises:
+        DataError: the file cannot be read as a photo.
+    """
+    return np.asarray(read(path).resize((size, size), Image.Resampling.BICUBIC, reducing_gap=3.0))

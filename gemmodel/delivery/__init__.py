@@ -1,0 +1,1 @@
+"""Where results go: the experiment log and the model registry."""

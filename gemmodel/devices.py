@@ -1,0 +1,83 @@
+"""Which processor TensorFlow computes on, how precisely, and how repeatably."""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before the import: no banner of INFO and WARNING lines
+
+import keras
+import tensorflow as tf
+
+from gemmodel.errors import DeviceError
+from gemmodel.params import BaseParams
+
+# Where a matrix unit makes bfloat16 convolutions faster (tensor cores from this CUDA compute capability on).
+GPU_BFLOAT16 = (8, 0)
+GPU_FLOAT16 = (7, 0)
+CPU_BFLOAT16 = {"amx_bf16", "avx512_bf16"}
+
+
+def prepare(base: BaseParams, *, device: str = "auto") -> str:
+    """Sets up TensorFlow for a process: device, threads, seeds and determinism.
+
+    Must run before the first tensor is made.
+
+    Args:
+        base: seed, number of threads, and whether the same input must give the same bits.
+        device: `auto` takes the GPUs where there are some, `cpu` hides them, `gpu` insists on one.
+
+    Returns:
+        The device in words.
+
+    Raises:
+        DeviceError: `gpu` was asked for and TensorFlow sees none.
+    """
+    gpus = tf.config.list_physical_devices("GPU")
+    if device == "gpu" and not gpus:
+        raise DeviceError(
+            "train.device is gpu, but TensorFlow sees no GPU; set it to auto or cpu, or install the driver and "
+            "`pip install 'gemmodel[gpu]'`"
+        )
+    if device == "cpu":
+        tf.config.set_visible_devices([], "GPU")
+        gpus = []
+    for gpu in gpus:
+        tf.config.experimental.set_memory_growth(gpu, True)
+    tf.config.threading.set_intra_op_parallelism_threads(base.threads)
+    tf.config.threading.set_inter_op_parallelism_threads(base.threads)
+    keras.utils.set_random_seed(base.seed)
+    if base.deterministic:
+        tf.config.experimental.enable_op_determinism()
+    if not gpus:
+        return f"CPU, {base.threads or os.cpu_count()} threads"
+    names = [tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name) for gpu in gpus]
+    return f"GPU: {', '.join(names)}"
+
+
+def precision(wanted: str) -> str:
+    """Returns the Keras dtype policy for a network of plain convolutions.
+
+    Args:
+        wanted: a policy, or `auto` for the fastest that this device gains from: bfloat16 or float16 on GPUs with
+            tensor cores, bfloat16 on CPUs with AMX or AVX512-bf16, float32 elsewhere.
+
+    Returns:
+        `float32`, `mixed_bfloat16` or `mixed_float16`.
+    """
+    if wanted != "auto":
+        return wanted
+    gpus = tf.config.get_visible_devices("GPU")
+    if gpus:
+        details = (tf.config.experimental.get_device_details(gpu) for gpu in gpus)
+        capability = min(detail.get("compute_capability", (0, 0)) for detail in details)
+        if capability >= GPU_BFLOAT16:
+            return "mixed_bfloat16"
+        return "mixed_float16" if capability >= GPU_FLOAT16 else "float32"
+    return "mixed_bfloat16" if CPU_BFLOAT16 & _cpu_flags() else "float32"
+
+
+def _cpu_flags() -> set[str]:
+    try:
+        with open("/proc/cpuinfo", encoding="ascii", errors="ignore") as lines:
+            return next((set(line.split()) for line in lines if line.startswith("flags")), set())
+    except OSError:  # not Linux
+        return set()

@@ -1,0 +1,47 @@
+"""Pictures of what a model knows; each function returns a matplotlib figure."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+
+
+def confusion_heatmap(matrix: np.ndarray, classes: Sequence[str]) -> Figure:
+    """Draws a confusion matrix as shares of each actual class, with the counts written where they are not 0.
+
+    Args:
+        matrix: counts of shape (classes, classes), a row an actual class.
+        classes: the names.
+    """
+    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    side = max(5.0, 2.2 + 0.27 * len(classes))
+    figure = Figure(figsize=(side, side), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for row, column in zip(*np.nonzero(matrix), strict=True):
+        colour = "white" if shares[row, column] > 0.5 else "black"
+        axes.text(column, row, str(matrix[row, column]), ha="center", va="center", fontsize=7, color=colour)
+    axes.set_xticks(range(len(classes)), classes, rotation=90, fontsize=8)
+    axes.set_yticks(range(len(classes)), classes, fontsize=8)
+    axes.set_xticks(np.arange(-0.5, len(classes)), minor=True)
+    axes.set_yticks(np.arange(-0.5, len(classes)), minor=True)
+    axes.grid(which="minor", color="0.92", linewidth=0.5)
+    axes.tick_params(which="minor", length=0)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("actual")
+    axes.set_title(f"{np.trace(matrix)} of {matrix.sum()} test photos right")
+    return figure
+
+
+def learning_curves(history: Mapping[str, Sequence[float]], best_epoch: int) -> Figure:
+    """Draws loss and accuracy of training and validation by epoch, with a line at the epoch that was kept."""
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    for axes, name in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
+        axes.plot(history[name], label="training")
+        axes.plot(history[f"val_{name}"], label="validation")
+        axes.axvline(best_epoch, color="0.6", linestyle=":", label=f"kept: epoch {best_epoch}")
+        axes.set_xlabel("epoch")
+        axes.set_ylabel(name)
+        axes.grid(alpha=0.3)
+        axes.legend()
+    return figure

@@ -1,0 +1,1 @@
+"""Networks: backbones, features, classifiers and their training."""

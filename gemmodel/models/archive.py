@@ -1,0 +1,66 @@
+"""A trained model on disk: the same bytes for the same weights."""
+
+import json
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from gemmodel.data import folders
+from gemmodel.errors import DataError, ModelError
+from gemmodel.models import features as features  # registers the layers that a model is read with
+
+
+def save(model: keras.Model, classes: Sequence[str], folder: Path) -> None:
+    """Writes `model.keras` and `classes.json` (the names in the order of the probabilities).
+
+    Keras stamps its archive with the time and with memory addresses; both are taken out, so that the same weights
+    are the same bytes.
+    """
+    with folders.replacing(folder) as new:
+        new.mkdir()
+        model.save(new / "stamped.keras")
+        with zipfile.ZipFile(new / "stamped.keras") as stamped, zipfile.ZipFile(new / "model.keras", "w") as plain:
+            for name in sorted(stamped.namelist()):
+                content = stamped.read(name)
+                if name.endswith(".json"):
+                    content = json.dumps(_unstamped(json.loads(content), {})).encode()
+                plain.writestr(zipfile.ZipInfo(name), content)
+        (new / "stamped.keras").unlink()
+        folders.write_json(new / "classes.json", list(classes))
+
+
+def _unstamped(value: Any, seen: dict[int, int]) -> Any:
+    """Drops the date and numbers shared objects by their first appearance instead of by their address."""
+    if isinstance(value, list):
+        return [_unstamped(item, seen) for item in value]
+    if not isinstance(value, dict):
+        return value
+    return {
+        key: seen.setdefault(item, len(seen)) if key == "shared_object_id" else _unstamped(item, seen)
+        for key, item in value.items()
+        if key != "date_saved"
+    }
+
+
+def load(folder: Path) -> tuple[keras.Model, list[str]]:
+    """Reads what `save` wrote.
+
+    Returns:
+        The model from pixels in [0, 255] to probabilities, and the class names in their order.
+
+    Raises:
+        DataError: there is no model in the folder.
+        ModelError: the model and the class names do not belong together.
+    """
+    if not (folder / "model.keras").is_file():
+        raise DataError(f"{folder}: no model here; `dvc repro` trains one, `dvc pull` fetches one")
+    classes = json.loads((folder / "classes.json").read_text(encoding="utf-8"))
+    model = keras.saving.load_model(folder / "model.keras", compile=False)
+    if model.output_shape[-1] != len(classes):
+        raise ModelError(
+            f"{folder}: the model tells {model.output_shape[-1]} classes, classes.json names {len(classes)}"
+        )
+    return model, classes

@@ -1,0 +1,145 @@
+"""What the fusion model knows of a photo: a backbone's pooled maps and the colours, as one Keras graph."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from keras import layers, ops
+
+from gemmodel.data import dataset, folders
+from gemmodel.errors import DataError, ModelError
+from gemmodel.models.backbones import backbone
+from gemmodel.params import EmbedParams
+
+BATCH = 8  # photos; larger batches leave the processor's caches: half as fast at 32
+
+# Each maps pixels of shape (batch, side, side, 3) to the same shape. Gems have no upright: turning changes nothing.
+VIEWS = {
+    "photo": lambda x: x,
+    "mirror": lambda x: ops.flip(x, axis=2),
+    "quarter_turn": lambda x: ops.flip(ops.transpose(x, (0, 2, 1, 3)), axis=1),
+    "half_turn": lambda x: ops.flip(ops.flip(x, axis=1), axis=2),
+}
+
+
+@keras.saving.register_keras_serializable(package="gemmodel")
+class ColourHistogram(layers.Layer):
+    """Square roots of the joint colour histograms of a photo (Hellinger's embedding), in several colour spaces.
+
+    Input: pixels in [0, 255], shape (batch, height, width, 3). Output: shape (batch, spaces * bins ** 3), each
+    histogram of Euclidean norm 1.
+    """
+
+    def __init__(self, *, bins: int, spaces: Sequence[str], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.bins, self.spaces = bins, tuple(spaces)
+        unknown = set(spaces) - set(COLOUR_SPACES)
+        if unknown:
+            raise ModelError(
+                f"embed.colour_spaces: {', '.join(sorted(unknown))} is not one of {', '.join(COLOUR_SPACES)}"
+            )
+
+    def call(self, pixels: Any) -> Any:
+        rgb = ops.reshape(ops.cast(pixels, "float32"), (-1, pixels.shape[1] * pixels.shape[2], 3)) / 255.0
+        return ops.concatenate([self._histogram(COLOUR_SPACES[space](rgb)) for space in self.spaces], axis=-1)
+
+    def _histogram(self, colours: Any) -> Any:
+        index = ops.cast(ops.clip(ops.floor(colours * self.bins), 0, self.bins - 1), "int32")
+        first = ops.one_hot(index[..., 0] * self.bins + index[..., 1], self.bins**2)
+        second = ops.one_hot(index[..., 2], self.bins)
+        # Sums of ones are exact in float32, so the histogram is the same in any order of summation.
+        counts = ops.matmul(ops.transpose(first, (0, 2, 1)), second)
+        return ops.sqrt(ops.reshape(counts, (-1, self.bins**3)) / colours.shape[1])
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "bins": self.bins, "spaces": list(self.spaces)}
+
+
+def _hsv(rgb: Any) -> Any:
+    value, low = ops.max(rgb, axis=-1), ops.min(rgb, axis=-1)
+    red, green, blue = rgb[..., 0], rgb[..., 1], rgb[..., 2]
+    chroma = value - low
+    safe = ops.where(chroma > 0, chroma, 1.0)
+    sixth = ops.where(
+        value == red,
+        (green - blue) / safe,
+        ops.where(value == green, 2 + (blue - red) / safe, 4 + (red - green) / safe),
+    )
+    hue = ops.where(chroma > 0, sixth / 6, 0.0)
+    hue = ops.where(hue < 0, hue + 1, hue)
+    return ops.stack([hue, chroma / ops.where(value > 0, value, 1.0), value], axis=-1)
+
+
+def _ycbcr(rgb: Any) -> Any:
+    luma = 0.299 * rgb[..., 0] + 0.587 * rgb[..., 1] + 0.114 * rgb[..., 2]  # ITU-R BT.601, as in JPEG
+    return ops.stack([luma, 0.5 + 0.564 * (rgb[..., 2] - luma), 0.5 + 0.713 * (rgb[..., 0] - luma)], axis=-1)
+
+
+COLOUR_SPACES = {"rgb": lambda rgb: rgb, "hsv": _hsv, "ycbcr": _ycbcr}
+
+
+def extractor(params: EmbedParams, *, image_size: int) -> keras.Model:
+    """Returns the model from pixels to features.
+
+    The pooled mean and standard deviation of the backbone's maps at every resolution, averaged over the views, are
+    joined with the colour histograms.
+
+    Args:
+        params: which backbone, views and histograms.
+        image_size: side of the square input in pixels.
+
+    Returns:
+        A model from pixels of shape (batch, image_size, image_size, 3) in [0, 255] to shape (batch, features).
+
+    Raises:
+        ModelError: an unknown backbone, view or colour space.
+    """
+    unknown = set(params.views) - set(VIEWS)
+    if unknown:
+        raise ModelError(f"embed.views: {', '.join(sorted(unknown))} is not one of {', '.join(VIEWS)}")
+    maps = backbone(params.backbone, weights=params.weights, image_size=image_size)
+    pooled = []
+    for x in maps.outputs:
+        mean = ops.mean(x, axis=(1, 2), keepdims=True)
+        deviation = ops.sqrt(ops.mean(ops.square(x - mean), axis=(1, 2)))
+        pooled += [ops.reshape(mean, (-1, x.shape[-1])), deviation]
+    describe = keras.Model(maps.inputs, ops.concatenate(pooled, axis=-1), name=params.backbone)
+    pixels = keras.Input((image_size, image_size, 3), name="pixels")
+    described = [describe(VIEWS[view](pixels)) for view in params.views]
+    parts = [sum(described[1:], start=described[0]) / len(described)]
+    if params.colour_spaces:
+        parts.append(ColourHistogram(bins=params.histogram_bins, spaces=params.colour_spaces, name="colour")(pixels))
+    return keras.Model(pixels, ops.concatenate(parts, axis=-1), name="features")
+
+
+def embed(photos: Path, out: Path, model: keras.Model, *, classes: Sequence[str]) -> int:
+    """Writes the features of a part's photos.
+
+    Args:
+        photos: a folder a class.
+        out: becomes an `.npz` of `features` float32 (photos, features), `labels` int32, `files` and `classes`.
+        model: the extractor.
+        classes: the class names in the order of their indices.
+
+    Returns:
+        The number of photos.
+    """
+    paths, labels = dataset.labelled(photos, classes)
+    data = dataset.batches(paths, labels, classes=len(classes), image_size=model.input_shape[1], batch_size=BATCH)
+    known = model.predict(data, verbose=1 if sys.stdout.isatty() else 2)
+    files = [path.relative_to(photos).as_posix() for path in paths]
+    with folders.replacing(out) as new, new.open("wb") as file:
+        np.savez(file, features=known, labels=labels, files=np.array(files), classes=np.array(classes))
+    return len(paths)
+
+
+def read(path: Path) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Returns the features (photos, features), the labels (photos,) and the class names that `embed` wrote."""
+    try:
+        with np.load(path) as kept:
+            return kept["features"], kept["labels"], kept["classes"].tolist()
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file; `dvc repro embed` makes it") from None

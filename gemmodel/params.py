@@ -1,0 +1,228 @@
+"""The parameters of every stage: one frozen dataclass a section of params.yaml.
+
+Each field is checked against its annotation, so an unknown, missing or ill-typed key is refused with its full name.
+What the values mean, and why they have their defaults, stands beside them in params.yaml.
+"""
+
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+import yaml
+
+from gemmodel.errors import ParameterError
+
+
+@dataclass(frozen=True)
+class Range:
+    """The closed interval that a number must lie in."""
+
+    low: float
+    high: float = float("inf")
+
+
+Count = Annotated[int, Range(0)]
+Positive = Annotated[int, Range(1)]
+Share = Annotated[float, Range(0, 1)]
+Rate = Annotated[float, Range(0)]
+
+
+@dataclass(frozen=True)
+class BaseParams:
+    """What several stages share."""
+
+    seed: Count
+    image_size: Annotated[int, Range(32, 1024)]
+    deterministic: bool
+    threads: Count
+
+
+@dataclass(frozen=True)
+class CrawlParams:
+    """Where the photos come from."""
+
+    source: Literal["sample", "minerals", "folder"]
+    folder: str
+    only: tuple[str, ...]
+    max_per_gem: Count
+
+
+@dataclass(frozen=True)
+class CleanParams:
+    """Which photos are set aside."""
+
+    min_side: Positive
+    hash_distance: Annotated[int, Range(0, 256)]
+    pixel_difference: Annotated[float, Range(0, 255)]
+
+
+@dataclass(frozen=True)
+class SplitParams:
+    """How many photos of a class go to training, validation and test."""
+
+    seed: Count
+    train: Share
+    val: Share
+    test: Share
+
+
+@dataclass(frozen=True)
+class AugmentParams:
+    """The one definition of augmentation, to disk and on the fly."""
+
+    images_per_class: Count
+    rotation: Annotated[float, Range(0, 180)]
+    shift: Share
+    shear: Share
+    zoom: Share
+    horizontal_flip: bool
+    vertical_flip: bool
+
+
+@dataclass(frozen=True)
+class EmbedParams:
+    """What is known of a photo before a classifier sees it."""
+
+    backbone: Literal["efficientnet_lite0"]
+    weights: Literal["imagenet", "none"]
+    views: tuple[str, ...]
+    colour_spaces: tuple[str, ...]
+    histogram_bins: Annotated[int, Range(2, 16)]
+
+
+@dataclass(frozen=True)
+class FusionParams:
+    """A softmax head on standardised features."""
+
+    dropout: Annotated[float, Range(0, 0.99)]
+    clip: Rate
+
+
+@dataclass(frozen=True)
+class CnnParams:
+    """A plain convolutional network."""
+
+    augmentation: Literal["none", "disk", "fly"]
+    filters: tuple[Positive, ...]
+    kernel: Positive
+    padding: Literal["same", "valid"]
+    pooling: tuple[Literal["max", "average"], ...]
+    dense: Positive
+    dropout: Annotated[float, Range(0, 0.99)]
+
+
+@dataclass(frozen=True)
+class ModelParams:
+    """The architecture by name, and each architecture's own section."""
+
+    name: Literal["cnn", "fusion"]
+    fusion: FusionParams
+    cnn: CnnParams
+
+
+@dataclass(frozen=True)
+class TrainParams:
+    """How the classifier is fitted."""
+
+    epochs: Positive
+    batch_size: Positive
+    optimizer: Literal["adam", "adamw"]
+    learning_rate: Annotated[float, Range(1e-9, 10)]
+    schedule: Literal["constant", "cosine"]
+    weight_decay: Rate
+    label_smoothing: Annotated[float, Range(0, 0.99)]
+    patience: Positive
+    device: Literal["auto", "cpu", "gpu"]
+    precision: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"]
+
+
+@dataclass(frozen=True)
+class EvaluateParams:
+    """What is reported of the model on the test part."""
+
+    top: Positive
+
+
+@dataclass(frozen=True)
+class RegisterParams:
+    """Under which name the model is registered."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Params:
+    """All of params.yaml."""
+
+    base: BaseParams
+    crawl: CrawlParams
+    clean: CleanParams
+    split: SplitParams
+    augment: AugmentParams
+    embed: EmbedParams
+    model: ModelParams
+    train: TrainParams
+    evaluate: EvaluateParams
+    register: RegisterParams
+
+
+def load(path: Path) -> Params:
+    """Reads and checks a parameter file.
+
+    Args:
+        path: a YAML file with every section of `Params`.
+
+    Returns:
+        The parameters.
+
+    Raises:
+        ParameterError: the file is missing or no YAML, or a key is unknown, missing, ill-typed or out of range.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ParameterError(f"{path}: no such file; run this from the project's root") from None
+    except yaml.YAMLError as error:
+        raise ParameterError(f"{path}: not valid YAML: {error}".replace("\n", " ")) from None
+    return _checked(values, Params, f"{path.name}: ")
+
+
+def _checked(value: Any, kind: Any, name: str) -> Any:
+    """Returns the value as the annotation wants it, or refuses it by its full name."""
+    if get_origin(kind) is Annotated:
+        kind, limits = get_args(kind)
+        value = _checked(value, kind, name)
+        if not limits.low <= value <= limits.high:
+            upper = "" if limits.high == float("inf") else f" and at most {limits.high}"
+            raise ParameterError(f"{name} is {value}; it must be at least {limits.low}{upper}")
+        return value
+    if is_dataclass(kind):
+        return _section(value, kind, name)
+    if get_origin(kind) is Literal:
+        if value not in get_args(kind):
+            raise ParameterError(f"{name} is {value!r}; it must be one of {', '.join(map(str, get_args(kind)))}")
+        return value
+    if get_origin(kind) is tuple:
+        if not isinstance(value, list):
+            raise ParameterError(f"{name} is {value!r}; it must be a list")
+        return tuple(_checked(item, get_args(kind)[0], f"{name}[{place}]") for place, item in enumerate(value))
+    if kind is float and type(value) is int:
+        return float(value)
+    if type(value) is not kind:
+        raise ParameterError(f"{name} is {value!r}; it must be of type {kind.__name__}")
+    return value
+
+
+def _section(value: Any, kind: Any, name: str) -> Any:
+    prefix = name if name.endswith(": ") else f"{name}."
+    if not isinstance(value, dict):
+        raise ParameterError(f"{name.rstrip(': ')} holds no section; it must map keys to values")
+    hints = get_type_hints(kind, include_extras=True)
+    known = [field.name for field in fields(kind)]
+    for key in value:
+        if key not in known:
+            raise ParameterError(f"{prefix}{key} is not a known key; known here: {', '.join(known)}")
+    for key in known:
+        if key not in value:
+            raise ParameterError(f"{prefix}{key} is missing")
+    return kind(**{key: _checked(value[key], hints[key], f"{prefix}{key}") for key in known})

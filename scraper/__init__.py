@@ -1,0 +1,1 @@
+"""The Scrapy project: from a site of gemstones to a raw folder."""

@@ -1,0 +1,20 @@
+"""Augment: changed copies of the training photos."""
+
+from pathlib import Path
+
+from gemmodel import devices, params
+from gemmodel.data import augmentation
+from stages import command
+
+
+def main(train: Path, out: Path, params_file: Path = Path("params.yaml")) -> None:
+    """Write augmented copies of the training photos, so many a class."""
+    settings = params.load(params_file)
+    devices.prepare(settings.base)
+    base = settings.base
+    written = augmentation.augment(train, out, settings.augment, image_size=base.image_size, seed=base.seed)
+    print(f"augment: {sum(written.values())} copies for {len(written)} classes")
+
+
+if __name__ == "__main__":
+    command(main)

@@ -1,0 +1,19 @@
+"""Clean: only readable photos, each of them once and under one name."""
+
+from pathlib import Path
+
+from gemmodel import params
+from gemmodel.data import cleaning, folders
+from stages import command
+
+
+def main(raw: Path, out: Path, report: Path, params_file: Path = Path("params.yaml")) -> None:
+    """Keep the photos that are fit to learn from; set the others aside, with the reason."""
+    found = cleaning.clean(raw, out, params.load(params_file).clean)
+    folders.write_json(report, found)
+    aside = ", ".join(f"{number} {reason}" for reason, number in found["set_aside"].items())
+    print(f"clean: kept {found['kept']} of {found['files']} files; set aside: {aside or 'none'}")
+
+
+if __name__ == "__main__":
+    command(main)

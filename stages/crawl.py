@@ -1,0 +1,21 @@
+"""Crawl: photos of gemstones, as they are, from a site or a folder."""
+
+from pathlib import Path
+
+from gemmodel import params
+from gemmodel.data import folders
+from scraper import sources
+from stages import command
+
+LOGS = Path("logs")  # no output of the stage: it tells times
+
+
+def main(out: Path, report: Path, params_file: Path = Path("params.yaml")) -> None:
+    """Fill a raw folder from the source that crawl.source names, and report what was found and what was not."""
+    found = sources.crawl(params.load(params_file).crawl, out, logs=LOGS)
+    folders.write_json(report, found)
+    print(f"crawl: {found['pictures']} pictures of {found['gems']} gems from {found['source']}")
+
+
+if __name__ == "__main__":
+    command(main)

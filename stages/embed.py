@@ -1,0 +1,25 @@
+"""Embed: the features of the training and validation photos."""
+
+from pathlib import Path
+
+from gemmodel import devices, params
+from gemmodel.data import folders
+from gemmodel.models import features
+from stages import command
+
+
+def main(train: Path, val: Path, out: Path, params_file: Path = Path("params.yaml")) -> None:
+    """Compute the features that a fusion head is trained on, once for all heads."""
+    settings = params.load(params_file)
+    print(f"embed: on {devices.prepare(settings.base)}")
+    extractor = features.extractor(settings.embed, image_size=settings.base.image_size)
+    classes = list(folders.photos(train))
+    with folders.replacing(out) as new:
+        new.mkdir()
+        for part in (train, val):
+            number = features.embed(part, new / f"{part.name}.npz", extractor, classes=classes)
+            print(f"embed: {number} photos of {part} to {extractor.output_shape[1]} features each")
+
+
+if __name__ == "__main__":
+    command(main)

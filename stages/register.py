@@ -1,0 +1,44 @@
+"""Register: the model in MLflow's registry, as challenger and, where it wins, as champion."""
+
+import base64
+import json
+from pathlib import Path
+
+import pandas as pd
+
+from gemmodel import params
+from gemmodel.data import folders
+from gemmodel.delivery import registry, tracking
+from stages import command
+
+
+def main(
+    model: Path, metrics: Path, test: Path, example: Path, out: Path, params_file: Path = Path("params.yaml")
+) -> None:
+    """Register the model once, and write down why it is champion or not."""
+    name = params.load(params_file).register.name
+    sha256 = folders.sha256(model / "model.keras")
+    scores = json.loads(metrics.read_text(encoding="utf-8"))
+    new = {"accuracy": scores["accuracy"], "test_md5": tracking.dvc_hash(test)}
+    photo = next(iter(folders.photos(example).values()))[0]
+    with tracking.run_of(sha256):
+        known = tracking.model_version(name, sha256)
+        if known is None:
+            wins, reason = registry.decide(new, tracking.champion(name))
+            tags = {"model_sha256": sha256, "reason": reason, "champion": str(wins)} | {
+                k: str(v) for k, v in new.items()
+            }
+            frame = pd.DataFrame({"photo": [base64.b64encode(photo.read_bytes()).decode()]})
+            known = tags | {"version": tracking.register(name, model, frame, tags, is_champion=wins)}
+    decision = {
+        "name": name,
+        "model_sha256": sha256,
+        "champion": known["champion"] == "True",
+        "reason": known["reason"],
+    }
+    folders.write_json(out, decision | new)
+    print(f"register: {name} version {known['version']}: {known['reason']}")
+
+
+if __name__ == "__main__":
+    command(main)

@@ -1,0 +1,54 @@
+"""Train: a classifier, logged to MLflow as it learns."""
+
+import csv
+from dataclasses import asdict
+from pathlib import Path
+
+from gemmodel import devices, params
+from gemmodel.data import folders
+from gemmodel.delivery import tracking
+from gemmodel.insight import plots
+from gemmodel.models import archive, training
+from stages import command
+
+
+def main(
+    split: Path, augmented: Path, features: Path, out: Path, curves: Path, report: Path,
+    params_file: Path = Path("params.yaml"),
+) -> None:  # fmt: skip
+    """Fit the classifier that model.name names, keep its best epoch, and log the run."""
+    settings = params.load(params_file)
+    base, model, train, embed, augment = settings.base, settings.model, settings.train, settings.embed, settings.augment
+    device = devices.prepare(base, device=train.device)
+    print(f"train: {model.name} on {device}")
+    sections = {
+        "base": base,
+        "model": getattr(model, model.name),
+        "train": train,
+        "embed": embed,
+        "split": settings.split,
+    }
+    logged = {name: asdict(section) for name, section in sections.items()} | {"model_name": model.name}
+    datasets = {"train": split / "train", "val": split / "val"}
+    with tracking.training(model.name, logged, datasets, device=device):
+        shared = {"base": base, "on_epoch": tracking.log_epoch}
+        if model.name == "fusion":
+            fitted = training.train_fusion(model.fusion, train, embed, folder=features, **shared)
+        else:
+            fitted = training.train_cnn(model.cnn, train, augment, split=split, augmented=augmented, **shared)
+        network, classes, history = fitted
+        archive.save(network, classes, out)
+        best = training.summary(history)
+        tracking.identify(folders.sha256(out / "model.keras"))
+        folders.write_json(report, best)
+        with folders.replacing(curves) as new, new.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["epoch", *history])
+            writer.writerows([epoch, *values] for epoch, values in enumerate(zip(*history.values(), strict=True)))
+        tracking.log_metrics({f"best_{name}": value for name, value in best.items()})
+        tracking.log_figure(plots.learning_curves(history, int(best["best_epoch"])), "learning_curves.png")
+    print(f"train: validation accuracy {best['val_accuracy']:.4f} at epoch {best['best_epoch']}")
+
+
+if __name__ == "__main__":
+    command(main)
