@@ -1,14 +1,36 @@
 """Which processor TensorFlow computes on, how precisely, and how repeatably."""
 
 import os
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before the import: no banner of INFO and WARNING lines
-
-import keras
-import tensorflow as tf
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from gemmodel.errors import DeviceError
 from gemmodel.params import BaseParams
+
+QUIET = os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3") == "3"  # 0 shows what TensorFlow has to say
+
+
+@contextmanager
+def _quiet_import() -> Iterator[None]:
+    """Keeps off the standard error stream what TensorFlow's C++ part says before it heeds its log level."""
+    if not QUIET:
+        yield
+        return
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+with _quiet_import():
+    import keras
+    import tensorflow as tf
 
 # Where a matrix unit makes bfloat16 convolutions faster (tensor cores from this CUDA compute capability on).
 GPU_BFLOAT16 = (8, 0)
@@ -34,8 +56,8 @@ def prepare(base: BaseParams, *, device: str = "auto") -> str:
     gpus = tf.config.list_physical_devices("GPU")
     if device == "gpu" and not gpus:
         raise DeviceError(
-            "train.device is gpu, but TensorFlow sees no GPU; set it to auto or cpu, or install the driver and "
-            "`pip install 'gemmodel[gpu]'`"
+            "train.device is gpu, but TensorFlow sees no GPU; set it to auto or cpu, or install NVIDIA's driver and "
+            "`pip install -e '.[gpu]'` (TF_CPP_MIN_LOG_LEVEL=0 tells what is missing)"
         )
     if device == "cpu":
         tf.config.set_visible_devices([], "GPU")
@@ -81,3 +103,30 @@ def _cpu_flags() -> set[str]:
             return next((set(line.split()) for line in lines if line.startswith("flags")), set())
     except OSError:  # not Linux
         return set()
+
+
+def describe() -> list[str]:
+    """Returns a line a processor that TensorFlow sees; of a GPU with its name, compute capability and memory."""
+    lines = []
+    for device in tf.config.list_physical_devices():
+        index = device.name.rsplit(":", 1)[-1]
+        line = f"{device.device_type} {index}"
+        if device.device_type == "GPU":
+            details = tf.config.experimental.get_device_details(device)
+            capability = ".".join(map(str, details.get("compute_capability", ()))) or "unknown"
+            line += (
+                f"  {details.get('device_name', 'unknown')}, compute capability {capability}, {_gpu_memory(int(index))}"
+            )
+        lines.append(line)
+    return lines
+
+
+def _gpu_memory(index: int) -> str:
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+        total = pynvml.nvmlDeviceGetMemoryInfo(pynvml.nvmlDeviceGetHandleByIndex(index)).total
+    except Exception:  # not installed, or not NVIDIA's
+        return "memory unknown"
+    return f"{total / 2**30:.0f} GiB"

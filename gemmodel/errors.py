@@ -1,5 +1,11 @@
 """The errors that a user can mend: each message names what is wrong, where, and the remedy."""
 
+import errno
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 
 class GemError(Exception):
     """A failure that ends a command with one line instead of a stack trace."""
@@ -27,3 +33,19 @@ class ModelError(GemError):
 
 class TrackingError(GemError):
     """The MLflow store cannot be used."""
+
+
+@contextmanager
+def told_in_one_line(command: str) -> Iterator[None]:
+    """Ends a command on a failure that the user can mend: one line on standard error, exit status 1."""
+    try:
+        yield
+    except GemError as error:
+        sys.exit(f"{command}: {error}")
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        place = Path(error.filename or Path.cwd()).absolute().parent
+        sys.exit(f"{command}: no space left on the disk of {place}; free some and run it again")
+    except KeyboardInterrupt:
+        sys.exit(f"{command}: interrupted; run it again to go on")

@@ -25,20 +25,19 @@ class OriginalPictures:
     which it was fetched. What is no picture is dropped and counted.
     """
 
-    def __init__(self, store: Path, log: Path | None) -> None:
-        """Sets where pictures and fetching times go."""
-        self.store, self.log = store, log
+    def __init__(self, crawler: Crawler) -> None:
+        """Reads the settings."""
+        self.crawler = crawler
+        self.store = Path(crawler.settings.get("PICTURES_STORE", "pictures"))
+        self.log = Path(crawler.settings["PICTURES_LOG"]) if crawler.settings.get("PICTURES_LOG") else None
         self.lines: list[dict[str, Any]] = []
         self.dropped: Counter[str] = Counter()
-        self.error: OSError | None = None
         self.progress = tqdm(desc="crawl", unit=" pictures", disable=None)
 
     @classmethod
     def from_crawler(cls, crawler: Crawler) -> "OriginalPictures":
-        """Reads the settings."""
-        log = crawler.settings.get("PICTURES_LOG")
-        pipeline = cls(Path(crawler.settings.get("PICTURES_STORE", "pictures")), Path(log) if log else None)
-        crawler.pictures = pipeline  # type: ignore[attr-defined]  # for who started the crawl
+        """Makes the pipeline and leaves it with the crawler, for who started the crawl."""
+        pipeline = crawler.pictures = cls(crawler)  # type: ignore[attr-defined]
         return pipeline
 
     def process_item(self, item: Picture) -> Picture:
@@ -56,7 +55,7 @@ class OriginalPictures:
             (self.store / path).parent.mkdir(parents=True, exist_ok=True)
             (self.store / path).write_bytes(item.body)
         except OSError as error:
-            self.error = error
+            self.crawler.spider.stop_if_disk_is_full(error)  # type: ignore[union-attr]
             raise
         self.lines.append(
             manifest_line(

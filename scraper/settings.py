@@ -20,6 +20,7 @@ DOWNLOAD_MAXSIZE = 64 * 2**20
 HTTPCACHE_ENABLED = True
 HTTPCACHE_POLICY = "scrapy.extensions.httpcache.RFC2616Policy"
 HTTPCACHE_GZIP = True
+HTTPCACHE_IGNORE_RESPONSE_CACHE_CONTROLS = ["no-cache"]  # Scrapy would fetch anew instead of asking with the ETag
 
 LOG_LEVEL = "INFO"
 TELNETCONSOLE_ENABLED = False

@@ -73,11 +73,11 @@ def crawl_site(
         process.start()
         pictures: OriginalPictures = crawler.pictures  # type: ignore[attr-defined]
         findings: Findings = crawler.spider.findings  # type: ignore[union-attr]
-        if pictures.error:
-            raise pictures.error
+        if findings.disk_error:
+            raise findings.disk_error
         if findings.unreachable:
             raise SiteError(f"{list_url}: no answer ({findings.unreachable}); check the address and the connection")
-        if crawler.stats.get_value("finish_reason") != "finished":  # type: ignore[union-attr]
+        if crawler.stats.get_value("finish_reason") != "finished":
             raise SiteError(f"{list_url}: crawl interrupted; run it again and it goes on from its cache")
         if not pictures.lines:
             raise SiteError(f"{list_url}: not one picture; {logs / 'crawl.log'} tells what came instead")

@@ -3,6 +3,7 @@
 import csv
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from gemmodel import devices, params
 from gemmodel.data import folders
@@ -31,7 +32,7 @@ def main(
     logged = {name: asdict(section) for name, section in sections.items()} | {"model_name": model.name}
     datasets = {"train": split / "train", "val": split / "val"}
     with tracking.training(model.name, logged, datasets, device=device):
-        shared = {"base": base, "on_epoch": tracking.log_epoch}
+        shared: dict[str, Any] = {"base": base, "on_epoch": tracking.log_epoch}
         if model.name == "fusion":
             fitted = training.train_fusion(model.fusion, train, embed, folder=features, **shared)
         else:

@@ -97,7 +97,9 @@ def verdicts(photos: Sequence[Photo], params: CleanParams) -> list[dict[str, Any
     Returns:
         One row a file: `source`, `gem`, `sha256`, `treated`, and for one set aside `reason` and, for twins, `twins`.
     """
-    rows = [{"source": str(photo.path), "gem": photo.gem, "sha256": photo.sha256} for photo in photos]
+    rows: list[dict[str, Any]] = [
+        {"source": str(photo.path), "gem": photo.gem, "sha256": photo.sha256} for photo in photos
+    ]
     readable = [place for place, photo in enumerate(photos) if photo.problem is None]
     for place, photo in enumerate(photos):
         rows[place] |= {"reason": photo.problem} if photo.problem else {"treated": list(photo.treated)}

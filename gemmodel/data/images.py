@@ -2,14 +2,14 @@
 
 import warnings
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from gemmodel.errors import DataError
 
-JPEG = {"format": "JPEG", "quality": 95, "subsampling": 0}  # for photos that have to be written anew
+JPEG: dict[str, Any] = {"format": "JPEG", "quality": 95, "subsampling": 0}  # for photos that have to be written anew
 
 # What undoes each EXIF orientation. ImageOps.exif_transpose also rewrites the EXIF block, and fails on a broken one.
 UPRIGHT = {

@@ -4,6 +4,7 @@ A run is found again by the hash of the model that it trained, so no run id stan
 """
 
 import json
+import logging
 import os
 import subprocess
 from collections.abc import Iterator, Mapping
@@ -28,6 +29,8 @@ from mlflow.types.schema import Array
 
 import gemmodel
 from gemmodel.errors import TrackingError
+
+logging.getLogger("mlflow").setLevel(logging.WARNING)
 
 EXPERIMENT = "gemstones"
 MODEL_TAG = "model_sha256"
@@ -85,8 +88,8 @@ def connected() -> Iterator[None]:
         line = str(error).splitlines()[0]
         if "database schema" in line or "revision identified by" in line:
             raise TrackingError(
-                f"{uri}: this store belongs to another version of MLflow (here: {mlflow.__version__}). Older store: back "
-                f"it up and run `mlflow db upgrade {uri}`; newer store: install its MLflow, or set MLFLOW_TRACKING_URI"
+                f"{uri}: this store belongs to another version of MLflow than {mlflow.__version__}. If it is older, "
+                f"back it up and run `mlflow db upgrade {uri}`; if newer, install its MLflow or set MLFLOW_TRACKING_URI"
             ) from None
         raise TrackingError(f"{uri}: {line}") from error
 

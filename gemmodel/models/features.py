@@ -43,6 +43,7 @@ class ColourHistogram(layers.Layer):
             )
 
     def call(self, pixels: Any) -> Any:
+        """Returns the histograms of a batch of pixels."""
         rgb = ops.reshape(ops.cast(pixels, "float32"), (-1, pixels.shape[1] * pixels.shape[2], 3)) / 255.0
         return ops.concatenate([self._histogram(COLOUR_SPACES[space](rgb)) for space in self.spaces], axis=-1)
 
@@ -55,6 +56,7 @@ class ColourHistogram(layers.Layer):
         return ops.sqrt(ops.reshape(counts, (-1, self.bins**3)) / colours.shape[1])
 
     def get_config(self) -> dict[str, Any]:
+        """Returns what makes the layer anew."""
         return {**super().get_config(), "bins": self.bins, "spaces": list(self.spaces)}
 
 

@@ -1,5 +1,6 @@
 """The spider for minerals.net, and for any site with its page structure."""
 
+import errno
 import re
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -8,7 +9,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import scrapy
-from scrapy.exceptions import CloseSpider, IgnoreRequest
+from scrapy.exceptions import IgnoreRequest
 from scrapy.http import Response, TextResponse
 from scrapy.spidermiddlewares.httperror import HttpError
 from twisted.python.failure import Failure
@@ -17,8 +18,17 @@ from scraper.items import Picture
 
 TABLE = "table#ctl00_ContentPlaceHolder1_DataList1"
 PROPERTIES = (
-    "ChemicalFormula Color Hardness CrystalSystem RefractiveIndex SG Transparency DoubleRefraction Luster Cleavage"
-).split()
+    "ChemicalFormula",
+    "Color",
+    "Hardness",
+    "CrystalSystem",
+    "RefractiveIndex",
+    "SG",
+    "Transparency",
+    "DoubleRefraction",
+    "Luster",
+    "Cleavage",
+)
 THUMBNAIL_SUFFIX = re.compile(r"-(?:t|thb)(\.\w+)$", re.IGNORECASE)
 
 
@@ -32,6 +42,7 @@ class Findings:
     failed: Counter[str] = field(default_factory=Counter)
     unmatched: Counter[str] = field(default_factory=Counter)
     unreachable: str | None = None
+    disk_error: OSError | None = None
 
 
 class MineralsSpider(scrapy.Spider):
@@ -124,8 +135,8 @@ class MineralsSpider(scrapy.Spider):
 
     def full_picture_failed(self, failure: Failure) -> Iterator[scrapy.Request]:
         """Falls back to the thumbnail where the full picture is missing."""
-        request = failure.request
-        if failure.check(HttpError) and failure.value.response.status in (404, 410):
+        request: scrapy.Request = failure.request  # type: ignore[attr-defined]
+        if isinstance(failure.value, HttpError) and failure.value.response.status in (404, 410):
             yield scrapy.Request(
                 request.meta["thumbnail"],
                 self.parse_picture,
@@ -139,22 +150,28 @@ class MineralsSpider(scrapy.Spider):
     def failed(self, failure: Failure) -> None:
         """Counts a page or picture that could not be had, by reason."""
         self.findings.failed[reason(failure)] += 1
-        if failure.check(OSError) and failure.value.errno:  # the disk's fault, not the site's
-            raise failure.value
+        self.stop_if_disk_is_full(failure.value)
 
     def list_failed(self, failure: Failure) -> None:
         """Notes that there is nothing to crawl."""
         self.findings.unreachable = reason(failure)
-        raise CloseSpider("unreachable")
+        self.stop_if_disk_is_full(failure.value)
+
+    def stop_if_disk_is_full(self, error: BaseException | None) -> None:
+        """Ends a crawl that can keep nothing more."""
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            self.findings.disk_error = error
+            self.crawler.stop()
 
 
 def reason(failure: Failure) -> str:
     """Returns why a request failed, in words that are the same each time."""
-    if failure.check(HttpError):
-        return f"HTTP status {failure.value.response.status}"
-    if failure.check(IgnoreRequest):
-        return "forbidden by robots.txt" if "robots.txt" in str(failure.value) else "leads to another host"
-    return str(failure.type.__name__)
+    error = failure.value
+    if isinstance(error, HttpError):
+        return f"HTTP status {error.response.status}"
+    if isinstance(error, IgnoreRequest):
+        return "forbidden by robots.txt" if "robots.txt" in str(error) else "leads to another host"
+    return type(error).__name__
 
 
 def _text(response: Response) -> TextResponse:

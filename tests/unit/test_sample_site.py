@@ -1,5 +1,4 @@
 """The sample site: its pictures are the same everywhere, and its pages are minerals.net's with known defects."""
-# ruff: noqa: D103 - the name of a test says what it checks
 
 import hashlib
 import http.client

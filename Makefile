@@ -1,0 +1,43 @@
+PYTHON ?= python3
+BIN := .venv/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+INSTALLED := .venv/installed
+UI_STORE ?= $(if $(MLFLOW_TRACKING_URI),$(MLFLOW_TRACKING_URI),sqlite:///$(CURDIR)/mlflow.db)
+
+.PHONY: help repro test lint ui bench lock clean
+.DEFAULT_GOAL := help
+
+help: ## list the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+repro: $(INSTALLED) ## set up, run what changed of the pipeline, and say where to look
+	dvc repro
+	@gemmodel summary
+
+test: $(INSTALLED) ## set up and run all tests
+	python -m pytest
+
+lint: $(INSTALLED) ## format, lint and types, as CI checks them
+	ruff format --check .
+	ruff check .
+	mypy
+
+ui: $(INSTALLED) ## open the MLflow UI on http://127.0.0.1:5000 (PORT=...)
+	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow server --workers 1 --port $(or $(PORT),5000) --backend-store-uri $(UI_STORE)
+
+bench: $(INSTALLED) ## run the benchmarks that the README quotes
+	for script in benchmarks/*.py; do echo "== $$script"; python $$script || exit 1; done
+
+lock: $(INSTALLED) ## pin all dependencies anew, with hashes, for every platform
+	pip install -q uv
+	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes --no-header --upgrade -q -o requirements.lock
+
+clean: ## remove what the pipeline made, but no photos, caches, runs or environment
+	rm -rf data models reports logs dvc_plots
+
+# Byte code is compiled at installation, whatever PYTHONDONTWRITEBYTECODE says: TensorFlow starts twice as fast.
+$(INSTALLED): requirements.lock
+	$(PYTHON) -m venv .venv
+	pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $(INSTALLED)

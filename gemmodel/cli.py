@@ -1,0 +1,79 @@
+"""The command `gemmodel`: small questions that people ask of the project."""
+
+import argparse
+import json
+import os
+from pathlib import Path
+
+from gemmodel.data import folders
+from gemmodel.errors import DataError, told_in_one_line
+
+
+def main() -> None:
+    """Runs the command line."""
+    parser = argparse.ArgumentParser(prog="gemmodel", description="Gemstone photos in, a registered classifier out.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    summary = commands.add_parser("summary", help="the scores of the last run, and where to look")
+    summary.add_argument("--reports", type=Path, default=Path("reports"), help="folder of reports (default: reports)")
+    summary.set_defaults(run=lambda arguments: summarise(arguments.reports))
+    count = commands.add_parser("count", help="the photos of each class in a folder, as a tree")
+    count.add_argument("folder", type=Path)
+    count.set_defaults(run=lambda arguments: print_tree(arguments.folder))
+    devices = commands.add_parser("devices", help="the processors that TensorFlow sees")
+    devices.set_defaults(run=lambda arguments: print_devices())
+    arguments = parser.parse_args()
+    with told_in_one_line("gemmodel"):
+        arguments.run(arguments)
+
+
+def summarise(reports: Path) -> None:
+    """Prints what the last `dvc repro` came to.
+
+    Raises:
+        DataError: there are no reports.
+    """
+    try:
+        scores = json.loads((reports / "metrics.json").read_text(encoding="utf-8"))
+        decision = json.loads((reports / "registration.json").read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise DataError(f"{error.filename}: no such file; `dvc repro` makes it, `dvc pull` fetches it") from None
+    top = next(name for name in scores if name.startswith("top_"))
+    role = "champion" if decision["champion"] else "challenger"
+    top_score = f"{top.replace('_', ' ')} {scores[top]:.3f}"
+    print(f"accuracy   {scores['accuracy']:.3f}, {top_score}, on {scores['photos']} test photos")
+    print(f"model      {decision['name']}, {role}: {decision['reason']}")
+    print(f"reports    {reports.absolute()}")
+    print("MLflow UI  make ui")
+
+
+def print_tree(folder: Path) -> None:
+    """Prints the number of photos in each folder, deep folders included, and their sum.
+
+    Raises:
+        DataError: the folder does not exist or holds no photos.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder")
+    total = 0
+    for place, below, files in os.walk(folder):
+        below.sort()
+        number = sum(Path(name).suffix.lower() in folders.SUFFIXES for name in files)
+        total += number
+        path = Path(place)
+        depth = len(path.relative_to(folder).parts)
+        print(f"{'    ' * depth}{path.name or path}/{f'  {number}' if number else ''}")
+    if not total:
+        raise DataError(f"{folder}: no photos in it; they must end in {', '.join(folders.SUFFIXES)}")
+    print(f"{total} photos")
+
+
+def print_devices() -> None:
+    """Prints each processor that TensorFlow sees, a GPU with its name and memory."""
+    from gemmodel import devices
+
+    for line in devices.describe():
+        print(line)
+
+
+if __name__ == "__main__":
+    main()
