@@ -1,0 +1,212 @@
+"""The whole pipeline as a user meets it, on a small sample, in a fresh repository with the project's files."""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+SMALL = {
+    "crawl": {"only": ["Ruby", "Spinel", "Malachite", "Diamond"], "max_per_gem": 12},
+    "base": {"image_size": 64},
+    "augment": {"images_per_class": 3},
+    "train": {"epochs": 4},
+}
+STAGES = ["crawl", "clean", "split", "augment", "embed", "train", "evaluate", "register"]
+Run = Callable[..., str]
+
+
+def runner(folder: Path) -> Run:
+    """Returns a function that runs a command in a folder and gives back what it printed."""
+    settings = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "DVC_", "GIT_"))}
+    settings["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{settings['PATH']}"
+    identity = {"GIT_AUTHOR_NAME": "Test", "GIT_AUTHOR_EMAIL": "test@gemmodel.example"}
+    identity |= {name.replace("AUTHOR", "COMMITTER"): value for name, value in identity.items()}
+
+    def run(*command: str | Path, ok: bool = True) -> str:
+        done = subprocess.run(command, cwd=folder, env=settings | identity, capture_output=True, text=True)
+        assert (done.returncode == 0) is ok, f"{command}\n{done.stdout}\n{done.stderr}"
+        return done.stdout + (done.stderr if not ok else "")
+
+    return run
+
+
+def change(folder: Path, **sections: dict[str, Any]) -> None:
+    """Sets values in a folder's params.yaml."""
+    path = folder / "params.yaml"
+    params = yaml.safe_load(path.read_text(encoding="utf-8"))
+    for section, values in sections.items():
+        params[section] |= values
+    path.write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
+
+
+def stages_run(output: str) -> list[str]:
+    return [line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")]
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """Returns the hash of every file that the pipeline made."""
+    files = [file for part in ("data", "models", "reports") for file in (folder / part).rglob("*") if file.is_file()]
+    return {str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+
+def mlflow_runs(folder: Path) -> list[Any]:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{(folder / 'mlflow.db').as_posix()}")
+    experiment = client.get_experiment_by_name("gemstones")
+    return list(client.search_runs([experiment.experiment_id])) if experiment else []
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository with this working tree's files, small settings, and one `dvc repro` behind it."""
+    folder = tmp_path_factory.mktemp("e2e") / "project"
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT, check=True, capture_output=True, text=True,
+    ).stdout  # fmt: skip
+    for name in filter(None, listed.split("\0")):
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name)
+    change(folder, **SMALL)
+    run = runner(folder)
+    run("git", "init", "-q", "-b", "main")
+    assert stages_run(run("dvc", "repro")) == STAGES
+    run("git", "add", "-A")
+    run("git", "commit", "-qm", "small sample")
+    return folder
+
+
+@pytest.fixture
+def project(built: Path) -> Iterator[Path]:
+    """The built repository; whatever a test changes in it is undone."""
+    yield built
+    run = runner(built)
+    run("git", "checkout", "-q", "--", ".")
+    run("dvc", "checkout", "-q", "--force")
+
+
+def test_second_repro_runs_nothing(project: Path) -> None:
+    output = runner(project)("dvc", "repro")
+    assert stages_run(output) == []
+    assert "up to date" in output
+
+
+def test_forced_repro_makes_the_same_bytes_and_no_second_version(project: Path) -> None:
+    from mlflow import MlflowClient
+
+    before, lock = digests(project), (project / "dvc.lock").read_bytes()
+    assert stages_run(runner(project)("dvc", "repro", "--force")) == STAGES
+    assert digests(project) == before
+    assert (project / "dvc.lock").read_bytes() == lock
+    registered = MlflowClient(f"sqlite:///{(project / 'mlflow.db').as_posix()}").get_registered_model("gemstones")
+    assert registered.aliases == {"challenger": 1, "champion": 1}
+
+
+@pytest.mark.parametrize(
+    ("section", "value", "expected"),
+    [
+        ("train", {"epochs": 2}, ["train", "evaluate", "register"]),
+        ("evaluate", {"top": 2}, ["evaluate", "register"]),
+        ("register", {"name": "other"}, ["register"]),
+    ],
+)
+def test_a_changed_value_reruns_what_is_downstream(
+    project: Path, section: str, value: dict[str, Any], expected: list[str]
+) -> None:
+    change(project, **{section: value})
+    assert stages_run(runner(project)("dvc", "repro")) == expected
+
+
+@pytest.mark.parametrize(
+    ("file", "expected"),
+    [
+        ("gemmodel/data/cleaning.py", {"clean"}),
+        ("gemmodel/data/images.py", {"clean", "augment", "embed", "train", "evaluate"}),
+        ("gemmodel/models/cnn.py", {"train"}),
+        ("gemmodel/delivery/registry.py", {"register"}),
+        ("scraper/sample_site/cuts.py", {"crawl"}),
+        ("gemmodel/cli.py", set()),
+    ],
+)
+def test_an_edited_file_concerns_the_stages_that_import_it(project: Path, file: str, expected: set[str]) -> None:
+    with (project / file).open("a", encoding="utf-8") as source:
+        source.write("\n# edited\n")
+    assert set(json.loads(runner(project)("dvc", "status", "--json"))) == expected
+
+
+def test_an_edit_that_changes_no_output_stops_there(project: Path) -> None:
+    with (project / "gemmodel/data/cleaning.py").open("a", encoding="utf-8") as source:
+        source.write("\n# edited\n")
+    assert stages_run(runner(project)("dvc", "repro")) == ["clean"]
+
+
+def test_experiments_elsewhere_land_in_the_same_store(project: Path) -> None:
+    run = runner(project)
+    before = len(mlflow_runs(project))
+    run("dvc", "exp", "run", "--temp", "--name", "in-temp", "-S", "train.epochs=1")
+    run("dvc", "exp", "run", "--queue", "--name", "in-queue", "-S", "train.learning_rate=0.01")
+    run("dvc", "queue", "start")
+    run("dvc", "queue", "logs", "in-queue", "--follow")
+    runs = mlflow_runs(project)
+    assert len(runs) == before + 2
+    assert {run_.data.tags.get("dvc_experiment") for run_ in runs} >= {"in-temp", "in-queue"}
+    for run_ in runs:
+        assert run_.info.artifact_uri.startswith((project / "mlruns").as_uri())
+        assert list(Path(run_.info.artifact_uri.removeprefix("file://")).rglob("confusion.png"))
+    table = run("dvc", "exp", "show", "--csv")
+    assert "in-temp" in table and "in-queue" in table
+    assert "accuracy" in table.splitlines()[0] and "train.epochs" in table.splitlines()[0]
+
+
+def test_metrics_diff_and_plots(project: Path) -> None:
+    run = runner(project)
+    change(project, train={"epochs": 1})
+    run("dvc", "repro", "train")
+    changed = json.loads(run("dvc", "metrics", "diff", "--json"))
+    assert changed["reports/training.json"]["epochs"] == {"old": 4, "new": 1, "diff": -3}
+    run("dvc", "plots", "show", "--out", "plots")
+    page = (project / "plots" / "index.html").read_text(encoding="utf-8")
+    for title in ("Loss by epoch", "Accuracy by epoch", "Confusion on the test part", "Accuracy of each gem"):
+        assert title in page
+    shutil.rmtree(project / "plots")
+
+
+def test_a_teammate_pulls_and_rebuilds_nothing(project: Path, tmp_path: Path) -> None:
+    run = runner(project)
+    run("dvc", "remote", "add", "--default", "--force", "folder", tmp_path / "remote")
+    run("dvc", "push")
+    run("git", "commit", "-qam", "a remote")
+    run("git", "clone", "-q", project, tmp_path / "teammate")
+    teammate = runner(tmp_path / "teammate")
+    teammate("dvc", "pull")
+    assert stages_run(teammate("dvc", "repro")) == []
+    assert digests(tmp_path / "teammate") == digests(project)
+
+
+def test_a_folder_of_photos_is_watched(project: Path, tmp_path: Path) -> None:
+    run = runner(project)
+    photos = tmp_path / "photos"
+    for gem in ("Ruby", "Diamond"):
+        shutil.copytree(project / "data" / "clean" / gem, photos / gem)
+    change(project, crawl={"source": "folder", "folder": str(photos), "only": [], "max_per_gem": 0})
+    assert stages_run(run("dvc", "repro", "crawl")) == ["crawl"]
+    known = sorted(photos.rglob("*.jpg"))
+    assert stages_run(run("dvc", "repro", "crawl")) == []
+    shutil.copy(known[0], known[0].with_name("added.jpg"))
+    assert stages_run(run("dvc", "repro", "crawl")) == ["crawl"]
+    shutil.copy(known[1], known[0])
+    assert stages_run(run("dvc", "repro", "crawl")) == ["crawl"]
+    known[0].unlink()
+    assert stages_run(run("dvc", "repro", "crawl")) == ["crawl"]
+    assert len(list((project / "data" / "raw").rglob("*.jpg"))) == len(known)
