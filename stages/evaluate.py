@@ -31,7 +31,10 @@ def main(model: Path, test: Path, out: Path, metrics: Path, params_file: Path = 
     with tracking.run_of(folders.sha256(model / "model.keras")):
         tracking.log_datasets({"test": test})
         tracking.log_metrics({f"test_{name}": value for name, value in scores.items()})
-        tracking.log_table(pd.DataFrame(matrix, columns=classes).assign(actual=classes), "confusion_matrix.json")
+        tracking.log_table(
+            pd.DataFrame(matrix, columns=classes, index=pd.Index(classes, name="actual")).reset_index(),
+            "confusion_matrix.json",
+        )
         tracking.log_table(by_class, "classes.json")
         tracking.log_files(*sorted(out.iterdir()))
     print(f"evaluate: accuracy {scores['accuracy']:.4f} on {scores['photos']} test photos")

@@ -46,9 +46,9 @@ def main(
             writer = csv.writer(file)
             writer.writerow(["epoch", *history])
             writer.writerows([epoch, *values] for epoch, values in enumerate(zip(*history.values(), strict=True)))
-        tracking.log_metrics({f"best_{name}": value for name, value in best.items()})
+        tracking.log_metrics(best)
         tracking.log_figure(plots.learning_curves(history, int(best["best_epoch"])), "learning_curves.png")
-    print(f"train: validation accuracy {best['val_accuracy']:.4f} at epoch {best['best_epoch']}")
+    print(f"train: validation accuracy {best['best_val_accuracy']:.4f} at epoch {best['best_epoch']}")
 
 
 if __name__ == "__main__":

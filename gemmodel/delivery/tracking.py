@@ -33,6 +33,7 @@ from gemmodel.errors import TrackingError
 logging.getLogger("mlflow").setLevel(logging.WARNING)
 
 EXPERIMENT = "gemstones"
+KIND = {"mlflow.experimentKind": "custom_model_development"}  # the UI opens on runs, not on traces
 MODEL_TAG = "model_sha256"
 SERVING_PACKAGES = (
     "tensorflow",
@@ -81,7 +82,7 @@ def connected() -> Iterator[None]:
             if mlflow.get_experiment_by_name(name) is None:
                 # A local store would put artefacts beside the working directory, which may be a temporary copy.
                 local = (root() / "mlruns").as_uri() if uri.startswith("sqlite:") else None
-                mlflow.create_experiment(name, artifact_location=local)
+                mlflow.create_experiment(name, artifact_location=local, tags=KIND)
             mlflow.set_experiment(name)
         yield
     except MlflowException as error:

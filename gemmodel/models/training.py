@@ -130,5 +130,5 @@ def summary(history: History) -> dict[str, float | int]:
     """Returns the figures of the epoch whose weights were kept."""
     best = int(np.argmin(history["val_loss"]))
     return {"epochs": len(history["loss"]), "best_epoch": best} | {
-        name: round(values[best], 6) for name, values in history.items()
+        f"best_{name}": round(values[best], 6) for name, values in history.items()
     }

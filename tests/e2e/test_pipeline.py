@@ -4,9 +4,14 @@ import hashlib
 import json
 import os
 import shutil
+import signal
+import socket
 import subprocess
 import sys
+import time
+import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -210,3 +215,57 @@ def test_a_folder_of_photos_is_watched(project: Path, tmp_path: Path) -> None:
     known[0].unlink()
     assert stages_run(run("dvc", "repro", "crawl")) == ["crawl"]
     assert len(list((project / "data" / "raw").rglob("*.jpg"))) == len(known)
+
+
+def test_make_ui_shows_the_run_and_the_registered_model(project: Path, tmp_path: Path) -> None:
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("Chromium is not installed")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    address = f"http://127.0.0.1:{port}"
+    with start(project, "make", "-o", ".venv/installed", "ui", f"PORT={port}"):
+        wait_for(f"{address}/health")
+        shown = next(run for run in mlflow_runs(project) if run.info.run_name == "fusion")
+
+        def page(route: str) -> str:
+            """The page's elements after its scripts have run."""
+            quiet = "--disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-sync".split()
+            profile = f"--user-data-dir={tmp_path / 'profile'}"
+            options = ["--headless", "--no-sandbox", *quiet, "--disable-component-update", profile]
+            return runner(project)(
+                chromium, *options, "--virtual-time-budget=30000", "--dump-dom", f"{address}/#{route}"
+            )
+
+        run_page = page(f"/experiments/{shown.info.experiment_id}/runs/{shown.info.run_id}")
+        for text in ("data/split/train", "model_sha256", "gemstones", "val_accuracy", "CPU"):
+            assert text in run_page
+        model_page = page("/models/gemstones")
+        for text in ("champion", "challenger", "Version 1"):
+            assert text in model_page
+
+
+@contextmanager
+def start(folder: Path, *command: str) -> Iterator[None]:
+    """Runs a server in a process group of its own while the context lasts."""
+    settings = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    server = subprocess.Popen(command, cwd=folder, env=settings, start_new_session=True, **quiet)
+    try:
+        yield
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait(30)
+
+
+def wait_for(url: str, seconds: float = 120) -> None:
+    """Returns once a server answers."""
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            with urllib.request.urlopen(url, timeout=5):
+                return
+        except OSError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.5)
