@@ -35,7 +35,7 @@ def cnn(params: CnnParams, *, image_size: int, classes: int) -> keras.Model:
                 f"base.image_size of {image_size} pixels is too small for {len(params.filters)} blocks"
             )
         x = layers.Conv2D(filters, params.kernel, padding=params.padding, activation="relu")(x)
-        x = pool[pooling]()(x)
+        x = pool[pooling](2)(x)
     x = layers.Dropout(params.dropout)(layers.Flatten()(x))
     x = layers.Dense(params.dense, activation="relu")(x)
     return keras.Model(pixels, layers.Dense(classes, activation="softmax", dtype="float32", name="gem")(x), name="cnn")
