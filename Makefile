@@ -4,7 +4,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 INSTALLED := .venv/installed
 UI_STORE ?= $(if $(MLFLOW_TRACKING_URI),$(MLFLOW_TRACKING_URI),sqlite:///$(CURDIR)/mlflow.db)
 
-.PHONY: help repro test lint ui bench lock clean
+.PHONY: help repro pull test lint ui bench lock clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -13,6 +13,9 @@ help: ## list the targets
 repro: $(INSTALLED) ## set up, run what changed of the pipeline, and say where to look
 	dvc repro
 	@gemmodel summary
+
+pull: $(INSTALLED) ## set up and fetch what a teammate pushed
+	dvc pull
 
 test: $(INSTALLED) ## set up and run all tests
 	python -m pytest
@@ -37,6 +40,7 @@ clean: ## remove what the pipeline made, but no photos, caches, runs or environm
 
 # Byte code is compiled at installation, whatever PYTHONDONTWRITEBYTECODE says: TensorFlow starts twice as fast.
 $(INSTALLED): requirements.lock
+	@$(PYTHON) -c 'import sys; (3, 11) <= sys.version_info < (3, 14) or sys.exit("make: Python 3.11 to 3.13 is needed and $(PYTHON) is %d.%d; name another: make PYTHON=python3.12" % sys.version_info[:2])'
 	$(PYTHON) -m venv .venv
 	pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .

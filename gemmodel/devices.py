@@ -35,7 +35,7 @@ with _quiet_import():
 # Where a matrix unit makes bfloat16 convolutions faster (tensor cores from this CUDA compute capability on).
 GPU_BFLOAT16 = (8, 0)
 GPU_FLOAT16 = (7, 0)
-CPU_BFLOAT16 = {"amx_bf16", "avx512_bf16"}
+CPU_BFLOAT16 = "amx_bf16"  # AVX512-bf16 alone was slower than float32: docs/decisions/0006-mixed-precision.md
 
 
 def prepare(base: BaseParams, *, device: str = "auto") -> str:
@@ -80,7 +80,7 @@ def precision(wanted: str) -> str:
 
     Args:
         wanted: a policy, or `auto` for the fastest that this device gains from: bfloat16 or float16 on GPUs with
-            tensor cores, bfloat16 on CPUs with AMX or AVX512-bf16, float32 elsewhere.
+            tensor cores, bfloat16 on CPUs with AMX, float32 elsewhere.
 
     Returns:
         `float32`, `mixed_bfloat16` or `mixed_float16`.
@@ -94,7 +94,7 @@ def precision(wanted: str) -> str:
         if capability >= GPU_BFLOAT16:
             return "mixed_bfloat16"
         return "mixed_float16" if capability >= GPU_FLOAT16 else "float32"
-    return "mixed_bfloat16" if CPU_BFLOAT16 & _cpu_flags() else "float32"
+    return "mixed_bfloat16" if CPU_BFLOAT16 in _cpu_flags() else "float32"
 
 
 def _cpu_flags() -> set[str]:

@@ -45,6 +45,7 @@ class CrawlParams:
     folder: str
     only: tuple[str, ...]
     max_per_gem: Count
+    contact: str
 
 
 @dataclass(frozen=True)

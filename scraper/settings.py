@@ -4,7 +4,7 @@ from scraper.pipelines import OriginalPictures
 
 BOT_NAME = "gemmodel"
 SPIDER_MODULES = ["scraper.spiders"]
-USER_AGENT = "gemmodel/0.1 (gemstone classifier for research; contact: crawler@gemmodel.example)"
+USER_AGENT = "gemmodel/0.1 (gemstone classifier for research; contact: {contact})"  # the crawl.contact of params.yaml
 ITEM_PIPELINES = {OriginalPictures: 300}
 
 ROBOTSTXT_OBEY = True

@@ -11,7 +11,7 @@ from scrapy.crawler import AsyncCrawlerProcess
 from scrapy.settings import Settings
 
 from gemmodel.data import folders
-from gemmodel.errors import DataError, SiteError
+from gemmodel.errors import DataError, ParameterError, SiteError
 from gemmodel.params import CrawlParams
 from scraper import settings as project_settings
 from scraper.pipelines import OriginalPictures, folder_name, manifest_line
@@ -34,12 +34,17 @@ def crawl(params: CrawlParams, out: Path, *, logs: Path) -> dict[str, Any]:
         The crawl's report.
 
     Raises:
+        ParameterError: a live site is to be crawled without a contact address.
         SiteError: the site does not answer or has no pictures.
         DataError: the folder does not exist or holds no photos.
     """
     if params.source == "folder":
         return copy_folder(params, out)
     if params.source == "minerals":
+        if params.contact.endswith(".example"):
+            raise ParameterError(
+                f"crawl.contact is {params.contact}; set it to your own address, so that the site's owner can reach you"
+            )
         return crawl_site(params, out, logs=logs)
     try:
         site: AbstractContextManager[str] = server.serve(gems=params.only)
@@ -63,7 +68,10 @@ def crawl_site(
     logs.mkdir(parents=True, exist_ok=True)
     configured = Settings()
     configured.setmodule(project_settings)
-    configured.setdict({"LOG_FILE": str(logs / "crawl.log"), "LOG_FILE_APPEND": False, **(overrides or {})})
+    agent = project_settings.USER_AGENT.format(contact=params.contact)
+    configured.setdict(
+        {"USER_AGENT": agent, "LOG_FILE": str(logs / "crawl.log"), "LOG_FILE_APPEND": False, **(overrides or {})}
+    )
     with folders.replacing(out) as new:
         new.mkdir()
         configured.setdict({"PICTURES_STORE": str(new), "PICTURES_LOG": str(logs / "fetched.jsonl")})

@@ -2,6 +2,7 @@
 
 import argparse
 import inspect
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,12 +11,12 @@ from gemmodel.errors import told_in_one_line
 
 def command(main: Callable[..., None]) -> None:
     """Runs a stage as a command: each parameter of `main` is an option that takes a path."""
-    parser = argparse.ArgumentParser(description=inspect.getdoc(main))
+    parser = argparse.ArgumentParser(prog=Path(sys.argv[0]).stem, description=inspect.getdoc(main))
     for name, parameter in inspect.signature(main).parameters.items():
         default = None if parameter.default is inspect.Parameter.empty else parameter.default
         told = "required" if default is None else f"default: {default}"
         option = f"--{name.replace('_', '-')}"
         parser.add_argument(option, type=Path, required=default is None, default=default, metavar="PATH", help=told)
     arguments = vars(parser.parse_args())
-    with told_in_one_line(parser.prog.removesuffix(".py")):
+    with told_in_one_line(parser.prog):
         main(**arguments)

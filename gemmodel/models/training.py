@@ -48,7 +48,11 @@ def fit(
     stop = keras.callbacks.EarlyStopping("val_loss", patience=params.patience, restore_best_weights=True)
     log = keras.callbacks.LambdaCallback(on_epoch_end=on_epoch)
     verbose = 1 if sys.stdout.isatty() else 2
-    return model.fit(train, validation_data=val, epochs=params.epochs, callbacks=[stop, log], verbose=verbose).history
+    # The batches are shuffled already; Keras could not, and would say so.
+    fitted = model.fit(
+        train, validation_data=val, epochs=params.epochs, callbacks=[stop, log], shuffle=False, verbose=verbose
+    )
+    return fitted.history
 
 
 def train_fusion(
