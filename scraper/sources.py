@@ -9,6 +9,7 @@ from typing import Any
 
 from scrapy.crawler import AsyncCrawlerProcess
 from scrapy.settings import Settings
+from tqdm import tqdm
 
 from gemmodel.data import folders
 from gemmodel.errors import DataError, ParameterError, SiteError
@@ -109,7 +110,7 @@ def copy_folder(params: CrawlParams, out: Path) -> dict[str, Any]:
         raise DataError(f"crawl.only: {params.folder} has no {', '.join(missing)}")
     lines = []
     with folders.replacing(out) as new:
-        for gem, paths in found.items():
+        for gem, paths in tqdm(found.items(), "crawl", unit=" gems", disable=None):
             if params.only and gem not in params.only:
                 continue
             for path in paths[: params.max_per_gem or None]:

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 from keras import layers
 from PIL import Image
+from tqdm import tqdm
 
 from gemmodel.data import folders, images
 from gemmodel.params import AugmentParams
@@ -65,7 +66,7 @@ def augment(train: Path, out: Path, params: AugmentParams, *, image_size: int, s
     written = {}
     with folders.replacing(out) as new:
         new.mkdir()
-        for name, paths in folders.photos(train).items():
+        for name, paths in tqdm(folders.photos(train).items(), "augment", unit=" classes", disable=None):
             (new / name).mkdir()
             for place, path in enumerate(paths):
                 copies = len(range(place, params.images_per_class, len(paths)))

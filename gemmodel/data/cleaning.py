@@ -14,6 +14,7 @@ from joblib import Parallel, delayed
 from PIL import Image, ImageOps
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
+from tqdm import tqdm
 
 from gemmodel.data import folders, images
 from gemmodel.errors import DataError
@@ -142,9 +143,10 @@ def clean(raw: Path, out: Path, params: CleanParams) -> dict[str, Any]:
         DataError: no photo is left.
     """
     found = {line["path"]: line for line in folders.read_lines(raw / "manifest.jsonl")}
-    photos = Parallel(n_jobs=-1)(
+    inspected = Parallel(n_jobs=-1, return_as="generator")(
         delayed(inspect)(raw / path, Path(path).parts[0], min_side=params.min_side) for path in sorted(found)
     )
+    photos = list(tqdm(inspected, "clean", total=len(found), unit=" files", disable=None))
     rows = verdicts(photos, params)
     with folders.replacing(out) as new:
         taken: set[str] = set()

@@ -29,15 +29,20 @@ STAGES = ["crawl", "clean", "split", "augment", "embed", "train", "evaluate", "r
 Run = Callable[..., str]
 
 
+def environment() -> dict[str, str]:
+    """Returns the variables of a user with this environment activated and a name in git, and nothing set for MLflow."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "DVC_", "GIT_"))}
+    kept["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{kept['PATH']}"
+    for role in ("AUTHOR", "COMMITTER"):
+        kept |= {f"GIT_{role}_NAME": "Test", f"GIT_{role}_EMAIL": "test@gemmodel.example"}
+    return kept
+
+
 def runner(folder: Path) -> Run:
     """Returns a function that runs a command in a folder and gives back what it printed."""
-    settings = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "DVC_", "GIT_"))}
-    settings["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{settings['PATH']}"
-    identity = {"GIT_AUTHOR_NAME": "Test", "GIT_AUTHOR_EMAIL": "test@gemmodel.example"}
-    identity |= {name.replace("AUTHOR", "COMMITTER"): value for name, value in identity.items()}
 
     def run(*command: str | Path, ok: bool = True) -> str:
-        done = subprocess.run(command, cwd=folder, env=settings | identity, capture_output=True, text=True)
+        done = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True)
         assert (done.returncode == 0) is ok, f"{command}\n{done.stdout}\n{done.stderr}"
         return done.stdout + (done.stderr if not ok else "")
 
@@ -226,16 +231,14 @@ def test_make_ui_shows_the_run_and_the_registered_model(project: Path, tmp_path:
     address = f"http://127.0.0.1:{port}"
     with start(project, "make", "-o", ".venv/installed", "ui", f"PORT={port}"):
         wait_for(f"{address}/health")
-        shown = next(run for run in mlflow_runs(project) if run.info.run_name == "fusion")
+        shown = mlflow_runs(project)[-1]  # the oldest: the first `dvc repro`
 
         def page(route: str) -> str:
             """The page's elements after its scripts have run."""
-            quiet = "--disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-sync".split()
-            profile = f"--user-data-dir={tmp_path / 'profile'}"
-            options = ["--headless", "--no-sandbox", *quiet, "--disable-component-update", profile]
-            return runner(project)(
-                chromium, *options, "--virtual-time-budget=30000", "--dump-dom", f"{address}/#{route}"
-            )
+            options = ["headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-sync"]
+            options += ["disable-background-networking", "disable-component-update", "virtual-time-budget=30000"]
+            options += ["dump-dom", f"user-data-dir={tmp_path / 'profile'}"]
+            return runner(project)(chromium, *(f"--{option}" for option in options), f"{address}/#{route}")
 
         run_page = page(f"/experiments/{shown.info.experiment_id}/runs/{shown.info.run_id}")
         for text in ("data/split/train", "model_sha256", "gemstones", "val_accuracy", "CPU"):
@@ -248,9 +251,8 @@ def test_make_ui_shows_the_run_and_the_registered_model(project: Path, tmp_path:
 @contextmanager
 def start(folder: Path, *command: str) -> Iterator[None]:
     """Runs a server in a process group of its own while the context lasts."""
-    settings = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    server = subprocess.Popen(command, cwd=folder, env=settings, start_new_session=True, **quiet)
+    server = subprocess.Popen(command, cwd=folder, env=environment(), start_new_session=True, **quiet)
     try:
         yield
     finally:
