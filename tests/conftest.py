@@ -1,0 +1,119 @@
+"""What several test files need: settings, drawn pictures, the real photos, and commands run as users run them."""
+
+import copy
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from gemmodel import params
+
+ROOT = Path(__file__).parents[1]
+
+
+def changed(changes: dict[str, Any]) -> dict[str, Any]:
+    """Return the shipped parameters with some keys, named as `section.key`, set to other values."""
+    values = copy.deepcopy(yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8")))
+    for name, value in changes.items():
+        *sections, key = name.split(".")
+        place = values
+        for section in sections:
+            place = place[section]
+        place[key] = value
+    return values
+
+
+@pytest.fixture(scope="session")
+def write_params() -> Callable[..., Path]:
+    """Write a params.yaml into a folder, the shipped one but for some keys, named as `section.key`."""
+
+    def write(folder: Path, changes: dict[str, Any]) -> Path:
+        path = folder / "params.yaml"
+        path.write_text(yaml.safe_dump(changed(changes), sort_keys=False), encoding="utf-8")
+        return path
+
+    return write
+
+
+@pytest.fixture
+def settings(tmp_path: Path, write_params: Callable[..., Path]) -> Callable[..., params.Params]:
+    """Load the shipped parameters but for some keys, named as `section.key`."""
+
+    def load(changes: dict[str, Any] | None = None) -> params.Params:
+        return params.load(write_params(tmp_path, changes or {}))
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def draw() -> Callable[..., Image.Image]:
+    """Draw a picture with structure: smooth blobs that a seed places, of any size, in a tint."""
+
+    def picture(seed: int, *, size: tuple[int, int] = (160, 120), tint: tuple[float, ...] = (1, 1, 1)) -> Image.Image:
+        blobs = np.random.default_rng(seed).uniform(20, 235, (6, 8, 1)) * np.array(tint)
+        small = Image.fromarray(np.clip(blobs, 0, 255).astype(np.uint8))
+        return small.resize(size, Image.Resampling.BICUBIC)
+
+    return picture
+
+
+@pytest.fixture(scope="session")
+def run() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run `python <arguments>` in a folder, with the project to import and a tracking store of that folder's own."""
+
+    def python(*arguments: str, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+        kept = {
+            k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "DVC_")) and "proxy" not in k.lower()
+        }
+        return subprocess.run(
+            [sys.executable, *map(str, arguments)],
+            cwd=cwd,
+            env=kept | {"PYTHONPATH": str(ROOT), "no_proxy": "*"} | variables,
+            capture_output=True,
+            text=True,
+        )
+
+    return python
+
+
+@pytest.fixture(scope="session")
+def refused() -> Callable[..., None]:
+    """Check that a command ended as a user's mistake has to: one line on standard error that names the thing."""
+
+    def check(ended: subprocess.CompletedProcess[str], command: str, *named: str) -> None:
+        lines = ended.stderr.splitlines()
+        assert ended.returncode != 0
+        assert "Traceback" not in ended.stderr, ended.stderr
+        assert len(lines) == 1, ended.stderr
+        assert lines[0].startswith(f"{command}: ")
+        for name in named:
+            assert name in lines[0]
+
+    return check
+
+
+def shared(name: str) -> Path:
+    """Return a folder of real photos, or skip the test that wants it."""
+    folder = ROOT.parent / "shared" / name
+    if not folder.is_dir():
+        pytest.skip(f"no real photos: the folder shared/{name} beside the project is absent")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def real_gems() -> Path:
+    """Return the folder of 87 folders of real gems' photos."""
+    return shared("gemstones")
+
+
+@pytest.fixture(scope="session")
+def cats_dogs() -> Path:
+    """Return the folder of real cats and dogs."""
+    return shared("cats_dogs")

@@ -1,0 +1,93 @@
+"""The whole pipeline, stage by stage, on a few sample gems: made once for all tests that look at what came of it."""
+
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+GEMS = ["Ruby", "Citrine", "Turquoise", "Malachite"]
+TINY = {
+    "crawl.only": GEMS,
+    "crawl.max_per_gem": 12,
+    "base.image_size": 64,
+    "base.threads": 2,
+    "augment.images_per_class": 2,
+    "embed.views": ["photo"],
+    "train.epochs": 2,
+    "train.device": "cpu",
+    "model.cnn.filters": [4, 8],
+    "model.cnn.pooling": ["max", "average"],
+    "model.cnn.dense": 16,
+    "train.batch_size": 16,
+}
+OPTIONS = {
+    "crawl": "--out data/raw --report reports/crawl.json",
+    "clean": "--raw data/raw --out data/clean --report reports/clean.json",
+    "split": "--clean data/clean --train data/split/train --val data/split/val --test data/split/test",
+    "augment": "--train data/split/train --out data/augmented/train",
+    "embed": "--train data/split/train --val data/split/val --out data/features",
+    "train": "--split data/split --augmented data/augmented/train --features data/features --out models "
+    "--curves reports/curves.csv --report reports/training.json",
+    "evaluate": "--model models --test data/split/test --out reports/evaluation --metrics reports/metrics.json",
+    "register": "--model models --metrics reports/metrics.json --test data/split/test --example data/split/val "
+    "--out reports/registration.json",
+}
+
+
+@dataclass(frozen=True)
+class Project:
+    """A folder that the stages run in, with a params.yaml of its own."""
+
+    root: Path
+    python: Callable[..., subprocess.CompletedProcess[str]]
+    write_params: Callable[..., Path]
+
+    @property
+    def store(self) -> str:
+        """The MLflow store that the stages of this folder log to."""
+        return f"sqlite:///{(self.root / 'log' / 'runs.db').as_posix()}"
+
+    def set(self, **changes: Any) -> None:
+        """Write the tiny parameters, but for some; `__` stands for the dots in their names."""
+        self.write_params(self.root, TINY | {name.replace("__", "."): value for name, value in changes.items()})
+
+    def stage(self, name: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        """Run a stage as dvc.yaml does."""
+        (self.root / "log").mkdir(exist_ok=True)
+        variables = {"MLFLOW_TRACKING_URI": self.store} | variables
+        return self.python("-m", f"stages.{name}", *OPTIONS[name].split(), cwd=self.root, **variables)
+
+    def run(self, *names: str, **variables: str) -> None:
+        """Run stages that have to succeed, in turn."""
+        for name in names:
+            ended = self.stage(name, **variables)
+            assert ended.returncode == 0, f"{name}: {ended.stderr}"
+
+
+@pytest.fixture(scope="session")
+def new_project(run: Any, write_params: Any) -> Callable[[Path], Project]:
+    """Make a folder that the stages can run in."""
+
+    def project(root: Path) -> Project:
+        made = Project(root, run, write_params)
+        made.set()
+        return made
+
+    return project
+
+
+@pytest.fixture
+def project(tmp_path: Path, new_project: Callable[[Path], Project]) -> Project:
+    """Return a folder that the stages can run in, without anything but parameters."""
+    return new_project(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def split_project(tmp_path_factory: pytest.TempPathFactory, new_project: Callable[[Path], Project]) -> Project:
+    """Return a folder with raw, clean, split and augmented photos."""
+    made = new_project(tmp_path_factory.mktemp("project"))
+    made.run("crawl", "clean", "split", "augment")
+    return made

@@ -1,0 +1,229 @@
+"""Every stage in one folder on a few sample gems: what it leaves, and what it logs to MLflow."""
+
+import base64
+import csv
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from gemmodel.data import folders, images
+from gemmodel.models import archive
+
+GEMS = ["Citrine", "Malachite", "Ruby", "Turquoise"]
+
+
+def lock(root: Path, test_md5: str) -> None:
+    """Write a dvc.lock that knows the test part by a hash."""
+    outs = [
+        {"path": f"data/split/{part}", "md5": md5}
+        for part, md5 in (("train", "1.dir"), ("val", "2.dir"), ("test", test_md5))
+    ]
+    (root / "dvc.lock").write_text(json.dumps({"schema": "2.0", "stages": {"split": {"outs": outs}}}))
+
+
+@pytest.fixture(scope="module")
+def fusion(split_project: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The folder after training, scoring and registering a fusion model, as `dvc repro` would."""
+    lock(split_project.root, "aaa.dir")
+    split_project.run("embed", "train", "evaluate", "register", DVC_STAGE="any")
+    return split_project
+
+
+@pytest.fixture(scope="module")
+def client(fusion: Any) -> Iterator[mlflow.MlflowClient]:
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(fusion.store)
+    yield mlflow.MlflowClient()
+    mlflow.set_tracking_uri(before)
+
+
+@pytest.fixture(scope="module")
+def logged(fusion: Any, client: mlflow.MlflowClient) -> mlflow.entities.Run:
+    """The one run that the chain made."""
+    (experiment,) = client.search_experiments(filter_string="name = 'gemstones'")
+    runs = client.search_runs([experiment.experiment_id])
+    sha256 = folders.sha256(fusion.root / "models" / "model.keras")
+    (found,) = [run for run in runs if run.data.tags.get("model_sha256") == sha256]
+    return found
+
+
+def test_the_photos_go_through_the_stages(split_project: Any) -> None:
+    root = split_project.root
+    raw = folders.photos(root / "data" / "raw")
+    assert {gem: len(paths) for gem, paths in raw.items()} == dict.fromkeys(GEMS, 12)
+    report = json.loads((root / "reports" / "clean.json").read_text(encoding="utf-8"))
+    parts = {part: folders.photos(root / "data" / "split" / part) for part in ("train", "val", "test")}
+    assert sum(len(paths) for part in parts.values() for paths in part.values()) == report["kept"] > 40
+    assert all(sorted(part) == GEMS for part in parts.values())
+    augmented = folders.photos(root / "data" / "augmented" / "train")
+    assert {gem: len(paths) for gem, paths in augmented.items()} == dict.fromkeys(GEMS, 2)
+    with Image.open(augmented["Ruby"][0]) as picture:
+        assert picture.size == (64, 64)
+
+
+def test_the_reports_agree_with_each_other(fusion: Any) -> None:
+    reports = fusion.root / "reports"
+    metrics, training, registration = (
+        json.loads((reports / f"{name}.json").read_text(encoding="utf-8"))
+        for name in ("metrics", "training", "registration")
+    )
+    with (reports / "evaluation" / "predictions.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert metrics["photos"] == len(rows)
+    assert metrics["accuracy"] == pytest.approx(np.mean([row["actual"] == row["predicted"] for row in rows]), abs=1e-6)
+    with (reports / "curves.csv").open(encoding="utf-8", newline="") as file:
+        epochs = list(csv.DictReader(file))
+    assert [row["epoch"] for row in epochs] == ["0", "1"]
+    assert training["best_val_loss"] == pytest.approx(min(float(row["val_loss"]) for row in epochs), abs=1e-6)
+    assert registration["model_sha256"] == folders.sha256(fusion.root / "models" / "model.keras")
+    assert registration["champion"] is True
+    assert (registration["accuracy"], registration["test_md5"]) == (metrics["accuracy"], "aaa.dir")
+
+
+def test_a_run_leads_back_to_how_it_came_about(logged: mlflow.entities.Run) -> None:
+    assert logged.info.status == "FINISHED"
+    assert logged.data.params["train.epochs"] == "2"
+    assert logged.data.params["base.image_size"] == "64"
+    assert logged.data.params["model_name"] == "fusion"
+    assert logged.data.params["split.seed"] == "1337"
+    assert logged.data.tags["device"].startswith("CPU")
+    inputs = {
+        tag.value: (entry.dataset.name, entry.dataset.digest)
+        for entry in logged.inputs.dataset_inputs
+        for tag in entry.tags
+        if tag.key == "mlflow.data.context"
+    }
+    assert inputs == {
+        "train": ("data/split/train", "1.dir"),
+        "val": ("data/split/val", "2.dir"),
+        "test": ("data/split/test", "aaa.dir"),
+    }
+
+
+def test_a_run_has_each_epoch_and_the_scores(
+    fusion: Any, client: mlflow.MlflowClient, logged: mlflow.entities.Run
+) -> None:
+    with (fusion.root / "reports" / "curves.csv").open(encoding="utf-8", newline="") as file:
+        curves = list(csv.DictReader(file))
+    for name in ("loss", "accuracy", "val_loss", "val_accuracy"):
+        history = sorted(client.get_metric_history(logged.info.run_id, name), key=lambda metric: metric.step)
+        assert [metric.step for metric in history] == [0, 1]
+        assert [metric.value for metric in history] == pytest.approx([float(row[name]) for row in curves])
+    scores = json.loads((fusion.root / "reports" / "metrics.json").read_text(encoding="utf-8"))
+    assert {name: logged.data.metrics[f"test_{name}"] for name in scores} == pytest.approx(scores)
+    assert any(name.startswith("system/cpu") for name in logged.data.metrics)
+    assert any(name.startswith("system/") and "memory" in name for name in logged.data.metrics)
+
+
+def test_a_run_has_pictures_and_tables(fusion: Any, client: mlflow.MlflowClient, logged: mlflow.entities.Run) -> None:
+    names = {artifact.path for artifact in client.list_artifacts(logged.info.run_id)}
+    assert {"confusion.png", "confusion_matrix.json", "learning_curves.png", "classes.csv", "predictions.csv"} <= names
+    table = client.load_table(logged.info.experiment_id, "confusion_matrix.json", run_ids=[logged.info.run_id])
+    assert table["actual"].tolist() == GEMS
+    scores = json.loads((fusion.root / "reports" / "metrics.json").read_text(encoding="utf-8"))
+    matrix = table[GEMS].to_numpy(int)
+    assert (matrix.sum(), np.trace(matrix) / matrix.sum()) == (scores["photos"], pytest.approx(scores["accuracy"]))
+    place = mlflow.artifacts.download_artifacts(run_id=logged.info.run_id, artifact_path="confusion.png")
+    with Image.open(place) as picture:
+        assert min(picture.size) > 300
+
+
+def aliases(client: mlflow.MlflowClient) -> dict[str, str]:
+    return {name: str(number) for name, number in client.get_registered_model("gemstones").aliases.items()}
+
+
+def test_the_champion_of_the_registry_tells_what_the_model_tells(fusion: Any, client: mlflow.MlflowClient) -> None:
+    assert aliases(client) == {"challenger": "1", "champion": "1"}
+    champion = mlflow.pyfunc.load_model("models:/gemstones@champion")
+    model, classes = archive.load(fusion.root / "models")
+    paths = [paths[0] for paths in folders.photos(fusion.root / "data" / "split" / "test").values()]
+    told = champion.predict(pd.DataFrame({"photo": [base64.b64encode(path.read_bytes()).decode() for path in paths]}))
+    expected = model.predict(np.stack([images.load(path, 64) for path in paths]).astype(np.float32), verbose=0)
+    assert told["gem"].tolist() == [classes[index] for index in expected.argmax(axis=1)]
+    np.testing.assert_allclose(told["probability"], expected.max(axis=1), atol=1e-5)
+    for row, (names, probabilities) in enumerate(zip(told["top"], told["top_probabilities"], strict=True)):
+        assert sorted(names) == GEMS
+        np.testing.assert_allclose(probabilities, np.sort(expected[row])[::-1], atol=1e-5)
+
+
+@pytest.mark.parametrize("text", ["no base64!", base64.b64encode(b"<html>").decode()])
+def test_the_champion_names_a_photo_that_is_none(fusion: Any, client: mlflow.MlflowClient, text: str) -> None:
+    champion = mlflow.pyfunc.load_model("models:/gemstones@champion")
+    photo = next(iter(folders.photos(fusion.root / "data" / "split" / "test").values()))[0]
+    good = base64.b64encode(photo.read_bytes()).decode()
+    with pytest.raises(Exception, match=r"photo 1: "):
+        champion.predict(pd.DataFrame({"photo": [good, text]}))
+
+
+def test_registering_again_makes_no_second_version(fusion: Any, client: mlflow.MlflowClient) -> None:
+    before = aliases(client)
+    written = (fusion.root / "reports" / "registration.json").read_bytes()
+    fusion.run("register", DVC_STAGE="any")
+    assert aliases(client) == before
+    assert [str(found.version) for found in client.search_model_versions("name = 'gemstones'")] == ["1"]
+    assert (fusion.root / "reports" / "registration.json").read_bytes() == written
+
+
+@pytest.mark.parametrize(
+    ("change", "test_md5", "wins", "told"),
+    [
+        (-0.01, "aaa.dir", False, "does not beat"),
+        (1.0, "bbb.dir", False, "other test photos"),
+        (0.01, "aaa.dir", True, "beats"),
+    ],
+    ids=["worse", "other photos", "better"],
+)
+def test_a_champion_yields_to_a_better_one_alone(
+    fusion: Any, tmp_path: Path, new_project: Any, change: float, test_md5: str, wins: bool, told: str
+) -> None:
+    root = tmp_path / "copy"
+    shutil.copytree(fusion.root, root)
+    other = new_project(root)
+    lock(root, test_md5)
+    scores = json.loads((root / "reports" / "metrics.json").read_text(encoding="utf-8"))
+    folders.write_json(root / "reports" / "metrics.json", scores | {"accuracy": scores["accuracy"] + change})
+    with (root / "models" / "model.keras").open("ab") as file:  # another model, by its hash
+        file.write(b"another")
+    other.run("register", DVC_STAGE="any")
+    decision = json.loads((root / "reports" / "registration.json").read_text(encoding="utf-8"))
+    assert decision["champion"] is wins
+    assert told in decision["reason"]
+    found = aliases(mlflow.MlflowClient(other.store))
+    assert found == {"challenger": "2", "champion": "2" if wins else "1"}
+
+
+@pytest.mark.parametrize("augmentation", ["fly", "disk"])
+def test_a_plain_network_is_trained_and_scored(fusion: Any, client: mlflow.MlflowClient, augmentation: str) -> None:
+    fusion.set(model__name="cnn", model__cnn__augmentation=augmentation, model__cnn__dropout=0.0)
+    options = ("--out", f"models-{augmentation}", "--report", f"training-{augmentation}.json", "--curves", "c.csv")
+    variables = {"MLFLOW_TRACKING_URI": fusion.store}
+    given = ("--split", "data/split", "--augmented", "data/augmented/train", "--features", "nowhere")
+    ended = fusion.python("-m", "stages.train", *given, *options, cwd=fusion.root, **variables)
+    assert ended.returncode == 0, ended.stderr
+    report = json.loads((fusion.root / f"training-{augmentation}.json").read_text(encoding="utf-8"))
+    model, classes = archive.load(fusion.root / f"models-{augmentation}")
+    assert (model.name, model.dtype_policy.name, classes) == ("cnn", "float32", GEMS)
+    paths = [path for paths in folders.photos(fusion.root / "data" / "split" / "val").values() for path in paths]
+    pixels = np.stack([images.load(path, 64) for path in paths]).astype(np.float32)
+    right = model.predict(pixels, verbose=0).argmax(axis=1) == [GEMS.index(path.parent.name) for path in paths]
+    assert report["best_val_accuracy"] == pytest.approx(right.mean(), abs=0.26)  # bfloat16 may turn one of four
+    sha256 = folders.sha256(fusion.root / f"models-{augmentation}" / "model.keras")
+    (experiment,) = client.search_experiments(filter_string="name = 'gemstones'")
+    (found,) = client.search_runs([experiment.experiment_id], f"tags.model_sha256 = '{sha256}'")
+    assert found.data.params["model.augmentation"] == augmentation
+    assert (found.data.params["model_name"], found.info.run_name) == ("cnn", "cnn")
+
+
+def test_training_twice_gives_the_same_bytes(fusion: Any) -> None:
+    fusion.set()
+    before = {name: (fusion.root / name).read_bytes() for name in ("models/model.keras", "reports/curves.csv")}
+    fusion.run("train", DVC_STAGE="any")
+    assert {name: (fusion.root / name).read_bytes() for name in before} == before

@@ -1,0 +1,60 @@
+"""The command `gemmodel`, as users run it."""
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def test_help_names_each_command(run: Run, tmp_path: Path) -> None:
+    ended = run("-m", "gemmodel.cli", "--help", cwd=tmp_path)
+    assert ended.returncode == 0
+    assert all(command in ended.stdout for command in ("count", "summary", "devices"))
+
+
+def test_count_prints_a_tree_with_its_sum(run: Run, tmp_path: Path) -> None:
+    for name in ("photos/Ruby/1.jpg", "photos/Ruby/2.PNG", "photos/Ruby/notes.txt", "photos/Agate/deep/3.webp"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    ended = run("-m", "gemmodel.cli", "count", "photos", cwd=tmp_path)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert ended.stdout.splitlines() == ["photos/", "    Agate/", "        deep/  1", "    Ruby/  2", "3 photos"]
+
+
+@pytest.mark.parametrize(("make", "told"), [(False, "no such folder"), (True, "no photos in it")])
+def test_count_of_nothing_is_an_error(run: Run, refused: Any, tmp_path: Path, make: bool, told: str) -> None:
+    if make:
+        (tmp_path / "photos").mkdir()
+    refused(run("-m", "gemmodel.cli", "count", "photos", cwd=tmp_path), "gemmodel", "photos", told)
+
+
+@pytest.mark.parametrize("present", ["", "metrics.json"])
+def test_summary_without_reports_is_one_line(run: Run, refused: Any, tmp_path: Path, present: str) -> None:
+    if present:
+        (tmp_path / present).write_text('{"accuracy": 1.0, "top_5_accuracy": 1.0, "photos": 3}')
+    ended = run("-m", "gemmodel.cli", "summary", "--reports", ".", cwd=tmp_path)
+    assert ended.returncode == 1
+    refused(ended, "gemmodel", "registration.json" if present else "metrics.json", "dvc repro")
+    assert ended.stdout == ""
+
+
+def test_summary_tells_scores_and_the_decision(run: Run, tmp_path: Path) -> None:
+    scores = {"photos": 40, "accuracy": 0.8125, "top_3_accuracy": 0.95}
+    decision = {"name": "gemstones", "champion": False, "reason": "does not beat the champion"}
+    (tmp_path / "metrics.json").write_text(json.dumps(scores))
+    (tmp_path / "registration.json").write_text(json.dumps(decision))
+    ended = run("-m", "gemmodel.cli", "summary", "--reports", ".", cwd=tmp_path)
+    assert ended.returncode == 0
+    for told in ("0.81", "top 3 accuracy 0.950", "40 test photos", "challenger", decision["reason"], str(tmp_path)):
+        assert told in ended.stdout
+
+
+def test_devices_lists_a_processor(run: Run, tmp_path: Path) -> None:
+    ended = run("-m", "gemmodel.cli", "devices", cwd=tmp_path)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "CPU 0" in ended.stdout.splitlines()

@@ -1,0 +1,150 @@
+"""Scores worked out by hand, and pictures that can be looked at."""
+
+import io
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from gemmodel.insight import evaluation, plots
+from gemmodel.insight.evaluation import Predictions
+
+# Seven photos of three gems; their answers stand beside them.
+PROBABILITIES = np.array(
+    [
+        [0.90, 0.05, 0.05],  # Agate: Agate
+        [0.30, 0.60, 0.10],  # Agate: Ruby
+        [0.20, 0.75, 0.05],  # Agate: Ruby
+        [0.05, 0.90, 0.05],  # Ruby: Ruby
+        [0.45, 0.15, 0.40],  # Ruby: Agate
+        [0.10, 0.20, 0.70],  # Topaz: Topaz
+        [0.02, 0.03, 0.95],  # Topaz: Topaz
+    ]
+)
+ACTUAL = np.array([0, 0, 0, 1, 1, 2, 2])
+GEMS = ["Agate", "Ruby", "Topaz"]
+
+
+def predictions(
+    probabilities: np.ndarray = PROBABILITIES, actual: np.ndarray = ACTUAL, classes: Sequence[str] = GEMS
+) -> Predictions:
+    files = [f"{classes[index]}/{number}.jpg" for number, index in enumerate(actual)]
+    return Predictions(files, actual, probabilities, list(classes))
+
+
+def test_a_confusion_matrix_has_a_row_an_actual_gem() -> None:
+    np.testing.assert_array_equal(evaluation.confusion(predictions()), [[1, 2, 0], [1, 1, 0], [0, 0, 2]])
+
+
+def test_scores_by_hand() -> None:
+    scores = evaluation.scores(predictions(), top=2)
+    precision, recall = [1 / 2, 1 / 3, 1], [1 / 3, 1 / 2, 1]
+    chosen = PROBABILITIES[range(7), ACTUAL]
+    assert scores == pytest.approx(
+        {
+            "photos": 7,
+            "accuracy": 4 / 7,
+            "top_2_accuracy": 6 / 7,  # the fifth has its Ruby in the third place
+            "macro_precision": np.mean(precision),
+            "macro_recall": np.mean(recall),
+            "macro_f1": np.mean([2 * p * r / (p + r) for p, r in zip(precision, recall, strict=True)]),
+            "log_loss": -np.log(chosen).mean(),
+            # Bins of 0.1 by confidence: 0.9 0.9 0.95 (all right), 0.6 (wrong), 0.75 0.7 (one right), 0.45 (wrong).
+            "calibration_error": (3 * (1 - 2.75 / 3) + 0.6 + 2 * abs(0.5 - 0.725) + 0.45) / 7,
+        },
+        abs=1e-6,
+    )
+    assert all(round(value, 6) == value for value in scores.values())
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "actual", "expected"),
+    [
+        ([[1.0, 0.0], [0.0, 1.0]], [0, 1], 0),
+        ([[1.0, 0.0], [0.0, 1.0]], [1, 0], 1),
+        ([[0.75, 0.25]] * 4, [0, 0, 0, 1], 0),
+        ([[0.75, 0.25]] * 4, [0, 0, 0, 0], 0.25),
+        ([[0.55, 0.45], [0.95, 0.05]], [0, 1], (0.45 + 0.95) / 2),
+    ],
+)
+def test_calibration_error_by_hand(probabilities: list[list[float]], actual: list[int], expected: float) -> None:
+    found = predictions(np.array(probabilities), np.array(actual), classes=["cats", "dogs"])
+    assert evaluation.calibration_error(found) == pytest.approx(expected)
+
+
+def test_each_class_has_its_row() -> None:
+    rows = evaluation.by_class(predictions())
+    assert rows[0] == {
+        "gem": "Agate", "photos": 3, "accuracy": 0.333333, "precision": 0.5, "f1": 0.4, "most_often_taken_for": "Ruby",
+    }  # fmt: skip
+    assert [row["gem"] for row in rows] == GEMS
+    assert [row["most_often_taken_for"] for row in rows] == ["Ruby", "Agate", ""]
+
+
+def test_a_row_a_photo_tells_what_was_answered() -> None:
+    table = evaluation.table(predictions())
+    assert table.iloc[4].to_dict() == {
+        "file": "Ruby/4.jpg", "actual": "Ruby", "predicted": "Agate", "right": False, "probability": 0.45,
+    }  # fmt: skip
+    assert table["right"].sum() == 4
+
+
+@pytest.mark.parametrize(("top", "expected"), [(1, 0.75), (2, 1.0), (5, 1.0)])
+def test_two_classes_have_a_top_k_too(top: int, expected: float) -> None:
+    probabilities = np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4], [0.3, 0.7]])
+    scores = evaluation.scores(predictions(probabilities, np.array([0, 1, 1, 1]), classes=["cats", "dogs"]), top=top)
+    assert (scores["accuracy"], scores[f"top_{top}_accuracy"]) == (0.75, expected)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("top", [3, 5])
+def test_more_than_all_classes_hold_the_answer_for_sure(top: int) -> None:
+    assert evaluation.scores(predictions(), top=top)[f"top_{top}_accuracy"] == 1
+
+
+def test_a_class_that_the_test_part_lacks_is_no_error() -> None:
+    keep = ACTUAL != 1
+    found = predictions(PROBABILITIES[keep], ACTUAL[keep])
+    scores = evaluation.scores(found, top=2)
+    assert (scores["photos"], scores["accuracy"], scores["top_2_accuracy"]) == (5, 0.6, 1.0)
+    assert all(np.isfinite(value) for value in scores.values())
+    rows = evaluation.by_class(found)
+    assert (rows[1]["photos"], rows[1]["accuracy"], rows[1]["most_often_taken_for"]) == (0, 0, "")
+    assert evaluation.confusion(found).shape == (3, 3)
+
+
+@pytest.mark.filterwarnings("error")
+def test_float32_probabilities_are_taken_as_they_are() -> None:
+    softmax = np.exp(np.random.default_rng(0).normal(0, 5, (40, 87))).astype(np.float32)
+    softmax /= softmax.sum(axis=1, keepdims=True)
+    names = [f"gem {number}" for number in range(87)]
+    scores = evaluation.scores(predictions(softmax, np.arange(40), classes=names), top=5)
+    assert scores["log_loss"] > 0
+
+
+@pytest.mark.parametrize("number", [2, 87])
+def test_a_heatmap_can_be_looked_at(number: int) -> None:
+    matrix = np.diag(np.full(number, 4)) + np.eye(number, k=1, dtype=int)
+    matrix[0] = 0  # a class without photos
+    figure = plots.confusion_heatmap(matrix, [f"A gem's long name {place}" for place in range(number)])
+    picture = drawn(figure)
+    assert 300 <= picture.width <= 5000
+    assert 300 <= picture.height <= 5000
+    assert len(np.unique(np.asarray(picture.convert("L")))) > 20
+
+
+@pytest.mark.parametrize("epochs", [1, 30])
+def test_learning_curves_can_be_looked_at(epochs: int) -> None:
+    names = ("loss", "accuracy", "val_loss", "val_accuracy")
+    history = {name: list(np.linspace(0.1, 0.9, epochs)) for name in names}
+    picture = drawn(plots.learning_curves(history, epochs - 1))
+    assert picture.width > picture.height > 200
+    assert len(np.unique(np.asarray(picture.convert("RGB")).reshape(-1, 3), axis=0)) > 20
+
+
+def drawn(figure: plots.Figure) -> Image.Image:
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=60)
+    assert 5_000 < file.tell() < 3_000_000
+    return Image.open(file)

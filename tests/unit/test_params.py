@@ -1,0 +1,151 @@
+"""params.yaml: what is wrong in it is refused with the key's full name."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gemmodel import params
+from gemmodel.errors import ParameterError
+
+ROOT = Path(__file__).parents[2]
+Settings = Callable[..., params.Params]
+
+
+def test_the_shipped_file_loads() -> None:
+    shipped = params.load(ROOT / "params.yaml")
+    assert shipped.crawl.source == "sample"
+    assert shipped.split.train + shipped.split.val + shipped.split.test == pytest.approx(1)
+    assert len(shipped.model.cnn.filters) == len(shipped.model.cnn.pooling)
+
+
+def test_a_whole_number_is_taken_where_a_fraction_may_stand(settings: Settings) -> None:
+    rotation = settings({"augment.rotation": 40}).augment.rotation
+    assert (rotation, type(rotation)) == (40.0, float)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("base.seeed", 1),
+        ("clean.blur", 1),
+        ("model.cnn.depth", 3),
+        ("tuning", {}),
+    ],
+)
+def test_an_unknown_key_is_refused(settings: Settings, key: str, value: Any) -> None:
+    with pytest.raises(ParameterError, match=rf"params.yaml: {re.escape(key)} is not a known key"):
+        settings({key: value})
+
+
+@pytest.mark.parametrize("key", ["base.seed", "model.cnn.filters", "register.name", "train.epochs"])
+def test_a_missing_key_is_refused(tmp_path: Path, key: str) -> None:
+    lines = (ROOT / "params.yaml").read_text(encoding="utf-8").splitlines(keepends=True)
+    section, last = key.split(".")[-2:]
+    start = next(n for n, line in enumerate(lines) if line.strip() == f"{section}:")
+    drop = next(n for n, line in enumerate(lines) if n > start and line.strip().startswith(f"{last}:"))
+    (tmp_path / "params.yaml").write_text("".join([*lines[:drop], *lines[drop + 1 :]]), encoding="utf-8")
+    message = rf"{key} is missing" if section != "register" else r"register holds no section"
+    with pytest.raises(ParameterError, match=message):
+        params.load(tmp_path / "params.yaml")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("base.seed", True),
+        ("base.seed", 1.5),
+        ("base.seed", None),
+        ("base.deterministic", 1),
+        ("base.deterministic", "yes"),
+        ("augment.rotation", "40"),
+        ("train.learning_rate", "1e-3"),
+        ("augment.shear", False),
+        ("crawl.folder", 7),
+        ("crawl.only", "Ruby"),
+        ("embed.views", {"photo": 1}),
+    ],
+)
+def test_an_ill_typed_value_is_refused(settings: Settings, key: str, value: Any) -> None:
+    with pytest.raises(ParameterError, match=rf"{key} is {re.escape(repr(value))}; it must be (of type|a list)"):
+        settings({key: value})
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("base.image_size", 31),
+        ("base.image_size", 1025),
+        ("base.seed", -1),
+        ("base.seed", 2**32),  # NumPy and Keras take 32 bits
+        ("split.train", 1.01),
+        ("clean.hash_distance", 257),
+        ("clean.pixel_difference", float("nan")),
+        ("train.epochs", 0),
+        ("train.learning_rate", 0),
+        ("embed.histogram_bins", 17),
+        ("model.fusion.dropout", 1.0),
+    ],
+)
+def test_a_value_out_of_range_is_refused(settings: Settings, key: str, value: Any) -> None:
+    with pytest.raises(ParameterError, match=rf"{key} is .*at least"):
+        settings({key: value})
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "choice"),
+    [
+        ("crawl.source", "google", "minerals"),
+        ("model.name", "resnet", "fusion"),
+        ("train.device", "tpu", "auto"),
+        ("embed.weights", False, "imagenet"),
+        ("model.cnn.padding", ["same"], "valid"),
+    ],
+)
+def test_a_wrong_choice_is_refused_with_the_right_ones(settings: Settings, key: str, value: Any, choice: str) -> None:
+    with pytest.raises(ParameterError, match=rf"{key} is {re.escape(repr(value))}; it must be one of .*{choice}"):
+        settings({key: value})
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "place"),
+    [
+        ("crawl.only", ["Ruby", 5], 1),
+        ("model.cnn.filters", [32, 64, 0, 128, 128], 2),
+        ("model.cnn.filters", ["32", 64, 128, 128, 128], 0),
+        ("model.cnn.pooling", ["max", "max", "max", "max", "mean"], 4),
+    ],
+)
+def test_a_wrong_item_of_a_list_is_refused_by_its_place(settings: Settings, key: str, value: Any, place: int) -> None:
+    with pytest.raises(ParameterError, match=rf"{key}\[{place}\] is "):
+        settings({key: value})
+
+
+@pytest.mark.parametrize("key", ["base", "model", "model.cnn"])
+@pytest.mark.parametrize("value", [None, 3, ["seed"]])
+def test_a_section_that_maps_nothing_is_refused(settings: Settings, key: str, value: Any) -> None:
+    with pytest.raises(ParameterError, match=rf"params.yaml: {key} holds no section"):
+        settings({key: value})
+
+
+def test_what_a_step_cannot_do_without_is_not_empty(settings: Settings) -> None:
+    with pytest.raises(ParameterError, match=r"embed\.views"):
+        settings({"embed.views": []})
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"- a\n- b\n", b"base: [1\ncrawl: 2", b"\tbase: 1\n", "base: {}  # größer".encode("latin-1")]
+)
+def test_a_file_that_is_no_parameter_file_is_refused_in_one_line(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_bytes(content)
+    with pytest.raises(ParameterError, match=r"params\.yaml") as caught:
+        params.load(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_is_refused_with_its_path(tmp_path: Path) -> None:
+    with pytest.raises(ParameterError, match=re.escape(str(tmp_path / "none.yaml"))):
+        params.load(tmp_path / "none.yaml")

@@ -1,0 +1,178 @@
+"""Fitting, joining and keeping a classifier, on problems of a second."""
+
+import json
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers
+
+from gemmodel.data import folders
+from gemmodel.errors import DataError, ModelError
+from gemmodel.models import archive, features, fusion, training
+from gemmodel.params import Params
+
+Settings = Callable[..., Params]
+CLASSES = ["Agate", "Ruby", "Rubín"]
+
+
+def cloud(seed: int, number: int = 60) -> tuple[np.ndarray, np.ndarray]:
+    """Points around three centres, and their one-hot labels."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(number) % 3
+    points = rng.normal(size=(number, 5)) + 3 * np.eye(3, 5)[labels]
+    return points.astype(np.float32), np.eye(3, dtype=np.float32)[labels]
+
+
+def batches(seed: int, number: int = 60) -> tf.data.Dataset:
+    return tf.data.Dataset.from_tensor_slices(cloud(seed, number)).batch(20)
+
+
+@pytest.fixture
+def extractor(settings: Settings) -> keras.Model:
+    changes = {"embed.views": ["photo"], "embed.weights": "none"}
+    return features.extractor(settings(changes).embed, image_size=32)
+
+
+@pytest.fixture
+def model(extractor: keras.Model, settings: Settings) -> keras.Model:
+    """An untrained fusion of random weights, with a head that has seen some features."""
+    known = np.random.default_rng(0).normal(size=(20, extractor.output_shape[1])).astype(np.float32)
+    return fusion.attach(extractor, fusion.head(settings().model.fusion, known, classes=3))
+
+
+def photos(number: int = 3) -> np.ndarray:
+    return np.random.default_rng(9).uniform(0, 255, (number, 32, 32, 3)).astype(np.float32)
+
+
+def told(model: keras.Model, given: np.ndarray) -> np.ndarray:
+    return np.asarray(model(given, training=False))
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw"])
+@pytest.mark.parametrize("schedule", ["cosine", "constant"])
+def test_fit_learns(settings: Settings, optimizer: str, schedule: str) -> None:
+    keras.utils.set_random_seed(1)
+    params = settings(
+        {"train.epochs": 12, "train.learning_rate": 0.05, "train.optimizer": optimizer, "train.schedule": schedule}
+    ).train
+    seen: list[tuple[int, dict[str, float]]] = []
+
+    def on_epoch(epoch: int, values: Mapping[str, float]) -> None:
+        seen.append((epoch, dict(values)))
+
+    small = keras.Sequential([keras.Input((5,)), layers.Dense(3, activation="softmax")])
+    history = training.fit(small, batches(1), batches(2, 30), params, on_epoch=on_epoch)
+    assert [epoch for epoch, _ in seen] == list(range(12))
+    assert {name: [values[name] for _, values in seen] for name in history} == history
+    assert set(history) == {"loss", "accuracy", "val_loss", "val_accuracy"}
+    points, labels = cloud(3)
+    assert (told(small, points).argmax(axis=1) == labels.argmax(axis=1)).mean() > 0.85
+
+
+@pytest.mark.parametrize("patience", [2, 100])
+def test_fit_keeps_the_best_epoch(settings: Settings, patience: int) -> None:
+    keras.utils.set_random_seed(2)
+    changes = {"train.epochs": 10, "train.learning_rate": 2, "train.schedule": "constant", "train.optimizer": "adam"}
+    params = settings(changes | {"train.patience": patience}).train
+    small = keras.Sequential([keras.Input((5,)), layers.Dense(3, activation="softmax")])
+    weights: list[list[np.ndarray]] = []
+    history = training.fit(
+        small, batches(1), batches(2, 30), params, on_epoch=lambda *_: weights.append(small.get_weights())
+    )
+    best = int(np.argmin(history["val_loss"]))
+    assert best < len(weights) - 1, "the problem must have got worse at its end"
+    for kept, then in zip(small.get_weights(), weights[best], strict=True):
+        np.testing.assert_array_equal(kept, then)
+    assert len(weights) == (best + 1 + patience if patience == 2 else 10)
+    summary = training.summary(history)
+    assert (summary["best_epoch"], summary["epochs"]) == (best, len(weights))
+    assert summary["best_val_loss"] == pytest.approx(min(history["val_loss"]), abs=1e-6)
+
+
+def test_a_head_standardises_by_the_training_features(settings: Settings) -> None:
+    known = np.random.default_rng(0).normal(50, 7, (200, 4)).astype(np.float32)
+    params = settings({"model.fusion.clip": 1.5}).model.fusion
+    head = fusion.head(params, known, classes=3)
+    kernel, bias = np.random.default_rng(1).normal(size=(4, 3)), np.array([0.1, 0.2, 0.3])
+    head.get_layer("gem").set_weights([kernel, bias])
+    score = np.clip((known - known.mean(axis=0)) / known.std(axis=0), -1.5, 1.5) @ kernel + bias
+    expected = np.exp(score) / np.exp(score).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(told(head, known), expected, atol=1e-4)
+
+
+def test_a_feature_that_never_changes_does_no_harm(settings: Settings) -> None:
+    known = np.random.default_rng(0).normal(size=(30, 4)).astype(np.float32)
+    known[:, 2] = 0
+    head = fusion.head(settings().model.fusion, known, classes=3)
+    assert np.isfinite(told(head, known)).all()
+    assert np.isfinite(told(head, known + 5)).all()
+
+
+def test_an_attached_head_tells_what_it_tells_of_the_features(extractor: keras.Model, settings: Settings) -> None:
+    known = told(extractor, photos(6))
+    head = fusion.head(settings().model.fusion, known, classes=3)
+    whole = fusion.attach(extractor, head)
+    assert (whole.input_shape, whole.output_shape) == ((None, 32, 32, 3), (None, 3))
+    np.testing.assert_allclose(told(whole, photos(6)), told(head, known), atol=1e-6)
+
+
+def test_the_same_model_is_the_same_bytes_and_comes_back(tmp_path: Path, model: keras.Model) -> None:
+    archive.save(model, CLASSES, tmp_path / "first")
+    archive.save(model, CLASSES, tmp_path / "second")
+    assert sorted(path.name for path in (tmp_path / "first").iterdir()) == ["classes.json", "model.keras"]
+    for name in ("model.keras", "classes.json"):
+        assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
+    loaded, classes = archive.load(tmp_path / "first")
+    assert classes == CLASSES
+    np.testing.assert_array_equal(told(loaded, photos()), told(model, photos()))
+
+
+def test_other_weights_are_other_bytes(tmp_path: Path, model: keras.Model) -> None:
+    archive.save(model, CLASSES, tmp_path / "first")
+    model.layers[-1].get_layer("gem").set_weights([w + 1 for w in model.layers[-1].get_layer("gem").get_weights()])
+    archive.save(model, CLASSES, tmp_path / "second")
+    assert folders.sha256(tmp_path / "first" / "model.keras") != folders.sha256(tmp_path / "second" / "model.keras")
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    """A saved model of three classes without a backbone."""
+    network = keras.Sequential([keras.Input((8, 8, 3)), layers.Flatten(), layers.Dense(3, activation="softmax")])
+    archive.save(network, CLASSES, tmp_path / "models")
+    return tmp_path / "models"
+
+
+def damaged_config(path: Path) -> None:
+    with zipfile.ZipFile(path) as whole:
+        content = {name: whole.read(name) for name in whole.namelist()}
+    with zipfile.ZipFile(path, "w") as new:
+        for name, body in content.items():
+            new.writestr(name, b"{" if name == "config.json" else body)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "error"),
+    [
+        (lambda folder: (folder / "model.keras").unlink(), DataError),
+        (lambda folder: (folder / "classes.json").unlink(), DataError),
+        (lambda folder: (folder / "classes.json").write_text(json.dumps(CLASSES[:2])), ModelError),
+        (lambda folder: (folder / "classes.json").write_text("["), ModelError),
+        (lambda folder: (folder / "model.keras").write_bytes(b"no archive"), ModelError),
+        (lambda folder: (folder / "model.keras").write_bytes((folder / "model.keras").read_bytes()[:500]), ModelError),
+        (lambda folder: damaged_config(folder / "model.keras"), ModelError),
+    ],
+    ids=["no model", "no classes", "a class short", "classes cut", "no archive", "archive cut", "config cut"],
+)
+def test_a_model_that_cannot_be_used_is_named(
+    small: Path, spoil: Callable[[Path], Any], error: type[Exception]
+) -> None:
+    assert archive.load(small)[1] == CLASSES
+    spoil(small)
+    with pytest.raises(error, match=r"models"):
+        archive.load(small)
