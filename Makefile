@@ -11,6 +11,7 @@ help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
 repro: $(INSTALLED) ## set up, run what changed of the pipeline, and say where to look
+	@gemmodel check
 	dvc repro
 	@gemmodel summary
 
@@ -26,7 +27,8 @@ lint: $(INSTALLED) ## format, lint and types, as CI checks them
 	mypy
 
 ui: $(INSTALLED) ## open the MLflow UI on http://127.0.0.1:5000 (PORT=...)
-	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow server --workers 1 --port $(or $(PORT),5000) --backend-store-uri $(UI_STORE)
+	@case '$(UI_STORE)' in http*) echo 'the runs are on a server: open $(UI_STORE)';; *) set -x; \
+	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow server --workers 1 --port $(or $(PORT),5000) --backend-store-uri '$(UI_STORE)';; esac
 
 bench: $(INSTALLED) ## run the benchmarks that the README quotes
 	for script in benchmarks/*.py; do echo "== $$script"; python $$script || exit 1; done

@@ -1,10 +1,10 @@
 """The command `gemmodel`: small questions that people ask of the project."""
 
 import argparse
-import json
 import os
 from pathlib import Path
 
+from gemmodel import params
 from gemmodel.data import folders
 from gemmodel.errors import DataError, told_in_one_line
 
@@ -16,6 +16,8 @@ def main() -> None:
     summary = commands.add_parser("summary", help="the scores of the last run, and where to look")
     summary.add_argument("--reports", type=Path, default=Path("reports"), help="folder of reports (default: reports)")
     summary.set_defaults(run=lambda arguments: summarise(arguments.reports))
+    check = commands.add_parser("check", help="whether params.yaml is as the stages need it, also where none would run")
+    check.set_defaults(run=lambda arguments: params.load(Path("params.yaml")))
     count = commands.add_parser("count", help="the photos of each class in a folder, as a tree")
     count.add_argument("folder", type=Path)
     count.set_defaults(run=lambda arguments: print_tree(arguments.folder))
@@ -32,16 +34,13 @@ def summarise(reports: Path) -> None:
     Raises:
         DataError: there are no reports.
     """
-    try:
-        scores = json.loads((reports / "metrics.json").read_text(encoding="utf-8"))
-        decision = json.loads((reports / "registration.json").read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise DataError(f"{error.filename}: no such file; `dvc repro` makes it, `dvc pull` fetches it") from None
+    scores = folders.read_json(reports / "metrics.json")
+    decision = folders.read_json(reports / "registration.json")
     top = next(name for name in scores if name.startswith("top_"))
-    role = "champion" if decision["champion"] else "challenger"
+    title = "champion" if decision["champion"] else "challenger"
     top_score = f"{top.replace('_', ' ')} {scores[top]:.3f}"
     print(f"accuracy   {scores['accuracy']:.3f}, {top_score}, on {scores['photos']} test photos")
-    print(f"model      {decision['name']}, {role}: {decision['reason']}")
+    print(f"model      {decision['name']}, registered as {title}: {decision['reason']}")
     print(f"reports    {reports.absolute()}")
     print("MLflow UI  make ui")
 

@@ -1,6 +1,6 @@
 """The errors that a user can mend: each message names what is wrong, where, and the remedy."""
 
-import errno
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,10 +42,10 @@ def told_in_one_line(command: str) -> Iterator[None]:
         yield
     except GemError as error:
         sys.exit(f"{command}: {error}")
+    except BrokenPipeError:  # whoever read the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        place = Path(error.filename or Path.cwd()).absolute().parent
-        sys.exit(f"{command}: no space left on the disk of {place}; free some and run it again")
+        sys.exit(f"{command}: {error.filename or Path.cwd()}: {error.strerror or error}")
     except KeyboardInterrupt:
         sys.exit(f"{command}: interrupted; run it again to go on")

@@ -4,6 +4,7 @@ Each field is checked against its annotation, so an unknown, missing or ill-type
 What the values mean, and why they have their defaults, stands beside them in params.yaml.
 """
 
+from contextlib import suppress
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
@@ -15,12 +16,13 @@ from gemmodel.errors import ParameterError
 
 @dataclass(frozen=True)
 class Range:
-    """The closed interval that a number must lie in."""
+    """The closed interval that a number, or the length of a list, must lie in."""
 
     low: float
     high: float = float("inf")
 
 
+Seed = Annotated[int, Range(0, 2**31)]  # NumPy takes 32 bits, and some layers add a little
 Count = Annotated[int, Range(0)]
 Positive = Annotated[int, Range(1)]
 Share = Annotated[float, Range(0, 1)]
@@ -31,7 +33,7 @@ Rate = Annotated[float, Range(0)]
 class BaseParams:
     """What several stages share."""
 
-    seed: Count
+    seed: Seed
     image_size: Annotated[int, Range(32, 1024)]
     deterministic: bool
     threads: Count
@@ -61,7 +63,7 @@ class CleanParams:
 class SplitParams:
     """How many photos of a class go to training, validation and test."""
 
-    seed: Count
+    seed: Seed
     train: Share
     val: Share
     test: Share
@@ -75,7 +77,7 @@ class AugmentParams:
     rotation: Annotated[float, Range(0, 180)]
     shift: Share
     shear: Share
-    zoom: Share
+    zoom: Annotated[float, Range(0, 0.99)]
     horizontal_flip: bool
     vertical_flip: bool
 
@@ -86,7 +88,7 @@ class EmbedParams:
 
     backbone: Literal["efficientnet_lite0"]
     weights: Literal["imagenet", "none"]
-    views: tuple[str, ...]
+    views: Annotated[tuple[str, ...], Range(1)]
     colour_spaces: tuple[str, ...]
     histogram_bins: Annotated[int, Range(2, 16)]
 
@@ -104,7 +106,7 @@ class CnnParams:
     """A plain convolutional network."""
 
     augmentation: Literal["none", "disk", "fly"]
-    filters: tuple[Positive, ...]
+    filters: Annotated[tuple[Positive, ...], Range(1)]
     kernel: Positive
     padding: Literal["same", "valid"]
     pooling: tuple[Literal["max", "average"], ...]
@@ -183,7 +185,7 @@ def load(path: Path) -> Params:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ParameterError(f"{path}: no such file; run this from the project's root") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ParameterError(f"{path}: not valid YAML: {error}".replace("\n", " ")) from None
     return _checked(values, Params, f"{path.name}: ")
 
@@ -193,9 +195,10 @@ def _checked(value: Any, kind: Any, name: str) -> Any:
     if get_origin(kind) is Annotated:
         kind, limits = get_args(kind)
         value = _checked(value, kind, name)
-        if not limits.low <= value <= limits.high:
+        size, unit = (len(value), " entries long") if isinstance(value, tuple) else (value, "")
+        if not limits.low <= size <= limits.high:
             upper = "" if limits.high == float("inf") else f" and at most {limits.high}"
-            raise ParameterError(f"{name} is {value}; it must be at least {limits.low}{upper}")
+            raise ParameterError(f"{name} is {size}{unit}; it must be at least {limits.low}{upper}")
         return value
     if is_dataclass(kind):
         return _section(value, kind, name)
@@ -209,6 +212,9 @@ def _checked(value: Any, kind: Any, name: str) -> Any:
         return tuple(_checked(item, get_args(kind)[0], f"{name}[{place}]") for place, item in enumerate(value))
     if kind is float and type(value) is int:
         return float(value)
+    if kind is float and isinstance(value, str) and "e" in value:
+        with suppress(ValueError):  # 1e-05, as DVC writes it, is text to YAML 1.1
+            return float(value)
     if type(value) is not kind:
         raise ParameterError(f"{name} is {value!r}; it must be of type {kind.__name__}")
     return value

@@ -22,6 +22,17 @@ from scraper.spiders.minerals import Findings, MineralsSpider
 # The bundled site is ours: nobody has to be spared.
 IMPOLITE = {"DOWNLOAD_DELAY": 0, "AUTOTHROTTLE_ENABLED": False, "CONCURRENT_REQUESTS_PER_DOMAIN": 8}
 
+# Failures that will be the same next time; a crawl with too many others (a network that went away) replaces nothing.
+LASTING = {
+    "HTTP status 403",
+    "HTTP status 404",
+    "HTTP status 410",
+    "forbidden by robots.txt",
+    "leads to another host",
+    "not an image",
+}
+MOST_BROKEN = 0.25  # of all pictures
+
 
 def crawl(params: CrawlParams, out: Path, *, logs: Path) -> dict[str, Any]:
     """Fills a raw folder from the source that the parameters name.
@@ -36,15 +47,15 @@ def crawl(params: CrawlParams, out: Path, *, logs: Path) -> dict[str, Any]:
 
     Raises:
         ParameterError: a live site is to be crawled without a contact address.
-        SiteError: the site does not answer or has no pictures.
+        SiteError: the site does not answer, has no pictures, or much of it failed.
         DataError: the folder does not exist or holds no photos.
     """
     if params.source == "folder":
         return copy_folder(params, out)
     if params.source == "minerals":
-        if params.contact.endswith(".example"):
+        if "@" not in params.contact or params.contact.endswith(".example"):
             raise ParameterError(
-                f"crawl.contact is {params.contact}; set it to your own address, so that the site's owner can reach you"
+                f"crawl.contact is {params.contact!r}; set it to your address, so that the site's owner can reach you"
             )
         return crawl_site(params, out, logs=logs)
     try:
@@ -69,7 +80,7 @@ def crawl_site(
     logs.mkdir(parents=True, exist_ok=True)
     configured = Settings()
     configured.setmodule(project_settings)
-    agent = project_settings.USER_AGENT.format(contact=params.contact)
+    agent = f"{project_settings.USER_AGENT}; contact: {params.contact}"
     configured.setdict(
         {"USER_AGENT": agent, "LOG_FILE": str(logs / "crawl.log"), "LOG_FILE_APPEND": False, **(overrides or {})}
     )
@@ -82,14 +93,23 @@ def crawl_site(
         process.start()
         pictures: OriginalPictures = crawler.pictures  # type: ignore[attr-defined]
         findings: Findings = crawler.spider.findings  # type: ignore[union-attr]
+        stats: dict[str, Any] = crawler.stats.get_stats()
+        if away := stats.get("offsite/filtered"):  # Scrapy drops these without a word to the spider
+            findings.failed["leads to another host"] += away
         if findings.disk_error:
             raise findings.disk_error
         if findings.unreachable:
             raise SiteError(f"{list_url}: no answer ({findings.unreachable}); check the address and the connection")
-        if crawler.stats.get_value("finish_reason") != "finished":
+        if stats["finish_reason"] != "finished":
             raise SiteError(f"{list_url}: crawl interrupted; run it again and it goes on from its cache")
         if not pictures.lines:
             raise SiteError(f"{list_url}: not one picture; {logs / 'crawl.log'} tells what came instead")
+        failed = findings.failed + pictures.dropped
+        broken = failed.total() - sum(number for reason, number in failed.items() if reason in LASTING)
+        broken += sum(number for name, number in stats.items() if name.startswith("spider_exceptions/"))
+        if broken > MOST_BROKEN * (len(pictures.lines) + broken):
+            told = ", ".join(f"{number} {reason}" for reason, number in sorted(failed.items()))
+            raise SiteError(f"{list_url}: too much failed to take the crawl for whole ({told}); run it again later")
         lines = sorted(pictures.lines, key=lambda line: str(line["path"]))
         folders.write_lines(new / "manifest.jsonl", lines)
     return {
@@ -97,7 +117,7 @@ def crawl_site(
         "pages": findings.pages,
         **_counts(lines),
         "thumbnails": sum(line["thumbnail"] for line in lines),
-        "failed": dict(sorted((findings.failed + pictures.dropped).items())),
+        "failed": dict(sorted(failed.items())),
         "gems_without_pictures": sorted(findings.without_pictures),
         "unmatched_markup": dict(sorted(findings.unmatched.items())),
     }
@@ -114,8 +134,11 @@ def copy_folder(params: CrawlParams, out: Path) -> dict[str, Any]:
             if params.only and gem not in params.only:
                 continue
             for path in paths[: params.max_per_gem or None]:
-                name = "-".join(path.relative_to(Path(params.folder, gem)).parts)
-                target = f"{folder_name(gem)}/{name}"
+                target = f"{folder_name(gem)}/{path.relative_to(Path(params.folder, gem)).as_posix()}"
+                if (new / target).exists():
+                    raise DataError(
+                        f"{path}: another folder is {folder_name(gem)} too once its name is made safe; rename one"
+                    )
                 folders.copy(path, new / target)
                 lines.append(manifest_line(target, gem, path.read_bytes()))
         folders.write_lines(new / "manifest.jsonl", lines)

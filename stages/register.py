@@ -1,7 +1,6 @@
 """Register: the model in MLflow's registry, as challenger and, where it wins, as champion."""
 
 import base64
-import json
 from pathlib import Path
 
 import pandas as pd
@@ -18,18 +17,19 @@ def main(
     """Register the model once, and write down why it is champion or not."""
     name = params.load(params_file).register.name
     sha256 = folders.sha256(model / "model.keras")
-    scores = json.loads(metrics.read_text(encoding="utf-8"))
+    scores = folders.read_json(metrics)
     new = {"accuracy": scores["accuracy"], "test_md5": tracking.dvc_hash(test)}
     photo = next(iter(folders.photos(example).values()))[0]
-    with tracking.run_of(sha256):
+    with tracking.run_of(sha256), tracking.alone():
         known = tracking.model_version(name, sha256)
         if known is None:
-            wins, reason = registry.decide(new, tracking.champion(name))
-            tags = {"model_sha256": sha256, "reason": reason, "champion": str(wins)} | {
-                k: str(v) for k, v in new.items()
-            }
             frame = pd.DataFrame({"photo": [base64.b64encode(photo.read_bytes()).decode()]})
-            known = tags | {"version": tracking.register(name, model, frame, tags, is_champion=wins)}
+            known = {"version": tracking.register(name, model, frame, sha256)}
+        if "reason" not in known:  # new, or interrupted before its title
+            wins, reason = registry.decide(new, tracking.champion(name))
+            tags = {"reason": reason, "champion": str(wins)} | {key: str(value) for key, value in new.items()}
+            tracking.entitle(name, known["version"], tags, is_champion=wins)
+            known |= tags
     decision = {
         "name": name,
         "model_sha256": sha256,

@@ -43,7 +43,7 @@ def augmenter(params: AugmentParams, *, seed: int) -> keras.Sequential:
     if params.zoom:
         zoom = (-params.zoom, params.zoom)
         steps.append(layers.RandomZoom(zoom, zoom, seed=seed + 4, **fill))
-    return keras.Sequential(steps, name="augmenter")
+    return keras.Sequential(steps or [layers.Identity()], name="augmenter")
 
 
 def augment(train: Path, out: Path, params: AugmentParams, *, image_size: int, seed: int) -> dict[str, int]:
@@ -81,6 +81,7 @@ def augment(train: Path, out: Path, params: AugmentParams, *, image_size: int, s
 
 
 def _reseed(model: keras.Sequential, text: str) -> None:
-    for number, layer in enumerate(model.layers):
+    random = [layer for layer in model.layers if hasattr(layer, "generator")]
+    for number, layer in enumerate(random):
         digest = hashlib.sha256(f"{text}/{number}".encode()).digest()
         layer.generator.state.assign(np.frombuffer(digest[:8], np.uint32))

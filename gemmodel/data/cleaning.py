@@ -1,6 +1,5 @@
 """Which photos of a raw folder are fit to learn from, and why the others are not."""
 
-import hashlib
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
@@ -44,7 +43,7 @@ class Photo:
 
 def inspect(path: Path, gem: str, *, min_side: int) -> Photo:
     """Reads one file and describes it; a damaged file is described too, never raised."""
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    digest = folders.sha256(path)
     try:
         image = images.read(path)
     except DataError as error:
@@ -140,7 +139,7 @@ def clean(raw: Path, out: Path, params: CleanParams) -> dict[str, Any]:
         The report: counts, and each file that was set aside with its reason.
 
     Raises:
-        DataError: no photo is left.
+        DataError: a file of the manifest is missing, or no photo is left.
     """
     found = {line["path"]: line for line in folders.read_lines(raw / "manifest.jsonl")}
     inspected = Parallel(n_jobs=-1, return_as="generator")(

@@ -42,8 +42,9 @@ def batches(
     batch_size: int,
     augmenter: keras.Model | None = None,
     shuffle_seed: int | None = None,
+    keep: bool = False,
 ) -> tf.data.Dataset:
-    """Returns batches of pixels and one-hot labels; each photo is decoded once and kept.
+    """Returns batches of pixels and one-hot labels.
 
     Args:
         paths: the photos.
@@ -53,6 +54,7 @@ def batches(
         batch_size: photos a batch.
         augmenter: acts on each batch, anew in every epoch.
         shuffle_seed: shuffles anew in every epoch, or, where None, keeps the order.
+        keep: decodes each photo once and keeps it in memory, for more than one epoch.
 
     Returns:
         Batches of float32 pixels (batch, image_size, image_size, 3) in [0, 255] and float32 one-hot labels.
@@ -65,7 +67,9 @@ def batches(
     data = tf.data.Dataset.from_tensor_slices(
         ([str(path) for path in paths], np.eye(classes, dtype=np.float32)[labels])
     )
-    data = data.map(decode, num_parallel_calls=tf.data.AUTOTUNE).cache()
+    data = data.map(decode, num_parallel_calls=tf.data.AUTOTUNE)
+    if keep:
+        data = data.cache()
     if shuffle_seed is not None:
         data = data.shuffle(len(paths), seed=shuffle_seed)
     data = data.batch(batch_size).map(lambda x, y: (tf.cast(x, tf.float32), y), num_parallel_calls=tf.data.AUTOTUNE)

@@ -1,5 +1,6 @@
 """Folders of class folders, and outputs that appear whole or not at all."""
 
+import errno
 import hashlib
 import json
 import os
@@ -12,6 +13,7 @@ from typing import Any
 
 from gemmodel.errors import DataError
 
+FULL = (errno.ENOSPC, errno.EDQUOT)  # what a full disk says
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 
@@ -49,14 +51,22 @@ def replacing(target: Path) -> Iterator[Path]:
 
     Yields:
         A path beside the target, not yet existing. After an error nothing of it is left.
+
+    Raises:
+        DataError: the disk is full.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as beside:
-        new = Path(beside, target.name)
-        yield new
-        if target.is_dir():
-            os.replace(target, Path(beside, "old"))
-        os.replace(new, target)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as beside:
+            new = Path(beside, target.name)
+            yield new
+            if target.is_dir() and new.exists():
+                os.replace(target, Path(beside, "old"))
+            os.replace(new, target)
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise DataError(f"{target}: no space left on its disk; free some and run this again") from None
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -76,12 +86,18 @@ def read_lines(path: Path) -> list[Any]:
     Raises:
         DataError: the file does not exist, or a line of it is not JSON.
     """
-    try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file; `dvc repro` or `dvc pull` brings it") from None
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path}: not JSON lines: {error}") from None
+    with _readable(path):
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+
+
+def read_json(path: Path) -> Any:
+    """Reads what `write_json` wrote.
+
+    Raises:
+        DataError: the file does not exist or is not JSON.
+    """
+    with _readable(path):
+        return json.loads(path.read_text(encoding="utf-8"))
 
 
 def copy(source: Path, target: Path) -> None:
@@ -91,6 +107,20 @@ def copy(source: Path, target: Path) -> None:
 
 
 def sha256(path: Path) -> str:
-    """Returns the SHA-256 of a file's bytes, in hexadecimal digits."""
-    with path.open("rb") as file:
+    """Returns the SHA-256 of a file's bytes, in hexadecimal digits.
+
+    Raises:
+        DataError: the file does not exist.
+    """
+    with _readable(path), path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file; `dvc repro` makes it, `dvc pull` fetches it") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: not JSON: {error}") from None

@@ -9,6 +9,9 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from gemmodel.errors import DataError
 
+MOST_PIXELS = 89_478_485  # Pillow's own limit, where it would only warn
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
 JPEG: dict[str, Any] = {"format": "JPEG", "quality": 95, "subsampling": 0}  # for photos that have to be written anew
 
 # What undoes each EXIF orientation. ImageOps.exif_transpose also rewrites the EXIF block, and fails on a broken one.
@@ -36,16 +39,18 @@ def read(path: Path | IO[bytes]) -> Image.Image:
         DataError: the file is no picture, is damaged, or is so large that it may be a decompression bomb.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                image.load()
-                return _upright_rgb(image)
+        with Image.open(path) as image:
+            if image.width * image.height > MOST_PIXELS:
+                raise Image.DecompressionBombError
+            image.load()
+            return _upright_rgb(image)
     except UnidentifiedImageError:
         raise DataError("not an image") from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise DataError("more pixels than a photo has") from None
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
+    except Image.DecompressionBombError:
+        raise DataError(f"more pixels than the {MOST_PIXELS} of a photo") from None
+    except DataError:
+        raise
+    except Exception as error:  # decoders of damaged files raise all kinds
         raise DataError(f"damaged: {error}") from None
 
 
@@ -58,6 +63,11 @@ def _upright_rgb(image: Image.Image) -> Image.Image:
     if image.has_transparency_data:
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
         treated.append("transparency laid on white")
+    if image.mode.startswith("I;16"):  # Pillow would clip its 16 bits to 8
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        treated.append("16 bits to 8")
+    if image.mode in ("I", "F"):
+        raise DataError(f"of a kind that no camera makes: {image.mode}, 32 bits a pixel")
     if image.mode != "RGB":
         if image.mode != "RGBA":
             treated.append(f"{image.mode} to RGB")

@@ -24,12 +24,16 @@ def split(clean: Path, parts: Mapping[str, Path], params: SplitParams) -> dict[s
 
     Raises:
         ParameterError: the shares do not add up to 1.
-        DataError: a class is so small that a part would get none of its photos.
+        DataError: there is one class only, or one so small that a part would get none of its photos.
     """
     shares = (params.train, params.val, params.test)
     if abs(sum(shares) - 1) > 1e-6:
         raise ParameterError(f"split.train + split.val + split.test is {sum(shares):g}; it must be 1")
     found = folders.photos(clean)
+    if len(found) < 2:
+        raise DataError(
+            f"{clean}: {', '.join(found)} is the only class; a classifier needs two, a folder of photos each"
+        )
     for name, paths in found.items():
         train, val = int(params.train * len(paths)), int(params.val * len(paths))
         if min(train, val, len(paths) - train - val) < 1:

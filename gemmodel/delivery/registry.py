@@ -18,8 +18,11 @@ def decide(new: Mapping[str, Any], champion: Mapping[str, Any] | None) -> tuple[
     """
     if champion is None:
         return True, "first model of this name"
-    if champion["test_md5"] != str(new["test_md5"]):
-        return False, "the champion was scored on other test photos; compare the two, then promote by hand"
+    if new["test_md5"] is None or champion.get("test_md5") != new["test_md5"] or "accuracy" not in champion:
+        return (
+            False,
+            "the champion was scored on other test photos, or none known; compare the two, then promote by hand",
+        )
     before, now = float(champion["accuracy"]), float(new["accuracy"])
     if now > before:
         return True, f"test accuracy {now:.4f} beats the champion's {before:.4f}"

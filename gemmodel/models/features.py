@@ -77,7 +77,9 @@ def _hsv(rgb: Any) -> Any:
 
 def _ycbcr(rgb: Any) -> Any:
     luma = 0.299 * rgb[..., 0] + 0.587 * rgb[..., 1] + 0.114 * rgb[..., 2]  # ITU-R BT.601, as in JPEG
-    return ops.stack([luma, 0.5 + 0.564 * (rgb[..., 2] - luma), 0.5 + 0.713 * (rgb[..., 0] - luma)], axis=-1)
+    # Grey lies at 128 of 255, as in JPEG: at 0.5 it would lie on the edge of two bins, and rounding would choose.
+    blue, red = 0.564 * (rgb[..., 2] - luma), 0.713 * (rgb[..., 0] - luma)
+    return ops.stack([luma, 128 / 255 + blue, 128 / 255 + red], axis=-1)
 
 
 COLOUR_SPACES = {"rgb": lambda rgb: rgb, "hsv": _hsv, "ycbcr": _ycbcr}
@@ -106,7 +108,7 @@ def extractor(params: EmbedParams, *, image_size: int) -> keras.Model:
     pooled = []
     for x in maps.outputs:
         mean = ops.mean(x, axis=(1, 2), keepdims=True)
-        deviation = ops.sqrt(ops.mean(ops.square(x - mean), axis=(1, 2)))
+        deviation = ops.sqrt(ops.mean(ops.square(x - mean), axis=(1, 2)) + 1e-12)  # has a gradient where all is equal
         pooled += [ops.reshape(mean, (-1, x.shape[-1])), deviation]
     describe = keras.Model(maps.inputs, ops.concatenate(pooled, axis=-1), name=params.backbone)
     pixels = keras.Input((image_size, image_size, 3), name="pixels")

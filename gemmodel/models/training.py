@@ -118,7 +118,12 @@ def train_cnn(
         more, more_labels = dataset.labelled(augmented, classes)
         paths, labels = paths + more, np.concatenate([labels, more_labels])
     augmenter = augmentation.augmenter(augment, seed=base.seed) if model.augmentation == "fly" else None
-    sizes: dict[str, Any] = {"classes": len(classes), "image_size": base.image_size, "batch_size": params.batch_size}
+    sizes: dict[str, Any] = {
+        "classes": len(classes),
+        "image_size": base.image_size,
+        "batch_size": params.batch_size,
+        "keep": True,
+    }
     data = dataset.batches(paths, labels, **sizes, augmenter=augmenter, shuffle_seed=base.seed)
     val_data = dataset.batches(*dataset.labelled(split / "val", classes), **sizes)
     keras.config.set_dtype_policy(precision(params.precision))

@@ -1,6 +1,5 @@
 """The spider for minerals.net, and for any site with its page structure."""
 
-import errno
 import re
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -14,6 +13,7 @@ from scrapy.http import Response, TextResponse
 from scrapy.spidermiddlewares.httperror import HttpError
 from twisted.python.failure import Failure
 
+from gemmodel.data import folders
 from scraper.items import Picture
 
 TABLE = "table#ctl00_ContentPlaceHolder1_DataList1"
@@ -37,7 +37,6 @@ class Findings:
     """What the crawl report tells, apart from the pictures."""
 
     pages: int = 0
-    gems: list[str] = field(default_factory=list)
     without_pictures: list[str] = field(default_factory=list)
     failed: Counter[str] = field(default_factory=Counter)
     unmatched: Counter[str] = field(default_factory=Counter)
@@ -89,13 +88,12 @@ class MineralsSpider(scrapy.Spider):
             self.findings.unmatched[f"crawl.only: {missing} is not on the list"] += 1
         for gem, url in found.items():
             if not self.only or gem in self.only:
-                yield scrapy.Request(url, self.parse_gem, errback=self.failed, cb_kwargs={"gem": gem}, dont_filter=True)
+                yield scrapy.Request(url, self.parse_gem, errback=self.failed, cb_kwargs={"gem": gem})
 
     def parse_gem(self, response: Response, gem: str) -> Iterator[scrapy.Request]:
         """Reads a gem's properties and asks for its full pictures."""
         page = _text(response)
         self.findings.pages += 1
-        self.findings.gems.append(gem)
         mineral_class = self.property_of(page, "MineralClass")
         if mineral_class is None:
             self.findings.unmatched["gem page without a mineral class"] += 1
@@ -105,13 +103,13 @@ class MineralsSpider(scrapy.Spider):
             "mineral_class": mineral_class,
             "properties": {name: value for name in PROPERTIES if (value := self.property_of(page, name))},
         }
-        sources = list(dict.fromkeys(page.css(f"{TABLE} img::attr(src)").getall()))
-        if not sources:
+        pictures: dict[str, str] = {}  # the thumbnail of each full picture; a page may list one in both forms
+        for source in page.css(f"{TABLE} img::attr(src)").getall():
+            thumbnail = response.urljoin(parse_qs(urlsplit(source).query).get("image", [source])[0])
+            pictures.setdefault(THUMBNAIL_SUFFIX.sub(r"\1", thumbnail), thumbnail)
+        if not pictures:
             self.findings.without_pictures.append(gem)
-        for source in sources[: self.max_per_gem or None]:
-            asked = parse_qs(urlsplit(source).query).get("image", [source])[0]
-            thumbnail = response.urljoin(asked)
-            full = THUMBNAIL_SUFFIX.sub(r"\1", thumbnail)
+        for full, thumbnail in list(pictures.items())[: self.max_per_gem or None]:
             if full == thumbnail:
                 self.findings.unmatched["picture without a thumbnail suffix"] += 1
             yield scrapy.Request(
@@ -120,7 +118,6 @@ class MineralsSpider(scrapy.Spider):
                 errback=self.failed if full == thumbnail else self.full_picture_failed,
                 cb_kwargs={"about": about},
                 meta={"thumbnail": thumbnail},
-                dont_filter=True,  # one picture may stand under two gems
             )
 
     @staticmethod
@@ -142,7 +139,6 @@ class MineralsSpider(scrapy.Spider):
                 self.parse_picture,
                 errback=self.failed,
                 cb_kwargs={**request.cb_kwargs, "thumbnail": True},
-                dont_filter=True,
             )
         else:
             self.failed(failure)
@@ -159,7 +155,7 @@ class MineralsSpider(scrapy.Spider):
 
     def stop_if_disk_is_full(self, error: BaseException | None) -> None:
         """Ends a crawl that can keep nothing more."""
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if isinstance(error, OSError) and error.errno in folders.FULL:
             self.findings.disk_error = error
             self.crawler.stop()
 

@@ -61,7 +61,7 @@ def test_a_missing_key_is_refused(tmp_path: Path, key: str) -> None:
         ("base.deterministic", 1),
         ("base.deterministic", "yes"),
         ("augment.rotation", "40"),
-        ("train.learning_rate", "1e-3"),
+        ("train.learning_rate", "fast"),
         ("augment.shear", False),
         ("crawl.folder", 7),
         ("crawl.only", "Ruby"),
@@ -149,3 +149,7 @@ def test_a_file_that_is_no_parameter_file_is_refused_in_one_line(tmp_path: Path,
 def test_a_missing_file_is_refused_with_its_path(tmp_path: Path) -> None:
     with pytest.raises(ParameterError, match=re.escape(str(tmp_path / "none.yaml"))):
         params.load(tmp_path / "none.yaml")
+
+
+def test_a_small_number_is_read_as_dvc_writes_it(settings: Settings) -> None:
+    assert settings({"train.learning_rate": "1e-05"}).train.learning_rate == 1e-05  # text to YAML 1.1
