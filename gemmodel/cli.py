@@ -17,7 +17,7 @@ def main() -> None:
     summary.add_argument("--reports", type=Path, default=Path("reports"), help="folder of reports (default: reports)")
     summary.set_defaults(run=lambda arguments: summarise(arguments.reports))
     check = commands.add_parser("check", help="whether params.yaml is as the stages need it, also where none would run")
-    check.set_defaults(run=lambda arguments: params.load(Path("params.yaml")))
+    check.set_defaults(run=lambda arguments: check_params(Path("params.yaml")))
     count = commands.add_parser("count", help="the photos of each class in a folder, as a tree")
     count.add_argument("folder", type=Path)
     count.set_defaults(run=lambda arguments: print_tree(arguments.folder))
@@ -26,6 +26,18 @@ def main() -> None:
     arguments = parser.parse_args()
     with told_in_one_line("gemmodel"):
         arguments.run(arguments)
+
+
+def check_params(path: Path) -> None:
+    """Reads a parameter file, and the folder of photos that it names.
+
+    Raises:
+        ParameterError: a key or value is wrong.
+        DataError: the folder does not exist or holds no photos; DVC alone would only say that it is missing.
+    """
+    crawl = params.load(path).crawl
+    if crawl.source == "folder":
+        folders.photos(Path(crawl.folder))
 
 
 def summarise(reports: Path) -> None:

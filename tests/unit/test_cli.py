@@ -58,3 +58,18 @@ def test_devices_lists_a_processor(run: Run, tmp_path: Path) -> None:
     ended = run("-m", "gemmodel.cli", "devices", cwd=tmp_path)
     assert (ended.returncode, ended.stderr) == (0, "")
     assert "CPU 0" in ended.stdout.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"crawl.source": "folder", "crawl.folder": "nowhere"}, "nowhere: no such folder"),
+        ({"crawl.source": "folder", "crawl.folder": "."}, "no photos"),
+        ({"base.sed": 1}, "base.sed is not a known key"),
+    ],
+)
+def test_check_refuses_before_any_stage_runs(
+    run: Run, refused: Any, write_params: Any, tmp_path: Path, values: dict[str, Any], told: str
+) -> None:
+    write_params(tmp_path, values)
+    refused(run("-m", "gemmodel.cli", "check", cwd=tmp_path), "gemmodel", told)
