@@ -46,29 +46,27 @@ class OriginalPictures:
         Raises:
             DropItem: it is no picture.
         """
-        kind = image_format(item.body)
-        if kind is None:
+        path = f"{folder_name(item.gem)}/{file_name(item.picture_url)}"
+        line = manifest_line(
+            path,
+            item.gem,
+            item.body,
+            mineral_class=item.mineral_class,
+            properties=item.properties,
+            page_url=item.page_url,
+            picture_url=item.picture_url,
+            thumbnail=item.thumbnail,
+        )
+        if line["format"] is None:
             self.dropped["not an image"] += 1
             raise DropItem(f"not an image: {item.picture_url}")
-        path = f"{folder_name(item.gem)}/{file_name(item.picture_url)}"
         try:
             (self.store / path).parent.mkdir(parents=True, exist_ok=True)
             (self.store / path).write_bytes(item.body)
         except OSError as error:
             self.crawler.spider.stop_if_disk_is_full(error)  # type: ignore[union-attr]
             raise
-        self.lines.append(
-            manifest_line(
-                path,
-                item.gem,
-                item.body,
-                mineral_class=item.mineral_class,
-                properties=item.properties,
-                page_url=item.page_url,
-                picture_url=item.picture_url,
-                thumbnail=item.thumbnail,
-            )
-        )
+        self.lines.append(line)
         self.progress.update()
         if self.log:
             with self.log.open("a", encoding="utf-8") as log:

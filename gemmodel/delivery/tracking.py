@@ -74,7 +74,7 @@ def connected() -> Iterator[None]:
     Raises:
         TrackingError: the store does not answer, or is of another MLflow version.
     """
-    uri = os.environ.get("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db")
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
     if uri.startswith("sqlite:///"):  # a relative path starts at the root, not in a temporary copy of it
         uri = f"sqlite:///{(root() / uri.removeprefix('sqlite:///')).as_posix()}"
     mlflow.set_tracking_uri(uri)
