@@ -29,15 +29,15 @@ def main() -> None:
 
 
 def check_params(path: Path) -> None:
-    """Reads a parameter file, and the folder of photos that it names.
+    """Reads a parameter file, and looks for the folder of photos that it names.
 
     Raises:
         ParameterError: a key or value is wrong.
-        DataError: the folder does not exist or holds no photos; DVC alone would only say that it is missing.
+        DataError: there is no such folder or archive; DVC alone would only say that it is missing.
     """
     crawl = params.load(path).crawl
-    if crawl.source == "folder":
-        folders.photos(Path(crawl.folder))
+    if "folder" in crawl.source and not Path(crawl.folder).exists():
+        raise DataError(f"crawl.folder: {crawl.folder}: no such folder or archive")
 
 
 def summarise(reports: Path) -> None:

@@ -1,6 +1,7 @@
 """The parameters of every stage: one frozen dataclass a section of params.yaml.
 
 Each field is checked against its annotation, so an unknown, missing or ill-typed key is refused with its full name.
+A single value stands for a list of one.
 What the values mean, and why they have their defaults, stands beside them in params.yaml.
 """
 
@@ -43,7 +44,7 @@ class BaseParams:
 class CrawlParams:
     """Where the photos come from."""
 
-    source: Literal["sample", "minerals", "folder"]
+    source: Annotated[tuple[Literal["sample", "minerals", "rasavgems", "folder"], ...], Range(1)]
     folder: str
     only: tuple[str, ...]
     max_per_gem: Count
@@ -208,7 +209,7 @@ def _checked(value: Any, kind: Any, name: str) -> Any:
         return value
     if get_origin(kind) is tuple:
         if not isinstance(value, list):
-            raise ParameterError(f"{name} is {value!r}; it must be a list")
+            return (_checked(value, get_args(kind)[0], name),)
         return tuple(_checked(item, get_args(kind)[0], f"{name}[{place}]") for place, item in enumerate(value))
     if kind is float and type(value) is int:
         return float(value)

@@ -1,5 +1,7 @@
 """How the crawl behaves: as a polite guest, who asks whether a picture has changed before loading it again."""
 
+from scraper.cache import AskAgain, WholeEntries
+from scraper.manners import OneSite, RetryAfter
 from scraper.pipelines import OriginalPictures
 
 BOT_NAME = "gemmodel"
@@ -14,14 +16,24 @@ RANDOMIZE_DOWNLOAD_DELAY = False
 AUTOTHROTTLE_ENABLED = True
 AUTOTHROTTLE_TARGET_CONCURRENCY = 1.0
 RETRY_TIMES = 3
-DOWNLOAD_TIMEOUT = 60
-DOWNLOAD_MAXSIZE = 64 * 2**20
+DOWNLOADER_MIDDLEWARES = {
+    "scrapy.downloadermiddlewares.offsite.OffsiteMiddleware": None,
+    OneSite: 50,
+    RetryAfter: 560,  # sees an answer before Scrapy's retry does
+}
 
-# What came with an ETag or a date is asked for again with it, after a kill too, and not sent anew while it is the same.
+# What a site may send. None of these has a use here but to harm.
+DOWNLOAD_HANDLERS = {"data": None, "file": None, "ftp": None, "s3": None}
+DOWNLOAD_TIMEOUT = 60  # seconds, from the request to the last byte
+DOWNLOAD_MAXSIZE = 32 * 2**20  # bytes, before and after decompression
+DOWNLOAD_WARNSIZE = 0
+REDIRECT_MAX_TIMES = 5
+METAREFRESH_ENABLED = False
+COOKIES_ENABLED = False
+
 HTTPCACHE_ENABLED = True
-HTTPCACHE_POLICY = "scrapy.extensions.httpcache.RFC2616Policy"
-HTTPCACHE_GZIP = True
-HTTPCACHE_IGNORE_RESPONSE_CACHE_CONTROLS = ["no-cache"]  # Scrapy would fetch anew instead of asking with the ETag
+HTTPCACHE_POLICY = AskAgain
+HTTPCACHE_STORAGE = WholeEntries
 
 # One picture may stand under two gems, so nothing is dropped as seen before. (`dont_filter` would allow that too, and
 # with it requests to other hosts.)

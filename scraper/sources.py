@@ -1,23 +1,31 @@
-"""The sources of raw photos: a site with minerals.net's pages, or a folder of class folders."""
+"""The sources of raw photos: sites, and folders or archives of class folders; several can be merged."""
 
 import os
+import time
 from collections import Counter
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scrapy.crawler import AsyncCrawlerProcess
+from scrapy.crawler import AsyncCrawlerProcess, Crawler
 from scrapy.settings import Settings
-from tqdm import tqdm
+from scrapy.utils.project import data_path
 
 from gemmodel.data import folders
 from gemmodel.errors import DataError, ParameterError, SiteError
 from gemmodel.params import CrawlParams
+from scraper import cache, class_folders, raw
 from scraper import settings as project_settings
-from scraper.pipelines import OriginalPictures, folder_name, manifest_line
+from scraper.manners import ANOTHER_HOST, NO_WEB_PAGE
 from scraper.sample_site import server
-from scraper.spiders.minerals import Findings, MineralsSpider
+from scraper.spiders.gems import ROBOTS, Findings, GemSpider
+from scraper.spiders.minerals import MineralsSpider
+
+SITES: dict[str, type[GemSpider]] = {"minerals": MineralsSpider}
+SAMPLE = "sample"
+FOLDER = "folder"
 
 # The bundled site is ours: nobody has to be spared.
 IMPOLITE = {"DOWNLOAD_DELAY": 0, "AUTOTHROTTLE_ENABLED": False, "CONCURRENT_REQUESTS_PER_DOMAIN": 8}
@@ -27,124 +35,172 @@ LASTING = {
     "HTTP status 403",
     "HTTP status 404",
     "HTTP status 410",
-    "forbidden by robots.txt",
-    "leads to another host",
+    ROBOTS,
+    ANOTHER_HOST,
+    NO_WEB_PAGE,
+    "redirects in a loop",
+    "larger than a photo",
+    "more pixels than a photo has",
     "not an image",
 }
 MOST_BROKEN = 0.25  # of all pictures
 
 
-def crawl(params: CrawlParams, out: Path, *, logs: Path) -> dict[str, Any]:
-    """Fills a raw folder from the source that the parameters name.
+@dataclass(frozen=True)
+class Found:
+    """What one source gave: manifest lines without their numbers, what stays the same, and what is of this crawl."""
+
+    lines: list[dict[str, Any]]
+    account: dict[str, Any]
+    traffic: dict[str, int]
+
+
+def crawl(
+    params: CrawlParams,
+    out: Path,
+    *,
+    logs: Path,
+    list_urls: Mapping[str, str] | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Fills a raw folder from the sources that the parameters name. Can run once in a process, as Twisted can.
 
     Args:
-        params: the source and its limits.
-        out: becomes a folder a gem with the original bytes, and `manifest.jsonl`, one line a picture.
+        params: the sources and their limits.
+        out: becomes a folder a gem with the original bytes, `manifest.jsonl`, one line a picture, and `crawl.json`,
+            which tells what could not be had. A picture that was there before keeps its number.
         logs: folder for Scrapy's log and the times of fetching.
+        list_urls: for other addresses than the real ones, the list of gems by source.
+        overrides: Scrapy settings.
 
     Returns:
         The crawl's report.
 
     Raises:
-        ParameterError: a live site is to be crawled without a contact address.
-        SiteError: the site does not answer, has no pictures, or much of it failed.
-        DataError: the folder does not exist or holds no photos.
+        ParameterError: a live site is to be crawled without a contact address, or sources do not go together.
+        SiteError: a site does not answer, has no pictures, or much of it failed.
+        DataError: a folder or archive does not exist or holds no photos.
     """
-    if params.source == "folder":
-        return copy_folder(params, out)
-    if params.source == "minerals":
-        if "@" not in params.contact or params.contact.endswith(".example"):
+    began = time.monotonic()
+    if SAMPLE in params.source and len(params.source) > 1:
+        raise ParameterError("crawl.source: sample stands alone; its pictures are drawn, those of others are not")
+    urls, settings = dict(list_urls or {}), dict(overrides or {})
+    old = raw.before(out)
+    with ExitStack() as stack, folders.replacing(out) as new:
+        new.mkdir()
+        found: list[Found] = []
+        if FOLDER in params.source:
+            found.append(Found(*class_folders.copy(params, new), {}))
+        if SAMPLE in params.source:
+            try:
+                # The site has a made-up host behind a proxy, so that no random port stands in the manifest.
+                os.environ["http_proxy"] = stack.enter_context(server.serve(gems=params.only))
+                os.environ["no_proxy"] = ""
+            except ValueError as error:
+                raise DataError(f"crawl.only: {error}") from None
+            urls, settings = {"minerals": server.LIST_URL}, IMPOLITE | settings
+        sites = {name: spider for name, spider in SITES.items() if name in params.source or name in urls}
+        if set(sites) - set(urls) and ("@" not in params.contact or params.contact.endswith(".example")):
             raise ParameterError(
                 f"crawl.contact is {params.contact!r}; set it to your address, so that the site's owner can reach you"
             )
-        return crawl_site(params, out, logs=logs)
-    try:
-        site: AbstractContextManager[str] = server.serve(gems=params.only)
-        with site as proxy:
-            # The site has a made-up host behind a proxy, so that no random port stands in the manifest.
-            os.environ["http_proxy"], os.environ["no_proxy"] = proxy, ""
-            return crawl_site(params, out, logs=logs, list_url=server.LIST_URL, overrides=IMPOLITE)
-    except ValueError as error:
-        raise DataError(f"crawl.only: {error}") from None
+        if sites:
+            found += crawl_sites(sites, urls, params, new, logs=logs, overrides=settings)
+        lines = raw.numbered([line for source in found for line in source.lines], old)
+        accounts = [source.account for source in found]
+        folders.write_lines(new / raw.MANIFEST, lines)
+        folders.write_json(new / "crawl.json", accounts)
+    traffic: Counter[str] = sum((Counter(source.traffic) for source in found), Counter())
+    return _report(accounts, lines) | {
+        "changes": raw.changes(lines, old),
+        "seconds": round(time.monotonic() - began, 1),
+        **{name: traffic[name] for name in ("requests", "bytes_received", "cached", "retried")},
+    }
 
 
-def crawl_site(
+def crawl_sites(
+    sites: Mapping[str, type[GemSpider]],
+    list_urls: Mapping[str, str],
     params: CrawlParams,
-    out: Path,
+    store: Path,
     *,
     logs: Path,
-    list_url: str = MineralsSpider.list_url,
-    overrides: dict[str, Any] | None = None,
-) -> dict[str, Any]:
-    """Crawls a site into a raw folder; see `crawl`. Can run once in a process, as Twisted's reactor can."""
+    overrides: Mapping[str, Any],
+) -> list[Found]:
+    """Crawls sites side by side into a folder; see `crawl`."""
     logs.mkdir(parents=True, exist_ok=True)
     configured = Settings()
     configured.setmodule(project_settings)
     agent = f"{project_settings.USER_AGENT}; contact: {params.contact}"
-    configured.setdict(
-        {"USER_AGENT": agent, "LOG_FILE": str(logs / "crawl.log"), "LOG_FILE_APPEND": False, **(overrides or {})}
-    )
-    with folders.replacing(out) as new:
-        new.mkdir()
-        configured.setdict({"PICTURES_STORE": str(new), "PICTURES_LOG": str(logs / "fetched.jsonl")})
+    configured.setdict({"USER_AGENT": agent, "LOG_FILE": str(logs / "crawl.log"), "LOG_FILE_APPEND": False})
+    configured.setdict({"PICTURES_STORE": str(store), "PICTURES_LOG": str(logs / "fetched.jsonl"), **overrides})
+    urls = {name: list_urls.get(name, spider.list_url) for name, spider in sites.items()}
+    with cache.session(Path(data_path(configured["HTTPCACHE_DIR"])), urls) as since:
+        configured.set("CRAWL_SINCE", since)
         process = AsyncCrawlerProcess(configured)
-        crawler = process.create_crawler(MineralsSpider)
-        process.crawl(crawler, list_url=list_url, only=params.only, max_per_gem=params.max_per_gem)
+        crawlers = {name: process.create_crawler(spider) for name, spider in sites.items()}
+        for name, crawler in crawlers.items():
+            process.crawl(crawler, list_url=urls[name], only=params.only, max_per_gem=params.max_per_gem)
         process.start()
-        pictures: OriginalPictures = crawler.pictures  # type: ignore[attr-defined]
-        findings: Findings = crawler.spider.findings  # type: ignore[union-attr]
-        stats: dict[str, Any] = crawler.stats.get_stats()
-        if away := stats.get("offsite/filtered"):  # Scrapy drops these without a word to the spider
-            findings.failed["leads to another host"] += away
-        if findings.disk_error:
-            raise findings.disk_error
-        if findings.unreachable:
-            raise SiteError(f"{list_url}: no answer ({findings.unreachable}); check the address and the connection")
-        if stats["finish_reason"] != "finished":
-            raise SiteError(f"{list_url}: crawl interrupted; run it again and it goes on from its cache")
-        if not pictures.lines:
-            raise SiteError(f"{list_url}: not one picture; {logs / 'crawl.log'} tells what came instead")
-        failed = findings.failed + pictures.dropped
-        broken = failed.total() - sum(number for reason, number in failed.items() if reason in LASTING)
-        broken += sum(number for name, number in stats.items() if name.startswith("spider_exceptions/"))
-        if broken > MOST_BROKEN * (len(pictures.lines) + broken):
-            told = ", ".join(f"{number} {reason}" for reason, number in sorted(failed.items()))
-            raise SiteError(f"{list_url}: too much failed to take the crawl for whole ({told}); run it again later")
-        lines = sorted(pictures.lines, key=lambda line: str(line["path"]))
-        folders.write_lines(new / "manifest.jsonl", lines)
-    return {
-        "source": list_url,
+        for name, crawler in crawlers.items():
+            _check(urls[name], crawler)
+    for name, crawler in crawlers.items():
+        if not crawler.pictures.lines:  # type: ignore[attr-defined]
+            raise SiteError(f"{urls[name]}: not one picture; {logs / 'crawl.log'} tells what came instead")
+    return [_found(urls[name], crawler) for name, crawler in crawlers.items()]
+
+
+def _check(url: str, crawler: Crawler) -> None:
+    """Refuses a crawl that was cut short; what it got is in the cache, and the next one goes on from there."""
+    findings: Findings = crawler.spider.findings  # type: ignore[union-attr]
+    stats: dict[str, Any] = crawler.stats.get_stats()
+    if findings.disk_error:
+        raise findings.disk_error
+    if findings.unreachable:
+        raise SiteError(f"{url}: no answer ({findings.unreachable}); check the address and the connection")
+    if stats["finish_reason"] != "finished":
+        raise SiteError(f"{url}: crawl interrupted; run it again and it goes on where it was")
+    failed = Counter(failure["reason"] for failure in findings.failures)
+    broken = failed.total() - sum(number for reason, number in failed.items() if reason in LASTING)
+    broken += sum(number for name, number in stats.items() if name.startswith("spider_exceptions/"))
+    if broken > MOST_BROKEN * (len(crawler.pictures.lines) + broken):  # type: ignore[attr-defined]
+        told = ", ".join(f"{number} {reason}" for reason, number in sorted(failed.items()))
+        raise SiteError(f"{url}: too much failed to take the crawl for whole ({told}); run it again later")
+
+
+def _found(url: str, crawler: Crawler) -> Found:
+    findings: Findings = crawler.spider.findings  # type: ignore[union-attr]
+    stats: dict[str, Any] = crawler.stats.get_stats()
+    account = {
+        "source": url,
         "pages": findings.pages,
-        **_counts(lines),
-        "thumbnails": sum(line["thumbnail"] for line in lines),
-        "failed": dict(sorted(failed.items())),
+        "failures": sorted(findings.failures, key=lambda failure: (failure["url"], failure["reason"])),
         "gems_without_pictures": sorted(findings.without_pictures),
         "unmatched_markup": dict(sorted(findings.unmatched.items())),
     }
+    traffic = {
+        "requests": findings.requests,
+        "bytes_received": findings.received,
+        "cached": sum(stats.get(f"httpcache/{kind}", 0) for kind in ("hit", "revalidate", "errorrecovery")),
+        "retried": stats.get("retry/count", 0),
+    }
+    return Found(list(crawler.pictures.lines.values()), account, traffic)  # type: ignore[attr-defined]
 
 
-def copy_folder(params: CrawlParams, out: Path) -> dict[str, Any]:
-    """Copies a folder of class folders into a raw folder; see `crawl`."""
-    found = folders.photos(Path(params.folder))
-    if missing := sorted(set(params.only) - set(found)):
-        raise DataError(f"crawl.only: {params.folder} has no {', '.join(missing)}")
-    lines = []
-    with folders.replacing(out) as new:
-        for gem, paths in tqdm(found.items(), "crawl", unit=" gems", disable=None):
-            if params.only and gem not in params.only:
-                continue
-            for path in paths[: params.max_per_gem or None]:
-                target = f"{folder_name(gem)}/{path.relative_to(Path(params.folder, gem)).as_posix()}"
-                if (new / target).exists():
-                    raise DataError(
-                        f"{path}: another folder is {folder_name(gem)} too once its name is made safe; rename one"
-                    )
-                folders.copy(path, new / target)
-                lines.append(manifest_line(target, gem, path.read_bytes()))
-        folders.write_lines(new / "manifest.jsonl", lines)
-    return {"source": params.folder, **_counts(lines)}
-
-
-def _counts(lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _report(accounts: Sequence[Mapping[str, Any]], lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    failures = [failure for account in accounts for failure in account["failures"]]
     by_gem = Counter(str(line["gem"]) for line in lines)
-    return {"gems": len(by_gem), "pictures": len(lines), "by_gem": dict(sorted(by_gem.items()))}
+    return {
+        "sources": [account["source"] for account in accounts],
+        "pages": sum(account["pages"] for account in accounts),
+        "gems": len(by_gem),
+        "pictures": len(lines),
+        "bytes": sum(line["bytes"] for line in lines),
+        "thumbnails": sum(line.get("thumbnail", False) for line in lines),
+        "by_gem": dict(sorted(by_gem.items())),
+        "failed": dict(sorted(Counter(failure["reason"] for failure in failures).items())),
+        "failures": failures,
+        "skipped_by_robots": sum(failure["reason"] == ROBOTS for failure in failures),
+        "gems_without_pictures": sorted(gem for account in accounts for gem in account["gems_without_pictures"]),
+        "unmatched_markup": dict(sum((Counter(account["unmatched_markup"]) for account in accounts), Counter())),
+    }

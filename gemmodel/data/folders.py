@@ -5,7 +5,6 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,29 +49,45 @@ def replacing(target: Path) -> Iterator[Path]:
         target: the folder or file to appear; an older one is replaced. Its parent folder is created.
 
     Yields:
-        A path beside the target, not yet existing. After an error nothing of it is left.
+        A path beside the target, not yet existing. After an error nothing of it is left, and what a killed process
+        left there is gone.
 
     Raises:
         DataError: the disk is full.
     """
+    beside = target.parent / f".{target.name}.new"  # DVC runs a stage once at a time: nobody else is writing there
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as beside:
-            new = Path(beside, target.name)
-            yield new
-            if target.is_dir() and new.exists():
-                os.replace(target, Path(beside, "old"))
-            os.replace(new, target)
+        _tidy(beside, target)
+        beside.mkdir()
+        try:
+            yield beside / target.name
+            if target.is_dir() and (beside / target.name).exists():
+                os.replace(target, beside / "old")
+            os.replace(beside / target.name, target)
+        finally:
+            _tidy(beside, target)
     except OSError as error:
         if error.errno not in FULL:
             raise
         raise DataError(f"{target}: no space left on its disk; free some and run this again") from None
 
 
+def _tidy(beside: Path, target: Path) -> None:
+    if (beside / "old").exists() and not target.exists():  # killed between two renames
+        os.replace(beside / "old", target)
+    shutil.rmtree(beside, ignore_errors=True)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Writes a value as readable JSON, keys in their order, whole or not at all."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text, whole or not at all."""
     with replacing(path) as new:
-        new.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        new.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_lines(path: Path, values: Iterable[Any]) -> None:

@@ -63,8 +63,7 @@ def test_devices_lists_a_processor(run: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("values", "told"),
     [
-        ({"crawl.source": "folder", "crawl.folder": "nowhere"}, "nowhere: no such folder"),
-        ({"crawl.source": "folder", "crawl.folder": "."}, "no photos"),
+        ({"crawl.source": "folder", "crawl.folder": "nowhere"}, "nowhere: no such folder or archive"),
         ({"base.sed": 1}, "base.sed is not a known key"),
     ],
 )

@@ -1,0 +1,122 @@
+"""The raw folder: safe names, a line of the manifest a picture, and what changed since the last crawl."""
+
+import hashlib
+import io
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from pathvalidate import sanitize_filename
+from PIL import Image
+
+from gemmodel.data import folders
+from gemmodel.data.images import MOST_PIXELS
+from gemmodel.errors import DataError
+
+MANIFEST = "manifest.jsonl"
+LONGEST = 80  # characters of a name; with a hash, in any script, still below the 255 bytes of file systems
+
+
+def safe_name(name: str) -> str:
+    """Returns a name that Linux, macOS and Windows take, told apart by a hash where the true one had to be cut."""
+    whole = unicodedata.normalize("NFC", name)
+    safe = str(sanitize_filename(whole.replace("/", " ").replace("\\", " "), platform="universal")).strip(" .")
+    if not safe or len(safe.encode()) > 2 * LONGEST:
+        safe = f"{safe.encode()[:LONGEST].decode(errors='ignore').strip(' .') or 'unnamed'}-{_short_hash(name)}"
+    return safe
+
+
+def folder_names(gems: Iterable[str]) -> dict[str, str]:
+    """Returns a folder name for each gem: safe, and no two the same where a disk does not tell capitals apart."""
+    names = {gem: safe_name(gem) for gem in sorted(set(gems))}
+    shared = Counter(name.casefold() for name in names.values())
+    return {gem: f"{name}-{_short_hash(gem)}" if shared[name.casefold()] > 1 else name for gem, name in names.items()}
+
+
+def file_name(url: str) -> str:
+    """Returns a picture's file name: its own, and a hash of its whole URL, so that no two are the same."""
+    name = PurePosixPath(safe_name(unquote(urlsplit(url).path.rsplit("/", 1)[-1])))
+    stem = name.stem.encode()[:LONGEST].decode(errors="ignore")
+    return f"{stem or 'picture'}-{_short_hash(url)}{name.suffix[:8].lower()}"
+
+
+def safe_path(folder: str, path: PurePosixPath, *, apart: str = "") -> str:
+    """Returns a photo's path below a folder, each part safe; a text to tell it apart by adds its hash to the name."""
+    name = safe_name(path.stem) + (f"-{_short_hash(apart)}" if apart else "") + path.suffix
+    return PurePosixPath(folder, *map(safe_name, path.parent.parts), name).as_posix()
+
+
+def _short_hash(text: str) -> str:
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:8]
+
+
+def line(path: str, gem: str, body: bytes, **more: Any) -> dict[str, Any]:
+    """Returns a picture's line of the manifest: path, gem, SHA-256, size in bytes, format, and what else is known."""
+    found = {"path": path, "gem": gem, "sha256": hashlib.sha256(body).hexdigest(), "bytes": len(body)}
+    return found | {"format": image_format(body)} | more
+
+
+def image_format(body: bytes) -> str | None:
+    """Returns the format that the first bytes tell, whatever the file's name, or None for what is no picture.
+
+    Raises:
+        DataError: a picture of more pixels than any photo has.
+    """
+    try:
+        with Image.open(io.BytesIO(body)) as image:
+            size, file_format = image.size, image.format
+    except Image.DecompressionBombError:
+        size = (MOST_PIXELS, 2)
+    except Exception:  # decoders of damaged files raise all kinds
+        return None
+    if size[0] * size[1] > MOST_PIXELS:
+        raise DataError("more pixels than a photo has")
+    return file_format
+
+
+def before(raw: Path) -> list[dict[str, Any]]:
+    """Returns the lines of the manifest that an earlier crawl left, none where there is no such crawl."""
+    try:
+        return folders.read_lines(raw / MANIFEST)
+    except DataError:
+        return []
+
+
+def numbered(lines: Sequence[dict[str, Any]], old: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Gives each picture of a gem its number: from 0 by path, but for ever the one that an earlier crawl gave it.
+
+    A picture is the same if its path is, or, where that is gone, its bytes are (a file that was renamed).
+    """
+    paths = {found["path"] for found in lines}
+    by_path = {found["path"]: found for found in old if "number" in found}
+    by_bytes = {(found["gem"], found["sha256"]): found for found in by_path.values() if found["path"] not in paths}
+    of_gem = defaultdict(list)
+    for found in sorted(lines, key=lambda found: str(found["path"])):
+        of_gem[PurePosixPath(found["path"]).parts[0]].append(found)
+    result = []
+    for gem in sorted(of_gem):
+        known: dict[str, int] = {}
+        for found in of_gem[gem]:
+            if same := by_path.get(found["path"]) or by_bytes.pop((found["gem"], found["sha256"]), None):
+                known[found["path"]] = same["number"]
+        earlier = [found["number"] for path, found in by_path.items() if path.startswith(f"{gem}/")] if known else []
+        following = max(earlier, default=-1) + 1
+        for found in of_gem[gem]:
+            if found["path"] not in known:
+                known[found["path"]] = following
+                following += 1
+            result.append(found | {"number": known[found["path"]]})
+    return result
+
+
+def changes(lines: Sequence[Mapping[str, Any]], old: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """Returns the paths of new, changed and vanished pictures."""
+    now, then = ({found["path"]: found["sha256"] for found in given} for given in (lines, old))
+    return {
+        "new": sorted(set(now) - set(then)),
+        "changed": sorted(path for path in set(now) & set(then) if now[path] != then[path]),
+        "vanished": sorted(set(then) - set(now)),
+    }
