@@ -13,9 +13,9 @@ from pathvalidate import sanitize_filename
 from PIL import Image
 
 from gemmodel.data import folders
-from gemmodel.data.images import MOST_PIXELS
 from gemmodel.errors import DataError
 
+MOST_PIXELS = 89_478_485  # Pillow's own limit, where it would only warn
 MANIFEST = "manifest.jsonl"
 LONGEST = 80  # characters of a name; with a hash, in any script, still below the 255 bytes of file systems
 

@@ -86,11 +86,7 @@ def crawl(
         raise ParameterError("crawl.source: sample stands alone; its pictures are drawn, those of others are not")
     urls, settings = dict(list_urls or {}), dict(overrides or {})
     old = raw.before(out)
-    with ExitStack() as stack, folders.replacing(out) as new:
-        new.mkdir()
-        found: list[Found] = []
-        if FOLDER in params.source:
-            found.append(Found(*class_folders.copy(params, new), {}))
+    with ExitStack() as stack:
         if SAMPLE in params.source:
             try:
                 # The site has a made-up host behind a proxy, so that no random port stands in the manifest.
@@ -104,6 +100,11 @@ def crawl(
             raise ParameterError(
                 f"crawl.contact is {params.contact!r}; set it to your address, so that the site's owner can reach you"
             )
+        new = stack.enter_context(folders.replacing(out))
+        new.mkdir()
+        found: list[Found] = []
+        if FOLDER in params.source:
+            found.append(Found(*class_folders.copy(params, new), {}))
         if sites:
             found += crawl_sites(sites, urls, params, new, logs=logs, overrides=settings)
         lines = raw.numbered([line for source in found for line in source.lines], old)
