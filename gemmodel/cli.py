@@ -1,7 +1,6 @@
 """The command `gemmodel`: small questions that people ask of the project."""
 
 import argparse
-import os
 from pathlib import Path
 
 from gemmodel import params
@@ -63,19 +62,8 @@ def print_tree(folder: Path) -> None:
     Raises:
         DataError: the folder does not exist or holds no photos.
     """
-    if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder")
-    total = 0
-    for place, below, files in os.walk(folder):
-        below.sort()
-        number = sum(Path(name).suffix.lower() in folders.SUFFIXES for name in files)
-        total += number
-        path = Path(place)
-        depth = len(path.relative_to(folder).parts)
-        print(f"{'    ' * depth}{path.name or path}/{f'  {number}' if number else ''}")
-    if not total:
-        raise DataError(f"{folder}: no photos in it; they must end in {', '.join(folders.SUFFIXES)}")
-    print(f"{total} photos")
+    for line in folders.tree(folder):
+        print(line)
 
 
 def print_devices() -> None:
