@@ -148,8 +148,9 @@ class GemSpider(scrapy.Spider):
                 meta={"thumbnail": thumbnail},
             )
         self.expected += len(chosen[:MOST_PICTURES])
-        self.progress.total = round(self.expected * self.findings.due / max(self.findings.pages - 1, 1))
-        self.progress.refresh()
+        read = max(self.findings.pages - 1, 1)
+        self.progress.total = round(self.expected * self.findings.due / read)  # an estimate until all pages are read
+        self.show_progress()
 
     def join(self, response: Response, link: str) -> str | None:
         """Returns a page's link as a whole URL, or None, noted, where it is none."""
@@ -158,6 +159,12 @@ class GemSpider(scrapy.Spider):
         except ValueError:
             self.note_failure(link, NO_WEB_PAGE)
             return None
+
+    def show_progress(self, pictures: int = 0) -> None:
+        """Shows how far the crawl is, after some more pictures."""
+        gems = f"{max(self.findings.pages - 1, 0)}/{self.findings.due}"
+        self.progress.set_postfix(gems=gems, failed=len(self.findings.failures), refresh=not pictures)
+        self.progress.update(pictures)
 
     def ask(self, url: str, callback: Callable[..., Any], **more: Any) -> Iterator[scrapy.Request]:
         """Yields a request, or nothing where the link is no URL."""
@@ -168,7 +175,7 @@ class GemSpider(scrapy.Spider):
 
     def parse_picture(self, response: Response, about: dict[str, Any], thumbnail: bool = False) -> Iterator[Picture]:
         """Yields the picture as it came."""
-        self.progress.update()
+        self.show_progress(1)
         cached = "cached" in response.flags
         yield Picture(picture_url=response.url, body=response.body, thumbnail=thumbnail, cached=cached, **about)
 
