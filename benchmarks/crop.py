@@ -2,7 +2,8 @@
 
 All methods see the same photos in the same folds. In each fold a tenth of the training photos selects the epoch.
 
-python benchmarks/crop.py --photos ../shared/gemstones --keep /tmp/crop [--per-gem 12]
+python benchmarks/crop.py --photos ../shared/gemstones [--per-gem 12] [--keep FOLDER] [--seed 1] [--classifier logistic]
+Some 12 minutes on two cores for 2,793 photos; 3 where the features are kept already.
 """
 
 import argparse
@@ -71,10 +72,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--photos", type=Path, default=Path("../shared/gemstones"), help="a folder a class")
     parser.add_argument("--per-gem", type=int, default=0, help="the first N photos of a class; 0: all")
-    parser.add_argument("--keep", type=Path, required=True, help="folder for cleaned photos and features")
+    parser.add_argument(
+        "--keep", type=Path, help="folder to keep cleaned photos and features in, and to reuse them from"
+    )
     parser.add_argument("--classifier", choices=("head", "logistic"), default="head")
+    parser.add_argument("--seed", type=int, help="of the folds and the head; base.seed unless told")
     arguments = parser.parse_args()
+    if not arguments.photos.is_dir():
+        raise SystemExit(f"crop: {arguments.photos}: no such folder; name one of class folders with --photos")
     settings = params.load(Path("params.yaml"))
+    if arguments.seed is not None:
+        settings = replace(settings, base=replace(settings.base, seed=arguments.seed))
     print(devices.prepare(settings.base))
     from gemmodel.models import features
     from scraper.sources import copy_folder
@@ -82,7 +90,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         raw = Path(scratch, "raw")
         copy_folder(replace(settings.crawl, folder=str(arguments.photos), max_per_gem=arguments.per_gem), raw)
-        known = {method: features.read(embedded(method, raw, arguments.keep, settings)) for method in METHODS}
+        keep = arguments.keep or Path(scratch, "kept")
+        known = {method: features.read(embedded(method, raw, keep, settings)) for method in METHODS}
     labels = known["none"][1]
     assert all((other[1] == labels).all() for other in known.values()), "the methods differ in their photos"
     classifier = {"head": head, "logistic": logistic}[arguments.classifier]
