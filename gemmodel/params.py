@@ -53,11 +53,12 @@ class CrawlParams:
 
 @dataclass(frozen=True)
 class CleanParams:
-    """Which photos are set aside."""
+    """Which photos are set aside, and how the others are cropped."""
 
     min_side: Positive
     hash_distance: Annotated[int, Range(0, 256)]
     pixel_difference: Annotated[float, Range(0, 255)]
+    crop: Literal["none", "canny", "otsu"]
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ def main(
         else:
             fitted = training.train_cnn(model.cnn, train, augment, split=split, augmented=augmented, **shared)
         network, classes, history = fitted
-        archive.save(network, classes, out)
+        archive.save(network, classes, out, crop=settings.clean.crop)
         best = training.summary(history)
         tracking.identify(folders.sha256(out / "model.keras"))
         folders.write_json(report, best)

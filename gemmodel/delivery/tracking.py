@@ -41,6 +41,7 @@ SERVING_PACKAGES = (
     "tensorflow",
     "keras",
     "numpy",
+    "opencv-python-headless",
     "pillow",
     "pandas",
     "pyyaml",

@@ -125,8 +125,8 @@ def test_an_attached_head_tells_what_it_tells_of_the_features(extractor: keras.M
 def test_the_same_model_is_the_same_bytes_and_comes_back(tmp_path: Path, model: keras.Model) -> None:
     archive.save(model, CLASSES, tmp_path / "first")
     archive.save(model, CLASSES, tmp_path / "second")
-    assert sorted(path.name for path in (tmp_path / "first").iterdir()) == ["classes.json", "model.keras"]
-    for name in ("model.keras", "classes.json"):
+    assert sorted(path.name for path in (tmp_path / "first").iterdir()) == ["classes.json", "input.json", "model.keras"]
+    for name in ("model.keras", "classes.json", "input.json"):
         assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
     loaded, classes = archive.load(tmp_path / "first")
     assert classes == CLASSES
