@@ -55,7 +55,7 @@ class Browser(ScrapyPlaywrightDownloadHandler):
             NotFilledError: the page's scripts did not fill it.
             DownloadFailedError: the browser could not load it.
             DownloadCancelledError: it is larger than a page may be.
-            IgnoreRequest: it leads to another host.
+            IgnoreRequest: it leads to another host, or is no page.
         """
         try:
             response: Response = await super().download_request(request)
@@ -68,6 +68,8 @@ class Browser(ScrapyPlaywrightDownloadHandler):
                 self._crawler.spider.note_failure(request.url, ANOTHER_HOST)
                 raise IgnoreRequest(ANOTHER_HOST) from None
             raise DownloadFailedError(error.message) from None
+        except RuntimeError as error:  # of a download
+            raise IgnoreRequest("is a file, not a page") from error
         if request.meta.get("playwright") and len(response.body) > request.meta["download_maxsize"]:
             raise DownloadCancelledError(f"page of {len(response.body)} bytes")
         return response
