@@ -27,6 +27,7 @@ DOWNLOAD_HANDLERS = {"data": None, "file": None, "ftp": None, "s3": None}
 DOWNLOAD_TIMEOUT = 60  # seconds, from the request to the last byte
 DOWNLOAD_MAXSIZE = 32 * 2**20  # bytes, before and after decompression
 DOWNLOAD_WARNSIZE = 0
+RENDER_TIMEOUT = 15.0  # seconds until scripts must have filled a page, where a browser loads it
 REDIRECT_MAX_TIMES = 5
 METAREFRESH_ENABLED = False
 COOKIES_ENABLED = False

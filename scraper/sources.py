@@ -22,8 +22,9 @@ from scraper.manners import ANOTHER_HOST, NO_WEB_PAGE
 from scraper.sample_site import server
 from scraper.spiders.gems import ROBOTS, Findings, GemSpider
 from scraper.spiders.minerals import MineralsSpider
+from scraper.spiders.rasavgems import RasavgemsSpider
 
-SITES: dict[str, type[GemSpider]] = {"minerals": MineralsSpider}
+SITES: dict[str, type[GemSpider]] = {"minerals": MineralsSpider, "rasavgems": RasavgemsSpider}
 SAMPLE = "sample"
 FOLDER = "folder"
 

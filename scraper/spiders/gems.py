@@ -25,6 +25,8 @@ MOST_PICTURES = 500  # of a gem
 ROBOTS = "forbidden by robots.txt"
 # What Scrapy's and Twisted's errors mean to a person. A failure's reason must be the same each time.
 REASONS = {
+    "NoBrowserError": "the browser does not start",
+    "NotFilledError": "not filled by its scripts in time",
     "DownloadTimeoutError": "no whole answer in time",
     "DownloadCancelledError": "larger than a photo",
     "DownloadFailedError": "connection broken off",
