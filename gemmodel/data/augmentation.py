@@ -1,15 +1,17 @@
 """The one augmentation, to disk and on the fly: Keras preprocessing layers."""
 
 import hashlib
+import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 from joblib import cpu_count
-from keras import layers
+from keras import layers, ops
 from PIL import Image
 from tqdm import tqdm
 
@@ -34,20 +36,46 @@ def augmenter(params: AugmentParams, *, seed: int) -> keras.Sequential:
         (True, False): "horizontal",
         (False, True): "vertical",
     }
-    fill = {"fill_mode": params.fill}
     steps: list[keras.Layer] = []
     if flip := flips.get((params.horizontal_flip, params.vertical_flip)):
         steps.append(layers.RandomFlip(flip, seed=seed))
-    if params.rotation:
-        steps.append(layers.RandomRotation(params.rotation / 360, seed=seed + 1, **fill))
-    if params.shift:
-        steps.append(layers.RandomTranslation(params.shift, params.shift, seed=seed + 2, **fill))
-    if params.shear:
-        steps.append(layers.RandomShear(params.shear, params.shear, seed=seed + 3, **fill))
-    if params.zoom:
-        zoom = (-params.zoom, params.zoom)
-        steps.append(layers.RandomZoom(zoom, zoom, seed=seed + 4, **fill))
+    if params.rotation or params.shift or params.shear or params.zoom:
+        steps.append(RandomAffine(params, seed=seed + 1))
     return keras.Sequential(steps or [layers.Identity()], name="augmenter")
+
+
+class RandomAffine(layers.Layer):
+    """Turns, shears, zooms and shifts pictures about their centre, all in one resampling.
+
+    Keras' own four layers would resample four times: four times as slow, and blurred.
+    """
+
+    def __init__(self, params: AugmentParams, *, seed: int) -> None:
+        super().__init__()
+        self.params = params
+        self.generator = keras.random.SeedGenerator(seed)
+
+    def call(self, pixels: Any, training: bool = False) -> Any:
+        """Returns square pictures of shape (batch, side, side, 3), changed in training only."""
+        if not training:
+            return pixels
+        middle = (pixels.shape[1] - 1) / 2
+        # A row a picture, so that one more picture does not change what the others get.
+        draws = ops.transpose(keras.random.uniform((ops.shape(pixels)[0], 7), -1, 1, seed=self.generator))
+        turn = draws[0] * math.radians(self.params.rotation)
+        sine, cosine = ops.sin(turn), ops.cos(turn)
+        shear_x, shear_y = draws[1] * self.params.shear, draws[2] * self.params.shear
+        zoom_x, zoom_y = 1 + draws[3] * self.params.zoom, 1 + draws[4] * self.params.zoom
+        # From the place of a new pixel to that of an old one: zoom @ rotation @ shear.
+        rows = (
+            (zoom_x * (cosine - sine * shear_y), zoom_x * (cosine * shear_x - sine), draws[5]),
+            (zoom_y * (sine + cosine * shear_y), zoom_y * (sine * shear_x + cosine), draws[6]),
+        )
+        matrix = []
+        for x, y, shift in rows:
+            matrix += [x, y, middle * (1 - x - y) + shift * self.params.shift * pixels.shape[1]]
+        transform = ops.stack([*matrix, ops.zeros_like(turn), ops.zeros_like(turn)], axis=1)
+        return ops.image.affine_transform(pixels, transform, fill_mode=self.params.fill)
 
 
 def augment(

@@ -159,6 +159,39 @@ def test_copies_keep_shape_range_and_colour(
     np.testing.assert_allclose(changed, plain, atol=1e-2)
 
 
+def drawn_as(monkeypatch: pytest.MonkeyPatch, draws: list[float]) -> None:
+    """Have the next draws be these: turn, shears in x and y, zooms in x and y, shifts in x and y, in [-1, 1]."""
+    monkeypatch.setattr("keras.random.uniform", lambda shape, *_, **__: tf.constant(draws, tf.float32) * tf.ones(shape))
+
+
+@pytest.mark.parametrize(
+    ("changes", "draws", "old"),
+    [
+        ({"rotation": 180}, [0.5, 0, 0, 0, 0, 0, 0], lambda x, y: (-y, x)),
+        ({"shear": 0.5}, [0, 1, 0, 0, 0, 0, 0], lambda x, y: (x + y / 2, y)),
+        ({"shear": 0.5}, [0, 0, -1, 0, 0, 0, 0], lambda x, y: (x, y - x / 2)),
+        ({"zoom": 0.5}, [0, 0, 0, -1, 1, 0, 0], lambda x, y: (x / 2, y * 1.5)),
+        ({"shift": 0.25}, [0, 0, 0, 0, 0, 1, -0.5], lambda x, y: (x + 8, y - 4)),
+        ({"rotation": 180, "zoom": 0.5, "shift": 0.25}, [0.5, 0, 0, -1, 0, 1, 0], lambda x, y: (-y / 2 + 8, x)),
+    ],
+    ids=["turn", "shear x", "shear y", "zoom", "shift", "all"],
+)
+def test_a_new_pixel_comes_from_where_the_formula_says(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, changes: dict[str, float], draws: list[float], old: Any
+) -> None:
+    y, x = np.mgrid[:32, :32] - 15.5  # from the centre
+    given = np.stack([x, y, x + y], axis=-1)[np.newaxis].astype(np.float32)  # each pixel tells its place
+    model = augmentation.augmenter(
+        settings(NONE | {f"augment.{name}": value for name, value in changes.items()}).augment, seed=1
+    )
+    drawn_as(monkeypatch, draws)
+    from_x, from_y = np.broadcast_arrays(*old(x, y))
+    inside = (np.abs(from_x) < 15.5) & (np.abs(from_y) < 15.5)
+    assert inside.mean() > 0.3
+    changed = np.asarray(model(given, training=True))[0]
+    np.testing.assert_allclose(changed[inside], np.stack([from_x, from_y, from_x + from_y], axis=-1)[inside], atol=1e-3)
+
+
 def test_a_flip_is_a_mirror_image(draw: Draw, settings: Settings) -> None:
     given = pixels(draw, 16)
     model = augmentation.augmenter(settings(NONE | {"augment.horizontal_flip": True}).augment, seed=1)
