@@ -3,7 +3,7 @@
 The yardstick is a plain Pillow loop in one thread: decode, resize to 224 pixels, encode as JPEG, a copy at a time.
 The two take turns, since machines drift. Linux alone can bind a process to cores.
 
-python benchmarks/augmentation.py [--photos ../shared/gemstones]
+Run it after `make repro`, or on a folder of photos: python benchmarks/augmentation.py [--photos ../shared/gemstones]
 """
 
 import argparse
@@ -18,6 +18,7 @@ from pathlib import Path
 
 from gemmodel import params
 from gemmodel.data import folders, images
+from gemmodel.errors import told_in_one_line
 
 GEMS, PHOTOS, COPIES, SIDE, RUNS = 20, 20, 20, 224, 3
 
@@ -51,7 +52,7 @@ def measure(train: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--photos", type=Path, default=Path("../shared/gemstones"))
+    parser.add_argument("--photos", type=Path, default=Path("data/clean"))
     parser.add_argument("--cores", type=int, help="measure on so many cores, in this process")
     arguments = parser.parse_args()
     if arguments.cores:
@@ -61,11 +62,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as some:
         for name, paths in list(folders.photos(arguments.photos).items())[:GEMS]:
             for path in paths[:PHOTOS]:
-                (Path(some, name)).mkdir(exist_ok=True)
+                Path(some, name).mkdir(exist_ok=True)
                 shutil.copy(path, Path(some, name))
         for cores in (1, 2):
             subprocess.run([sys.executable, __file__, "--photos", some, "--cores", str(cores)], check=True)
 
 
 if __name__ == "__main__":
-    main()
+    with told_in_one_line("augmentation"):
+        main()

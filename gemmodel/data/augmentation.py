@@ -47,7 +47,7 @@ def augmenter(params: AugmentParams, *, seed: int) -> keras.Sequential:
 class RandomAffine(layers.Layer):
     """Turns, shears, zooms and shifts pictures about their centre, all in one resampling.
 
-    Keras' own four layers would resample four times: four times as slow, and blurred.
+    Keras' own four layers would resample four times, which takes four times as long and blurs.
     """
 
     def __init__(self, params: AugmentParams, *, seed: int) -> None:

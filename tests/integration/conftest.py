@@ -75,7 +75,7 @@ def new_project(run: Any, write_params: Any) -> Callable[[Path], Project]:
     def project(root: Path) -> Project:
         made = Project(root, run, write_params)
         made.set()
-        (root / "photos").mkdir()
+        (root / "photos").mkdir(exist_ok=True)
         (root / "photos" / "test_list.txt").touch()
         return made
 
