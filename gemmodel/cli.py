@@ -22,6 +22,11 @@ def main() -> None:
     count.set_defaults(run=lambda arguments: print_tree(arguments.folder))
     devices = commands.add_parser("devices", help="the processors that TensorFlow sees")
     devices.set_defaults(run=lambda arguments: print_devices())
+    keep = commands.add_parser("keep-test", help="write the list that keeps the present test part as it is")
+    keep.add_argument("--test", type=Path, default=Path("data/split/test"), help="the test part (default: %(default)s)")
+    keep.add_argument("--clean", type=Path, default=Path("data/clean"), help="its source (default: %(default)s)")
+    keep.add_argument("--list", type=Path, default=Path("photos/test_list.txt"), help="(default: %(default)s)")
+    keep.set_defaults(run=lambda arguments: keep_test(arguments.test, arguments.clean, arguments.list))
     arguments = parser.parse_args()
     with told_in_one_line("gemmodel"):
         arguments.run(arguments)
@@ -64,6 +69,18 @@ def print_tree(folder: Path) -> None:
     """
     for line in folders.tree(folder):
         print(line)
+
+
+def keep_test(test: Path, clean: Path, out: Path) -> None:
+    """Writes the photos of the test part to the list that split.keep_test names, and says what to do with it.
+
+    Raises:
+        DataError: there is no test part, or it does not stem from the clean folder.
+    """
+    from gemmodel.data import splitting
+
+    number = splitting.write_test_list(test, clean, out)
+    print(f"{out}: {number} photos stay the test part whatever comes in; commit the list")
 
 
 def print_devices() -> None:

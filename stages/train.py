@@ -28,6 +28,7 @@ def main(
         "train": train,
         "embed": embed,
         "split": settings.split,
+        "augment": augment,
     }
     logged = {name: asdict(section) for name, section in sections.items()} | {"model_name": model.name}
     datasets = {"train": split / "train", "val": split / "val"}

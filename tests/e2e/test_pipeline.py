@@ -161,6 +161,21 @@ def test_an_edited_file_concerns_the_stages_that_import_it(project: Path, file: 
     assert set(json.loads(runner(project)("dvc", "status", "--json"))) == expected
 
 
+def test_a_kept_test_part_concerns_split_alone_and_stays(project: Path) -> None:
+    run = runner(project)
+
+    def test_part() -> dict[str, str]:
+        return {name: digest for name, digest in digests(project).items() if name.startswith("data/split/test/")}
+
+    before = test_part()
+    assert before
+    run(sys.executable, "-m", "gemmodel.cli", "keep-test")
+    assert set(json.loads(run("dvc", "status", "--json"))) == {"split"}  # not crawl, which depends on the list's folder
+    change(project, split={"seed": 7})
+    assert stages_run(run("dvc", "repro", "split")) == ["split"]
+    assert test_part() == before
+
+
 def test_an_edit_that_changes_no_output_stops_there(project: Path) -> None:
     with (project / "gemmodel/data/cleaning.py").open("a", encoding="utf-8") as source:
         source.write("\n# edited\n")

@@ -26,7 +26,8 @@ TINY = {
 OPTIONS = {
     "crawl": "--out data/raw --report reports/crawl.json",
     "clean": "--raw data/raw --out data/clean --report reports/clean.json",
-    "split": "--clean data/clean --train data/split/train --val data/split/val --test data/split/test",
+    "split": "--clean data/clean --train data/split/train --val data/split/val --test data/split/test "
+    "--folds data/split/folds.csv --report reports/split.json",
     "augment": "--train data/split/train --out data/augmented/train",
     "embed": "--train data/split/train --val data/split/val --out data/features",
     "train": "--split data/split --augmented data/augmented/train --features data/features --out models "
@@ -74,6 +75,8 @@ def new_project(run: Any, write_params: Any) -> Callable[[Path], Project]:
     def project(root: Path) -> Project:
         made = Project(root, run, write_params)
         made.set()
+        (root / "photos").mkdir(exist_ok=True)
+        (root / "photos" / "test_list.txt").touch()
         return made
 
     return project

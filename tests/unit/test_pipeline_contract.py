@@ -91,7 +91,12 @@ def folder_md5(path: Path) -> str:
     """The hash that DVC gives a folder: of the JSON list of its files' hashes and paths."""
     from dvc_data.hashfile.tree import Tree
 
-    files = [file for file in sorted(path.rglob("*")) if file.is_file() and "__pycache__" not in file.parts]
+    ignored = set((ROOT / ".dvcignore").read_text(encoding="utf-8").split())  # names of folders, paths of files
+    files = [
+        file
+        for file in sorted(path.rglob("*"))
+        if file.is_file() and not ignored & {*file.parts, file.relative_to(ROOT).as_posix()}
+    ]
     listed = [{"md5": file_md5(file), "relpath": file.relative_to(path).as_posix()} for file in files]
     tree = Tree.from_list(listed)
     tree.digest()
