@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -120,6 +120,18 @@ def augment(
             for _ in tqdm(done, "augment", total=len(tasks), unit=" photos", disable=None):
                 pass
     return written
+
+
+def examples(
+    photos: Sequence[Path], copies: int, params: AugmentParams, *, image_size: int, seed: int
+) -> list[list[Image.Image]]:
+    """Returns a row a photo: the photo, and some augmented copies of it, all square."""
+    change = _seeded(augmenter(params, seed=seed), image_size)
+    rows = []
+    for path in photos:
+        pixels = images.load(path, image_size)[np.newaxis]
+        rows.append([*pixels, *change(np.repeat(pixels, copies, axis=0), path.name)])
+    return [[Image.fromarray(copy) for copy in row] for row in rows]
 
 
 def _seeded(model: keras.Sequential, image_size: int) -> Callable[[np.ndarray, str], np.ndarray]:

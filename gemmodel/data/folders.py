@@ -63,6 +63,17 @@ def tree(folder: Path) -> list[str]:
 
 
 @contextmanager
+def scratch(folder: Path) -> Iterator[Path]:
+    """Makes an empty folder, without what a killed process left there, that is gone when the context ends."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
 def replacing(target: Path) -> Iterator[Path]:
     """Gives a folder or file path to write to, and puts it in the target's place once all is written.
 

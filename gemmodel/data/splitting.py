@@ -1,6 +1,5 @@
 """Training, validation and test part, by split-folders, and the folds of cross-validation."""
 
-import tempfile
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -65,10 +64,8 @@ def split(clean: Path, parts: Mapping[str, Path], folds_file: Path, params: Spli
             f"{clean}: {', '.join(found) or 'none'} is the only class with enough photos; a classifier needs two, a "
             "folder of photos each"
         )
-    parent = parts["train"].parent
-    parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".split.", dir=parent) as beside:
-        dealt = _deal(clean, found, test, Path(beside), params)
+    with folders.scratch(parts["train"].parent / ".dealing") as beside:
+        dealt = _deal(clean, found, test, beside, params)
         left_out = _undersample(dealt / "train", params)
         _write_folds(dealt, folds_file, params)
         counts = {part: {name: len(paths) for name, paths in folders.photos(dealt / part).items()} for part in parts}

@@ -13,22 +13,23 @@ from joblib import Parallel, delayed
 from matplotlib.figure import Figure
 from PIL import Image
 
-from gemmodel.data import folders, images
+from gemmodel.data import augmentation, cropping, folders, images
 from gemmodel.errors import DataError
 from gemmodel.insight import data_plots
+from gemmodel.params import Params
 
 THUMBNAIL = 112  # pixels
 TEMPLATE = Path(__file__).with_suffix(".html")
 
 
-def write(raw: Path, clean: Path, parts: Mapping[str, Path], augmented: Path, *, page: Path, pictures: Path) -> None:
+def write(raw: Path, clean: Path, parts: Mapping[str, Path], settings: Params, *, page: Path, pictures: Path) -> None:
     """Writes the report and its pictures.
 
     Args:
         raw: the raw folder.
         clean: the clean folder, with its manifest of every raw file's fate.
         parts: folders of train, val and test, by name.
-        augmented: the augmented copies of the training photos.
+        settings: those of augmentation are shown at work.
         page: becomes a page of HTML that needs no other file and no network.
         pictures: becomes a folder of the page's pictures, `.png` and `.jpg`.
 
@@ -47,7 +48,9 @@ def write(raw: Path, clean: Path, parts: Mapping[str, Path], augmented: Path, *,
     figures: dict[str, Figure | Image.Image] = {
         "counts": data_plots.counts_by_gem(counts),
         "samples": data_plots.contact_sheet([(_small(paths[0]), gem) for gem, paths in train.items()], columns=8),
-        "augmentation": _augmentation(train, augmented),
+        "augmentation": _augmentation(train, settings),
+        "crop_canny": cropping.four_panels(_small(next(iter(train.values()))[0], 800), "canny"),
+        "crop_otsu": cropping.four_panels(_small(next(iter(train.values()))[0], 800), "otsu"),
         "sizes": data_plots.sizes([shape for shape, _, _ in looked]),
         "mean_colours": data_plots.mean_colours(_mean_by_gem(looked)),
     }
@@ -140,14 +143,14 @@ def _mean_by_gem(
     return {gem: (float(mean[0]), float(mean[1]), float(mean[2])) for gem, mean in means.items()}
 
 
-def _augmentation(train: Mapping[str, Sequence[Path]], augmented: Path) -> Image.Image:
-    """Returns photos of a few gems, each beside its augmented copies."""
-    tiles = []
-    for gem, paths in list(train.items())[:: max(1, len(train) // 5)][:5]:
-        for path in paths:
-            copies = sorted((augmented / gem).glob(f"{path.stem}_*.jpg"))
-            if copies:
-                row = [(_small(path), gem), *((_small(copy), "augmented") for copy in copies[:7])]
-                tiles += row + [(Image.new("RGB", (1, 1), "white"), "")] * (8 - len(row))
-                break
-    return data_plots.contact_sheet(tiles or [(Image.new("RGB", (128, 128), "white"), "none")], columns=8)
+def _augmentation(train: Mapping[str, Sequence[Path]], settings: Params) -> Image.Image:
+    """Returns a photo of each of a few gems, in a row with augmented copies as training sees them."""
+    base, gems = settings.base, list(train)[:: max(1, len(train) // 5)][:5]
+    photos = [train[gem][0] for gem in gems]
+    rows = augmentation.examples(photos, 7, settings.augment, image_size=base.image_size, seed=base.seed)
+    tiles = [
+        (picture, "augmented" if place else gem)
+        for gem, row in zip(gems, rows, strict=True)
+        for place, picture in enumerate(row)
+    ]
+    return data_plots.contact_sheet(tiles, columns=8)

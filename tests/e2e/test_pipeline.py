@@ -25,7 +25,7 @@ SMALL = {
     "augment": {"images_per_class": 3},
     "train": {"epochs": 4},
 }
-STAGES = ["crawl", "clean", "split", "augment", "embed", "train", "evaluate", "register"]
+STAGES = ["crawl", "clean", "split", "describe", "augment", "embed", "train", "evaluate", "register"]
 Run = Callable[..., str]
 
 
@@ -148,7 +148,7 @@ def test_a_changed_value_reruns_what_is_downstream(
     ("file", "expected"),
     [
         ("gemmodel/data/cleaning.py", {"clean"}),
-        ("gemmodel/data/images.py", {"clean", "augment", "embed", "train", "evaluate"}),
+        ("gemmodel/data/images.py", {"clean", "describe", "augment", "embed", "train", "evaluate"}),
         ("gemmodel/models/cnn.py", {"train"}),
         ("gemmodel/delivery/registry.py", {"register"}),
         ("scraper/sample_site/cuts.py", {"crawl"}),

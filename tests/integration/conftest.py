@@ -32,7 +32,9 @@ OPTIONS = {
     "embed": "--train data/split/train --val data/split/val --out data/features",
     "train": "--split data/split --augmented data/augmented/train --features data/features --out models "
     "--curves reports/curves.csv --report reports/training.json",
-    "evaluate": "--model models --test data/split/test --out reports/evaluation --metrics reports/metrics.json",
+    "describe": "--raw data/raw --clean data/clean --split data/split --page reports/data.html --pictures reports/data",
+    "evaluate": "--model models --test data/split/test --data reports/data --out reports/evaluation "
+    "--metrics reports/metrics.json",
     "register": "--model models --metrics reports/metrics.json --test data/split/test --example data/split/val "
     "--out reports/registration.json",
 }
@@ -92,5 +94,5 @@ def project(tmp_path: Path, new_project: Callable[[Path], Project]) -> Project:
 def split_project(tmp_path_factory: pytest.TempPathFactory, new_project: Callable[[Path], Project]) -> Project:
     """Return a folder with raw, clean, split and augmented photos."""
     made = new_project(tmp_path_factory.mktemp("project"))
-    made.run("crawl", "clean", "split", "augment")
+    made.run("crawl", "clean", "split", "describe", "augment")
     return made
