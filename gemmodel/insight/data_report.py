@@ -85,17 +85,11 @@ def _kind(row: Mapping[str, Any]) -> str:
     return "stands under two gems" if reason.startswith("stands under") else reason.split(":")[0]
 
 
-def _groups(raw: Path, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Returns each set-aside file once with its twins: reason, and name and thumbnail of each."""
-    shown: set[str] = set()
-    groups = []
-    for row in rows:
-        if row["source"] not in shown:
-            names = [row["source"], *row.get("twins", [])]
-            if row["reason"].startswith("stands under"):
-                shown |= set(names)
-            groups.append({"reason": row["reason"], "photos": [(name, _thumbnail(raw / name)) for name in names]})
-    return groups
+def _groups(raw: Path, rows: Sequence[Mapping[str, Any]]) -> list[list[tuple[str, str, str | None]]]:
+    """Returns each set-aside file, and in the same group its twins: name, fate and thumbnail of each."""
+    reasons = {row["source"]: row["reason"] for row in rows}
+    groups = dict.fromkeys(tuple(sorted([row["source"], *row.get("twins", ())])) for row in rows)
+    return [[(name, reasons.get(name, "kept"), _thumbnail(raw / name)) for name in group] for group in groups]
 
 
 def _thumbnail(path: Path) -> str | None:
