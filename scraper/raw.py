@@ -28,12 +28,18 @@ TURNING = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}  # sig
 
 def safe_name(name: str) -> str:
     """Returns a name that Linux, macOS and Windows take, told apart by a hash where the true one had to be cut."""
-    shown = (sign for sign in readable(name) if unicodedata.bidirectional(sign) not in TURNING)
-    whole = unicodedata.normalize("NFC", "".join(shown))
-    safe = str(sanitize_filename(whole.replace("/", " ").replace("\\", " "), platform="universal")).strip(" .")
+    shown = "".join(sign for sign in readable(name) if not _hides(sign))
+    safe, before = shown.replace("/", " ").replace("\\", " "), None
+    while safe != before:  # what one step leaves may be what another one removes
+        before = safe
+        safe = unicodedata.normalize("NFC", str(sanitize_filename(safe, platform="universal")).strip(" ."))
     if not safe or len(safe.encode()) > 2 * LONGEST:
         safe = f"{safe.encode()[:LONGEST].decode(errors='ignore').strip(' .') or 'unnamed'}-{_short_hash(name)}"
     return safe
+
+
+def _hides(sign: str) -> bool:
+    return unicodedata.category(sign) in ("Cc", "Zl", "Zp") or unicodedata.bidirectional(sign) in TURNING
 
 
 def readable(name: str) -> str:
