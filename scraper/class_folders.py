@@ -7,7 +7,7 @@ import zipfile
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -67,7 +67,8 @@ def copy(params: CrawlParams, store: Path) -> tuple[list[dict[str, Any]], dict[s
                     photos.append(file)
             for file, gem, rest in _arranged(photos):
                 if gem:
-                    wanted[gem].append((PurePosixPath(prefix.removesuffix("!/"), *rest), file))
+                    whence = replace(file, name=f"{prefix}{file.name}")
+                    wanted[gem].append((PurePosixPath(prefix.removesuffix("!/"), *rest), whence))
                 else:
                     failures.append({"url": f"{prefix}{file.name}", "reason": "photo in no gem's folder"})
         if missing := sorted(set(params.only) - set(wanted)):
@@ -132,6 +133,9 @@ def _archive(path: Path) -> Iterator[list[File]]:
             if tarfile.is_tarfile(path):  # asked first, since a tar that holds a zip passes for one
                 packed: Any = stack.enter_context(tarfile.open(path))
                 files = [_tarred(packed, member) for member in packed.getmembers() if not member.isdir()]
+                packed.fileobj.seek(packed.offset)
+                if packed.fileobj.read(512) != bytes(512):  # its end; tarfile itself takes a cut one for whole
+                    raise EOFError("cut off or damaged")
             else:
                 packed = stack.enter_context(zipfile.ZipFile(path))
                 files = [_zipped(packed, member) for member in packed.infolist() if not member.is_dir()]
