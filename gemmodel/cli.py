@@ -1,7 +1,6 @@
 """The command `gemmodel`: small questions that people ask of the project."""
 
 import argparse
-import os
 from pathlib import Path
 
 from gemmodel import params
@@ -23,6 +22,11 @@ def main() -> None:
     count.set_defaults(run=lambda arguments: print_tree(arguments.folder))
     devices = commands.add_parser("devices", help="the processors that TensorFlow sees")
     devices.set_defaults(run=lambda arguments: print_devices())
+    keep = commands.add_parser("keep-test", help="write the list that keeps the present test part as it is")
+    keep.add_argument("--test", type=Path, default=Path("data/split/test"), help="the test part (default: %(default)s)")
+    keep.add_argument("--clean", type=Path, default=Path("data/clean"), help="its source (default: %(default)s)")
+    keep.add_argument("--list", type=Path, default=Path("photos/test_list.txt"), help="(default: %(default)s)")
+    keep.set_defaults(run=lambda arguments: keep_test(arguments.test, arguments.clean, arguments.list))
     arguments = parser.parse_args()
     with told_in_one_line("gemmodel"):
         arguments.run(arguments)
@@ -63,19 +67,20 @@ def print_tree(folder: Path) -> None:
     Raises:
         DataError: the folder does not exist or holds no photos.
     """
-    if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder")
-    total = 0
-    for place, below, files in os.walk(folder):
-        below.sort()
-        number = sum(Path(name).suffix.lower() in folders.SUFFIXES for name in files)
-        total += number
-        path = Path(place)
-        depth = len(path.relative_to(folder).parts)
-        print(f"{'    ' * depth}{path.name or path}/{f'  {number}' if number else ''}")
-    if not total:
-        raise DataError(f"{folder}: no photos in it; they must end in {', '.join(folders.SUFFIXES)}")
-    print(f"{total} photos")
+    for line in folders.tree(folder):
+        print(line)
+
+
+def keep_test(test: Path, clean: Path, out: Path) -> None:
+    """Writes the photos of the test part to the list that split.keep_test names, and says what to do with it.
+
+    Raises:
+        DataError: there is no test part, or it does not stem from the clean folder.
+    """
+    from gemmodel.data import splitting
+
+    number = splitting.write_test_list(test, clean, out)
+    print(f"{out}: {number} photos stay the test part whatever comes in; commit the list")
 
 
 def print_devices() -> None:

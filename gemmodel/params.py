@@ -53,11 +53,12 @@ class CrawlParams:
 
 @dataclass(frozen=True)
 class CleanParams:
-    """Which photos are set aside."""
+    """Which photos are set aside, and how the others are cropped."""
 
     min_side: Positive
     hash_distance: Annotated[int, Range(0, 256)]
     pixel_difference: Annotated[float, Range(0, 255)]
+    crop: Literal["none", "canny", "otsu"]
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,10 @@ class SplitParams:
     train: Share
     val: Share
     test: Share
+    small_classes: Literal["refuse", "drop"]
+    keep_test: str
+    most_per_class: Count
+    folds: Annotated[int, Range(2)]
 
 
 @dataclass(frozen=True)
@@ -75,10 +80,12 @@ class AugmentParams:
     """The one definition of augmentation, to disk and on the fly."""
 
     images_per_class: Count
+    up_to: Count
     rotation: Annotated[float, Range(0, 180)]
     shift: Share
     shear: Share
     zoom: Annotated[float, Range(0, 0.99)]
+    fill: Literal["nearest", "reflect", "wrap", "constant"]
     horizontal_flip: bool
     vertical_flip: bool
 
@@ -134,6 +141,7 @@ class TrainParams:
     learning_rate: Annotated[float, Range(1e-9, 10)]
     schedule: Literal["constant", "cosine"]
     weight_decay: Rate
+    class_weight: Literal["none", "balanced"]
     label_smoothing: Annotated[float, Range(0, 0.99)]
     patience: Positive
     device: Literal["auto", "cpu", "gpu"]

@@ -89,7 +89,7 @@ def copy(params: CrawlParams, store: Path) -> tuple[list[dict[str, Any]], dict[s
             (store / target).write_bytes(body)
             lines.append(line)
     return lines, {
-        "source": params.folder,
+        "source": source.name,  # not its whole path: the same photos give the same bytes wherever they lie
         "pages": 0,
         "failures": sorted(failures, key=lambda failure: failure["url"]),
         "gems_without_pictures": sorted(set(chosen) - {line["gem"] for line in lines}),

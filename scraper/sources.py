@@ -22,8 +22,9 @@ from scraper.manners import ANOTHER_HOST, NO_WEB_PAGE
 from scraper.sample_site import server
 from scraper.spiders.gems import NOWHERE, ROBOTS, Findings, GemSpider
 from scraper.spiders.minerals import MineralsSpider
+from scraper.spiders.rasavgems import RasavgemsSpider
 
-SITES: dict[str, type[GemSpider]] = {"minerals": MineralsSpider}
+SITES: dict[str, type[GemSpider]] = {"minerals": MineralsSpider, "rasavgems": RasavgemsSpider}
 SAMPLE = "sample"
 FOLDER = "folder"
 
@@ -92,11 +93,7 @@ def crawl(
         raise ParameterError("crawl.source: sample stands alone; its pictures are drawn, those of others are not")
     urls, settings = dict(list_urls or {}), dict(overrides or {})
     old = raw.before(out)
-    with ExitStack() as stack, folders.replacing(out) as new:
-        new.mkdir()
-        found: list[Found] = []
-        if FOLDER in params.source:
-            found.append(Found(*class_folders.copy(params, new), {}))
+    with ExitStack() as stack:
         if SAMPLE in params.source:
             try:
                 # The site has a made-up host behind a proxy, so that no random port stands in the manifest.
@@ -110,6 +107,11 @@ def crawl(
             raise ParameterError(
                 f"crawl.contact is {params.contact!r}; set it to your address, so that the site's owner can reach you"
             )
+        new = stack.enter_context(folders.replacing(out))
+        new.mkdir()
+        found: list[Found] = []
+        if FOLDER in params.source:
+            found.append(Found(*class_folders.copy(params, new), {}))
         if sites:
             found += crawl_sites(sites, urls, params, new, logs=logs, overrides=settings)
         lines = raw.numbered([line for source in found for line in source.lines], old)

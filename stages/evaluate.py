@@ -12,7 +12,9 @@ from gemmodel.models import archive
 from stages import command
 
 
-def main(model: Path, test: Path, out: Path, metrics: Path, params_file: Path = Path("params.yaml")) -> None:
+def main(
+    model: Path, test: Path, data: Path, out: Path, metrics: Path, params_file: Path = Path("params.yaml")
+) -> None:
     """Score a model on the test photos and log pictures and tables to the run that trained it."""
     settings = params.load(params_file)
     devices.prepare(settings.base)
@@ -37,6 +39,7 @@ def main(model: Path, test: Path, out: Path, metrics: Path, params_file: Path = 
         )
         tracking.log_table(by_class, "classes.json")
         tracking.log_files(*sorted(out.iterdir()))
+        tracking.log_files(*sorted(data.iterdir()), folder="data")
     print(f"evaluate: accuracy {scores['accuracy']:.4f} on {scores['photos']} test photos")
 
 

@@ -3,14 +3,18 @@
 from pathlib import Path
 
 from gemmodel import params
-from gemmodel.data import splitting
+from gemmodel.data import folders, splitting
 from stages import command
 
 
-def main(clean: Path, train: Path, val: Path, test: Path, params_file: Path = Path("params.yaml")) -> None:
+def main(
+    clean: Path, train: Path, val: Path, test: Path, folds: Path, report: Path, params_file: Path = Path("params.yaml")
+) -> None:
     """Deal the photos of each class out to three parts, by split-folders."""
-    counts = splitting.split(clean, {"train": train, "val": val, "test": test}, params.load(params_file).split)
-    print(f"split: {', '.join(f'{number} {part}' for part, number in counts.items())}")
+    parts = {"train": train, "val": val, "test": test}
+    found = splitting.split(clean, parts, folds, params.load(params_file).split)
+    folders.write_json(report, found)
+    print(f"split: {', '.join(f'{number} {part}' for part, number in found['photos'].items())}{splitting.told(found)}")
 
 
 if __name__ == "__main__":

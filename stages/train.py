@@ -28,6 +28,7 @@ def main(
         "train": train,
         "embed": embed,
         "split": settings.split,
+        "augment": augment,
     }
     logged = {name: asdict(section) for name, section in sections.items()} | {"model_name": model.name}
     datasets = {"train": split / "train", "val": split / "val"}
@@ -38,7 +39,7 @@ def main(
         else:
             fitted = training.train_cnn(model.cnn, train, augment, split=split, augmented=augmented, **shared)
         network, classes, history = fitted
-        archive.save(network, classes, out)
+        archive.save(network, classes, out, crop=settings.clean.crop)
         best = training.summary(history)
         tracking.identify(folders.sha256(out / "model.keras"))
         folders.write_json(report, best)

@@ -15,7 +15,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from tqdm import tqdm
 
-from gemmodel.data import folders, images
+from gemmodel.data import cropping, folders, images
 from gemmodel.errors import DataError
 from gemmodel.params import CleanParams
 
@@ -128,12 +128,13 @@ def verdicts(photos: Sequence[Photo], params: CleanParams) -> list[dict[str, Any
 def clean(raw: Path, out: Path, params: CleanParams) -> dict[str, Any]:
     """Writes the photos that are fit to learn from.
 
-    RGB JPEGs keep their bytes; everything else becomes one (quality 95, no chroma subsampling).
+    RGB JPEGs that are not cropped keep their bytes; everything else becomes one (quality 95, no chroma subsampling).
 
     Args:
         raw: a folder a gem, with `manifest.jsonl` (one line a picture: path, gem, mineral_class, ...).
-        out: becomes a folder a gem of `.jpg` files, with `manifest.jsonl` of every raw file's fate.
-        params: what is too small, and when two photos are twins.
+        out: becomes a folder a gem of `.jpg` files, with `manifest.jsonl` of every raw file's fate; a cropped photo's
+            line has `box`: left, top, right and bottom in pixels of the upright photo.
+        params: what is too small, when two photos are twins, and how photos are cropped.
 
     Returns:
         The report: counts, and each file that was set aside with its reason.
@@ -158,9 +159,15 @@ def clean(raw: Path, out: Path, params: CleanParams) -> dict[str, Any]:
                 continue
             row["path"] = _name(row, taken)
             target = new / row["path"]
-            if row["treated"]:
+            image = images.read(source) if row["treated"] or params.crop != "none" else None
+            if image and params.crop != "none":
+                image, box = cropping.crop(image, params.crop)
+                if box:
+                    row["box"] = box
+                    row["treated"].append("cropped")
+            if image and row["treated"]:
                 target.parent.mkdir(parents=True, exist_ok=True)
-                images.read(source).save(target, **images.JPEG)
+                image.save(target, **images.JPEG)
             else:
                 folders.copy(source, target)
         kept = Counter(row["gem"] for row in rows if "path" in row)

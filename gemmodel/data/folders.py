@@ -41,6 +41,38 @@ def photos(folder: Path) -> dict[str, list[Path]]:
     return found
 
 
+def tree(folder: Path) -> list[str]:
+    """Returns the folders below a folder as lines, indented, with the number of photos in each, and last their sum.
+
+    Raises:
+        DataError: the folder does not exist or holds no photos.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder")
+    total, lines = 0, []
+    for place, below, files in os.walk(folder):
+        below.sort()
+        number = sum(Path(name).suffix.lower() in SUFFIXES for name in files)
+        total += number
+        path = Path(place)
+        depth = len(path.relative_to(folder).parts)
+        lines.append(f"{'    ' * depth}{path.name or path}/{f'  {number}' if number else ''}")
+    if not total:
+        raise DataError(f"{folder}: no photos in it; they must end in {', '.join(SUFFIXES)}")
+    return [*lines, f"{total} photos"]
+
+
+@contextmanager
+def scratch(folder: Path) -> Iterator[Path]:
+    """Makes an empty folder, without what a killed process left there, that is gone when the context ends."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 @contextmanager
 def replacing(target: Path) -> Iterator[Path]:
     """Gives a folder or file path to write to, and puts it in the target's place once all is written.

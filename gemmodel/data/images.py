@@ -91,4 +91,9 @@ def load(path: Path | IO[bytes], size: int) -> np.ndarray:
     Raises:
         DataError: the file cannot be read as a photo.
     """
-    return np.asarray(read(path).resize((size, size), Image.Resampling.BICUBIC, reducing_gap=3.0))
+    return pixels(read(path), size)
+
+
+def pixels(image: Image.Image, size: int) -> np.ndarray:
+    """Returns a picture that `read` gave as `load` would: uint8 array of shape (size, size, 3)."""
+    return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC, reducing_gap=3.0))

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from gemmodel import devices  # noqa: F401  # before Keras: keeps what TensorFlow says at its import to itself
-from gemmodel.data import images
+from gemmodel.data import cropping, folders, images
 from gemmodel.errors import DataError
 from gemmodel.models import archive
 
@@ -22,9 +22,10 @@ class Classifier:
     def __init__(self, folder: Path) -> None:
         """Loads what `archive.save` wrote."""
         self.model, self.classes = archive.load(folder)
+        self.crop: cropping.Method = folders.read_json(folder / "input.json")["crop"]
 
     def predict(self, photos: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
-        """Names the gem of each photo.
+        """Names the gem of each photo, cropped as the training photos were.
 
         Args:
             photos: a column `photo` of base64 text: JPEG, PNG or another format that Pillow reads.
@@ -37,7 +38,7 @@ class Classifier:
             DataError: a photo is not base64 or not an image; the message names its row.
         """
         size = self.model.input_shape[1]
-        pixels = np.stack([_pixels(text, row, size) for row, text in enumerate(photos["photo"])])
+        pixels = np.stack([_pixels(text, row, size, self.crop) for row, text in enumerate(photos["photo"])])
         probabilities = self.model.predict(pixels.astype(np.float32), batch_size=8, verbose=0)
         best = np.argsort(-probabilities, axis=1, kind="stable")[:, :TOP]
         return pd.DataFrame(
@@ -52,9 +53,10 @@ class Classifier:
         )
 
 
-def _pixels(text: str, row: int, size: int) -> np.ndarray:
+def _pixels(text: str, row: int, size: int, crop: cropping.Method) -> np.ndarray:
     try:
-        return images.load(io.BytesIO(base64.b64decode(text, validate=True)), size)
+        photo, _ = cropping.crop(images.read(io.BytesIO(base64.b64decode(text, validate=True))), crop)
+        return images.pixels(photo, size)
     except (ValueError, DataError) as error:
         raise DataError(f"photo {row}: {error}; send the file's bytes as base64") from None
 

@@ -41,6 +41,7 @@ SERVING_PACKAGES = (
     "tensorflow",
     "keras",
     "numpy",
+    "opencv-python-headless",
     "pillow",
     "pandas",
     "pyyaml",
@@ -157,10 +158,10 @@ def log_datasets(datasets: Mapping[str, Path]) -> None:
     mlflow.MlflowClient().log_inputs(_active(), inputs)
 
 
-def log_files(*paths: Path) -> None:
-    """Logs files as they are."""
+def log_files(*paths: Path, folder: str | None = None) -> None:
+    """Logs files as they are, into a folder of the run where one is named."""
     for path in paths:
-        mlflow.log_artifact(str(path))
+        mlflow.log_artifact(str(path), folder)
 
 
 def log_figure(figure: Figure, name: str) -> None:

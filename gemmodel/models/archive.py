@@ -13,8 +13,8 @@ from gemmodel.errors import DataError, ModelError
 from gemmodel.models import features as features  # registers the layers that a model is read with
 
 
-def save(model: keras.Model, classes: Sequence[str], folder: Path) -> None:
-    """Writes `model.keras` and `classes.json` (the names in the order of the probabilities).
+def save(model: keras.Model, classes: Sequence[str], folder: Path, *, crop: str = "none") -> None:
+    """Writes `model.keras`, `classes.json` (the names in the order of the probabilities) and `input.json` (the crop).
 
     Keras stamps its archive with the time and with memory addresses; both are taken out, so that the same weights
     are the same bytes.
@@ -30,6 +30,7 @@ def save(model: keras.Model, classes: Sequence[str], folder: Path) -> None:
                 plain.writestr(zipfile.ZipInfo(name), content)
         (new / "stamped.keras").unlink()
         folders.write_json(new / "classes.json", list(classes))
+        folders.write_json(new / "input.json", {"crop": crop})
 
 
 def _unstamped(value: Any, seen: dict[int, int]) -> Any:

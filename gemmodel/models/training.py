@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+from sklearn.utils.class_weight import compute_class_weight
 
 from gemmodel.data import augmentation, dataset, folders
 from gemmodel.devices import precision
@@ -19,7 +20,13 @@ History = dict[str, list[float]]
 
 
 def fit(
-    model: keras.Model, train: tf.data.Dataset, val: tf.data.Dataset, params: TrainParams, *, on_epoch: OnEpoch
+    model: keras.Model,
+    train: tf.data.Dataset,
+    val: tf.data.Dataset,
+    params: TrainParams,
+    *,
+    labels: np.ndarray,
+    on_epoch: OnEpoch,
 ) -> History:
     """Fits a model, stops early, and leaves it with the weights of its best epoch by validation loss.
 
@@ -27,7 +34,8 @@ def fit(
         model: changed in place; its last layer gives probabilities.
         train: batches of input and one-hot labels.
         val: the same of the validation part.
-        params: optimiser, schedule, epochs and patience.
+        params: optimiser, schedule, epochs, patience and whether classes are balanced.
+        labels: class indices of all that `train` holds, shape (photos,).
         on_epoch: called after each epoch with its number, from 0, and its figures.
 
     Returns:
@@ -50,9 +58,24 @@ def fit(
     verbose = 1 if sys.stdout.isatty() else 2
     # The batches are shuffled already; Keras could not, and would say so.
     fitted = model.fit(
-        train, validation_data=val, epochs=params.epochs, callbacks=[stop, log], shuffle=False, verbose=verbose
+        train,
+        validation_data=val,
+        epochs=params.epochs,
+        class_weight=class_weight(params, labels),
+        callbacks=[stop, log],
+        shuffle=False,
+        verbose=verbose,
     )
     return fitted.history
+
+
+def class_weight(params: TrainParams, labels: np.ndarray) -> dict[int, float] | None:
+    """Returns what a photo of each class counts in the training loss, on average 1, or None where all count alike."""
+    if params.class_weight == "none":
+        return None
+    present = np.unique(labels)
+    weights = compute_class_weight("balanced", classes=present, y=labels)
+    return dict(zip(present.tolist(), weights.tolist(), strict=True))
 
 
 def train_fusion(
@@ -84,7 +107,7 @@ def train_fusion(
     data = tf.data.Dataset.from_tensor_slices((known, one_hot[labels]))
     data = data.shuffle(len(known), seed=base.seed).batch(params.batch_size).prefetch(tf.data.AUTOTUNE)
     val_data = tf.data.Dataset.from_tensor_slices((val, one_hot[val_labels])).batch(params.batch_size)
-    history = fit(head, data, val_data, params, on_epoch=on_epoch)
+    history = fit(head, data, val_data, params, labels=labels, on_epoch=on_epoch)
     return fusion.attach(features.extractor(embed, image_size=base.image_size), head), classes, history
 
 
@@ -114,7 +137,7 @@ def train_cnn(
     """
     classes = list(folders.photos(split / "train"))
     paths, labels = dataset.labelled(split / "train", classes)
-    if model.augmentation == "disk":
+    if model.augmentation == "disk" and any(augmented.iterdir()):  # augment.up_to may add none
         more, more_labels = dataset.labelled(augmented, classes)
         paths, labels = paths + more, np.concatenate([labels, more_labels])
     augmenter = augmentation.augmenter(augment, seed=base.seed) if model.augmentation == "fly" else None
@@ -128,7 +151,7 @@ def train_cnn(
     val_data = dataset.batches(*dataset.labelled(split / "val", classes), **sizes)
     keras.config.set_dtype_policy(precision(params.precision))
     fitted = cnn.cnn(model, image_size=base.image_size, classes=len(classes))
-    history = fit(fitted, data, val_data, params, on_epoch=on_epoch)
+    history = fit(fitted, data, val_data, params, labels=labels, on_epoch=on_epoch)
     keras.config.set_dtype_policy("float32")  # mixed precision is for training: the kept model runs anywhere
     kept = cnn.cnn(model, image_size=base.image_size, classes=len(classes))
     kept.set_weights(fitted.get_weights())

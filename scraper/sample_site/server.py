@@ -18,12 +18,15 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from scraper.sample_site import catalogue
 from scraper.sample_site.gems import GEMS, Gem
 from scraper.sample_site.pages import address, gem_page, list_page
 from scraper.sample_site.pictures import BY_NAME, THUMBNAIL, Picture, content, pictures
 
 HOST = "minerals.example"
 LIST_URL = f"http://{HOST}/GemStoneMain.aspx"
+CATALOGUE_HOST = "rasavgems.example"
+CATALOGUE_URL = f"http://{CATALOGUE_HOST}/"
 ROBOTS = "User-agent: *\nDisallow: /private/\n"
 PIXEL = bytes.fromhex("47494638396101000100800000ffffff0000002c00000000010001000002024401003b")  # a GIF of one pixel
 HTML = "text/html; charset=utf-8"
@@ -119,6 +122,10 @@ class _Site:
             "/GemStoneMain.aspx": lambda: (HTML, list_page(gems, first).encode()),
         }
         self._replies |= {address(gem): partial(_gem_reply, gem, listed[gem.name]) for gem in gems}
+        self._replies |= {
+            f"{CATALOGUE_HOST}{path}": partial(lambda *reply: reply, media, page.encode())
+            for path, (media, page) in catalogue.pages(gems, listed, ROBOTS).items()
+        }
         self._pages = frozenset(self._replies)
         self._thumbnails = {p.thumbnail: p for found in listed.values() for p in found}
         self._pictures = {p.path: p for found in listed.values() for p in found if p.kind != "missing"}
@@ -130,13 +137,14 @@ class _Site:
     def find(self, target: str) -> tuple[str, Reply] | None:
         """Return the ETag of a request's target, and what makes the media type and body; None for a 404."""
         url = urlsplit(target)
-        if url.scheme and url.hostname not in (HOST, "127.0.0.1", "localhost"):
+        if url.scheme and url.hostname not in (HOST, CATALOGUE_HOST, "127.0.0.1", "localhost"):
             return None
-        reply = self._replies.get(url.path) or self._picture(url.path, url.query)
+        page = f"{CATALOGUE_HOST}{url.path}" if url.hostname == CATALOGUE_HOST else url.path
+        reply = self._replies.get(page) or self._picture(url.path, url.query)
         if reply is None:
             return None
-        settings = self._settings if url.path in self._pages else ""  # a picture does not depend on them
-        digest = hashlib.sha256(f"{self._edition} {url.path}?{url.query} {settings}".encode()).hexdigest()
+        settings = self._settings if page in self._pages else ""  # a picture does not depend on them
+        digest = hashlib.sha256(f"{self._edition} {page}?{url.query} {settings}".encode()).hexdigest()
         return f'"{digest[:32]}"', reply
 
     def _picture(self, path: str, query: str) -> Reply | None:
@@ -188,6 +196,9 @@ class _Handler(BaseHTTPRequestHandler):
     server: _Server
 
     def do_GET(self) -> None:
+        if self.path == f"{CATALOGUE_URL}{catalogue.MOVED}":
+            self._send(HTTPStatus.FOUND, "text/plain; charset=utf-8", b"", Location=catalogue.ELSEWHERE)
+            return
         found = self.server.site.find(self.path)
         if found is None:
             self._send(HTTPStatus.NOT_FOUND, "text/plain; charset=utf-8", b"not found\n")
@@ -208,7 +219,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_HEAD(self) -> None:
         self.do_GET()
 
-    def _send(self, status: HTTPStatus, media: str, body: bytes, etag: str = "") -> None:
+    def _send(self, status: HTTPStatus, media: str, body: bytes, etag: str = "", **headers: str) -> None:
         self.send_response(status)
         if status != HTTPStatus.NOT_MODIFIED:
             self.send_header("Content-Type", media)
@@ -216,6 +227,8 @@ class _Handler(BaseHTTPRequestHandler):
         if etag:
             self.send_header("ETag", etag)
             self.send_header("Cache-Control", "no-cache")
+        for name, value in headers.items():
+            self.send_header(name, value)
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body)

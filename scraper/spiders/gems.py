@@ -32,6 +32,8 @@ LARGE = "larger than a photo"
 NOWHERE = "redirects to no address of a web site"
 # What Scrapy's and Twisted's errors mean to a person. A failure's reason must be the same each time.
 REASONS = {
+    "NoBrowserError": "the browser does not start",
+    "NotFilledError": "not filled by its scripts in time",
     "DownloadTimeoutError": "no whole answer in time",
     "DownloadCancelledError": LARGE,
     "DownloadFailedError": "connection broken off",
@@ -127,7 +129,7 @@ class GemSpider(scrapy.Spider):
         """
         for missing in sorted(self.only - set(found)):
             self.findings.unmatched[f"crawl.only: {missing} is not on the list"] += 1
-        wanted = {gem: url for gem, url in found.items() if not self.only or gem in self.only}
+        wanted = {gem[:MOST_NAME].strip(): url for gem, url in found.items() if not self.only or gem in self.only}
         if (beyond := len(wanted) - MOST_GEMS) > 0:
             self.findings.unmatched[f"list of more than {MOST_GEMS} gems: gem left out"] += beyond
         chosen = dict(list(wanted.items())[:MOST_GEMS])
@@ -164,8 +166,9 @@ class GemSpider(scrapy.Spider):
                 meta={"thumbnail": thumbnail},
             )
         self.expected += len(chosen)
-        self.progress.total = round(self.expected * self.findings.due / max(self.findings.pages - 1, 1))
-        self.progress.refresh()
+        read = max(self.findings.pages - 1, 1)
+        self.progress.total = round(self.expected * self.findings.due / read)  # an estimate until all pages are read
+        self.show_progress()
 
     def join(self, response: Response, link: str) -> str | None:
         """Returns a page's link as a whole URL, or None, noted, where it is none."""
@@ -174,6 +177,12 @@ class GemSpider(scrapy.Spider):
         except ValueError:
             self.note_failure(link, NO_WEB_PAGE)
             return None
+
+    def show_progress(self, pictures: int = 0) -> None:
+        """Shows how far the crawl is, after some more pictures."""
+        gems = f"{max(self.findings.pages - 1, 0)}/{self.findings.due}"
+        self.progress.set_postfix(gems=gems, failed=len(self.findings.failures), refresh=not pictures)
+        self.progress.update(pictures)
 
     def ask(self, url: str, callback: Callable[..., Any], **more: Any) -> Iterator[scrapy.Request]:
         """Yields a request, or nothing where the link is no URL."""
@@ -184,7 +193,7 @@ class GemSpider(scrapy.Spider):
 
     def parse_picture(self, response: Response, about: dict[str, Any], thumbnail: bool = False) -> Iterator[Picture]:
         """Yields the picture as it came."""
-        self.progress.update()
+        self.show_progress(1)
         cached = "cached" in response.flags
         yield Picture(picture_url=response.url, body=response.body, thumbnail=thumbnail, cached=cached, **about)
 

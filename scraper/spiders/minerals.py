@@ -9,7 +9,7 @@ import scrapy
 from scrapy.http import Response, TextResponse
 from scrapy.selector import SelectorList
 
-from scraper.spiders.gems import MOST_NAME, MOST_TEXT, GemSpider, text
+from scraper.spiders.gems import MOST_TEXT, GemSpider, text
 
 CONTENT = "ctl00_ContentPlaceHolder1_"
 PROPERTIES = (
@@ -43,7 +43,7 @@ class MineralsSpider(GemSpider):
             links = text(response).css('a[href*="_gemstone.aspx"]')
         found: dict[str, str] = {}
         for link in links:
-            gem = " ".join("".join(link.css("::text").getall()).split())[:MOST_NAME].strip()
+            gem = " ".join("".join(link.css("::text").getall()).split())
             if gem and (url := self.join(response, link.attrib["href"])):
                 found.setdefault(gem, url)
         yield from self.gem_pages(found, self.parse_gem)

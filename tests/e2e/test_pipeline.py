@@ -25,7 +25,7 @@ SMALL = {
     "augment": {"images_per_class": 3},
     "train": {"epochs": 4},
 }
-STAGES = ["crawl", "clean", "split", "augment", "embed", "train", "evaluate", "register"]
+STAGES = ["crawl", "clean", "split", "describe", "augment", "embed", "train", "evaluate", "register"]
 Run = Callable[..., str]
 
 
@@ -63,9 +63,13 @@ def stages_run(output: str) -> list[str]:
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """Returns the hash of every file that the pipeline made."""
+    """Returns the hash of every output of the pipeline; reports/crawl.* is none, since it tells of one crawl."""
     files = [file for part in ("data", "models", "reports") for file in (folder / part).rglob("*") if file.is_file()]
-    return {str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+    return {
+        str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in files
+        if file.relative_to(folder).as_posix() not in ("reports/crawl.json", "reports/crawl.md")
+    }
 
 
 def mlflow_runs(folder: Path) -> list[Any]:
@@ -119,6 +123,8 @@ def test_forced_repro_makes_the_same_bytes_and_no_second_version(project: Path) 
     assert stages_run(runner(project)("dvc", "repro", "--force")) == STAGES
     assert digests(project) == before
     assert (project / "dvc.lock").read_bytes() == lock
+    crawled = json.loads((project / "reports" / "crawl.json").read_text(encoding="utf-8"))
+    assert crawled["changes"] == {"new": [], "changed": [], "vanished": []}
     registered = MlflowClient(f"sqlite:///{(project / 'mlflow.db').as_posix()}").get_registered_model("gemstones")
     assert registered.aliases == {"challenger": 1, "champion": 1}
 
@@ -142,7 +148,7 @@ def test_a_changed_value_reruns_what_is_downstream(
     ("file", "expected"),
     [
         ("gemmodel/data/cleaning.py", {"clean"}),
-        ("gemmodel/data/images.py", {"clean", "augment", "embed", "train", "evaluate"}),
+        ("gemmodel/data/images.py", {"clean", "describe", "augment", "embed", "train", "evaluate"}),
         ("gemmodel/models/cnn.py", {"train"}),
         ("gemmodel/delivery/registry.py", {"register"}),
         ("scraper/sample_site/cuts.py", {"crawl"}),
@@ -153,6 +159,21 @@ def test_an_edited_file_concerns_the_stages_that_import_it(project: Path, file: 
     with (project / file).open("a", encoding="utf-8") as source:
         source.write("\n# edited\n")
     assert set(json.loads(runner(project)("dvc", "status", "--json"))) == expected
+
+
+def test_a_kept_test_part_concerns_split_alone_and_stays(project: Path) -> None:
+    run = runner(project)
+
+    def test_part() -> dict[str, str]:
+        return {name: digest for name, digest in digests(project).items() if name.startswith("data/split/test/")}
+
+    before = test_part()
+    assert before
+    run(sys.executable, "-m", "gemmodel.cli", "keep-test")
+    assert set(json.loads(run("dvc", "status", "--json"))) == {"split"}  # not crawl, which depends on the list's folder
+    change(project, split={"seed": 7})
+    assert stages_run(run("dvc", "repro", "split")) == ["split"]
+    assert test_part() == before
 
 
 def test_an_edit_that_changes_no_output_stops_there(project: Path) -> None:
@@ -202,6 +223,26 @@ def test_a_teammate_pulls_and_rebuilds_nothing(project: Path, tmp_path: Path) ->
     teammate("dvc", "pull")
     assert stages_run(teammate("dvc", "repro")) == []
     assert digests(tmp_path / "teammate") == digests(project)
+
+
+def test_raw_data_alone_saves_a_teammate_the_crawl(project: Path, tmp_path: Path) -> None:
+    run = runner(project)
+    run("dvc", "remote", "add", "--default", "--force", "folder", tmp_path / "remote")
+    run("dvc", "push", "data/raw")
+    run("git", "commit", "-qam", "a remote")
+    run("git", "clone", "-q", project, tmp_path / "teammate")
+    teammate = runner(tmp_path / "teammate")
+    teammate("dvc", "pull", "data/raw")
+    change(tmp_path / "teammate", clean={"min_side": 100})
+    assert stages_run(teammate("dvc", "repro", "clean")) == ["clean"]
+    assert not (tmp_path / "teammate" / "reports" / "crawl.json").exists()
+
+
+def test_a_crawl_that_fails_leaves_the_raw_data(project: Path) -> None:
+    before = digests(project)
+    change(project, crawl={"source": "minerals"})  # without the address that a live site is told
+    assert "crawl.contact" in runner(project)("dvc", "repro", ok=False)
+    assert digests(project) == before
 
 
 def test_a_folder_of_photos_is_watched(project: Path, tmp_path: Path) -> None:

@@ -26,12 +26,15 @@ TINY = {
 OPTIONS = {
     "crawl": "--out data/raw --report reports/crawl.json",
     "clean": "--raw data/raw --out data/clean --report reports/clean.json",
-    "split": "--clean data/clean --train data/split/train --val data/split/val --test data/split/test",
+    "split": "--clean data/clean --train data/split/train --val data/split/val --test data/split/test "
+    "--folds data/split/folds.csv --report reports/split.json",
     "augment": "--train data/split/train --out data/augmented/train",
     "embed": "--train data/split/train --val data/split/val --out data/features",
     "train": "--split data/split --augmented data/augmented/train --features data/features --out models "
     "--curves reports/curves.csv --report reports/training.json",
-    "evaluate": "--model models --test data/split/test --out reports/evaluation --metrics reports/metrics.json",
+    "describe": "--raw data/raw --clean data/clean --split data/split --page reports/data.html --pictures reports/data",
+    "evaluate": "--model models --test data/split/test --data reports/data --out reports/evaluation "
+    "--metrics reports/metrics.json",
     "register": "--model models --metrics reports/metrics.json --test data/split/test --example data/split/val "
     "--out reports/registration.json",
 }
@@ -74,6 +77,8 @@ def new_project(run: Any, write_params: Any) -> Callable[[Path], Project]:
     def project(root: Path) -> Project:
         made = Project(root, run, write_params)
         made.set()
+        (root / "photos").mkdir(exist_ok=True)
+        (root / "photos" / "test_list.txt").touch()
         return made
 
     return project
@@ -89,5 +94,5 @@ def project(tmp_path: Path, new_project: Callable[[Path], Project]) -> Project:
 def split_project(tmp_path_factory: pytest.TempPathFactory, new_project: Callable[[Path], Project]) -> Project:
     """Return a folder with raw, clean, split and augmented photos."""
     made = new_project(tmp_path_factory.mktemp("project"))
-    made.run("crawl", "clean", "split", "augment")
+    made.run("crawl", "clean", "split", "describe", "augment")
     return made

@@ -19,7 +19,7 @@ SIZE = 64 * 1024  # bytes of the disk that is soon full
 
 def left(root: Path) -> set[str]:
     """Return what stands in a folder apart from parameters, locks and logs."""
-    aside = {"params.yaml", "log", "logs", "mlflow.db.lock", "mlruns"}
+    aside = {"params.yaml", "photos", "log", "logs", "mlflow.db.lock", "mlruns"}
     return {path.relative_to(root).as_posix() for path in root.iterdir() if path.name not in aside}
 
 

@@ -63,6 +63,10 @@ def test_the_photos_go_through_the_stages(split_project: Any) -> None:
     parts = {part: folders.photos(root / "data" / "split" / part) for part in ("train", "val", "test")}
     assert sum(len(paths) for part in parts.values() for paths in part.values()) == report["kept"] > 40
     assert all(sorted(part) == GEMS for part in parts.values())
+    report = json.loads((root / "reports" / "split.json").read_text(encoding="utf-8"))
+    assert report["classes"] == {gem: {part: len(parts[part][gem]) for part in parts} for gem in GEMS}
+    with (root / "data" / "split" / "folds.csv").open(encoding="utf-8", newline="") as file:
+        assert len(list(csv.DictReader(file))) == report["photos"]["train"] + report["photos"]["val"]
     augmented = folders.photos(root / "data" / "augmented" / "train")
     assert {gem: len(paths) for gem, paths in augmented.items()} == dict.fromkeys(GEMS, 2)
     with Image.open(augmented["Ruby"][0]) as picture:
@@ -94,6 +98,10 @@ def test_a_run_leads_back_to_how_it_came_about(logged: mlflow.entities.Run) -> N
     assert logged.data.params["base.image_size"] == "64"
     assert logged.data.params["model_name"] == "fusion"
     assert logged.data.params["split.seed"] == "1337"
+    assert logged.data.params["split.most_per_class"] == "0"
+    assert logged.data.params["train.class_weight"] == "none"
+    assert logged.data.params["augment.up_to"] == "0"
+    assert logged.data.params["augment.rotation"] == "40.0"
     assert logged.data.tags["device"].startswith("CPU")
     inputs = {
         tag.value: (entry.dataset.name, entry.dataset.digest)

@@ -1,15 +1,18 @@
 """Augmented copies: the same each time, of the colours that the photo has."""
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from keras import layers
 from PIL import Image
 
-from gemmodel.data import augmentation
+from gemmodel.data import augmentation, folders, images
 from gemmodel.params import Params
 
 Draw = Callable[..., Image.Image]
@@ -72,6 +75,50 @@ def test_a_new_photo_changes_no_other_copy(augment: Any) -> None:
     assert {path: few[path] for path in both} == {path: more[path] for path in both}
 
 
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_any_number_of_workers_writes_the_same_bytes(
+    augment: Any, tmp_path: Path, settings: Settings, workers: int
+) -> None:
+    changes = {"augment.images_per_class": 6}
+    first = augment({"Agate": [1, 2, 3, 4], "Ruby": [5]}, "first", changes)
+    params = settings(changes).augment
+    augmentation.augment(tmp_path / "train-first", tmp_path / "again", params, image_size=32, seed=1, workers=workers)
+    assert copies(tmp_path / "again") == first
+
+
+def test_small_classes_are_filled_up(augment: Any, tmp_path: Path) -> None:
+    changes = {"augment.up_to": 4, "augment.images_per_class": 9}
+    written = augment({"Agate": [1], "Opal": [2, 3, 4, 5], "Pearl": [6, 7, 8, 9, 10], "Ruby": [11, 12]}, "out", changes)
+    assert Counter(path.split("/")[0] for path in written) == {"Agate": 3, "Ruby": 2}
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["Agate", "Ruby"]
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        {"rotation": 25, "zoom": 0.1, "shift": 0.1, "shear": 0.2},  # 1.6 on the fly; to disk it is the default
+        {"rotation": 90, "zoom": 0.2, "shift": 0.2, "shear": 0, "vertical_flip": True},  # 2.2
+        {"rotation": 0, "zoom": 0.2, "shift": 0, "shear": 0.2},  # 3.1
+    ],
+    ids=["1.6", "2.2", "3.1"],
+)
+def test_recipes_are_settings(augment: Any, recipe: dict[str, Any]) -> None:
+    changes = {f"augment.{key}": value for key, value in recipe.items()} | {"augment.images_per_class": 3}
+    assert len(set(augment({"Ruby": [1, 2]}, "out", changes).values())) == 3
+
+
+def test_new_edges_are_filled_as_said(draw: Draw, settings: Settings) -> None:
+    given = np.full((8, 32, 32, 3), 200, np.float32)
+    changes = NONE | {"augment.shift": 0.5}
+    least = {
+        fill: np.asarray(augmentation.augmenter(settings(changes | {"augment.fill": fill}).augment, seed=1)(
+            given, training=True
+        )).min()
+        for fill in ("nearest", "reflect", "wrap", "constant")
+    }  # fmt: skip
+    assert least == {"nearest": 200, "reflect": 200, "wrap": 200, "constant": 0}
+
+
 def test_nothing_changes_where_all_is_off(augment: Any, tmp_path: Path, draw: Draw) -> None:
     augment({"Ruby": [1]}, "out", NONE | {"augment.images_per_class": 1})
     with Image.open(tmp_path / "train-out" / "Ruby" / "photo1.jpg") as photo:
@@ -112,6 +159,39 @@ def test_copies_keep_shape_range_and_colour(
     np.testing.assert_allclose(changed, plain, atol=1e-2)
 
 
+def drawn_as(monkeypatch: pytest.MonkeyPatch, draws: list[float]) -> None:
+    """Have the next draws be these: turn, shears in x and y, zooms in x and y, shifts in x and y, in [-1, 1]."""
+    monkeypatch.setattr("keras.random.uniform", lambda shape, *_, **__: tf.constant(draws, tf.float32) * tf.ones(shape))
+
+
+@pytest.mark.parametrize(
+    ("changes", "draws", "old"),
+    [
+        ({"rotation": 180}, [0.5, 0, 0, 0, 0, 0, 0], lambda x, y: (-y, x)),
+        ({"shear": 0.5}, [0, 1, 0, 0, 0, 0, 0], lambda x, y: (x + y / 2, y)),
+        ({"shear": 0.5}, [0, 0, -1, 0, 0, 0, 0], lambda x, y: (x, y - x / 2)),
+        ({"zoom": 0.5}, [0, 0, 0, -1, 1, 0, 0], lambda x, y: (x / 2, y * 1.5)),
+        ({"shift": 0.25}, [0, 0, 0, 0, 0, 1, -0.5], lambda x, y: (x + 8, y - 4)),
+        ({"rotation": 180, "zoom": 0.5, "shift": 0.25}, [0.5, 0, 0, -1, 0, 1, 0], lambda x, y: (-y / 2 + 8, x)),
+    ],
+    ids=["turn", "shear x", "shear y", "zoom", "shift", "all"],
+)
+def test_a_new_pixel_comes_from_where_the_formula_says(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, changes: dict[str, float], draws: list[float], old: Any
+) -> None:
+    y, x = np.mgrid[:32, :32] - 15.5  # from the centre
+    given = np.stack([x, y, x + y], axis=-1)[np.newaxis].astype(np.float32)  # each pixel tells its place
+    model = augmentation.augmenter(
+        settings(NONE | {f"augment.{name}": value for name, value in changes.items()}).augment, seed=1
+    )
+    drawn_as(monkeypatch, draws)
+    from_x, from_y = np.broadcast_arrays(*old(x, y))
+    inside = (np.abs(from_x) < 15.5) & (np.abs(from_y) < 15.5)
+    assert inside.mean() > 0.3
+    changed = np.asarray(model(given, training=True))[0]
+    np.testing.assert_allclose(changed[inside], np.stack([from_x, from_y, from_x + from_y], axis=-1)[inside], atol=1e-3)
+
+
 def test_a_flip_is_a_mirror_image(draw: Draw, settings: Settings) -> None:
     given = pixels(draw, 16)
     model = augmentation.augmenter(settings(NONE | {"augment.horizontal_flip": True}).augment, seed=1)
@@ -123,12 +203,34 @@ def test_a_flip_is_a_mirror_image(draw: Draw, settings: Settings) -> None:
     assert sum(flipped) + sum(kept) == len(given)
 
 
-def test_the_mean_colour_survives(draw: Draw, settings: Settings) -> None:
-    given = np.stack([np.asarray(draw(seed, size=(32, 32), tint=(1, 0.5, 0.2)), np.float32) for seed in range(32)])
-    changed = np.asarray(augmentation.augmenter(settings().augment, seed=3)(given, training=True))
-    np.testing.assert_allclose(changed.mean(axis=(0, 1, 2)), given.mean(axis=(0, 1, 2)), rtol=0.05)
-    ratio = changed.mean(axis=(1, 2)) / changed.mean(axis=(1, 2, 3))[:, None]
-    np.testing.assert_allclose(ratio, given.mean(axis=(1, 2)) / given.mean(axis=(1, 2, 3))[:, None], rtol=0.03)
+def mean_hue(given: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The hue of each photo's mean colour in degrees, and how far that is from grey."""
+    red, green, blue = given.mean(axis=(1, 2)).T
+    x, y = 2 * red - green - blue, np.sqrt(3) * (green - blue)
+    return np.degrees(np.arctan2(y, x)), np.hypot(x, y)
+
+
+def turned(model: keras.Model, given: np.ndarray) -> float:
+    """How many degrees augmentation turns the mean colour of a coloured photo, on average."""
+    before, chroma = mean_hue(given)
+    after, _ = mean_hue(np.asarray(model(given, training=True)))
+    return float(np.abs((after - before + 180) % 360 - 180)[chroma > 60].mean())
+
+
+@pytest.mark.parametrize("photos", ["drawn", pytest.param("real", marks=pytest.mark.photos)])
+@pytest.mark.parametrize("fill", ["nearest", "reflect", "wrap"])
+def test_the_mean_colour_survives_as_it_would_not_a_change_of_hue(
+    draw: Draw, settings: Settings, request: pytest.FixtureRequest, photos: str, fill: str
+) -> None:
+    if photos == "drawn":
+        tints = [(1, 0.5, 0.2), (0.2, 1, 0.5), (0.5, 0.2, 1)]
+        drawn = [draw(seed, size=(96, 96), tint=tints[seed % 3]) for seed in range(24)]
+        given = np.stack([np.asarray(picture, np.float32) for picture in drawn])
+    else:
+        gems = folders.photos(request.getfixturevalue("real_gems"))
+        given = np.stack([images.load(paths[0], 96).astype(np.float32) for paths in gems.values()])
+    assert turned(augmentation.augmenter(settings({"augment.fill": fill}).augment, seed=3), given) < 1.5
+    assert turned(layers.RandomHue(0.05, value_range=(0, 255), seed=3), given) > 3
 
 
 def test_nothing_changes_outside_of_training(draw: Draw, settings: Settings) -> None:

@@ -14,7 +14,7 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 def test_help_names_each_command(run: Run, tmp_path: Path) -> None:
     ended = run("-m", "gemmodel.cli", "--help", cwd=tmp_path)
     assert ended.returncode == 0
-    assert all(command in ended.stdout for command in ("count", "summary", "devices"))
+    assert all(command in ended.stdout for command in ("count", "summary", "devices", "keep-test"))
 
 
 def test_count_prints_a_tree_with_its_sum(run: Run, tmp_path: Path) -> None:
@@ -58,6 +58,22 @@ def test_devices_lists_a_processor(run: Run, tmp_path: Path) -> None:
     ended = run("-m", "gemmodel.cli", "devices", cwd=tmp_path)
     assert (ended.returncode, ended.stderr) == (0, "")
     assert "CPU 0" in ended.stdout.splitlines()
+
+
+def test_keep_test_writes_the_list(run: Run, refused: Any, tmp_path: Path) -> None:
+    row = {"source": "Ruby/a b.png", "sha256": "0" * 64, "path": "Ruby/a b.jpg"}
+    (tmp_path / "data" / "clean").mkdir(parents=True)
+    (tmp_path / "data" / "clean" / "manifest.jsonl").write_text(json.dumps(row) + "\n")
+    (tmp_path / "data" / "split" / "test" / "Ruby").mkdir(parents=True)
+    refused(run("-m", "gemmodel.cli", "keep-test", cwd=tmp_path), "gemmodel", "data/split/test", "no photos")
+    (tmp_path / "data" / "split" / "test" / "Ruby" / "a b.jpg").touch()
+    ended = run("-m", "gemmodel.cli", "keep-test", cwd=tmp_path)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "1 photos" in ended.stdout
+    lines = (tmp_path / "photos" / "test_list.txt").read_text().splitlines()
+    assert [line for line in lines if not line.startswith("#")] == [f"{'0' * 64}\tRuby/a b.png"]
+    (tmp_path / "data" / "split" / "test" / "Ruby" / "other.jpg").touch()
+    refused(run("-m", "gemmodel.cli", "keep-test", cwd=tmp_path), "gemmodel", "Ruby/other.jpg", "dvc repro split")
 
 
 @pytest.mark.parametrize(

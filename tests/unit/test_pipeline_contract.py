@@ -52,7 +52,7 @@ def code_deps(stage: str) -> set[str]:
     for dep in PIPELINE["stages"][stage]["deps"]:
         path = ROOT / dep
         if dep.split("/")[0] in PACKAGES:
-            files = path.rglob("*.py") if path.is_dir() else [path]
+            files = path.rglob("*.py") if path.is_dir() else [path] if path.suffix == ".py" else []
             named |= {file.relative_to(ROOT).as_posix() for file in files}
     return named
 
@@ -61,6 +61,14 @@ def code_deps(stage: str) -> set[str]:
 def test_deps_are_the_import_closure(stage: str) -> None:
     module = PIPELINE["stages"][stage]["cmd"].split("-m ")[1].split()[0]
     assert code_deps(stage) == closure(module), f"dvc.yaml: deps of {stage}"
+
+
+def test_a_template_is_a_dep_of_the_stage_that_fills_it() -> None:
+    templates = {path.relative_to(ROOT).as_posix() for path in (ROOT / "gemmodel").rglob("*.html")}
+    for template in templates:
+        module = template.removesuffix(".html") + ".py"
+        users = {stage for stage in STAGES if module in code_deps(stage)}
+        assert users == {stage for stage in STAGES if template in PIPELINE["stages"][stage]["deps"]} != set()
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -91,7 +99,12 @@ def folder_md5(path: Path) -> str:
     """The hash that DVC gives a folder: of the JSON list of its files' hashes and paths."""
     from dvc_data.hashfile.tree import Tree
 
-    files = [file for file in sorted(path.rglob("*")) if file.is_file() and "__pycache__" not in file.parts]
+    ignored = set((ROOT / ".dvcignore").read_text(encoding="utf-8").split())  # names of folders, paths of files
+    files = [
+        file
+        for file in sorted(path.rglob("*"))
+        if file.is_file() and not ignored & {*file.parts, file.relative_to(ROOT).as_posix()}
+    ]
     listed = [{"md5": file_md5(file), "relpath": file.relative_to(path).as_posix()} for file in files]
     tree = Tree.from_list(listed)
     tree.digest()

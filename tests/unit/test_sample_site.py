@@ -3,6 +3,7 @@
 import hashlib
 import http.client
 import io
+import json
 import multiprocessing
 import re
 import subprocess
@@ -16,13 +17,14 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+from scraper.sample_site import catalogue
 from scraper.sample_site.cabochons import SHAPES
 from scraper.sample_site.cuts import CUTS, cut
 from scraper.sample_site.facts import PROPERTIES
 from scraper.sample_site.gems import GEMS, Gem
 from scraper.sample_site.pictures import BY_NAME, DEFECTS, SPECIAL, ordinary, pictures
 from scraper.sample_site.render import cutout, jpeg, render, shape_of
-from scraper.sample_site.server import HOST, LIST_URL, serve
+from scraper.sample_site.server import CATALOGUE_URL, HOST, LIST_URL, serve
 
 ROOT = Path(__file__).parents[2]
 PICTURED = [gem for gem in GEMS if gem.cuts]
@@ -240,6 +242,33 @@ def test_what_is_not_there_is_a_404(client: Client) -> None:
     for target in ("/", "/gemstone/kryptonite_gemstone.aspx", "/gemstone/GemStoneImages/ruby-t.jpg", "/private/"):
         assert client.ask(target)[0] == 404
     assert client.ask("/gemstone/thumbnail.aspx?image=GemStoneImages/none-t.jpg&size=x")[0] == 404
+
+
+def test_the_catalogue_is_empty_until_its_script_has_asked_for_the_products(client: Client) -> None:
+    page = client.page(CATALOGUE_URL)
+    links = dict(re.findall(r'<a href="([^"]+)"> (.+)\n</a>', page))
+    assert {unescape(name) for name in links.values()} == {gem.name for gem in GEMS}
+    for link, name in links.items():
+        gem, url = BY_NAME[unescape(name)], urljoin(CATALOGUE_URL, link)
+        found = re.search(r'<div id="Product_List" data-products="([^"]+)"></div>', client.page(url))
+        assert found is not None
+        if gem.name == catalogue.BROKEN:
+            assert client.ask(urljoin(url, found[1]))[0] == 404
+            continue
+        products = json.loads(client.page(urljoin(url, found[1])))
+        assert bool(products) == bool(gem.cuts)
+        assert all(source.startswith("../gemstone/") for source in products[:-1])
+        assert [urlsplit(source).hostname for source in products[-1:]] == ["elsewhere.example"] * bool(gem.cuts)
+        if gem.name == "Ruby":
+            assert client.ask(urljoin(url, products[0]))[2] == jpeg(gem, 0)
+    status, headers, _ = client.ask(urljoin(CATALOGUE_URL, catalogue.MOVED))
+    assert (status, headers["Location"]) == (302, catalogue.ELSEWHERE)
+
+
+def test_each_host_has_its_own_pages(client: Client) -> None:
+    assert client.ask(f"http://{HOST}/gems/ruby.html")[0] == client.ask("/")[0] == 404
+    assert client.ask(f"{CATALOGUE_URL}GemStoneMain.aspx")[0] == 404
+    assert client.page(f"{CATALOGUE_URL}robots.txt") == client.page("/robots.txt")
 
 
 def test_robots_are_kept_from_private(client: Client) -> None:

@@ -1,11 +1,17 @@
 """Every photo in exactly one part, the same part each time."""
 
+import csv
+import hashlib
+import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
-from gemmodel.data import splitting
+from gemmodel.data import cleaning, folders, splitting
 from gemmodel.errors import DataError, ParameterError
 from gemmodel.params import Params
 
@@ -14,21 +20,45 @@ PARTS = ("train", "val", "test")
 
 
 @pytest.fixture
+def settings(settings: Settings, tmp_path: Path) -> Settings:
+    """Load the shipped parameters but for some keys, with a test list of the test's own."""
+    (tmp_path / "test_list.txt").touch()
+    return lambda changes=None: settings({"split.keep_test": str(tmp_path / "test_list.txt")} | (changes or {}))
+
+
+def add(clean: Path, name: str, places: range, **row: Any) -> list[dict[str, Any]]:
+    """Add files to a clean folder, and rows to its manifest, which it returns."""
+    (clean / name).mkdir(parents=True, exist_ok=True)
+    rows = []
+    for place in places:
+        text = f"{name} {place}"
+        rows.append({"source": f"{name}/{place:02}.png", "sha256": hashlib.sha256(text.encode()).hexdigest()} | row)
+        if "reason" not in row:
+            rows[-1]["path"] = f"{name}/{place:02}.jpg"
+            (clean / rows[-1]["path"]).write_text(text)
+    with (clean / "manifest.jsonl").open("a") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+    return rows
+
+
+@pytest.fixture
 def clean(tmp_path: Path) -> Path:
     """Three classes of 10, 20 and 37 files."""
     for name, number in (("Agate", 10), ("Ruby", 20), ("Star Ruby", 37)):
-        (tmp_path / "clean" / name).mkdir(parents=True)
-        for place in range(number):
-            (tmp_path / "clean" / name / f"{place:02}.jpg").write_text(f"{name} {place}")
-    (tmp_path / "clean" / "manifest.jsonl").write_text("{}\n")
+        add(tmp_path / "clean", name, range(number))
     return tmp_path / "clean"
 
 
-def dealt(clean: Path, out: Path, params: Params) -> dict[str, set[str]]:
-    counts = splitting.split(clean, {part: out / part for part in PARTS}, params.split)
+def told_and_dealt(clean: Path, out: Path, params: Params) -> tuple[dict[str, Any], dict[str, set[str]]]:
+    parts = {part: out / part for part in PARTS}
+    report = splitting.split(clean, parts, out / "folds.csv", params.split)
     found = {p: {f.relative_to(out / p).as_posix() for f in (out / p).rglob("*") if f.is_file()} for p in PARTS}
-    assert counts == {part: len(files) for part, files in found.items()}
-    return found
+    assert report["photos"] == {part: len(files) for part, files in found.items()}
+    return report, found
+
+
+def dealt(clean: Path, out: Path, params: Params) -> dict[str, set[str]]:
+    return told_and_dealt(clean, out, params)[1]
 
 
 def test_each_photo_goes_into_one_part_with_its_bytes(clean: Path, tmp_path: Path, settings: Settings) -> None:
@@ -55,7 +85,7 @@ def test_a_second_split_leaves_nothing_of_the_first(clean: Path, tmp_path: Path,
     second = dealt(clean, tmp_path / "split", settings({"split.seed": 7}))
     assert sum(map(len, second.values())) == 67
     assert first != second
-    assert sorted(path.name for path in (tmp_path / "split").iterdir()) == sorted(PARTS)
+    assert sorted(path.name for path in (tmp_path / "split").iterdir()) == sorted([*PARTS, "folds.csv"])
 
 
 def test_shares_are_counted_a_class(clean: Path, tmp_path: Path, settings: Settings) -> None:
@@ -89,3 +119,196 @@ def test_shares_that_are_not_a_whole_are_refused(
     changes = dict(zip(("split.train", "split.val", "split.test"), shares, strict=True))
     with pytest.raises(ParameterError, match=r"split\.train \+ split\.val \+ split\.test is .*; it must be 1"):
         dealt(clean, tmp_path / "split", settings(changes))
+
+
+def test_a_class_too_small_is_dropped_and_told(clean: Path, tmp_path: Path, settings: Settings) -> None:
+    before = dealt(clean, tmp_path / "before", settings())
+    add(clean, "Benitoite", range(4))
+    report, parts = told_and_dealt(clean, tmp_path / "split", settings({"split.small_classes": "drop"}))
+    assert report["dropped"] == {"Benitoite": 4}
+    assert parts == before
+    assert "dropped Benitoite (4 photos)" in splitting.told(report)
+
+
+def test_one_class_left_is_refused(clean: Path, tmp_path: Path, settings: Settings) -> None:
+    shares = {"split.train": 0.94, "split.val": 0.03, "split.test": 0.03}
+    with pytest.raises(DataError, match="Star Ruby is the only class with enough photos"):
+        dealt(clean, tmp_path / "split", settings(shares | {"split.small_classes": "drop"}))
+
+
+def freeze(clean: Path, out: Path, tmp_path: Path) -> int:
+    return splitting.write_test_list(out / "test", clean, tmp_path / "test_list.txt")
+
+
+def of(parts: dict[str, set[str]], part: str, *gems: str) -> set[str]:
+    return {name for name in parts[part] if name.split("/")[0] in gems}
+
+
+def test_a_kept_test_part_stays_when_photos_come_in(clean: Path, tmp_path: Path, settings: Settings) -> None:
+    before = dealt(clean, tmp_path / "split", settings())
+    assert freeze(clean, tmp_path / "split", tmp_path) == len(before["test"])
+    add(clean, "Ruby", range(20, 70))
+    add(clean, "Topaz", range(20))
+    report, after = told_and_dealt(clean, tmp_path / "split", settings())
+    assert of(after, "test", "Agate", "Ruby", "Star Ruby") == before["test"]
+    assert report["kept_test"] == {
+        "listed": len(before["test"]),
+        "stood_for": [],
+        "set_aside": [],
+        "vanished": [],
+        "new_classes": ["Topaz"],
+    }
+    assert report["classes"]["Ruby"] == {"train": 60, "val": 8, "test": 2}  # 68 photos at 8 to 1
+    assert report["classes"]["Topaz"] == {"train": 16, "val": 2, "test": 2}
+    assert sum(map(len, after.values())) == 67 + 70
+    for name in before["test"]:
+        assert (tmp_path / "split" / "test" / name).read_bytes() == (clean / name).read_bytes()
+
+
+def test_a_kept_test_part_depends_on_no_seed(clean: Path, tmp_path: Path, settings: Settings) -> None:
+    before = dealt(clean, tmp_path / "split", settings())
+    freeze(clean, tmp_path / "split", tmp_path)
+    after = dealt(clean, tmp_path / "split", settings({"split.seed": 7}))
+    assert after["test"] == before["test"]
+    assert after["train"] != before["train"]
+
+
+def test_what_a_listed_photo_is_a_copy_of_is_tested_on_in_its_place(
+    clean: Path, tmp_path: Path, settings: Settings
+) -> None:
+    before = dealt(clean, tmp_path / "split", settings())
+    freeze(clean, tmp_path / "split", tmp_path)
+    copied, vanished, doubtful = sorted(of(before, "test", "Star Ruby"))[:3]
+    rows = {row.get("path"): row for row in folders.read_lines(clean / "manifest.jsonl")}
+    for name in (copied, vanished, doubtful):
+        (clean / name).unlink()
+    gone = {name: rows.pop(name) for name in (copied, vanished, doubtful)}
+    for name, reason, twin in (
+        (copied, "near-duplicate", "Star Ruby/99.png"),
+        (doubtful, "stands under Ruby and Star Ruby", "Ruby/98.png"),
+    ):
+        del gone[name]["path"]
+        rows[name] = gone[name] | {"reason": reason, "twins": [twin]}
+    (clean / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows.values()))
+    add(clean, "Star Ruby", range(99, 100))
+    add(clean, "Ruby", range(98, 99), reason="stands under Ruby and Star Ruby")
+    report, after = told_and_dealt(clean, tmp_path / "split", settings())
+    assert after["test"] == before["test"] - {copied, vanished, doubtful} | {"Star Ruby/99.jpg"}
+    assert report["kept_test"] | {"listed": 0} == {
+        "listed": 0,
+        "stood_for": [gone[copied]["source"]],
+        "set_aside": [gone[doubtful]["source"]],
+        "vanished": [gone[vanished]["source"]],
+        "new_classes": [],
+    }
+    assert "(1 stood for, 1 set aside, 1 vanished)" in splitting.told(report)
+
+
+def test_a_list_of_other_photos_changes_nothing(clean: Path, tmp_path: Path, settings: Settings) -> None:
+    before = dealt(clean, tmp_path / "split", settings())
+    (tmp_path / "test_list.txt").write_text(f"{'0' * 64}\tOpal/1.jpg\n")
+    report, after = told_and_dealt(clean, tmp_path / "split", settings())
+    assert after == before
+    assert report["kept_test"] == {"listed": 1, "stood_for": [], "set_aside": [], "vanished": ["Opal/1.jpg"]}
+
+
+def test_a_class_that_is_all_listed_is_refused(clean: Path, tmp_path: Path, settings: Settings) -> None:
+    dealt(clean, tmp_path / "split", settings())
+    freeze(clean, tmp_path / "split", tmp_path)
+    listed = {path.name for path in (tmp_path / "split" / "test" / "Ruby").iterdir()}
+    for path in (clean / "Ruby").iterdir():
+        if path.name not in listed:
+            path.unlink()
+    with pytest.raises(DataError, match=r"Ruby: 2 photos are too few .* with 2 of them kept for test"):
+        dealt(clean, tmp_path / "split", settings())
+
+
+@pytest.mark.parametrize("text", ["Ruby/01.jpg\n", "0123\tRuby/01.jpg\n", f"{'0' * 64} Ruby/01.jpg\n"])
+def test_a_line_of_another_form_is_refused_by_its_number(
+    clean: Path, tmp_path: Path, settings: Settings, text: str
+) -> None:
+    params = settings()
+    (tmp_path / "test_list.txt").write_text(f"# comment\n{text}")
+    with pytest.raises(DataError, match=r"test_list\.txt:2: "):
+        dealt(clean, tmp_path / "split", params)
+
+
+def test_a_missing_list_is_named(clean: Path, tmp_path: Path, settings: Settings) -> None:
+    with pytest.raises(DataError, match=r"nowhere\.txt: no such file"):
+        dealt(clean, tmp_path / "split", settings({"split.keep_test": "nowhere.txt"}))
+
+
+@pytest.mark.photos
+def test_the_test_part_of_real_gems_stays_when_fifty_photos_come_in(
+    real_gems: Path, cats_dogs: Path, tmp_path: Path, settings: Settings
+) -> None:
+    params = settings()
+
+    def cleaned(sources: dict[str, list[Path]]) -> Path:
+        raw, lines = tmp_path / "raw", []
+        for gem, paths in sources.items():
+            for path in paths:
+                lines.append({"path": f"{gem}/{path.name}"})
+                folders.copy(path, raw / gem / path.name)
+        folders.write_lines(raw / "manifest.jsonl", lines)
+        cleaning.clean(raw, tmp_path / "clean", params.clean)
+        return tmp_path / "clean"
+
+    sources = {name: paths for name, paths in folders.photos(real_gems).items() if name.startswith("Am")}
+    assert len(sources) > 1
+    before = dealt(cleaned(sources), tmp_path / "split", params)
+    bytes_before = {name: (tmp_path / "split" / "test" / name).read_bytes() for name in before["test"]}
+    freeze(tmp_path / "clean", tmp_path / "split", tmp_path)
+    gem = next(iter(sources))
+    cats = folders.photos(cats_dogs)
+    sources[gem] = sources[gem] + next(iter(cats.values()))[:50]
+    report, after = told_and_dealt(cleaned(sources), tmp_path / "split", params)
+    assert {name: (tmp_path / "split" / "test" / name).read_bytes() for name in after["test"]} == bytes_before
+    assert report["classes"][gem]["train"] > sum(name.startswith(f"{gem}/") for name in before["train"]) + 35
+
+
+def test_large_classes_are_undersampled_in_train_alone(clean: Path, tmp_path: Path, settings: Settings) -> None:
+    before = dealt(clean, tmp_path / "before", settings())
+    report, parts = told_and_dealt(clean, tmp_path / "split", settings({"split.most_per_class": 12}))
+    assert Counter(name.split("/")[0] for name in parts["train"]) == {"Agate": 8, "Ruby": 12, "Star Ruby": 12}
+    assert report["left_out"] == {"Ruby": 4, "Star Ruby": 17}
+    assert parts["train"] < before["train"]
+    assert (parts["val"], parts["test"]) == (before["val"], before["test"])
+    assert dealt(clean, tmp_path / "split", settings({"split.most_per_class": 12})) == parts
+    other = dealt(clean, tmp_path / "split", settings({"split.most_per_class": 12, "split.seed": 7}))
+    assert other["train"] != parts["train"]
+
+
+def test_folds_are_stratified_and_seeded() -> None:
+    labels = np.repeat(["Agate", "Ruby", "Opal"], [50, 23, 3])
+    fold = splitting.folds(labels, 5, seed=1)
+    assert Counter(fold.tolist()) == {0: 16, 1: 15, 2: 15, 3: 15, 4: 15}
+    for name in ("Agate", "Ruby"):
+        sizes = np.bincount(fold[labels == name], minlength=5)
+        assert sizes.max() - sizes.min() <= 1
+    np.testing.assert_array_equal(splitting.folds(labels, 5, seed=1), fold)
+    assert (splitting.folds(labels, 5, seed=2) != fold).any()
+
+
+def test_more_folds_than_photos_are_refused() -> None:
+    with pytest.raises(ParameterError, match=r"split\.folds is 5; the largest class has 4 photos"):
+        splitting.folds(["Agate"] * 3 + ["Ruby"] * 4, 5, seed=1)
+
+
+def test_the_folds_file_names_each_photo_of_train_and_val_in_order(
+    clean: Path, tmp_path: Path, settings: Settings
+) -> None:
+    dealt(clean, tmp_path / "split", settings({"split.folds": 3}))
+    written = (tmp_path / "split" / "folds.csv").read_bytes()
+    rows = list(csv.DictReader(written.decode().splitlines()))
+    expected = [
+        {"part": part, "file": path.relative_to(tmp_path / "split" / part).as_posix(), "gem": gem}
+        for part in ("train", "val")
+        for gem, paths in folders.photos(tmp_path / "split" / part).items()
+        for path in paths
+    ]
+    fold = [row.pop("fold") for row in rows]
+    assert rows == expected
+    assert set(fold) == {"0", "1", "2"}
+    dealt(clean, tmp_path / "again", settings({"split.folds": 3}))
+    assert (tmp_path / "again" / "folds.csv").read_bytes() == written

@@ -11,14 +11,16 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras import layers
+from PIL import Image
 
-from gemmodel.data import folders
+from gemmodel.data import dataset, folders, images
 from gemmodel.errors import DataError, ModelError
 from gemmodel.models import archive, features, fusion, training
 from gemmodel.params import Params
 
 Settings = Callable[..., Params]
 CLASSES = ["Agate", "Ruby", "Rubín"]
+LABELS = np.arange(60) % 3  # of the points of a cloud
 
 
 def cloud(seed: int, number: int = 60) -> tuple[np.ndarray, np.ndarray]:
@@ -67,7 +69,7 @@ def test_fit_learns(settings: Settings, optimizer: str, schedule: str) -> None:
         seen.append((epoch, dict(values)))
 
     small = keras.Sequential([keras.Input((5,)), layers.Dense(3, activation="softmax")])
-    history = training.fit(small, batches(1), batches(2, 30), params, on_epoch=on_epoch)
+    history = training.fit(small, batches(1), batches(2, 30), params, labels=LABELS, on_epoch=on_epoch)
     assert [epoch for epoch, _ in seen] == list(range(12))
     assert {name: [values[name] for _, values in seen] for name in history} == history
     assert set(history) == {"loss", "accuracy", "val_loss", "val_accuracy"}
@@ -83,7 +85,12 @@ def test_fit_keeps_the_best_epoch(settings: Settings, patience: int) -> None:
     small = keras.Sequential([keras.Input((5,)), layers.Dense(3, activation="softmax")])
     weights: list[list[np.ndarray]] = []
     history = training.fit(
-        small, batches(1), batches(2, 30), params, on_epoch=lambda *_: weights.append(small.get_weights())
+        small,
+        batches(1),
+        batches(2, 30),
+        params,
+        labels=LABELS,
+        on_epoch=lambda *_: weights.append(small.get_weights()),
     )
     best = int(np.argmin(history["val_loss"]))
     assert best < len(weights) - 1, "the problem must have got worse at its end"
@@ -93,6 +100,65 @@ def test_fit_keeps_the_best_epoch(settings: Settings, patience: int) -> None:
     summary = training.summary(history)
     assert (summary["best_epoch"], summary["epochs"]) == (best, len(weights))
     assert summary["best_val_loss"] == pytest.approx(min(history["val_loss"]), abs=1e-6)
+
+
+@pytest.mark.parametrize(("balance", "weights"), [("none", [1, 1, 1]), ("balanced", [0.5, 1.25, 5])])
+def test_balanced_classes_weigh_the_same_in_the_loss(settings: Settings, balance: str, weights: list[float]) -> None:
+    labels = np.repeat([0, 1, 2], [20, 8, 2])
+    points = np.random.default_rng(4).normal(size=(30, 5)).astype(np.float32)
+    one_hot = np.eye(3, dtype=np.float32)[labels]
+    data = tf.data.Dataset.from_tensor_slices((points, one_hot)).batch(10)
+    changes = {"train.epochs": 1, "train.learning_rate": 1e-9, "train.label_smoothing": 0}
+    params = settings(changes | {"train.class_weight": balance}).train
+    small = keras.Sequential([keras.Input((5,)), layers.Dense(3, activation="softmax")])
+    loss = -np.log((told(small, points) * one_hot).sum(axis=1))
+    history = training.fit(small, data, data, params, labels=labels, on_epoch=lambda *_: None)
+    assert history["loss"][0] == pytest.approx((loss * np.take(weights, labels)).mean(), rel=1e-4)
+    assert history["val_loss"][0] == pytest.approx(loss.mean(), rel=1e-4)
+
+
+@pytest.fixture
+def few(tmp_path: Path) -> Path:
+    """A split of three classes of 6, 3 and 1 training photos."""
+    for part, numbers in (("train", (6, 3, 1)), ("val", (1, 1, 1))):
+        for name, number in zip(CLASSES, numbers, strict=True):
+            (tmp_path / part / name).mkdir(parents=True)
+            for seed in range(number):
+                pixels = np.random.default_rng(seed).integers(0, 256, (32, 32, 3), np.uint8)
+                Image.fromarray(pixels).save(tmp_path / part / name / f"{seed}.jpg")
+    (tmp_path / "augmented").mkdir()
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", ["cnn", "fusion"])
+def test_both_models_balance_the_classes_of_their_photos(
+    settings: Settings, extractor: keras.Model, few: Path, name: str
+) -> None:
+    changes = {"base.image_size": 32, "train.epochs": 1, "train.label_smoothing": 0, "train.learning_rate": 1e-9}
+    changes |= {"model.cnn.filters": [4], "model.cnn.pooling": ["max"], "model.cnn.dropout": 0}
+    changes |= {"model.fusion.dropout": 0, "embed.views": ["photo"], "embed.weights": "none"}
+    changes |= {"model.cnn.augmentation": "disk", "train.precision": "float32"}  # of which augment.up_to left nothing
+    params = settings(changes | {"train.class_weight": "balanced"})
+    common: dict[str, Any] = {"base": params.base, "on_epoch": lambda *_: None}
+    keras.utils.set_random_seed(3)
+    if name == "cnn":
+        model, classes, history = training.train_cnn(
+            params.model.cnn, params.train, params.augment, split=few, augmented=few / "augmented", **common
+        )
+    else:
+        for part in ("train", "val"):
+            features.embed(few / part, few / f"{part}.npz", extractor, classes=CLASSES)
+        model, classes, history = training.train_fusion(
+            params.model.fusion, params.train, params.embed, folder=few, **common
+        )
+    paths, labels = dataset.labelled(few / "train", classes)
+    assert np.bincount(labels).tolist() == [6, 3, 1]
+    given = np.stack([images.load(path, 32) for path in paths]).astype(np.float32)
+    if name == "fusion":  # its extractor has random weights of its own: the cached features are what was seen
+        given = features.read(few / "train.npz")[0]
+        model = model.get_layer("head")
+    loss = -np.log(told(model, given)[np.arange(10), labels])
+    assert history["loss"][0] == pytest.approx((loss * np.take([10 / 18, 10 / 9, 10 / 3], labels)).mean(), rel=1e-3)
 
 
 def test_a_head_standardises_by_the_training_features(settings: Settings) -> None:
@@ -125,8 +191,8 @@ def test_an_attached_head_tells_what_it_tells_of_the_features(extractor: keras.M
 def test_the_same_model_is_the_same_bytes_and_comes_back(tmp_path: Path, model: keras.Model) -> None:
     archive.save(model, CLASSES, tmp_path / "first")
     archive.save(model, CLASSES, tmp_path / "second")
-    assert sorted(path.name for path in (tmp_path / "first").iterdir()) == ["classes.json", "model.keras"]
-    for name in ("model.keras", "classes.json"):
+    assert sorted(path.name for path in (tmp_path / "first").iterdir()) == ["classes.json", "input.json", "model.keras"]
+    for name in ("model.keras", "classes.json", "input.json"):
         assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
     loaded, classes = archive.load(tmp_path / "first")
     assert classes == CLASSES

@@ -1,0 +1,150 @@
+"""The data as one page: how much there is, what it looks like, and what was set aside and why."""
+
+import base64
+import io
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+from joblib import Parallel, delayed
+from matplotlib.figure import Figure
+from PIL import Image
+
+from gemmodel.data import augmentation, cropping, folders, images
+from gemmodel.errors import DataError
+from gemmodel.insight import data_plots
+from gemmodel.params import Params
+
+THUMBNAIL = 112  # pixels
+TEMPLATE = Path(__file__).with_suffix(".html")
+
+
+def write(raw: Path, clean: Path, parts: Mapping[str, Path], settings: Params, *, page: Path, pictures: Path) -> None:
+    """Writes the report and its pictures.
+
+    Args:
+        raw: the raw folder.
+        clean: the clean folder, with its manifest of every raw file's fate.
+        parts: folders of train, val and test, by name.
+        settings: those of augmentation are shown at work.
+        page: becomes a page of HTML that needs no other file and no network.
+        pictures: becomes a folder of the page's pictures, `.png` and `.jpg`.
+
+    Raises:
+        DataError: something of the data is missing.
+    """
+    rows = folders.read_lines(clean / "manifest.jsonl")
+    aside = [row for row in rows if "reason" in row]
+    found = {name: folders.photos(folder) for name, folder in parts.items()}
+    counts: dict[str, Mapping[str, int]] = {
+        name: {gem: len(paths) for gem, paths in gems.items()} for name, gems in found.items()
+    }
+    counts["set aside"] = Counter(row["gem"] for row in aside)
+    looked = _look([path for gem in folders.photos(clean).values() for path in gem])
+    train = found["train"]
+    figures: dict[str, Figure | Image.Image] = {
+        "counts": data_plots.counts_by_gem(counts),
+        "samples": data_plots.contact_sheet([(_small(paths[0]), gem) for gem, paths in train.items()], columns=8),
+        "augmentation": _augmentation(train, settings),
+        "crop_canny": cropping.four_panels(_small(next(iter(train.values()))[0], 800), "canny"),
+        "crop_otsu": cropping.four_panels(_small(next(iter(train.values()))[0], 800), "otsu"),
+        "sizes": data_plots.sizes([shape for shape, _, _ in looked]),
+        "mean_colours": data_plots.mean_colours(_mean_by_gem(looked)),
+    }
+    with folders.replacing(pictures) as new:
+        new.mkdir()
+        for name, figure in figures.items():
+            if isinstance(figure, Figure):
+                figure.savefig(new / f"{name}.png", dpi=110, metadata={"Software": None})
+            else:
+                figure.save(new / f"{name}.jpg", quality=88)
+    saved = {path.stem: _data_url(path.read_bytes(), path.suffix) for path in sorted(pictures.iterdir())}
+    conflicts = [row for row in aside if row["reason"].startswith("stands under")]
+    template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True).from_string(
+        TEMPLATE.read_text(encoding="utf-8")
+    )
+    text = template.render(
+        pictures=saved,
+        totals={part: sum(of_gem.values()) for part, of_gem in counts.items()},
+        files=len(rows),
+        gems=len({row["gem"] for row in rows if "path" in row}),
+        treated=Counter(what for row in rows if "path" in row for what in row.get("treated", ())).most_common(),
+        reasons=Counter(_kind(row) for row in aside).most_common(),
+        conflicts=_groups(raw, conflicts),
+        groups=_groups(raw, [row for row in aside if row not in conflicts]),
+        tree=folders.tree(next(iter(parts.values())).parent),
+    )
+    folders.write_text(page, text)
+
+
+def _kind(row: Mapping[str, Any]) -> str:
+    reason = str(row["reason"])
+    return "stands under two gems" if reason.startswith("stands under") else reason.split(":")[0]
+
+
+def _groups(raw: Path, rows: Sequence[Mapping[str, Any]]) -> list[list[tuple[str, str, str | None]]]:
+    """Returns each set-aside file, and in the same group its twins: name, fate and thumbnail of each."""
+    reasons = {row["source"]: row["reason"] for row in rows}
+    groups = dict.fromkeys(tuple(sorted([row["source"], *row.get("twins", ())])) for row in rows)
+    return [[(name, reasons.get(name, "kept"), _thumbnail(raw / name)) for name in group] for group in groups]
+
+
+def _thumbnail(path: Path) -> str | None:
+    try:
+        picture = images.read(path)
+    except DataError:
+        return None
+    picture.thumbnail((THUMBNAIL, THUMBNAIL))
+    file = io.BytesIO()
+    picture.save(file, "JPEG", quality=80)
+    return _data_url(file.getvalue(), ".jpg")
+
+
+def _data_url(data: bytes, suffix: str) -> str:
+    kind = {".jpg": "jpeg"}.get(suffix, suffix[1:])
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def _small(path: Path, side: int = 256) -> Image.Image:
+    with Image.open(path) as picture:
+        picture.thumbnail((side, side))  # a JPEG is decoded no larger than need be
+        return picture.convert("RGB")
+
+
+def _look(paths: Sequence[Path]) -> list[tuple[tuple[int, int], str, np.ndarray]]:
+    """Returns each photo's size, gem, and the mean colour of its middle in [0, 1], grey parts counting little."""
+
+    def look(path: Path) -> tuple[tuple[int, int], str, np.ndarray]:
+        with Image.open(path) as picture:
+            size = picture.size
+        small = np.asarray(_small(path, 64), np.float32) / 255
+        height, width = small.shape[:2]
+        middle = small[height // 4 : height - height // 4, width // 4 : width - width // 4].reshape(-1, 3)
+        chroma = np.ptp(middle, axis=1) + 0.02  # what is grey in the middle of a coloured stone is a reflection
+        return size, path.parent.name, np.average(middle, axis=0, weights=chroma)
+
+    return list(Parallel(n_jobs=-1, prefer="threads")(delayed(look)(path) for path in paths))
+
+
+def _mean_by_gem(
+    looked: Sequence[tuple[tuple[int, int], str, np.ndarray]],
+) -> dict[str, tuple[float, float, float]]:
+    gems = sorted({gem for _, gem, _ in looked})
+    means = {gem: np.mean([colour for _, of, colour in looked if of == gem], axis=0) for gem in gems}
+    return {gem: (float(mean[0]), float(mean[1]), float(mean[2])) for gem, mean in means.items()}
+
+
+def _augmentation(train: Mapping[str, Sequence[Path]], settings: Params) -> Image.Image:
+    """Returns a photo of each of a few gems, in a row with augmented copies as training sees them."""
+    base, gems = settings.base, list(train)[:: max(1, len(train) // 5)][:5]
+    photos = [train[gem][0] for gem in gems]
+    rows = augmentation.examples(photos, 7, settings.augment, image_size=base.image_size, seed=base.seed)
+    tiles = [
+        (picture, "augmented" if place else gem)
+        for gem, row in zip(gems, rows, strict=True)
+        for place, picture in enumerate(row)
+    ]
+    return data_plots.contact_sheet(tiles, columns=8)

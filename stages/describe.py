@@ -1,0 +1,22 @@
+"""Describe: the data as a page for people."""
+
+from pathlib import Path
+
+from gemmodel import devices, params
+from gemmodel.insight import data_report
+from stages import command
+
+
+def main(
+    raw: Path, clean: Path, split: Path, page: Path, pictures: Path, params_file: Path = Path("params.yaml")
+) -> None:
+    """Write a page that shows how much data there is, what it looks like, and what was set aside and why."""
+    settings = params.load(params_file)
+    devices.prepare(settings.base)
+    parts = {name: split / name for name in ("train", "val", "test")}
+    data_report.write(raw, clean, parts, settings, page=page, pictures=pictures)
+    print(f"describe: {page}, {page.stat().st_size / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    command(main)

@@ -1,0 +1,69 @@
+"""The page about the data, as a person opens it."""
+
+import base64
+import io
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from scrapy import Selector
+
+
+@pytest.fixture(scope="module")
+def described(split_project: Any, new_project: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a project with a copy, a picture under two names and a file that is no picture."""
+    project = new_project(tmp_path_factory.mktemp("described"))
+    raw = project.root / "data" / "raw"
+    shutil.copytree(split_project.root / "data" / "raw", raw)
+    lines = [json.loads(line) for line in (raw / "manifest.jsonl").read_text(encoding="utf-8").splitlines()]
+    ruby, citrine = ([line for line in lines if line["gem"] == gem] for gem in ("Ruby", "Citrine"))
+    for source, path, number in ((ruby[0], "Ruby/copy.jpg", 90), (citrine[0], "Malachite/twin.jpg", 91)):
+        shutil.copy(raw / source["path"], raw / path)
+        lines.append(source | {"path": path, "gem": path.split("/")[0], "number": number})
+    (raw / "Ruby" / "<b>page.jpg").write_text("<html>")
+    lines.append(ruby[0] | {"path": "Ruby/<b>page.jpg", "number": 92})
+    (raw / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    project.run("clean", "split", "describe")
+    return Path(project.root)
+
+
+@pytest.fixture(scope="module")
+def page(described: Path) -> Selector:
+    return Selector(text=(described / "reports" / "data.html").read_text(encoding="utf-8"))
+
+
+def test_the_page_needs_nothing_but_itself(page: Selector) -> None:
+    sources = page.css("img::attr(src), link::attr(href), script::attr(src)").getall()
+    assert all(source.startswith("data:") for source in sources)
+    assert not page.css("script")
+    pictures = [source.split("base64,")[1] for source in page.css("img::attr(src)").getall()]
+    assert len(pictures) >= 7
+    for picture in pictures:
+        Image.open(io.BytesIO(base64.b64decode(picture))).load()
+    assert all(page.css("h2 + img::attr(alt)").getall())
+
+
+def test_every_file_that_was_set_aside_is_shown_with_its_reason(page: Selector, described: Path) -> None:
+    report = json.loads((described / "reports" / "clean.json").read_text(encoding="utf-8"))
+    figures = page.css("figcaption")
+    shown = dict(zip(figures.xpath("text()").getall(), figures.css("b::text").getall(), strict=True))
+    assert len(report["listed"]) == 4
+    for row in report["listed"]:
+        assert shown[row["source"]] == row["reason"]
+    assert "kept" in shown.values()
+
+
+def test_numbers_and_folders_are_those_of_the_split(page: Selector, described: Path) -> None:
+    split = described / "data" / "split"
+    cells = dict(zip(page.css("td:first-child::text").getall(), page.css("td.number::text").getall(), strict=True))
+    for part in ("train", "val", "test"):
+        assert int(cells[part]) == len(list((split / part).rglob("*.jpg")))
+    assert "Turquoise/" in page.css("pre::text").get("")
+
+
+def test_its_pictures_stand_beside_it(described: Path) -> None:
+    names = {path.stem for path in (described / "reports" / "data").iterdir()}
+    assert names == {"counts", "samples", "augmentation", "crop_canny", "crop_otsu", "mean_colours", "sizes"}

@@ -1,0 +1,54 @@
+"""What the spider reads from the catalogue's pages, once scripts have filled them."""
+
+from scrapy.http import HtmlResponse
+
+from scraper.spiders.rasavgems import RasavgemsSpider
+
+LIST = """<ul id="leftNavigation">
+<li><a href="#">Gems</a><ul>
+<li><a href="gems/ruby.html"> Star
+  Ruby </a></li>
+<li><a href="/gems/ruby-2.html">Star Ruby</a></li>
+<li><a href="gems/opal.html">Opal</a></li>
+<li><a href="gems/image.html"><img src="new.gif"></a></li>
+</ul></li></ul>
+<a href="about.html">About</a>"""
+PAGE = """<img src="logo.gif">
+<div id="Product_List">
+<div class="product-one"><a href="1.html"><img src="../photos/1.jpg"></a></div>
+<div class="product-one"><img src="http://[bad"><img data-src="later.jpg"></div>
+<div class="product-one"><img src="/photos/2.png?size=1"><img src="../photos/1.jpg"></div>
+</div>"""
+SITE = "https://www.rasavgems.com/"
+
+
+def page(url: str, body: str) -> HtmlResponse:
+    return HtmlResponse(url, body=body, encoding="utf-8")
+
+
+def test_each_gem_of_the_list_is_followed_once() -> None:
+    spider = RasavgemsSpider()
+    found = list(spider.parse(page(SITE, LIST)))
+    assert [(request.url, request.cb_kwargs["gem"]) for request in found] == [
+        (f"{SITE}gems/ruby.html", "Star Ruby"),
+        (f"{SITE}gems/opal.html", "Opal"),
+    ]
+    assert not spider.findings.unmatched
+
+
+def test_each_picture_of_a_product_is_asked_for_once_as_it_is() -> None:
+    spider = RasavgemsSpider()
+    spider.folders = {"Opal": "Opal"}
+    found = list(spider.parse_gem(page(f"{SITE}gems/opal.html", PAGE), "Opal"))
+    assert [request.url for request in found] == [f"{SITE}photos/1.jpg", f"{SITE}photos/2.png?size=1"]
+    assert not any(request.meta.get("playwright") for request in found)
+    assert [failure["reason"] for failure in spider.findings.failures] == ["is no address of a web site"]
+    assert spider.findings.without_pictures == []
+
+
+def test_markup_of_another_kind_is_counted() -> None:
+    spider = RasavgemsSpider()
+    assert list(spider.parse(page(SITE, "<p>closed</p>"))) == []
+    assert list(spider.parse_gem(page(f"{SITE}gems/opal.html", "<p>sold out</p>"), "Opal")) == []
+    assert spider.findings.without_pictures == ["Opal"]
+    assert set(spider.findings.unmatched) == {"list without ul#leftNavigation", "gem page without #Product_List"}
