@@ -1,5 +1,6 @@
 """The HTTP cache: what makes a crawl resumable, and the next one cheap."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -10,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from scrapy import Request, Spider
+from scrapy.downloadermiddlewares.httpcache import HttpCacheMiddleware
 from scrapy.extensions.httpcache import FilesystemCacheStorage, RFC2616Policy
 from scrapy.http import Response
 from scrapy.settings import BaseSettings
 
 KEPT = {200, 301, 302, 303, 307, 308, 404, 410}  # statuses that a resumed crawl need not ask for again
 OLDEST = 7 * 24 * 3600  # seconds after which an interrupted crawl is begun anew
+SEAL = "sha256"  # file of an entry
 
 
 class AskAgain(RFC2616Policy):
@@ -41,9 +44,19 @@ class AskAgain(RFC2616Policy):
             self._set_conditional_validators(request, cachedresponse)
         return False
 
+    def is_cached_response_valid(self, cachedresponse: Response, response: Response, request: Request) -> bool:
+        """Tells whether a kept answer is used after asking; an error of the server's is no reason to."""
+        return response.status == 304
+
+
+class NoFallback(HttpCacheMiddleware):
+    """Scrapy's cache, but a site that does not answer is not taken for one on which nothing has changed."""
+
+    DOWNLOAD_EXCEPTIONS = ()  # type: ignore[assignment]
+
 
 class WholeEntries(FilesystemCacheStorage):
-    """Scrapy's storage, but an entry that was being written when the process was killed is no entry."""
+    """Scrapy's storage, but an entry of which something is missing, or not as it was written, is no entry."""
 
     def __init__(self, settings: BaseSettings) -> None:
         super().__init__(settings)
@@ -54,15 +67,32 @@ class WholeEntries(FilesystemCacheStorage):
         """Starts a crawl."""
         super().open_spider(spider)
         self.beside.open_spider(spider)
+        shutil.rmtree(Path(self.beside.cachedir, spider.name), ignore_errors=True)  # of a crawl that was killed
+
+    def retrieve_response(self, spider: Spider, request: Request) -> Response | None:
+        """Reads an entry, if it is there and whole."""
+        entry = Path(self._get_request_path(spider, request))
+        try:
+            if (entry / SEAL).read_text() != _digest(entry):
+                return None
+        except (OSError, ValueError):
+            return None
+        return super().retrieve_response(spider, request)
 
     def store_response(self, spider: Spider, request: Request, response: Response) -> None:
         """Writes an entry beside, then renames it."""
         new, entry = (Path(storage._get_request_path(spider, request)) for storage in (self.beside, self))
         shutil.rmtree(new, ignore_errors=True)
         self.beside.store_response(spider, request, response)
+        (new / SEAL).write_text(_digest(new))
         shutil.rmtree(entry, ignore_errors=True)
         entry.parent.mkdir(parents=True, exist_ok=True)
         os.replace(new, entry)
+
+
+def _digest(entry: Path) -> str:
+    parts = (path.read_bytes() for path in sorted(entry.iterdir()) if path.name != SEAL)
+    return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
 
 
 @contextmanager

@@ -4,11 +4,10 @@ import re
 import stat
 import tarfile
 import zipfile
-import zlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -68,7 +67,8 @@ def copy(params: CrawlParams, store: Path) -> tuple[list[dict[str, Any]], dict[s
                     photos.append(file)
             for file, gem, rest in _arranged(photos):
                 if gem:
-                    wanted[gem].append((PurePosixPath(prefix.removesuffix("!/"), *rest), file))
+                    whence = replace(file, name=f"{prefix}{file.name}")
+                    wanted[gem].append((PurePosixPath(prefix.removesuffix("!/"), *rest), whence))
                 else:
                     failures.append({"url": f"{prefix}{file.name}", "reason": "photo in no gem's folder"})
         if missing := sorted(set(params.only) - set(wanted)):
@@ -106,17 +106,18 @@ def _collections(source: Path, stack: ExitStack) -> Iterator[tuple[str, list[Fil
         raise DataError(f"{source}: no such folder or archive; it must hold one folder of photos a class")
     archives = [path for path in sorted(source.iterdir()) if path.is_file() and _is_archive(path)]
     found = (path for path in sorted(source.rglob("*")) if path.is_file() and path not in archives)
-    yield "", [_file(path, path.relative_to(source).as_posix()) for path in found if not _hidden(path, source)]
+    names = ((path, path.relative_to(source).as_posix()) for path in found)
+    yield "", [_file(path, raw.readable(name)) for path, name in names if not _hidden(name)]
     for path in archives:
-        yield f"{path.name}!/", stack.enter_context(_archive(path))
+        yield f"{raw.readable(path.name)}!/", stack.enter_context(_archive(path))
 
 
 def _is_archive(path: Path) -> bool:
     return path.name.lower().endswith(ARCHIVES)
 
 
-def _hidden(path: Path, source: Path) -> bool:
-    return any(part.startswith(".") for part in path.relative_to(source).parts)
+def _hidden(name: str) -> bool:
+    return any(part == "__MACOSX" or (part.startswith(".") and part != "..") for part in PurePosixPath(name).parts)
 
 
 def _file(path: Path, name: str) -> File:
@@ -127,31 +128,33 @@ def _file(path: Path, name: str) -> File:
 @contextmanager
 def _archive(path: Path) -> Iterator[list[File]]:
     """Opens an archive; nothing of it is unpacked but by our own names, so no path in it leads anywhere."""
-    damaged = (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, OSError, NotImplementedError, RuntimeError)
     with ExitStack() as stack:
         try:
-            if zipfile.is_zipfile(path):
-                packed: Any = stack.enter_context(zipfile.ZipFile(path))
-                files = [_zipped(packed, member) for member in packed.infolist() if not member.is_dir()]
-            else:
-                packed = stack.enter_context(tarfile.open(path))
+            if tarfile.is_tarfile(path):  # asked first, since a tar that holds a zip passes for one
+                packed: Any = stack.enter_context(tarfile.open(path))
                 files = [_tarred(packed, member) for member in packed.getmembers() if not member.isdir()]
-        except damaged as error:
+                packed.fileobj.seek(packed.offset)
+                if packed.fileobj.read(512) != bytes(512):  # its end; tarfile itself takes a cut one for whole
+                    raise EOFError("cut off or damaged")
+            else:
+                packed = stack.enter_context(zipfile.ZipFile(path))
+                files = [_zipped(packed, member) for member in packed.infolist() if not member.is_dir()]
+        except Exception as error:  # readers of damaged archives raise all kinds
             raise DataError(f"{path}: no whole zip or tar ({error}); pack or download it again") from None
         if sum(file.size for file in files) > DENSEST * path.stat().st_size:
             raise DataError(f"{path}: would unpack to more than {DENSEST} times its size; no archive of photos does")
         yield [
-            File(file.name, file.size, _told(file, damaged), file.problem or _unsafe(file))
+            File(raw.readable(file.name), file.size, _told(file), file.problem or _unsafe(file))
             for file in files
-            if not PurePosixPath(file.name).name.startswith(".")
+            if not _hidden(file.name)
         ]
 
 
-def _told(file: File, damaged: tuple[type[Exception], ...]) -> Callable[[], bytes]:
+def _told(file: File) -> Callable[[], bytes]:
     def read() -> bytes:
         try:
             return file.read()
-        except damaged:
+        except Exception:
             raise DataError("damaged in its archive, or locked") from None
 
     return read
@@ -201,8 +204,10 @@ def _targets(chosen: dict[str, list[tuple[PurePosixPath, File]]]) -> list[tuple[
     for gem, found in chosen.items():
         for path, file in found:
             target = raw.safe_path(names[gem], path)
-            if target.casefold() in taken:
-                target = raw.safe_path(names[gem], path, apart=file.name)
-            taken.add(target.casefold())
+            apart = file.name
+            while raw.alike(target) in taken:
+                target = raw.safe_path(names[gem], path, apart=apart)
+                apart += "/"
+            taken.add(raw.alike(target))
             targets.append((gem, target, file))
     return targets

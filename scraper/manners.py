@@ -24,7 +24,8 @@ def belongs(url: str, site: str) -> bool:
     try:
         there, here = urlsplit(url), urlsplit(site)
         ports = {_port(here)} | (set(PORTS.values()) if _port(here) in PORTS.values() else set())
-        return there.scheme in PORTS and _host(there) == _host(here) and _port(there) in ports
+        told = there.scheme in PORTS and "@" not in there.netloc  # a user's name is there to mislead
+        return told and _host(there) == _host(here) and _port(there) in ports
     except ValueError:  # no URL at all
         return False
 
@@ -57,7 +58,10 @@ class OneSite(OffsiteMiddleware):
 
 
 class RetryAfter:
-    """Pauses the crawl for as long as an answer of 429 or 503 asks for; Scrapy's own retry then asks again."""
+    """Holds every request back for as long as an answer of 429 or 503 asks for; Scrapy's own retry then asks again.
+
+    To pause Scrapy's engine would not do: it does not hold back what it has handed on, nor robots.txt.
+    """
 
     def __init__(self, crawler: Crawler) -> None:
         self.crawler = crawler
@@ -68,20 +72,24 @@ class RetryAfter:
         """Makes the middleware."""
         return cls(crawler)
 
+    async def process_request(self, request: Request) -> None:
+        """Waits.
+
+        Raises:
+            IgnoreRequest: the crawl has been interrupted meanwhile.
+        """
+        while (wait := self.until - time.monotonic()) > 0:
+            await asyncio.sleep(min(wait, 0.5))
+            if not self.crawler.engine.running:
+                raise IgnoreRequest("interrupted")
+
     def process_response(self, request: Request, response: Response) -> Response:
         """Reads the header."""
         asked = response.headers.get("Retry-After")
         if response.status in (429, 503) and asked and (wait := min(seconds(asked.decode("latin-1")), MOST_PATIENCE)):
             logger.warning("%s asks for a pause of %.0f s", response.url, wait)
             self.until = max(self.until, time.monotonic() + wait)
-            self.crawler.engine.pause()
-            asyncio.get_running_loop().call_later(wait, self.go_on)
         return response
-
-    def go_on(self) -> None:
-        """Ends the pause, unless another one lasts longer."""
-        if time.monotonic() >= self.until - 0.01 and self.crawler.engine:
-            self.crawler.engine.unpause()
 
 
 def seconds(retry_after: str) -> float:

@@ -3,8 +3,10 @@
 import hashlib
 import io
 import unicodedata
+import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import count
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -16,37 +18,74 @@ from gemmodel.data import folders
 from gemmodel.errors import DataError
 
 MOST_PIXELS = 89_478_485  # Pillow's own limit, where it would only warn
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 MANIFEST = "manifest.jsonl"
+ACCOUNT = "crawl.json"
 LONGEST = 80  # characters of a name; with a hash, in any script, still below the 255 bytes of file systems
+DEEPEST = 8  # folders below a gem's that are told apart
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")  # Pillow would run Ghostscript for some others
+
+TURNING = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}  # signs that show a name as another
 
 
 def safe_name(name: str) -> str:
     """Returns a name that Linux, macOS and Windows take, told apart by a hash where the true one had to be cut."""
-    whole = unicodedata.normalize("NFC", name)
-    safe = str(sanitize_filename(whole.replace("/", " ").replace("\\", " "), platform="universal")).strip(" .")
+    shown = "".join(sign for sign in readable(name) if not _hides(sign))
+    safe, before = shown.replace("/", " ").replace("\\", " "), None
+    while safe != before:  # what one step leaves may be what another one removes
+        before = safe
+        safe = unicodedata.normalize("NFC", str(sanitize_filename(safe, platform="universal")).strip(" ."))
     if not safe or len(safe.encode()) > 2 * LONGEST:
         safe = f"{safe.encode()[:LONGEST].decode(errors='ignore').strip(' .') or 'unnamed'}-{_short_hash(name)}"
     return safe
 
 
+def _hides(sign: str) -> bool:
+    return unicodedata.category(sign) in ("Cc", "Zl", "Zp") or unicodedata.bidirectional(sign) in TURNING
+
+
+def readable(name: str) -> str:
+    """Returns a name with escapes for bytes that are no text, as the names of files may hold."""
+    return name.encode(errors="backslashreplace").decode()
+
+
 def folder_names(gems: Iterable[str]) -> dict[str, str]:
     """Returns a folder name for each gem: safe, and no two the same where a disk does not tell capitals apart."""
     names = {gem: safe_name(gem) for gem in sorted(set(gems))}
-    shared = Counter(name.casefold() for name in names.values())
-    return {gem: f"{name}-{_short_hash(gem)}" if shared[name.casefold()] > 1 else name for gem, name in names.items()}
+    for again in count():
+        shared = Counter([MANIFEST, ACCOUNT, *map(alike, names.values())])
+        if max(shared.values()) == 1:
+            break
+        names = {
+            gem: f"{name}-{_short_hash(gem + ' ' * again)}" if shared[alike(name)] > 1 else name
+            for gem, name in names.items()
+        }
+    return names
+
+
+def alike(name: str) -> str:
+    """Returns what two names share that one disk takes for the same and another does not."""
+    return unicodedata.normalize("NFC", name.casefold())
 
 
 def file_name(url: str) -> str:
     """Returns a picture's file name: its own, and a hash of its whole URL, so that no two are the same."""
-    name = PurePosixPath(safe_name(unquote(urlsplit(url).path.rsplit("/", 1)[-1])))
-    stem = name.stem.encode()[:LONGEST].decode(errors="ignore")
-    return f"{stem or 'picture'}-{_short_hash(url)}{name.suffix[:8].lower()}"
+    name = PurePosixPath(unquote(urlsplit(url).path.rsplit("/", 1)[-1]).replace("/", " "))
+    stem = safe_name(name.stem).encode()[:LONGEST].decode(errors="ignore")
+    suffix = safe_name(f"x{name.suffix[:8].lower()}").removeprefix("x")
+    return f"{stem}-{_short_hash(url)}{suffix}"
 
 
 def safe_path(folder: str, path: PurePosixPath, *, apart: str = "") -> str:
     """Returns a photo's path below a folder, each part safe; a text to tell it apart by adds its hash to the name."""
     name = safe_name(path.stem) + (f"-{_short_hash(apart)}" if apart else "") + path.suffix
-    return PurePosixPath(folder, *map(safe_name, path.parent.parts), name).as_posix()
+    return PurePosixPath(folder, *map(_inner_folder, path.parent.parts[-DEEPEST:]), name).as_posix()
+
+
+def _inner_folder(name: str) -> str:
+    """Returns a safe name that no photo beside it can have."""
+    safe = safe_name(name)
+    return f"{safe}_" if PurePosixPath(safe).suffix.lower() in folders.SUFFIXES else safe
 
 
 def _short_hash(text: str) -> str:
@@ -66,7 +105,7 @@ def image_format(body: bytes) -> str | None:
         DataError: a picture of more pixels than any photo has.
     """
     try:
-        with Image.open(io.BytesIO(body)) as image:
+        with Image.open(io.BytesIO(body), formats=FORMATS) as image:
             size, file_format = image.size, image.format
     except Image.DecompressionBombError:
         size = (MOST_PIXELS, 2)
@@ -78,11 +117,20 @@ def image_format(body: bytes) -> str | None:
 
 
 def before(raw: Path) -> list[dict[str, Any]]:
-    """Returns the lines of the manifest that an earlier crawl left, none where there is no such crawl."""
+    """Returns the lines of the manifest that an earlier crawl left, none where there is no such crawl.
+
+    Lines that no crawl of this version wrote are left out.
+    """
     try:
-        return folders.read_lines(raw / MANIFEST)
-    except DataError:
+        lines = folders.read_lines(raw / MANIFEST)
+    except (DataError, OSError):
         return []
+    return [found for found in lines if isinstance(found, dict) and _whole(found)]
+
+
+def _whole(found: dict[str, Any]) -> bool:
+    told = all(isinstance(found.get(key), str) and found[key] for key in ("path", "gem", "sha256"))
+    return told and type(found.get("number", 0)) is int
 
 
 def numbered(lines: Sequence[dict[str, Any]], old: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -99,11 +147,14 @@ def numbered(lines: Sequence[dict[str, Any]], old: Sequence[Mapping[str, Any]]) 
     result = []
     for gem in sorted(of_gem):
         known: dict[str, int] = {}
+        taken: set[int] = set()  # a damaged manifest may give a number twice
         for found in of_gem[gem]:
-            if same := by_path.get(found["path"]) or by_bytes.pop((found["gem"], found["sha256"]), None):
+            same = by_path.get(found["path"]) or by_bytes.pop((found["gem"], found["sha256"]), None)
+            if same and same["number"] not in taken:
                 known[found["path"]] = same["number"]
+                taken.add(same["number"])
         earlier = [found["number"] for path, found in by_path.items() if path.startswith(f"{gem}/")] if known else []
-        following = max(earlier, default=-1) + 1
+        following = max([*earlier, *taken], default=-1) + 1
         for found in of_gem[gem]:
             if found["path"] not in known:
                 known[found["path"]] = following

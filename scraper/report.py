@@ -32,7 +32,7 @@ def markdown(report: Mapping[str, Any]) -> str:
             *_table(("", ""), figures),
             *_section("Could not be had", _table(("reason", "number"), report["failed"].items())),
             *_section("Each of them", _table(("address", "reason"), (f.values() for f in report["failures"]))),
-            *_section("Gems without pictures", [f"- {gem}" for gem in report["gems_without_pictures"]]),
+            *_section("Gems without pictures", [f"- {_plain(gem)}" for gem in report["gems_without_pictures"]]),
             *_section("Markup that was not as expected", _table(("what", "times"), report["unmatched_markup"].items())),
             *(
                 line

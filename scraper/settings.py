@@ -1,6 +1,6 @@
 """How the crawl behaves: as a polite guest, who asks whether a picture has changed before loading it again."""
 
-from scraper.cache import AskAgain, WholeEntries
+from scraper.cache import AskAgain, NoFallback, WholeEntries
 from scraper.manners import OneSite, RetryAfter
 from scraper.pipelines import OriginalPictures
 
@@ -10,6 +10,7 @@ USER_AGENT = "gemmodel/0.1 (gemstone classifier for research)"  # the crawl stag
 ITEM_PIPELINES = {OriginalPictures: 300}
 
 ROBOTSTXT_OBEY = True
+CONCURRENT_REQUESTS = 1  # of each site; what waits in a queue could not be held back when the site asks for a pause
 CONCURRENT_REQUESTS_PER_DOMAIN = 1
 DOWNLOAD_DELAY = 1.0
 DOWNLOAD_DELAY_JITTER = 0
@@ -18,8 +19,10 @@ AUTOTHROTTLE_TARGET_CONCURRENCY = 1.0
 RETRY_TIMES = 3
 DOWNLOADER_MIDDLEWARES = {
     "scrapy.downloadermiddlewares.offsite.OffsiteMiddleware": None,
+    "scrapy.downloadermiddlewares.httpcache.HttpCacheMiddleware": None,
     OneSite: 50,
     RetryAfter: 560,  # sees an answer before Scrapy's retry does
+    NoFallback: 900,
 }
 
 # What a site may send. None of these has a use here but to harm.

@@ -20,7 +20,7 @@ from scraper import cache, class_folders, raw
 from scraper import settings as project_settings
 from scraper.manners import ANOTHER_HOST, NO_WEB_PAGE
 from scraper.sample_site import server
-from scraper.spiders.gems import ROBOTS, Findings, GemSpider
+from scraper.spiders.gems import NOWHERE, ROBOTS, Findings, GemSpider
 from scraper.spiders.minerals import MineralsSpider
 from scraper.spiders.rasavgems import RasavgemsSpider
 
@@ -29,7 +29,12 @@ SAMPLE = "sample"
 FOLDER = "folder"
 
 # The bundled site is ours: nobody has to be spared.
-IMPOLITE = {"DOWNLOAD_DELAY": 0, "AUTOTHROTTLE_ENABLED": False, "CONCURRENT_REQUESTS_PER_DOMAIN": 8}
+IMPOLITE = {
+    "DOWNLOAD_DELAY": 0,
+    "AUTOTHROTTLE_ENABLED": False,
+    "CONCURRENT_REQUESTS": 8,
+    "CONCURRENT_REQUESTS_PER_DOMAIN": 8,
+}
 
 # Failures that will be the same next time; a crawl with too many others (a network that went away) replaces nothing.
 LASTING = {
@@ -39,6 +44,7 @@ LASTING = {
     ROBOTS,
     ANOTHER_HOST,
     NO_WEB_PAGE,
+    NOWHERE,
     "redirects in a loop",
     "larger than a photo",
     "more pixels than a photo has",
@@ -111,7 +117,7 @@ def crawl(
         lines = raw.numbered([line for source in found for line in source.lines], old)
         accounts = [source.account for source in found]
         folders.write_lines(new / raw.MANIFEST, lines)
-        folders.write_json(new / "crawl.json", accounts)
+        folders.write_json(new / raw.ACCOUNT, accounts)
     traffic: Counter[str] = sum((Counter(source.traffic) for source in found), Counter())
     return _report(accounts, lines) | {
         "changes": raw.changes(lines, old),
@@ -183,7 +189,7 @@ def _found(url: str, crawler: Crawler) -> Found:
     traffic = {
         "requests": findings.requests,
         "bytes_received": findings.received,
-        "cached": sum(stats.get(f"httpcache/{kind}", 0) for kind in ("hit", "revalidate", "errorrecovery")),
+        "cached": sum(stats.get(f"httpcache/{kind}", 0) for kind in ("hit", "revalidate")),
         "retried": stats.get("retry/count", 0),
     }
     return Found(list(crawler.pictures.lines.values()), account, traffic)  # type: ignore[attr-defined]

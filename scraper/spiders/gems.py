@@ -1,5 +1,6 @@
 """What the spiders of all sites have in common: limits, fallbacks, and an account of what could not be had."""
 
+import re
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -21,20 +22,30 @@ from scraper.manners import ANOTHER_HOST, NO_WEB_PAGE
 
 MOST_GEMS = 2000  # of a list; the real ones have some 100
 MOST_PICTURES = 500  # of a gem
+MOST_IN_ALL = 50_000  # pictures of a site; each waits in memory for its turn
+MOST_TEXT = 10_000  # characters of a property or of prose, which stand in the manifest with each picture
+MOST_NAME = 1000  # characters of a gem's name
+ENDLESS_TAG = re.compile(rb"<[^<>]{10000,}")  # lxml compares each of a tag's attributes with each other
 
 ROBOTS = "forbidden by robots.txt"
+LARGE = "larger than a photo"
+NOWHERE = "redirects to no address of a web site"
 # What Scrapy's and Twisted's errors mean to a person. A failure's reason must be the same each time.
 REASONS = {
     "NoBrowserError": "the browser does not start",
     "NotFilledError": "not filled by its scripts in time",
     "DownloadTimeoutError": "no whole answer in time",
-    "DownloadCancelledError": "larger than a photo",
+    "DownloadCancelledError": LARGE,
     "DownloadFailedError": "connection broken off",
     "ResponseDataLossError": "connection broken off",
     "DownloadConnectionRefusedError": "connection refused",
     "CannotResolveHostError": "host unknown",
     "Forbidden by robots.txt": ROBOTS,
     "max redirections reached": "redirects in a loop",
+    "ValueError": NOWHERE,
+    "BadGzipFile": "damaged on its way",
+    "ZstdError": "damaged on its way",
+    "error": "damaged on its way",  # zlib's and brotli's
 }
 
 
@@ -118,7 +129,7 @@ class GemSpider(scrapy.Spider):
         """
         for missing in sorted(self.only - set(found)):
             self.findings.unmatched[f"crawl.only: {missing} is not on the list"] += 1
-        wanted = {gem: url for gem, url in found.items() if not self.only or gem in self.only}
+        wanted = {gem[:MOST_NAME].strip(): url for gem, url in found.items() if not self.only or gem in self.only}
         if (beyond := len(wanted) - MOST_GEMS) > 0:
             self.findings.unmatched[f"list of more than {MOST_GEMS} gems: gem left out"] += beyond
         chosen = dict(list(wanted.items())[:MOST_GEMS])
@@ -141,15 +152,20 @@ class GemSpider(scrapy.Spider):
         chosen = list(found.items())[: self.max_per_gem or None]
         if (beyond := len(chosen) - MOST_PICTURES) > 0:
             self.findings.unmatched[f"gem of more than {MOST_PICTURES} pictures: picture left out"] += beyond
-        for full, thumbnail in chosen[:MOST_PICTURES]:
+        chosen = chosen[:MOST_PICTURES]
+        if (beyond := self.expected + len(chosen) - MOST_IN_ALL) > 0:
+            self.findings.unmatched[f"site of more than {MOST_IN_ALL} pictures: picture left out"] += beyond
+            chosen = chosen[: MOST_IN_ALL - self.expected]
+        about = about | {"folder": self.folders[about["gem"]], "page_url": response.url}
+        for full, thumbnail in chosen:
             yield from self.ask(
                 full,
                 self.parse_picture,
                 errback=self.failed if full == thumbnail else self.full_picture_failed,
-                cb_kwargs={"about": about | {"folder": self.folders[about["gem"]], "page_url": response.url}},
+                cb_kwargs={"about": about},
                 meta={"thumbnail": thumbnail},
             )
-        self.expected += len(chosen[:MOST_PICTURES])
+        self.expected += len(chosen)
         read = max(self.findings.pages - 1, 1)
         self.progress.total = round(self.expected * self.findings.due / read)  # an estimate until all pages are read
         self.show_progress()
@@ -220,14 +236,17 @@ def reason(failure: Failure) -> str:
     """Returns why a request failed, in words that are the same each time."""
     error = failure.value
     if isinstance(error, HttpError):
-        return f"HTTP status {error.response.status}"
+        redirect = error.response.status // 100 == 3 and "Location" in error.response.headers
+        return NOWHERE if redirect else f"HTTP status {error.response.status}"
     if isinstance(error, IgnoreRequest):
-        return REASONS.get(str(error), str(error))
+        return LARGE if "exceeded DOWNLOAD_MAXSIZE" in str(error) else REASONS.get(str(error), str(error))
     return REASONS.get(type(error).__name__, type(error).__name__)
 
 
 def text(response: Response) -> TextResponse:
     """Returns a page for CSS selectors, whatever its declared media type."""
-    if isinstance(response, TextResponse):
+    if isinstance(response, TextResponse) and not ENDLESS_TAG.search(response.body):
         return response
-    return TextResponse(response.url, body=response.body, request=response.request)
+    encoding = response.encoding if isinstance(response, TextResponse) else None
+    body = ENDLESS_TAG.sub(b"<", response.body)
+    return TextResponse(response.url, body=body, request=response.request, encoding=encoding)

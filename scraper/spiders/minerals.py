@@ -7,10 +7,11 @@ from urllib.parse import parse_qs
 
 import scrapy
 from scrapy.http import Response, TextResponse
+from scrapy.selector import SelectorList
 
-from scraper.spiders.gems import GemSpider, text
+from scraper.spiders.gems import MOST_TEXT, GemSpider, text
 
-TABLE = "table#ctl00_ContentPlaceHolder1_DataList1"
+CONTENT = "ctl00_ContentPlaceHolder1_"
 PROPERTIES = (
     "ChemicalFormula",
     "Color",
@@ -36,7 +37,7 @@ class MineralsSpider(GemSpider):
     def parse(self, response: Response, **_: Any) -> Iterator[scrapy.Request]:
         """Follows each gem of the list once, in either markup."""
         self.findings.pages += 1
-        links = text(response).css(f"{TABLE} a[href]")
+        links = _first(text(response), "DataList1").css("a[href]")
         if not links:
             self.findings.unmatched["list without a table of gems"] += 1
             links = text(response).css('a[href*="_gemstone.aspx"]')
@@ -53,7 +54,7 @@ class MineralsSpider(GemSpider):
         mineral_class = self.property_of(page, "MineralClass")
         if mineral_class is None:
             self.findings.unmatched["gem page without a mineral class"] += 1
-        prose = {name: _plain(page.css(f"#ctl00_ContentPlaceHolder1_lbl{name} ::text").getall()) for name in PROSE}
+        prose = {name: _plain(_first(page, f"lbl{name}").css("::text").getall()) for name in PROSE}
         about = {
             "gem": gem,
             "mineral_class": mineral_class,
@@ -61,7 +62,7 @@ class MineralsSpider(GemSpider):
             "prose": {name: told for name, told in prose.items() if told},
         }
         found: dict[str, str] = {}  # a page may list one picture in both forms
-        for source in page.css(f"{TABLE} img::attr(src)").getall():
+        for source in _first(page, "DataList1").css("img::attr(src)").getall():
             if thumbnail := self.join(response, _thumbnail(source)):
                 full = THUMBNAIL_SUFFIX.sub(r"\1", thumbnail)
                 found.setdefault(full, thumbnail)
@@ -72,7 +73,12 @@ class MineralsSpider(GemSpider):
     @staticmethod
     def property_of(page: TextResponse, name: str) -> str | None:
         """Returns a row's value from a gem's page, or None where the page lacks it."""
-        return _plain(page.css(f"#ctl00_ContentPlaceHolder1_tr{name} td:nth-of-type(2) ::text").getall())
+        return _plain(_first(page, f"tr{name}").css("td:nth-of-type(2) ::text").getall())
+
+
+def _first(page: TextResponse, name: str) -> SelectorList:
+    """Returns the one element of an id; of a hostile page's thousands, XPath would compare each with each."""
+    return page.xpath(f"(//*[@id='{CONTENT}{name}'])[1]")
 
 
 def _thumbnail(source: str) -> str:
@@ -81,4 +87,4 @@ def _thumbnail(source: str) -> str:
 
 
 def _plain(texts: list[str]) -> str | None:
-    return " ".join("".join(texts).split()) or None
+    return " ".join("".join(texts).split())[:MOST_TEXT].strip() or None
