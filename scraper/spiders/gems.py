@@ -156,13 +156,12 @@ class GemSpider(scrapy.Spider):
         if (beyond := self.expected + len(chosen) - MOST_IN_ALL) > 0:
             self.findings.unmatched[f"site of more than {MOST_IN_ALL} pictures: picture left out"] += beyond
             chosen = chosen[: MOST_IN_ALL - self.expected]
-        about = about | {"folder": self.folders[about["gem"]], "page_url": response.url}
         for full, thumbnail in chosen:
             yield from self.ask(
                 full,
                 self.parse_picture,
                 errback=self.failed if full == thumbnail else self.full_picture_failed,
-                cb_kwargs={"about": about},
+                cb_kwargs={"about": about | {"folder": self.folders[about["gem"]], "page_url": response.url}},
                 meta={"thumbnail": thumbnail},
             )
         self.expected += len(chosen)
