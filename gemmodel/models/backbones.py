@@ -117,7 +117,7 @@ def _application(name: str, weights: str, image_size: int) -> keras.Model:
                 "~/.keras), give a file of them in place of 'imagenet', or take efficientnet_lite0 (installed)"
             ) from None
         raise ModelError(f"{name} of {image_size} pixels with weights {weights!r}: {line}") from error
-    return keras.Model(model.inputs, _last_of_each_resolution(model), name=name)
+    return keras.Model(pixels, _last_of_each_resolution(model), name=name)
 
 
 def _last_of_each_resolution(model: keras.Model) -> list[Any]:
@@ -127,7 +127,8 @@ def _last_of_each_resolution(model: keras.Model) -> list[Any]:
         learned = learned or bool(layer.trainable_weights)  # before that, it is the picture
         shape = layer.output.shape
         # Padding is no map; what is smaller than the last map is a squeeze to 1 x 1 within a block.
-        if learned and len(shape) == 4 and shape[1] >= last.shape[1] and not isinstance(layer, layers.ZeroPadding2D):
+        edged = isinstance(layer, layers.ZeroPadding2D | layers.Cropping2D)
+        if learned and not edged and len(shape) == 4 and shape[1] >= last.shape[1]:
             maps[round(math.log2(side / shape[1]))] = layer.output  # rounded: unpadded layers lose some pixels
     maps[round(math.log2(side / last.shape[1]))] = last
     return [maps[halvings] for halvings in sorted(maps)]

@@ -4,6 +4,7 @@ import hashlib
 import json
 import pickle
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,9 @@ class Backup(keras.callbacks.Callback):
     def __init__(self, path: Path, callbacks: Sequence[keras.callbacks.Callback]) -> None:
         super().__init__()
         self.path, self.callbacks = path, callbacks
-        self.kept: dict[str, Any] = pickle.loads(path.read_bytes()) if path.exists() else {}
+        self.kept: dict[str, Any] = {}
+        with suppress(FileNotFoundError, EOFError, pickle.UnpicklingError):  # damaged: the training starts anew
+            self.kept = pickle.loads(path.read_bytes())
 
     @property
     def initial_epoch(self) -> int:

@@ -28,7 +28,7 @@ def transfer(params: TransferParams, *, image_size: int, classes: int) -> keras.
         x = layers.Dense(units, activation="relu")(layers.Dropout(params.dropout)(x))
     x = layers.Dropout(params.dropout)(x)
     return keras.Model(
-        base.inputs, layers.Dense(classes, activation="softmax", dtype="float32", name="gem")(x), name="transfer"
+        base.inputs[0], layers.Dense(classes, activation="softmax", dtype="float32", name="gem")(x), name="transfer"
     )
 
 
