@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 
-from gemmodel.models import backup
+from gemmodel.models import backup, training
 from gemmodel.params import Params
 
 Settings = Callable[..., Params]
@@ -99,6 +100,33 @@ def test_a_killed_training_ends_with_the_same_bits(
     assert resumed["seen"] == whole["seen"]
     with np.load(project / "resumed.npz") as one, np.load(project / "whole.npz") as other:
         assert [one[key].tobytes() for key in one.files] == [other[key].tobytes() for key in other.files]
+
+
+def test_an_epochs_photos_depend_on_its_number_alone(
+    project: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    orders: list[list[int]] = []
+
+    def fit(_: Any, train: tf.data.Dataset, *__: Any, callbacks: Any, **___: Any) -> training.History:
+        assert int(train.cardinality()) == BATCHES
+        for epoch in (0, 1, 2, 1):
+            for callback in callbacks:
+                callback.on_epoch_begin(epoch)
+            pixels = np.concatenate([x for x, _ in train.as_numpy_iterator()])
+            orders.append(np.rint(pixels.sum(axis=(1, 2, 3))).astype(int).tolist())
+        return {"loss": [0.0], "val_loss": [0.0]}
+
+    monkeypatch.setattr(training, "fit", fit)
+    params = settings(TINY | {"model.cnn.augmentation": "none"})
+    training.train_network(
+        params.model.cnn, params.train, params.augment, base=params.base, split=project / "split",
+        augmented=project, backup=project / "backup", on_epoch=lambda *_: None,
+    )  # fmt: skip
+    zero, one, two, again = orders
+    assert sorted(zero) == sorted(one) == sorted(two)
+    assert len(set(zero)) > 20
+    assert again == one
+    assert zero != one != two != zero
 
 
 def test_a_key_is_of_one_setting_and_these_photos(project: Path, settings: Settings) -> None:
