@@ -173,7 +173,7 @@ def train_network(
     with tf.device("CPU:0"):  # where the batches are made
         order = tf.Variable(base.seed, dtype=tf.int64)
 
-    def reseed(epoch: int, _: Any) -> None:
+    def reseed(epoch: int, _: Any = None) -> None:
         order.assign(base.seed + epoch)
         augmentation.reseed(augmenter, f"{base.seed}/{epoch}")
 

@@ -21,15 +21,18 @@ def transfer(params: TransferParams, *, image_size: int, classes: int) -> keras.
 
     Raises:
         ModelError: the backbone or its weights are not known.
+        ParameterError: no layer is named as `unfreeze` says.
     """
     base = backbone(params.backbone, weights=params.weights, image_size=image_size)
     x = layers.GlobalAveragePooling2D(name="pooled")(base.outputs[-1])
     for units in params.dense:
         x = layers.Dense(units, activation="relu")(layers.Dropout(params.dropout)(x))
     x = layers.Dropout(params.dropout)(x)
-    return keras.Model(
-        base.inputs[0], layers.Dense(classes, activation="softmax", dtype="float32", name="gem")(x), name="transfer"
-    )
+    x = layers.Dense(classes, activation="softmax", dtype="float32", name="gem")(x)
+    model = keras.Model(base.inputs[0], x, name="transfer")
+    if params.unfreeze != "none":
+        _place(model, params.unfreeze)  # refused now rather than after the first phase
+    return model
 
 
 def freeze(model: keras.Model, *, below: str) -> None:
@@ -42,11 +45,17 @@ def freeze(model: keras.Model, *, below: str) -> None:
     Raises:
         ParameterError: no layer is named so.
     """
-    names = [layer.name for layer in model.layers]
-    first = next((place for place, name in enumerate(names) if name.startswith(below)), None)
-    if first is None:
-        raise ParameterError(
-            f"model.transfer.unfreeze: no layer's name begins with {below!r}; some are {', '.join(names[-40::4])}"
-        )
+    first = _place(model, below)
     for place, layer in enumerate(model.layers):
         layer.trainable = place >= first and not isinstance(layer, layers.BatchNormalization)
+
+
+def _place(model: keras.Model, beginning: str) -> int:
+    """Returns the place among the layers of the first one whose name begins so."""
+    names = [layer.name for layer in model.layers]
+    for place, name in enumerate(names):
+        if name.startswith(beginning):
+            return place
+    raise ParameterError(
+        f"model.transfer.unfreeze: no layer's name begins with {beginning!r}; some are {', '.join(names[-40::4])}"
+    )

@@ -64,11 +64,12 @@ def test_batch_norm_keeps_its_statistics(network: keras.Model) -> None:
     assert network.get_layer("conv_stem").get_weights()[0].shape == convolution.shape
 
 
-def test_a_layer_that_is_not_there_is_named(network: keras.Model) -> None:
+def test_a_layer_that_is_not_there_is_named_before_anything_is_fitted(settings: Settings) -> None:
+    params = settings(SMALL | {"model.transfer.unfreeze": "block5"}).model.transfer
     with pytest.raises(
         ParameterError, match=r"model\.transfer\.unfreeze: no layer's name begins with 'block5'; .*conv"
     ):
-        freeze(network, below="block5")
+        transfer(params, image_size=32, classes=3)
 
 
 @pytest.mark.parametrize(
