@@ -134,6 +134,18 @@ def examples(
     return [[Image.fromarray(copy) for copy in row] for row in rows]
 
 
+def reseed(model: keras.Sequential, text: str) -> None:
+    """Lets what an augmenter does next depend on a text alone."""
+    random = [layer for layer in model.layers if hasattr(layer, "generator")]
+    for layer, state in zip(random, _states(text, len(random)), strict=True):
+        layer.generator.state.assign(state)
+
+
+def _states(text: str, number: int) -> np.ndarray:
+    digests = [hashlib.sha256(f"{text}/{place}".encode()).digest()[:8] for place in range(number)]
+    return np.frombuffer(b"".join(digests), np.uint32).reshape(number, 2)
+
+
 def _seeded(model: keras.Sequential, image_size: int) -> Callable[[np.ndarray, str], np.ndarray]:
     """Returns the augmentation as a function of pixels and a text, which stands in for the state of its generators.
 
@@ -150,8 +162,6 @@ def _seeded(model: keras.Sequential, image_size: int) -> Callable[[np.ndarray, s
     compiled = tf.function(graph, input_signature=(pixels_spec, tf.TensorSpec((generators, 2), tf.int64)))
 
     def change(pixels: np.ndarray, text: str) -> np.ndarray:
-        digests = [hashlib.sha256(f"{text}/{number}".encode()).digest()[:8] for number in range(generators)]
-        states = np.frombuffer(b"".join(digests), np.uint32).reshape(generators, 2).astype(np.int64)
-        return compiled(pixels, states).numpy()
+        return compiled(pixels, _states(text, generators).astype(np.int64)).numpy()
 
     return change
