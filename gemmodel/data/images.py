@@ -33,7 +33,8 @@ def read(path: Path | IO[bytes]) -> Image.Image:
         path: the file, open or by its path, in any format that Pillow knows, whatever its suffix.
 
     Returns:
-        An RGB picture. Its `format` is that of the file; `info["treated"]` names what had to be done to it.
+        An RGB picture, of an animation the first frame. Its `format` is that of the file; `info["treated"]` names what
+        had to be done to it.
 
     Raises:
         DataError: the file is no picture, is damaged, or is so large that it may be a decompression bomb.
@@ -55,7 +56,10 @@ def read(path: Path | IO[bytes]) -> Image.Image:
 
 
 def _upright_rgb(image: Image.Image) -> Image.Image:
-    file_format, treated = image.format, []
+    file_format = "JPEG" if image.format == "MPO" else image.format  # a JPEG with further views behind it
+    treated = []
+    if getattr(image, "is_animated", False) and image.format != "MPO":
+        treated.append("first frame kept")
     orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
     if orientation in UPRIGHT:
         image = image.transpose(UPRIGHT[orientation])
@@ -72,7 +76,7 @@ def _upright_rgb(image: Image.Image) -> Image.Image:
         if image.mode != "RGBA":
             treated.append(f"{image.mode} to RGB")
         image = image.convert("RGB")
-    if file_format not in ("JPEG", "MPO"):
+    if file_format != "JPEG":
         treated.append(f"{file_format} to JPEG")
     image.format, image.info["treated"] = file_format, treated
     return image
