@@ -27,13 +27,14 @@ from gemmodel.params import CleanParams
 Array = NDArray[Any]
 
 SIDES = (16, 32, 64)  # pixels of the thumbnails
-SLACK = (0.5, 0.1, 0.0)  # by how much a pair may miss the limits at each size and still go on to the next
+SLACK = (0.5, 0.15, 0.0)  # by how much a pair may miss the limits at each size and still go on to the next
 LAYOUT = ((0, 0, 1, 2, 1, 0), (0, 1, 0, 0, 1, 2)), (6, 3, 3)  # rows and columns in zigzag; how many of Y, Cb, Cr
 MIRRORED = np.concatenate([[(-1) ** column for column in LAYOUT[0][1][:count]] for count in LAYOUT[1]])
 NEIGHBOURS = 10  # candidates a photo, so that a class of like pictures costs no more than any other
 REACH = 24.0  # grey levels between two layouts; with 5 % cropped away they stay below 21
 TIE = 0.05  # grey levels of noise, so that equal layouts do not all sit in one leaf of the tree
 STRETCH, SHIFT = 1.18, 0.15  # the most that a crop may scale an axis, and move it in half sides
+DETAIL = 10.0  # grey levels of fine detail, above which more of it hardly counts
 BATCH = 500  # pairs that are compared at a time
 
 
@@ -205,10 +206,14 @@ def _difference(a: Array, seen: Array, mask: Array) -> Array:
 
 
 def _similarity(a: Array, seen: Array, mask: Array) -> Array:
-    """Returns how far the fine detail agrees: 1 for the same, about 0 for unrelated pictures."""
-    fine = [
-        (gaussian_filter(picture, (0, 0, 0.7, 0.7), truncate=3) - uniform_filter(picture, (1, 1, 7, 7))) * mask
-        for picture in (a, seen)
-    ]
+    """Returns how far the fine detail agrees: 1 for the same, about 0 for unrelated pictures.
+
+    Detail is what a small blur leaves and a wide one takes away; above some grey levels it counts no more, or else the
+    outline of a stone on white would drown what is inside.
+    """
+    fine = []
+    for picture in (a, seen):
+        detail = gaussian_filter(picture, (0, 0, 1, 1), truncate=3) - uniform_filter(picture, (1, 1, 7, 7))
+        fine.append(detail / np.hypot(detail, DETAIL) * mask)
     energy = (fine[0] ** 2 + fine[1] ** 2).sum((1, 2, 3))
     return 1 - ((fine[0] - fine[1]) ** 2).sum((1, 2, 3)) / np.maximum(energy, 1e-6)
