@@ -45,6 +45,7 @@ def cropped(picture: Image.Image, place: np.ndarray) -> Image.Image:
 
 CHANGES: dict[str, Change] = {
     "half the size": lambda p, _: jpeg(scaled(p, 0.5), 90),
+    "90 pixels, quality 60": lambda p, _: jpeg(scaled(p, 90 / max(p.size)), 60),
     "1.5 times the size": lambda p, _: jpeg(scaled(p, 1.5), 90),
     "JPEG quality 30": lambda p, _: jpeg(p, 30),
     "5 % cropped, anywhere": lambda p, random: jpeg(cropped(p, random.uniform(size=2)), 90),

@@ -27,6 +27,7 @@ from gemmodel.params import CleanParams
 Array = NDArray[Any]
 
 SIDES = (16, 32, 64)  # pixels of the thumbnails
+SETTLED = 32  # the side at which five times less dissimilarity settles it: a much smaller copy has no finer detail
 SLACK = (0.5, 0.15, 0.0)  # by how much a pair may miss the limits at each size and still go on to the next
 LAYOUT = ((0, 0, 1, 2, 1, 0), (0, 1, 0, 0, 1, 2)), (6, 3, 3)  # rows and columns in zigzag; how many of Y, Cb, Cr
 MIRRORED = np.concatenate([[(-1) ** column for column in LAYOUT[0][1][:count]] for count in LAYOUT[1]])
@@ -118,10 +119,12 @@ def alike(looks: Sequence[Look], pairs: Array, params: CleanParams) -> Array:
             a, b = _sides(looks, size, pairs[batch])
             frames = _aligned(a, b, frames) if slack else frames
             seen, mask = _through(b, frames)
-            same = (_difference(a, seen, mask) <= (1 + slack / 2) * params.pixel_difference) & (
-                _similarity(a, seen, mask) >= params.similarity - slack
-            )
+            similarity = _similarity(a, seen, mask)
+            same = _difference(a, seen, mask) <= (1 + slack / 2) * params.pixel_difference
+            same &= similarity >= params.similarity - slack
             found[batch[~same]] = False
+            if SIDES[size] == SETTLED:
+                same &= similarity < 1 - (1 - params.similarity) / 5
             batch, frames = batch[same], frames[same]
     return found
 
