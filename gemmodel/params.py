@@ -58,8 +58,11 @@ class CleanParams:
     """Which photos are set aside, and how the others are cropped."""
 
     min_side: Positive
-    hash_distance: Annotated[int, Range(0, 256)]
+    max_side: Annotated[int, Range(64)]
+    min_contrast: Rate
+    hash_distance: Annotated[int, Range(0, 64)]
     pixel_difference: Annotated[float, Range(0, 255)]
+    similarity: Share
     crop: Literal["none", "canny", "otsu"]
 
 

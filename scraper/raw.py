@@ -23,7 +23,6 @@ MANIFEST = "manifest.jsonl"
 ACCOUNT = "crawl.json"
 LONGEST = 80  # characters of a name; with a hash, in any script, still below the 255 bytes of file systems
 DEEPEST = 8  # folders below a gem's that are told apart
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")  # Pillow would run Ghostscript for some others
 
 TURNING = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}  # signs that show a name as another
 
@@ -105,7 +104,7 @@ def image_format(body: bytes) -> str | None:
         DataError: a picture of more pixels than any photo has.
     """
     try:
-        with Image.open(io.BytesIO(body), formats=FORMATS) as image:
+        with Image.open(io.BytesIO(body), formats=folders.FORMATS) as image:
             size, file_format = image.size, image.format
     except Image.DecompressionBombError:
         size = (MOST_PIXELS, 2)

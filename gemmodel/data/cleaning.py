@@ -2,34 +2,25 @@
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import imagehash
-import numpy as np
 from joblib import Parallel, delayed
-from PIL import Image, ImageOps
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
+from PIL import Image
 from tqdm import tqdm
 
-from gemmodel.data import cropping, folders, images
+from gemmodel.data import cropping, duplicates, folders, images
 from gemmodel.errors import DataError
 from gemmodel.params import CleanParams
 
-HASH_SIDE = 16  # 256 bits a photo
-THUMBNAIL_SIDE = 32  # pixels
+WRONG_SUFFIX = "wrong suffix"  # needs another name, not other bytes
 
 
 @dataclass(frozen=True)
 class Photo:
-    """What cleaning knows of a file: `problem` is None for a readable photo, and only then the rest is filled.
-
-    `hashes` holds the perceptual hash of the photo and of its mirror image, uint8 of shape (2, 32); `thumbnail` is
-    int16 of shape (32, 32, 3).
-    """
+    """What cleaning knows of a file: `problem` is None for a usable photo, and only then the rest is filled."""
 
     path: Path
     gem: str
@@ -37,55 +28,27 @@ class Photo:
     problem: str | None = None
     pixels: int = 0
     treated: tuple[str, ...] = ()
-    hashes: Any = None
-    thumbnail: Any = None
+    look: duplicates.Look | None = None
 
 
-def inspect(path: Path, gem: str, *, min_side: int) -> Photo:
+def inspect(path: Path, gem: str, params: CleanParams) -> Photo:
     """Reads one file and describes it; a damaged file is described too, never raised."""
     digest = folders.sha256(path)
     try:
         image = images.read(path)
     except DataError as error:
         return Photo(path, gem, digest, problem=str(error))
-    if min(image.size) < min_side:
+    if min(image.size) < params.min_side:
         return Photo(path, gem, digest, problem=f"too small: {image.width} x {image.height} pixels")
-    small = image.resize((128, 128), Image.Resampling.BOX, reducing_gap=3.0)
-    bits = [imagehash.phash(view, HASH_SIDE).hash.ravel() for view in (small, ImageOps.mirror(small))]
-    thumbnail = np.asarray(small.resize((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.BOX), np.int16)
-    return Photo(
-        path,
-        gem,
-        digest,
-        None,
-        image.width * image.height,
-        tuple(image.info["treated"]),
-        np.packbits(bits, 1),
-        thumbnail,
-    )
-
-
-def twins(photos: Sequence[Photo], params: CleanParams) -> Iterator[tuple[int, int]]:
-    """Finds the pairs that show the same picture: rescaled, recompressed or mirrored.
-
-    A pair must agree in its perceptual hash (structure of the luminance) and then in its colour thumbnail, so that
-    two stones of one cut in different colours stay apart.
-
-    Args:
-        photos: readable photos.
-        params: `hash_distance` in bits of 256, `pixel_difference` as mean absolute difference in [0, 255].
-
-    Yields:
-        Index pairs (i, j), i < j.
-    """
-    hashes = np.stack([photo.hashes for photo in photos])
-    for i in range(len(photos) - 1):
-        distance = np.bitwise_count(hashes[i + 1 :, :] ^ hashes[i, 0]).sum(axis=2)
-        for j, mirrored in zip(*np.nonzero(distance <= params.hash_distance), strict=True):
-            other = photos[i + 1 + j].thumbnail
-            difference = np.abs(photos[i].thumbnail - (other[:, ::-1] if mirrored else other)).mean()
-            if difference <= params.pixel_difference:
-                yield i, i + 1 + int(j)
+    look = duplicates.look(image)
+    if look.views[-1].std(axis=(1, 2)).max() < params.min_contrast:
+        return Photo(path, gem, digest, problem="one flat colour")
+    treated = list(image.info["treated"])
+    if Image.registered_extensions().get(path.suffix.lower()) != image.format:
+        treated.append(WRONG_SUFFIX)
+    if max(image.size) > params.max_side:
+        treated.append("scaled down")
+    return Photo(path, gem, digest, None, image.width * image.height, tuple(treated), look)
 
 
 def verdicts(photos: Sequence[Photo], params: CleanParams) -> list[dict[str, Any]]:
@@ -100,85 +63,80 @@ def verdicts(photos: Sequence[Photo], params: CleanParams) -> list[dict[str, Any
     rows: list[dict[str, Any]] = [
         {"source": str(photo.path), "gem": photo.gem, "sha256": photo.sha256} for photo in photos
     ]
-    readable = [place for place, photo in enumerate(photos) if photo.problem is None]
-    for place, photo in enumerate(photos):
-        rows[place] |= {"reason": photo.problem} if photo.problem else {"treated": list(photo.treated)}
-    if not readable:
-        return rows
-    pairs = np.array(list(twins([photos[place] for place in readable], params)), int).reshape(-1, 2)
-    size = len(readable)
-    graph = coo_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(size, size))
-    groups = defaultdict(list)
-    for place, label in zip(readable, connected_components(graph, directed=False)[1], strict=True):
-        groups[label].append(place)
-    for group in groups.values():
-        names = sorted({photos[place].gem for place in group})
-        best = min(group, key=lambda place: (-photos[place].pixels, str(photos[place].path)))
-        for place in group:
+    for row, photo in zip(rows, photos, strict=True):
+        row |= {"reason": photo.problem} if photo.problem else {"treated": list(photo.treated)}
+    copies = defaultdict(list)  # places by content, the best photo first
+    for place in sorted(range(len(photos)), key=lambda place: (-photos[place].pixels, str(photos[place].path))):
+        if photos[place].problem is None:
+            copies[photos[place].sha256].append(place)
+    looks = [look for places in copies.values() if (look := photos[places[0]].look)]
+    near = duplicates.groups(looks, params)
+    alone = set(range(len(looks))).difference(*near)
+    contents = list(copies.values())
+    for group in [*near, *([one] for one in alone)]:
+        places = [place for one in group for place in contents[one]]
+        names = sorted({photos[place].gem for place in places})
+        for place in places if len(names) > 1 else places[1:]:
             if len(names) > 1:
                 reason = f"stands under {' and '.join(names)}"
-            elif place != best:
-                reason = "exact copy" if photos[place].sha256 == photos[best].sha256 else "near-duplicate"
             else:
-                continue
-            rows[place] |= {"reason": reason, "twins": [str(photos[other].path) for other in group if other != place]}
+                reason = "exact copy" if place in contents[group[0]] else "near-duplicate"
+            others = sorted(str(photos[other].path) for other in places if other != place)
+            rows[place] |= {"reason": reason, "twins": others}
     return rows
 
 
-def clean(raw: Path, out: Path, params: CleanParams) -> dict[str, Any]:
-    """Writes the photos that are fit to learn from.
+def clean(raw: Path, out: Path, params: CleanParams, workers: int = -1) -> dict[str, Any]:
+    """Writes the photos that are fit to learn from, as `<Gem>/<gem>_<number>.jpg`.
 
-    RGB JPEGs that are not cropped keep their bytes; everything else becomes one (quality 95, no chroma subsampling).
+    RGB JPEGs that are not cropped keep their bytes; everything else becomes one (quality 95, no chroma subsampling). A
+    photo's number is that of the raw manifest, so that its name stays when other photos come or go.
 
     Args:
-        raw: a folder a gem, with `manifest.jsonl` (one line a picture: path, gem, mineral_class, ...).
+        raw: a folder a gem, with `manifest.jsonl` (one line a picture: path, number, mineral_class, ...).
         out: becomes a folder a gem of `.jpg` files, with `manifest.jsonl` of every raw file's fate; a cropped photo's
-            line has `box`: left, top, right and bottom in pixels of the upright photo.
-        params: what is too small, when two photos are twins, and how photos are cropped.
+            line has `box`: left, top, right and bottom in pixels of the photo, upright and scaled down.
+        params: what is too small, too large or flat, when two photos are twins, and how photos are cropped.
+        workers: processes; -1 is one a core. The result does not depend on it.
 
     Returns:
         The report: counts, and each file that was set aside with its reason.
 
     Raises:
-        DataError: a file of the manifest is missing, or no photo is left.
+        DataError: a file of the manifest is missing, a line of it has no number, or no photo is left.
     """
     found = {line["path"]: line for line in folders.read_lines(raw / "manifest.jsonl")}
-    inspected = Parallel(n_jobs=-1, return_as="generator")(
-        delayed(inspect)(raw / path, Path(path).parts[0], min_side=params.min_side) for path in sorted(found)
-    )
+    names = _names(found.values(), raw / "manifest.jsonl")
+    parallel = Parallel(n_jobs=workers, return_as="generator")
+    inspected = parallel(delayed(inspect)(raw / path, Path(path).parts[0], params) for path in sorted(found))
     photos = list(tqdm(inspected, "clean", total=len(found), unit=" files", disable=None))
     rows = verdicts(photos, params)
+    for row in rows:
+        row["source"] = Path(row["source"]).relative_to(raw).as_posix()
+        row |= {key: found[row["source"]].get(key) for key in ("number", "mineral_class")}
+        if "reason" in row:
+            row["twins"] = [Path(twin).relative_to(raw).as_posix() for twin in row.get("twins", [])]
+        else:
+            row["path"] = names[row["source"]]
+    kept = [row for row in rows if "path" in row]
+    if not kept:
+        raise DataError(f"{raw}: none of its {len(rows)} files is a usable photo; {json.dumps(reasons(rows))}")
     with folders.replacing(out) as new:
-        taken: set[str] = set()
-        for row in rows:
-            source = Path(row["source"])
-            row["source"] = source.relative_to(raw).as_posix()
-            row["mineral_class"] = found[row["source"]].get("mineral_class")
-            if "reason" in row:
-                row["twins"] = [Path(twin).relative_to(raw).as_posix() for twin in row.get("twins", [])]
-                continue
-            row["path"] = _name(row, taken)
-            target = new / row["path"]
-            image = images.read(source) if row["treated"] or params.crop != "none" else None
-            if image and params.crop != "none":
-                image, box = cropping.crop(image, params.crop)
-                if box:
-                    row["box"] = box
-                    row["treated"].append("cropped")
-            if image and row["treated"]:
-                target.parent.mkdir(parents=True, exist_ok=True)
-                image.save(target, **images.JPEG)
-            else:
-                folders.copy(source, target)
-        kept = Counter(row["gem"] for row in rows if "path" in row)
-        if not kept:
-            raise DataError(f"{raw}: none of its {len(rows)} files is a usable photo; {json.dumps(reasons(rows))}")
+        for gem in {row["gem"] for row in kept}:
+            (new / gem).mkdir(parents=True)
+        boxes = parallel(
+            delayed(_write)(raw / row["source"], new / row["path"], row["treated"], params) for row in kept
+        )
+        for row, box in zip(kept, boxes, strict=True):
+            if box:
+                row["box"] = box
+                row["treated"].append("cropped")
         folders.write_lines(new / "manifest.jsonl", rows)
     return {
         "files": len(rows),
-        "kept": kept.total(),
-        "gems": len(kept),
-        "treated": sum(bool(row.get("treated")) for row in rows if "path" in row),
+        "kept": len(kept),
+        "gems": len({row["gem"] for row in kept}),
+        "treated": dict(sorted(Counter(kind for row in kept for kind in row["treated"]).items())),
         "set_aside": reasons(rows),
         "listed": [{key: row[key] for key in ("source", "reason", "twins")} for row in rows if "reason" in row],
     }
@@ -194,9 +152,32 @@ def reasons(rows: Sequence[dict[str, Any]]) -> dict[str, int]:
     return dict(sorted(kinds.items()))
 
 
-def _name(row: dict[str, Any], taken: set[str]) -> str:
-    name = f"{row['gem']}/{Path(row['source']).stem}.jpg"
-    if name.lower() in taken:
-        name = f"{row['gem']}/{Path(row['source']).stem}-{row['sha256'][:8]}.jpg"
-    taken.add(name.lower())
-    return name
+def _names(lines: Iterable[dict[str, Any]], manifest: Path) -> dict[str, str]:
+    """Returns the clean path of each raw path."""
+    names: dict[str, str] = {}
+    for line in lines:
+        if not isinstance(line.get("number"), int):
+            raise DataError(
+                f"{manifest}: {line['path']} has no number (of an older version); `dvc repro -f crawl` helps"
+            )
+        gem = Path(line["path"]).parts[0]
+        names[line["path"]] = f"{gem}/{gem.lower().replace(' ', '_')}_{line['number']}.jpg"
+    twice = [name for name, times in Counter(names.values()).items() if times > 1]
+    if twice:
+        raise DataError(f"{manifest}: two files become {twice[0]}; `dvc repro -f crawl` numbers them anew")
+    return names
+
+
+def _write(source: Path, target: Path, treated: Sequence[str], params: CleanParams) -> cropping.Box | None:
+    """Writes a photo as it is kept, and returns the box that it was cropped by."""
+    box = None
+    as_it_is = set(treated) <= {WRONG_SUFFIX}
+    if not as_it_is or params.crop != "none":
+        image = images.read(source)
+        image.thumbnail((params.max_side, params.max_side), Image.Resampling.LANCZOS, reducing_gap=3.0)
+        image, box = cropping.crop(image, params.crop)
+    if as_it_is and not box:
+        folders.copy(source, target)
+    else:
+        image.save(target, **images.JPEG)
+    return box

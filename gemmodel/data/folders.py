@@ -14,6 +14,7 @@ from gemmodel.errors import DataError
 
 FULL = (errno.ENOSPC, errno.EDQUOT)  # what a full disk says
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")  # Pillow's names; for some others it would run Ghostscript
 
 
 def photos(folder: Path) -> dict[str, list[Path]]:

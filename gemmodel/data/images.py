@@ -7,6 +7,7 @@ from typing import IO, Any
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from gemmodel.data import folders
 from gemmodel.errors import DataError
 
 MOST_PIXELS = 89_478_485  # Pillow's own limit, where it would only warn
@@ -30,16 +31,17 @@ def read(path: Path | IO[bytes]) -> Image.Image:
     """Decodes a photo whole, turned upright by its EXIF orientation, transparency laid on white.
 
     Args:
-        path: the file, open or by its path, in any format that Pillow knows, whatever its suffix.
+        path: the file, open or by its path, in any of folders.FORMATS, whatever its suffix.
 
     Returns:
-        An RGB picture. Its `format` is that of the file; `info["treated"]` names what had to be done to it.
+        An RGB picture, of an animation the first frame. Its `format` is that of the file; `info["treated"]` names what
+        had to be done to it.
 
     Raises:
         DataError: the file is no picture, is damaged, or is so large that it may be a decompression bomb.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=folders.FORMATS) as image:
             if image.width * image.height > MOST_PIXELS:
                 raise Image.DecompressionBombError
             image.load()
@@ -55,7 +57,10 @@ def read(path: Path | IO[bytes]) -> Image.Image:
 
 
 def _upright_rgb(image: Image.Image) -> Image.Image:
-    file_format, treated = image.format, []
+    file_format = "JPEG" if image.format == "MPO" else image.format  # a JPEG with further views behind it
+    treated = []
+    if getattr(image, "is_animated", False) and image.format != "MPO":
+        treated.append("first frame kept")
     orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
     if orientation in UPRIGHT:
         image = image.transpose(UPRIGHT[orientation])
@@ -72,7 +77,7 @@ def _upright_rgb(image: Image.Image) -> Image.Image:
         if image.mode != "RGBA":
             treated.append(f"{image.mode} to RGB")
         image = image.convert("RGB")
-    if file_format not in ("JPEG", "MPO"):
+    if file_format != "JPEG":
         treated.append(f"{file_format} to JPEG")
     image.format, image.info["treated"] = file_format, treated
     return image

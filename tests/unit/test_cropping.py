@@ -147,13 +147,15 @@ def test_cleaning_crops_what_it_writes(tmp_path: Path, settings: Callable[..., P
     lying[274] = 6  # turned by a quarter
     stone().transpose(Image.Transpose.ROTATE_90).save(tmp_path / "raw/Gem/turned.jpg", exif=lying, **images.JPEG)
     noise().save(tmp_path / "raw/Gem/whole.jpg", **images.JPEG)
-    lines = [{"path": f"Gem/{name}.jpg", "gem": "Gem"} for name in ("turned", "whole")]
+    lines = [
+        {"path": f"Gem/{name}.jpg", "gem": "Gem", "number": number} for number, name in enumerate(("turned", "whole"))
+    ]
     folders.write_lines(tmp_path / "raw/manifest.jsonl", lines)
     cleaning.clean(tmp_path / "raw", tmp_path / "clean", settings({"clean.crop": method}).clean)
     turned, whole = folders.read_lines(tmp_path / "clean/manifest.jsonl")
     assert "box" not in whole and whole["treated"] == []
-    assert (tmp_path / "clean/Gem/whole.jpg").read_bytes() == (tmp_path / "raw/Gem/whole.jpg").read_bytes()
-    with Image.open(tmp_path / "clean/Gem/turned.jpg") as written:
+    assert (tmp_path / "clean/Gem/gem_1.jpg").read_bytes() == (tmp_path / "raw/Gem/whole.jpg").read_bytes()
+    with Image.open(tmp_path / "clean/Gem/gem_0.jpg") as written:
         assert written.format == "JPEG"
         if method == "none":
             assert "box" not in turned and turned["treated"] == ["turned upright"]

@@ -157,3 +157,36 @@ def test_a_model_sees_squares_of_bytes(tmp_path: Path, draw: Draw, size: int) ->
     assert (pixels.shape, pixels.dtype) == ((size, size, 3), np.uint8)
     assert pixels.std() > 10
     np.testing.assert_allclose(pixels.mean(axis=(0, 1)), np.asarray(draw(5, size=(300, 100))).mean(axis=(0, 1)), atol=3)
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF"])
+def test_the_first_frame_of_an_animation_is_kept(draw: Draw, kind: str) -> None:
+    frames = [draw(seed) for seed in (1, 2, 3)]
+    read = images.read(saved(frames[0], kind, save_all=True, append_images=frames[1:]))
+    assert "first frame kept" in read.info["treated"]
+    np.testing.assert_allclose(np.asarray(read).astype(int), np.asarray(frames[0]), atol=60)
+    assert np.abs(np.asarray(read).astype(int) - np.asarray(frames[0])).mean() < 10
+    assert "first frame kept" not in images.read(saved(frames[0], kind)).info["treated"]
+
+
+@pytest.mark.parametrize("share", [0.3, 0.9, 0.99])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_a_file_cut_short_is_damaged(draw: Draw, kind: str, share: float) -> None:
+    whole = saved(draw(3, size=(300, 200)), kind).getvalue()
+    with pytest.raises(DataError, match=r"damaged|not an image"):
+        images.read(io.BytesIO(whole[: int(share * len(whole))]))
+
+
+@pytest.mark.photos
+def test_a_real_photo_cut_short_is_damaged(real_gems: Path) -> None:
+    for path in sorted(real_gems.glob("*/*_0.jpg"))[:10]:
+        content = path.read_bytes()
+        for share in (0.5, 0.98):
+            with pytest.raises(DataError, match="damaged"):
+                images.read(io.BytesIO(content[: int(share * len(content))]))
+
+
+def test_nothing_is_handed_to_a_program_that_runs_what_a_file_says(tmp_path: Path) -> None:
+    Image.new("RGB", (20, 20), "red").save(tmp_path / "stone.jpg", "EPS")  # Pillow would start Ghostscript for it
+    with pytest.raises(DataError, match="not an image"):
+        images.read(tmp_path / "stone.jpg")

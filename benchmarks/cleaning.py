@@ -1,0 +1,64 @@
+"""Clean against a plain Pillow loop that decodes, resizes to 224 pixels and encodes each photo: photos a second.
+
+python benchmarks/cleaning.py [--photos ../shared/gemstones]
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+from joblib import Parallel, delayed
+from PIL import Image
+
+from gemmodel import params
+from gemmodel.data import cleaning, folders, images
+
+RUNS = 3
+
+
+def resized(path: Path, target: Path) -> None:
+    with Image.open(path) as image:
+        image.convert("RGB").resize((224, 224), Image.Resampling.BICUBIC).save(target, **images.JPEG)
+
+
+def loop(paths: list[Path], out: Path, workers: int) -> None:
+    out.mkdir()
+    Parallel(n_jobs=workers)(delayed(resized)(path, out / f"{place}.jpg") for place, path in enumerate(paths))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--photos", type=Path, default=Path("../shared/gemstones"))
+    photos = parser.parse_args().photos
+    settings = params.load(Path("params.yaml")).clean
+    with tempfile.TemporaryDirectory() as folder:
+        raw, out = Path(folder, "raw"), Path(folder, "out")
+        lines = []
+        for gem, paths in folders.photos(photos).items():
+            for number, path in enumerate(paths):
+                name = f"{gem}/{path.name}"
+                folders.copy(path, raw / name)
+                lines.append({"path": name, "number": number})
+        folders.write_lines(raw / "manifest.jsonl", lines)
+        names = [raw / line["path"] for line in lines]
+        for workers in (1, 2):
+            speeds: dict[str, list[float]] = {"loop": [], "clean": []}
+            for run in range(RUNS):  # in turn: the machine drifts
+                for kind, measured in speeds.items():
+                    target = out / f"{kind}-{workers}-{run}"
+                    target.parent.mkdir(exist_ok=True)
+                    start = time.perf_counter()
+                    if kind == "loop":
+                        loop(names, target, workers)
+                    else:
+                        cleaning.clean(raw, target, settings, workers)
+                    measured.append(len(names) / (time.perf_counter() - start))
+            ratio = statistics.median(a / b for a, b in zip(speeds["loop"], speeds["clean"], strict=True))
+            told = ", ".join(f"{kind} {statistics.median(found):.0f}" for kind, found in speeds.items())
+            print(f"{workers} process(es), photos a second: {told}; clean takes {ratio:.2f} times as long (at most 2)")
+
+
+if __name__ == "__main__":
+    main()

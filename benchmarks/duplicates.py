@@ -1,0 +1,154 @@
+"""How well copies are told from other stones, and what 100,000 photos cost.
+
+python benchmarks/duplicates.py [--photos ../shared/gemstones] [--half test] [--scale 100000]
+
+Each photo is joined by a changed copy of it; every pair that is found is right if it is a photo and its own copy, and
+wrong otherwise. The photos' own twins leave first: the pairs whose fine detail agrees by 0.96 or more (in the 2,856
+real photos all of those were looked at, and are copies). Thresholds were chosen on the gems at even places of the
+alphabet (--half tune); the table is of those at odd places (--half test).
+"""
+
+import argparse
+import dataclasses
+import io
+import resource
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from joblib import Parallel, delayed
+from PIL import Image, ImageOps
+
+from gemmodel import params
+from gemmodel.data import duplicates, folders, images
+
+Change = Callable[[Image.Image, np.random.Generator], Image.Image]
+
+
+def jpeg(picture: Image.Image, quality: int) -> Image.Image:
+    file = io.BytesIO()
+    picture.save(file, "JPEG", quality=quality)
+    return Image.open(file)
+
+
+def scaled(picture: Image.Image, factor: float) -> Image.Image:
+    return picture.resize([max(1, round(side * factor)) for side in picture.size], Image.Resampling.LANCZOS)
+
+
+def cropped(picture: Image.Image, place: np.ndarray) -> Image.Image:
+    """Take 5 % off the width and off the height; place in [0, 1] tells how much of that at the left and the top."""
+    width, height = (side - round(0.05 * side) for side in picture.size)
+    left, top = np.round(place * [picture.width - width, picture.height - height]).astype(int).tolist()
+    return picture.crop((left, top, left + width, top + height))
+
+
+CHANGES: dict[str, Change] = {
+    "half the size": lambda p, _: jpeg(scaled(p, 0.5), 90),
+    "90 pixels, quality 60": lambda p, _: jpeg(scaled(p, 90 / max(p.size)), 60),
+    "1.5 times the size": lambda p, _: jpeg(scaled(p, 1.5), 90),
+    "JPEG quality 30": lambda p, _: jpeg(p, 30),
+    "5 % cropped, anywhere": lambda p, random: jpeg(cropped(p, random.uniform(size=2)), 90),
+    "5 % cropped, centred": lambda p, _: jpeg(cropped(p, np.array([0.5, 0.5])), 90),
+    "mirrored": lambda p, _: jpeg(ImageOps.mirror(p), 90),
+    "cropped, 0.7 size, quality 60": lambda p, random: jpeg(scaled(cropped(p, random.uniform(size=2)), 0.7), 60),
+    "cropped, half size, quality 50": lambda p, random: jpeg(scaled(cropped(p, random.uniform(size=2)), 0.5), 50),
+    "mirrored, cropped, quality 60": lambda p, random: jpeg(cropped(ImageOps.mirror(p), random.uniform(size=2)), 60),
+}
+
+
+def looks(path: Path, seed: int) -> list[duplicates.Look]:
+    """Describe a photo and its changed copies."""
+    picture = images.read(path)
+    changed = [change(picture, np.random.default_rng([seed, k])) for k, change in enumerate(CHANGES.values())]
+    return [duplicates.look(p.convert("RGB")) for p in (picture, *changed)]
+
+
+def pairs(views: list[duplicates.Look], settings: params.CleanParams) -> set[tuple[int, int]]:
+    near = duplicates.candidates(np.stack([look.layout for look in views]))
+    return {(int(i), int(j)) for i, j, _ in near[duplicates.alike(views, near, settings)]}
+
+
+def quality(paths: list[Path], settings: params.CleanParams) -> None:
+    described = Parallel(n_jobs=-1)(delayed(looks)(path, seed) for seed, path in enumerate(paths))
+    strict = dataclasses.replace(settings, similarity=0.96)
+    natural = {j for _, j in pairs([views[0] for views in described], strict)}
+    described = [views for place, views in enumerate(described) if place not in natural]
+    count = len(described)
+    print(f"{count} photos, {len(natural)} twins of them left out")
+    print(f"{'change':<32}{'found':>7}{'missed':>8}{'wrong':>7}{'precision':>11}{'recall':>8}")
+    totals = np.zeros(3, int)
+    for k, name in enumerate(CHANGES, 1):
+        found = pairs([views[0] for views in described] + [views[k] for views in described], settings)
+        right = len(found & {(i, i + count) for i in range(count)})
+        row(name, scores := np.array([right, count - right, len(found) - right]))
+        totals += scores
+    row("all", totals)
+
+
+def row(name: str, scores: np.ndarray) -> None:
+    right, missed, wrong = scores.tolist()
+    shares = f"{right / (right + wrong):>11.4f}{right / (right + missed):>8.4f}"
+    print(f"{name:<32}{right:>7}{missed:>8}{wrong:>7}{shares}")
+
+
+def variation(path: Path, seed: int, number: int) -> list[duplicates.Look]:
+    """Make further photos out of one: parts of it, its channels exchanged and dimmed."""
+    picture = images.load(path, 128)
+    made = []
+    for k in range(number):
+        random = np.random.default_rng([seed, k])
+        side = int(random.integers(64, 112))
+        left, top = random.integers(0, 128 - side, size=2)
+        part = picture[top : top + side, left : left + side][..., random.permutation(3)]
+        made.append(duplicates.look(Image.fromarray((part * random.uniform(0.6, 1, 3)).astype(np.uint8))))
+    return made
+
+
+def flat(seed: int, number: int) -> list[duplicates.Look]:
+    """Make pictures that are nearly the same: one soft light and little noise."""
+    random = np.random.default_rng(seed)
+    light = 128 + 30 * np.linspace(-1, 1, 64)[:, np.newaxis, np.newaxis] * np.ones((1, 64, 3))
+    noise = random.normal(0, 3, (number, 64, 64, 3))
+    return [duplicates.look(Image.fromarray((light + part).astype(np.uint8))) for part in noise]
+
+
+def scale(paths: list[Path], number: int, settings: params.CleanParams) -> None:
+    each = -(-number // len(paths))
+    kinds = {
+        "parts of real photos": (variation, [(path, seed, each) for seed, path in enumerate(paths)]),
+        "nearly equal pictures": (flat, [(None, seed, each) for seed in range(len(paths))]),
+    }
+    print(f"\n{'kind':<24}{'photos':>9}{'candidates, s':>15}{'all, s':>8}{'groups':>8}{'memory, GiB':>13}")
+    for kind, (make, arguments) in kinds.items():
+        made = Parallel(n_jobs=-1)(delayed(make)(*(a for a in some if a is not None)) for some in arguments)
+        views = [look for some in made for look in some][:number]
+        for size in (number // 4, number):
+            start = time.perf_counter()
+            duplicates.candidates(np.stack([look.layout for look in views[:size]]))
+            middle = time.perf_counter()
+            groups = duplicates.groups(views[:size], settings)
+            seconds = middle - start, time.perf_counter() - middle
+            memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+            print(f"{kind:<24}{size:>9}{seconds[0]:>15.1f}{seconds[1]:>8.1f}{len(groups):>8}{memory:>13.1f}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--photos", type=Path, default=Path("../shared/gemstones"))
+    parser.add_argument("--half", choices=["tune", "test"], default="test")
+    parser.add_argument("--scale", type=int, default=0, help="photos to time the search on; 0: none")
+    parser.add_argument("--similarity", type=float, help="instead of clean.similarity")
+    arguments = parser.parse_args()
+    settings = params.load(Path("params.yaml")).clean
+    if arguments.similarity:
+        settings = dataclasses.replace(settings, similarity=arguments.similarity)
+    gems = list(folders.photos(arguments.photos).values())[arguments.half == "test" :: 2]
+    paths = [path for gem in gems for path in gem]
+    quality(paths, settings)
+    if arguments.scale:
+        scale(paths, arguments.scale, settings)
+
+
+if __name__ == "__main__":
+    main()

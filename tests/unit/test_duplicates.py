@@ -1,0 +1,107 @@
+"""Duplicates: copies are found, other stones are not, and no pile of photos makes the search quadratic."""
+
+import dataclasses
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from gemmodel.data import duplicates, images
+from gemmodel.params import CleanParams, Params
+
+Draw = Callable[..., Image.Image]
+
+
+@pytest.fixture
+def limits(settings: Callable[..., Params]) -> CleanParams:
+    return settings().clean
+
+
+def test_a_look_is_small_and_knows_its_mirror_image(draw: Draw) -> None:
+    look, mirrored = (duplicates.look(picture) for picture in (draw(1), ImageOps.mirror(draw(1))))
+    assert [view.shape for view in look.views] == [(1, 16, 16), (1, 32, 32), (3, 64, 64)]
+    np.testing.assert_allclose(look.layout * duplicates.MIRRORED, mirrored.layout, atol=0.5)
+    assert look.hashes[::-1].tolist() == mirrored.hashes.tolist()
+    assert look.layout[0] == pytest.approx(np.asarray(draw(1).convert("L")).mean(), abs=1)
+
+
+def test_candidates_are_each_pair_once_and_few(limits: CleanParams) -> None:
+    layouts = np.random.default_rng(0).normal(0, 3, (3000, 12))
+    pairs = duplicates.candidates(layouts)
+    assert (pairs[:, 0] < pairs[:, 1]).all()
+    assert len(np.unique(pairs, axis=0)) == len(pairs) <= 2 * duplicates.NEIGHBOURS * len(layouts)
+    assert len(duplicates.candidates(np.zeros((3000, 12)))) <= 2 * duplicates.NEIGHBOURS * 3000
+    assert len(duplicates.candidates(layouts[:2] + np.array([[0], [100]]))) == 0
+
+
+@pytest.mark.parametrize("left", [0, 8, 16])
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_a_crop_is_laid_back_in_place(draw: Draw, limits: CleanParams, left: int, mirrored: bool) -> None:
+    whole = draw(3, size=(320, 240))
+    part = whole.crop((left, 12 - left // 2, left + 304, 12 - left // 2 + 228))
+    looks = [duplicates.look(picture) for picture in (whole, ImageOps.mirror(part) if mirrored else part, draw(4))]
+    pairs = np.array([(0, 1, 0), (0, 1, 1), (0, 2, 0), (1, 2, 0)])
+    assert duplicates.alike(looks, pairs, limits).tolist() == [not mirrored, mirrored, False, False]
+    assert duplicates.groups(looks, limits) == [[0, 1]]
+
+
+def test_a_chain_falls_apart_where_its_ends_differ(draw: Draw, limits: CleanParams) -> None:
+    wide = draw(5, size=(800, 300))
+    steps = [wide.crop((left, 0, left + 400, 300)) for left in range(0, 400, 25)]
+    looks = [duplicates.look(step) for step in steps]
+    near = np.array([(i, i + 1, 0) for i in range(len(looks) - 1)])
+    assert duplicates.alike(looks, near, limits).sum() > 4, "neighbours are alike"
+    found = duplicates.groups(looks, limits)
+    assert found
+    for first, *others in found:
+        pairs = np.array([(first, other, 0) for other in others])
+        assert duplicates.alike(looks, pairs, limits).all()
+
+
+def test_a_pile_of_copies_is_one_group(draw: Draw, limits: CleanParams) -> None:
+    def copy(quality: int) -> Image.Image:
+        file = io.BytesIO()
+        draw(6).save(file, "JPEG", quality=quality)
+        return Image.open(file)
+
+    looks = [duplicates.look(copy(quality)) for quality in range(95, 35, -1)]  # more than NEIGHBOURS
+    assert duplicates.groups(looks, limits) == [list(range(60))]
+
+
+def test_one_photo_or_none_has_no_twin(draw: Draw, limits: CleanParams) -> None:
+    assert duplicates.groups([], limits) == duplicates.groups([duplicates.look(draw(1))], limits) == []
+
+
+def test_cabochons_of_one_outline_on_white_stay_apart(limits: CleanParams) -> None:
+    y, x = np.mgrid[-1:1:160j, -1:1:160j]
+    stone = (x / 0.8) ** 2 + (y / 0.6) ** 2 < 1
+    shade = 120 - 60 * (x + y)
+
+    def cabochon(seed: int) -> Image.Image:
+        veins = Image.fromarray(np.random.default_rng(seed).uniform(0, 60, (14, 14)).astype(np.uint8))
+        texture = np.asarray(veins.resize((160, 160), Image.Resampling.BICUBIC), float)
+        grey = np.where(stone, shade + texture - 30, 255).clip(0, 255)
+        return Image.fromarray(np.stack([grey, 0.6 * grey + 0.4 * 255 * ~stone, grey], axis=2).astype(np.uint8))
+
+    looks = [duplicates.look(cabochon(seed)) for seed in range(12)]
+    assert len(duplicates.candidates(np.stack([look.layout for look in looks]))) > 12, "they are like each other"
+    assert duplicates.groups(looks, limits) == []
+    assert duplicates.groups(looks, dataclasses.replace(limits, similarity=0.2)), "by their detail"
+
+
+@pytest.mark.photos
+def test_copies_of_real_photos_are_found_and_nothing_else(real_gems: Path, limits: CleanParams) -> None:
+    photos = [images.read(path) for path in sorted(real_gems.glob("*/*_0.jpg"))]
+    crops = [
+        p.crop((round(0.02 * p.width), round(0.01 * p.height), round(0.97 * p.width), round(0.96 * p.height)))
+        for p in photos
+    ]
+    copies = [ImageOps.mirror(crop).resize((crop.width * 3 // 4, crop.height * 3 // 4)) for crop in crops]
+    found = duplicates.groups([duplicates.look(picture) for picture in photos + copies], limits)
+    expected = {(i, i + len(photos)) for i in range(len(photos))}
+    pairs = {tuple(group) for group in found}
+    assert len(pairs & expected) >= 0.95 * len(expected)
+    assert len(pairs - expected) <= 0.02 * len(pairs)
