@@ -3,9 +3,9 @@
 python benchmarks/duplicates.py [--photos ../shared/gemstones] [--half test] [--scale 100000]
 
 Each photo is joined by a changed copy of it; every pair that is found is right if it is a photo and its own copy, and
-wrong otherwise. The photos' own twins leave first: the pairs whose fine detail agrees by 0.96 or more (in the 2,856
-real photos all of those were looked at, and are copies). Thresholds were chosen on the gems at even places of the
-alphabet (--half tune); the table is of those at odd places (--half test).
+wrong otherwise. The photos' own twins leave first: the pairs whose fine detail agrees by 0.96 or more (of the 2,856
+real photos the less certain of those were looked at, and are copies). Thresholds were fitted to the gems at even places
+of the alphabet (--half tune); the table is of those at odd places (--half test).
 """
 
 import argparse
