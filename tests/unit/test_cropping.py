@@ -151,7 +151,9 @@ def test_cleaning_crops_what_it_writes(tmp_path: Path, settings: Callable[..., P
         {"path": f"Gem/{name}.jpg", "gem": "Gem", "number": number} for number, name in enumerate(("turned", "whole"))
     ]
     folders.write_lines(tmp_path / "raw/manifest.jsonl", lines)
-    cleaning.clean(tmp_path / "raw", tmp_path / "clean", settings({"clean.crop": method}).clean)
+    cleaning.clean(
+        tmp_path / "raw", tmp_path / "clean", settings({"clean.crop": method, "clean.min_contrast": 0}).clean
+    )
     turned, whole = folders.read_lines(tmp_path / "clean/manifest.jsonl")
     assert "box" not in whole and whole["treated"] == []
     assert (tmp_path / "clean/Gem/gem_1.jpg").read_bytes() == (tmp_path / "raw/Gem/whole.jpg").read_bytes()
