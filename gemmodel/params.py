@@ -28,6 +28,8 @@ Count = Annotated[int, Range(0)]
 Positive = Annotated[int, Range(1)]
 Share = Annotated[float, Range(0, 1)]
 Rate = Annotated[float, Range(0)]
+LearningRate = Annotated[float, Range(1e-9, 10)]
+Augmentation = Literal["none", "disk", "fly"]
 
 
 @dataclass(frozen=True)
@@ -88,8 +90,8 @@ class AugmentParams:
 class EmbedParams:
     """What is known of a photo before a classifier sees it."""
 
-    backbone: Literal["efficientnet_lite0"]
-    weights: Literal["imagenet", "none"]
+    backbone: str
+    weights: str
     views: Annotated[tuple[str, ...], Range(1)]
     colour_spaces: tuple[str, ...]
     histogram_bins: Annotated[int, Range(2, 16)]
@@ -107,22 +109,47 @@ class FusionParams:
 class CnnParams:
     """A plain convolutional network."""
 
-    augmentation: Literal["none", "disk", "fly"]
+    augmentation: Augmentation
     filters: Annotated[tuple[Positive, ...], Range(1)]
-    kernel: Positive
+    kernel: Annotated[tuple[Positive, ...], Range(1)]
     padding: Literal["same", "valid"]
-    pooling: tuple[Literal["max", "average"], ...]
-    dense: Positive
+    pooling: Annotated[tuple[Literal["max", "average"], ...], Range(1)]
+    dense: tuple[Positive, ...]
     dropout: Annotated[float, Range(0, 0.99)]
+    output: Literal["softmax", "sigmoid"]
+
+
+@dataclass(frozen=True)
+class ResidualParams:
+    """A convolutional network of residual blocks."""
+
+    augmentation: Augmentation
+    filters: Annotated[tuple[Positive, ...], Range(1)]
+    dense: Positive
+
+
+@dataclass(frozen=True)
+class TransferParams:
+    """A backbone with a new head, which learns first alone, then with the backbone's last layers."""
+
+    augmentation: Augmentation
+    backbone: str
+    weights: str
+    dense: tuple[Positive, ...]
+    dropout: Annotated[float, Range(0, 0.99)]
+    unfreeze: str
+    learning_rate: LearningRate
 
 
 @dataclass(frozen=True)
 class ModelParams:
     """The architecture by name, and each architecture's own section."""
 
-    name: Literal["cnn", "fusion"]
+    name: Literal["cnn", "residual", "transfer", "fusion"]
     fusion: FusionParams
     cnn: CnnParams
+    residual: ResidualParams
+    transfer: TransferParams
 
 
 @dataclass(frozen=True)
@@ -132,13 +159,14 @@ class TrainParams:
     epochs: Positive
     batch_size: Positive
     optimizer: Literal["adam", "adamw"]
-    learning_rate: Annotated[float, Range(1e-9, 10)]
-    schedule: Literal["constant", "cosine"]
+    learning_rate: LearningRate
+    schedule: Literal["constant", "cosine", "plateau"]
     weight_decay: Rate
     label_smoothing: Annotated[float, Range(0, 0.99)]
     patience: Positive
     device: Literal["auto", "cpu", "gpu"]
     precision: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"]
+    resume: bool
 
 
 @dataclass(frozen=True)

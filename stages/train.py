@@ -15,7 +15,7 @@ from stages import command
 
 def main(
     split: Path, augmented: Path, features: Path, out: Path, curves: Path, report: Path,
-    params_file: Path = Path("params.yaml"),
+    backup: Path = Path(".train-backup"), params_file: Path = Path("params.yaml"),
 ) -> None:  # fmt: skip
     """Fit the classifier that model.name names, keep its best epoch, and log the run."""
     settings = params.load(params_file)
@@ -36,7 +36,8 @@ def main(
         if model.name == "fusion":
             fitted = training.train_fusion(model.fusion, train, embed, folder=features, **shared)
         else:
-            fitted = training.train_cnn(model.cnn, train, augment, split=split, augmented=augmented, **shared)
+            shared |= {"split": split, "augmented": augmented, "backup": backup}
+            fitted = training.train_network(getattr(model, model.name), train, augment, **shared)
         network, classes, history = fitted
         archive.save(network, classes, out, crop=settings.clean.crop)
         best = training.summary(history)

@@ -72,7 +72,7 @@ def augment(train: Path, out: Path, params: AugmentParams, *, image_size: int, s
                 copies = len(range(place, params.images_per_class, len(paths)))
                 if copies:
                     pixels = np.repeat(images.load(path, image_size)[np.newaxis], copies, axis=0)
-                    _reseed(model, f"{seed}/{name}/{path.name}")
+                    reseed(model, f"{seed}/{name}/{path.name}")
                     for number, copy in enumerate(np.asarray(model(pixels.astype(np.float32), training=True))):
                         picture = Image.fromarray(np.clip(np.rint(copy), 0, 255).astype(np.uint8))
                         picture.save(new / name / f"{path.stem}_{number}.jpg", **images.JPEG)
@@ -80,7 +80,8 @@ def augment(train: Path, out: Path, params: AugmentParams, *, image_size: int, s
     return written
 
 
-def _reseed(model: keras.Sequential, text: str) -> None:
+def reseed(model: keras.Sequential, text: str) -> None:
+    """Lets what an augmenter does next depend on a text alone."""
     random = [layer for layer in model.layers if hasattr(layer, "generator")]
     for number, layer in enumerate(random):
         digest = hashlib.sha256(f"{text}/{number}".encode()).digest()

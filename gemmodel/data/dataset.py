@@ -41,7 +41,7 @@ def batches(
     image_size: int,
     batch_size: int,
     augmenter: keras.Model | None = None,
-    shuffle_seed: int | None = None,
+    shuffle_seed: tf.Variable | None = None,
     keep: bool = False,
 ) -> tf.data.Dataset:
     """Returns batches of pixels and one-hot labels.
@@ -53,7 +53,7 @@ def batches(
         image_size: side of the square in pixels.
         batch_size: photos a batch.
         augmenter: acts on each batch, anew in every epoch.
-        shuffle_seed: shuffles anew in every epoch, or, where None, keeps the order.
+        shuffle_seed: int64; read as each epoch begins, whose order depends on its value alone. None: no shuffling.
         keep: decodes each photo once and keeps it in memory, for more than one epoch.
 
     Returns:
@@ -71,7 +71,11 @@ def batches(
     if keep:
         data = data.cache()
     if shuffle_seed is not None:
-        data = data.shuffle(len(paths), seed=shuffle_seed)
+        # Keras' and TensorFlow's own reshuffling goes by the epochs of this process, not of this training.
+        kept, number = data, len(paths)
+        once = tf.data.Dataset.range(1)
+        data = once.flat_map(lambda _: kept.shuffle(number, seed=shuffle_seed.read_value()))
+        data = data.apply(tf.data.experimental.assert_cardinality(number))
     data = data.batch(batch_size).map(lambda x, y: (tf.cast(x, tf.float32), y), num_parallel_calls=tf.data.AUTOTUNE)
     if augmenter is not None:
         data = data.map(lambda x, y: (augmenter(x, training=True), y), num_parallel_calls=tf.data.AUTOTUNE)

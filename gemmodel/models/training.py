@@ -1,7 +1,10 @@
 """Fitting a classifier."""
 
+import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +14,38 @@ import tensorflow as tf
 
 from gemmodel.data import augmentation, dataset, folders
 from gemmodel.devices import precision
-from gemmodel.models import cnn, features, fusion
-from gemmodel.params import AugmentParams, BaseParams, CnnParams, EmbedParams, FusionParams, TrainParams
+from gemmodel.models import backup as backups
+from gemmodel.models import cnn, features, fusion, residual, transfer
+from gemmodel.params import (
+    AugmentParams,
+    BaseParams,
+    CnnParams,
+    EmbedParams,
+    FusionParams,
+    ResidualParams,
+    TrainParams,
+    TransferParams,
+)
 
 OnEpoch = Callable[[int, Mapping[str, float]], None]
 History = dict[str, list[float]]
+NetworkParams = CnnParams | ResidualParams | TransferParams
+NETWORKS: dict[type, Callable[..., keras.Model]] = {
+    CnnParams: cnn.cnn,
+    ResidualParams: residual.residual,
+    TransferParams: transfer.transfer,
+}
 
 
 def fit(
-    model: keras.Model, train: tf.data.Dataset, val: tf.data.Dataset, params: TrainParams, *, on_epoch: OnEpoch
+    model: keras.Model,
+    train: tf.data.Dataset,
+    val: tf.data.Dataset,
+    params: TrainParams,
+    *,
+    on_epoch: OnEpoch,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+    backup: Path | None = None,
 ) -> History:
     """Fits a model, stops early, and leaves it with the weights of its best epoch by validation loss.
 
@@ -29,6 +55,8 @@ def fit(
         val: the same of the validation part.
         params: optimiser, schedule, epochs and patience.
         on_epoch: called after each epoch with its number, from 0, and its figures.
+        callbacks: more of Keras', called before those of this fit.
+        backup: a file of the state after each epoch; where it exists, the fit goes on from there.
 
     Returns:
         Each figure's values by epoch.
@@ -46,13 +74,30 @@ def fit(
         metrics=["accuracy"],
     )
     stop = keras.callbacks.EarlyStopping("val_loss", patience=params.patience, restore_best_weights=True)
-    log = keras.callbacks.LambdaCallback(on_epoch_end=on_epoch)
+    history = keras.callbacks.History()
+    remembering: list[keras.callbacks.Callback] = [stop, history]
+    if params.schedule == "plateau":
+        patience = max(1, params.patience // 3)
+        remembering.insert(0, keras.callbacks.ReduceLROnPlateau("val_loss", factor=0.5, patience=patience))
+    keep = [backups.Backup(backup, remembering)] if backup else []
+
+    def past(_: Any) -> None:
+        for epoch in history.epoch:
+            on_epoch(epoch, {name: values[epoch] for name, values in history.history.items()})
+
+    log = keras.callbacks.LambdaCallback(on_train_begin=past, on_epoch_end=on_epoch)
     verbose = 1 if sys.stdout.isatty() else 2
     # The batches are shuffled already; Keras could not, and would say so.
-    fitted = model.fit(
-        train, validation_data=val, epochs=params.epochs, callbacks=[stop, log], shuffle=False, verbose=verbose
+    model.fit(
+        train,
+        validation_data=val,
+        epochs=params.epochs,
+        initial_epoch=keep[0].initial_epoch if keep else 0,
+        callbacks=[*callbacks, *remembering, *keep, log],
+        shuffle=False,
+        verbose=verbose,
     )
-    return fitted.history
+    return history.history
 
 
 def train_fusion(
@@ -88,17 +133,20 @@ def train_fusion(
     return fusion.attach(features.extractor(embed, image_size=base.image_size), head), classes, history
 
 
-def train_cnn(
-    model: CnnParams,
+def train_network(
+    model: NetworkParams,
     params: TrainParams,
     augment: AugmentParams,
     *,
     base: BaseParams,
     split: Path,
     augmented: Path,
+    backup: Path,
     on_epoch: OnEpoch,
 ) -> tuple[keras.Model, list[str], History]:
-    """Fits a plain convolutional network on pixels.
+    """Fits a network on pixels; with `resume` it goes on where a killed training of the same settings and photos ended.
+
+    Transfer learning has two phases, the head alone and then with the backbone's last layers; the better one is kept.
 
     Args:
         model: the network, and where its augmented photos come from.
@@ -107,7 +155,8 @@ def train_cnn(
         base: seed and image size.
         split: holds `train` and `val`, a folder a class each.
         augmented: holds the copies on disk, a folder a class.
-        on_epoch: called after each epoch.
+        backup: a folder for the state of unfinished trainings.
+        on_epoch: called after each epoch, and for each one that a killed training had done.
 
     Returns:
         The float32 model from pixels to probabilities, its class names and the figures by epoch.
@@ -117,22 +166,72 @@ def train_cnn(
     if model.augmentation == "disk":
         more, more_labels = dataset.labelled(augmented, classes)
         paths, labels = paths + more, np.concatenate([labels, more_labels])
-    augmenter = augmentation.augmenter(augment, seed=base.seed) if model.augmentation == "fly" else None
+    val_paths, val_labels = dataset.labelled(split / "val", classes)
+    state = backup / backups.key([base, model, params, augment], [*paths, *val_paths])
+
+    augmenter = augmentation.augmenter(augment, seed=base.seed)
+    with tf.device("CPU:0"):  # where the batches are made
+        order = tf.Variable(base.seed, dtype=tf.int64)
+
+    def reseed(epoch: int, _: Any = None) -> None:
+        order.assign(base.seed + epoch)
+        augmentation.reseed(augmenter, f"{base.seed}/{epoch}")
+
     sizes: dict[str, Any] = {
         "classes": len(classes),
         "image_size": base.image_size,
         "batch_size": params.batch_size,
         "keep": True,
     }
-    data = dataset.batches(paths, labels, **sizes, augmenter=augmenter, shuffle_seed=base.seed)
-    val_data = dataset.batches(*dataset.labelled(split / "val", classes), **sizes)
-    keras.config.set_dtype_policy(precision(params.precision))
-    fitted = cnn.cnn(model, image_size=base.image_size, classes=len(classes))
-    history = fit(fitted, data, val_data, params, on_epoch=on_epoch)
+    fly = augmenter if model.augmentation == "fly" else None
+    data = dataset.batches(paths, labels, **sizes, augmenter=fly, shuffle_seed=order)
+    val_data = dataset.batches(val_paths, val_labels, **sizes)
+
+    build = partial(NETWORKS[type(model)], model, image_size=base.image_size, classes=len(classes))
+    keras.config.set_dtype_policy(_policy(model, params))
+    fitted = build()
+    best, history = np.inf, History()
+    for number, (phase, learns_from) in enumerate(_phases(model, params)):
+        if learns_from:
+            transfer.freeze(fitted, below=learns_from)
+        before = fitted.get_weights()
+        found = fit(
+            fitted, data, val_data, phase,
+            on_epoch=partial(_counted_on, on_epoch, len(history.get("loss", []))),
+            callbacks=[keras.callbacks.LambdaCallback(on_epoch_begin=reseed)],
+            backup=state / f"{number}.pickle" if params.resume else None,
+        )  # fmt: skip
+        history = {name: history.get(name, []) + values for name, values in found.items()}
+        if min(found["val_loss"]) < best:
+            best = min(found["val_loss"])
+        else:
+            fitted.set_weights(before)
     keras.config.set_dtype_policy("float32")  # mixed precision is for training: the kept model runs anywhere
-    kept = cnn.cnn(model, image_size=base.image_size, classes=len(classes))
+    kept = build()
     kept.set_weights(fitted.get_weights())
+    shutil.rmtree(state, ignore_errors=True)
     return kept, classes, history
+
+
+def _counted_on(on_epoch: OnEpoch, done: int, epoch: int, values: Mapping[str, float]) -> None:
+    on_epoch(done + epoch, values)
+
+
+def _phases(model: NetworkParams, params: TrainParams) -> Iterator[tuple[TrainParams, str | None]]:
+    """Yields how each phase is fitted, and from which layer on the network learns in it; None: all of it."""
+    if not isinstance(model, TransferParams):
+        yield params, None
+        return
+    yield params, "pooled"
+    if model.unfreeze != "none":
+        yield replace(params, learning_rate=model.learning_rate), model.unfreeze
+
+
+def _policy(model: NetworkParams, params: TrainParams) -> str:
+    """Returns the dtype policy; most backbones have depth-wise convolutions, which mixed precision slows down."""
+    return (
+        "float32" if isinstance(model, TransferParams) and params.precision == "auto" else precision(params.precision)
+    )
 
 
 def summary(history: History) -> dict[str, float | int]:

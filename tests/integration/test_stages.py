@@ -200,26 +200,28 @@ def test_a_champion_yields_to_a_better_one_alone(
     assert found == {"challenger": "2", "champion": "2" if wins else "1"}
 
 
-@pytest.mark.parametrize("augmentation", ["fly", "disk"])
-def test_a_plain_network_is_trained_and_scored(fusion: Any, client: mlflow.MlflowClient, augmentation: str) -> None:
-    fusion.set(model__name="cnn", model__cnn__augmentation=augmentation, model__cnn__dropout=0.0)
-    options = ("--out", f"models-{augmentation}", "--report", f"training-{augmentation}.json", "--curves", "c.csv")
+@pytest.mark.parametrize(
+    ("name", "augmentation"), [("cnn", "fly"), ("cnn", "disk"), ("residual", "fly"), ("transfer", "none")]
+)
+def test_a_network_is_trained_on_pixels(fusion: Any, client: mlflow.MlflowClient, name: str, augmentation: str) -> None:
+    fusion.set(model__name=name, model__cnn__dropout=0.0, **{f"model__{name}__augmentation": augmentation})
+    options = ("--out", f"models-{name}-{augmentation}", "--report", f"training-{name}.json", "--curves", "c.csv")
     variables = {"MLFLOW_TRACKING_URI": fusion.store}
     given = ("--split", "data/split", "--augmented", "data/augmented/train", "--features", "nowhere")
     ended = fusion.python("-m", "stages.train", *given, *options, cwd=fusion.root, **variables)
     assert ended.returncode == 0, ended.stderr
-    report = json.loads((fusion.root / f"training-{augmentation}.json").read_text(encoding="utf-8"))
-    model, classes = archive.load(fusion.root / f"models-{augmentation}")
-    assert (model.name, model.dtype_policy.name, classes) == ("cnn", "float32", GEMS)
+    report = json.loads((fusion.root / f"training-{name}.json").read_text(encoding="utf-8"))
+    model, classes = archive.load(fusion.root / f"models-{name}-{augmentation}")
+    assert (model.name, model.dtype_policy.name, classes) == (name, "float32", GEMS)
     paths = [path for paths in folders.photos(fusion.root / "data" / "split" / "val").values() for path in paths]
     pixels = np.stack([images.load(path, 64) for path in paths]).astype(np.float32)
     right = model.predict(pixels, verbose=0).argmax(axis=1) == [GEMS.index(path.parent.name) for path in paths]
     assert report["best_val_accuracy"] == pytest.approx(right.mean(), abs=0.26)  # bfloat16 may turn one of four
-    sha256 = folders.sha256(fusion.root / f"models-{augmentation}" / "model.keras")
+    sha256 = folders.sha256(fusion.root / f"models-{name}-{augmentation}" / "model.keras")
     (experiment,) = client.search_experiments(filter_string="name = 'gemstones'")
     (found,) = client.search_runs([experiment.experiment_id], f"tags.model_sha256 = '{sha256}'")
     assert found.data.params["model.augmentation"] == augmentation
-    assert (found.data.params["model_name"], found.info.run_name) == ("cnn", "cnn")
+    assert (found.data.params["model_name"], found.info.run_name) == (name, name)
 
 
 def test_training_twice_gives_the_same_bytes(fusion: Any) -> None:

@@ -19,6 +19,7 @@ def test_the_shipped_file_loads() -> None:
     assert shipped.crawl.source == ("sample",)
     assert shipped.split.train + shipped.split.val + shipped.split.test == pytest.approx(1)
     assert len(shipped.model.cnn.filters) == len(shipped.model.cnn.pooling)
+    assert (shipped.model.cnn.kernel, shipped.model.cnn.dense, shipped.model.transfer.dense) == ((3,), (512,), ())
 
 
 def test_a_whole_number_is_taken_where_a_fraction_may_stand(settings: Settings) -> None:
@@ -64,6 +65,7 @@ def test_a_missing_key_is_refused(tmp_path: Path, key: str) -> None:
         ("train.learning_rate", "fast"),
         ("augment.shear", False),
         ("crawl.folder", 7),
+        ("embed.weights", False),
         ("crawl.only", 7),
         ("embed.views", {"photo": 1}),
     ],
@@ -105,7 +107,7 @@ def test_a_value_out_of_range_is_refused(settings: Settings, key: str, value: An
         ("crawl.source", "google", "minerals"),
         ("model.name", "resnet", "fusion"),
         ("train.device", "tpu", "auto"),
-        ("embed.weights", False, "imagenet"),
+        ("train.schedule", "step", "plateau"),
         ("model.cnn.padding", ["same"], "valid"),
     ],
 )

@@ -55,7 +55,7 @@ def told(model: keras.Model, given: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "adamw"])
-@pytest.mark.parametrize("schedule", ["cosine", "constant"])
+@pytest.mark.parametrize("schedule", ["cosine", "constant", "plateau"])
 def test_fit_learns(settings: Settings, optimizer: str, schedule: str) -> None:
     keras.utils.set_random_seed(1)
     params = settings(
@@ -70,9 +70,25 @@ def test_fit_learns(settings: Settings, optimizer: str, schedule: str) -> None:
     history = training.fit(small, batches(1), batches(2, 30), params, on_epoch=on_epoch)
     assert [epoch for epoch, _ in seen] == list(range(12))
     assert {name: [values[name] for _, values in seen] for name in history} == history
-    assert set(history) == {"loss", "accuracy", "val_loss", "val_accuracy"}
+    rate = {"learning_rate"} if schedule == "plateau" else set()
+    assert set(history) == {"loss", "accuracy", "val_loss", "val_accuracy"} | rate
     points, labels = cloud(3)
     assert (told(small, points).argmax(axis=1) == labels.argmax(axis=1)).mean() > 0.85
+
+
+def test_a_plateau_halves_the_rate(settings: Settings) -> None:
+    keras.utils.set_random_seed(2)
+    changes = {"train.epochs": 8, "train.learning_rate": 8, "train.schedule": "plateau", "train.optimizer": "adam"}
+    params = settings(changes | {"train.patience": 6}).train
+    small = keras.Sequential([keras.Input((5,)), layers.Dense(3, activation="softmax")])
+    history = training.fit(small, batches(1), batches(2, 30), params, on_epoch=lambda *_: None)
+    rate, best, wait = 8.0, np.inf, 0
+    for loss, told_rate in zip(history["val_loss"], history["learning_rate"], strict=True):
+        assert told_rate == rate
+        best, wait = (loss, 0) if loss < best - 1e-4 else (best, wait + 1)
+        if wait == 2:  # a third of the patience
+            rate, wait = rate / 2, 0
+    assert min(history["learning_rate"]) < 8
 
 
 @pytest.mark.parametrize("patience", [2, 100])
