@@ -8,6 +8,7 @@ python benchmarks/accuracy.py [--photos ../shared/gemstones] [--keep FOLDER] [--
 """
 
 import argparse
+import shutil
 import tempfile
 import time
 from dataclasses import replace
@@ -58,7 +59,7 @@ def fold(settings: Params, known: np.ndarray, labels: np.ndarray, scratch: Path,
         settings.model.fusion, settings.train, settings.embed,
         base=settings.base, folder=scratch, on_epoch=lambda epoch, values: None,
     )  # fmt: skip
-    return model.get_layer("head").predict(known, verbose=0)
+    return np.asarray(model.get_layer("head")(known))
 
 
 def main() -> None:
@@ -74,15 +75,17 @@ def main() -> None:
     print(devices.prepare(settings.base))
     from gemmodel.insight import evaluation
     from gemmodel.models import features
-    from scraper.sources import copy_folder
 
     with tempfile.TemporaryDirectory() as temporary:
         scratch = Path(temporary)
         keep = arguments.keep or scratch / "kept"
         keep.mkdir(parents=True, exist_ok=True)
         if not (keep / "clean").is_dir():
-            copy_folder(replace(settings.crawl, folder=str(arguments.photos)), scratch / "raw")
-            cleaning.clean(scratch / "raw", keep / "clean", settings.clean)
+            raw = scratch / "raw"
+            shutil.copytree(arguments.photos, raw)
+            found = [path.relative_to(raw).as_posix() for paths in folders.photos(raw).values() for path in paths]
+            folders.write_lines(raw / "manifest.jsonl", [{"path": path} for path in found])
+            cleaning.clean(raw, keep / "clean", settings.clean)
         classes = list(folders.photos(keep / "clean"))
         for name in arguments.only:
             given = changed(settings, ABLATIONS[name])

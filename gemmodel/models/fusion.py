@@ -60,7 +60,7 @@ def kernel_head(
     starts = np.cumsum([0, *blocks]).tolist()
     parts = [x[:, start:end] for start, end in pairwise(starts)]
     x = ops.concatenate([layers.UnitNormalization()(part) for part in parts], axis=-1) / len(blocks) ** 0.5
-    described = keras.Model(known, x).predict(features, batch_size=256, verbose=0)
+    described = np.asarray(keras.Model(known, x)(features))
     photos = len(described)
     first = max(0, photos - params.components)
     values, vectors = eigh((described @ described.T).astype(np.float64), subset_by_index=[first, photos - 1])

@@ -169,7 +169,7 @@ def fit_kernel(
     sizes: dict[str, Any] = {"classes": classes, "blocks": blocks}
     for number, penalty in enumerate(model.penalties):
         head, values = fusion.kernel_head(model, known, labels, **sizes, penalty=penalty)
-        told = head.predict(val, verbose=0)
+        told = np.asarray(head(val))
         values |= {
             "val_loss": float(log_loss(val_labels, told, labels=range(classes))),
             "val_accuracy": float((told.argmax(axis=1) == val_labels).mean()),
