@@ -49,7 +49,7 @@ def logistic(train: np.ndarray, labels: np.ndarray, test: np.ndarray, settings: 
 
 
 def head(train: np.ndarray, labels: np.ndarray, test: np.ndarray, settings: Params) -> np.ndarray:
-    """Returns the probabilities of the fusion head with the shipped parameters."""
+    """Returns the probabilities of fusion's softmax head with the shipped parameters."""
     import keras
     import tensorflow as tf
 
@@ -64,7 +64,7 @@ def head(train: np.ndarray, labels: np.ndarray, test: np.ndarray, settings: Para
     size = settings.train.batch_size
     data = tf.data.Dataset.from_tensor_slices((x, one_hot[y])).shuffle(len(x), seed=settings.base.seed).batch(size)
     val = tf.data.Dataset.from_tensor_slices((x_val, one_hot[y_val])).batch(size)
-    training.fit(model, data, val, settings.train, on_epoch=lambda epoch, logs: None)
+    training.fit(model, data, val, settings.train, labels=y, on_epoch=lambda epoch, logs: None)
     return model.predict(test, verbose=0)
 
 
@@ -85,11 +85,12 @@ def main() -> None:
         settings = replace(settings, base=replace(settings.base, seed=arguments.seed))
     print(devices.prepare(settings.base))
     from gemmodel.models import features
-    from scraper.sources import copy_folder
+    from scraper.sources import crawl
 
     with tempfile.TemporaryDirectory() as scratch:
         raw = Path(scratch, "raw")
-        copy_folder(replace(settings.crawl, folder=str(arguments.photos), max_per_gem=arguments.per_gem), raw)
+        source = {"source": ("folder",), "folder": str(arguments.photos), "max_per_gem": arguments.per_gem}
+        crawl(replace(settings.crawl, **source), raw, logs=Path(scratch, "logs"))
         keep = arguments.keep or Path(scratch, "kept")
         known = {method: features.read(embedded(method, raw, keep, settings)) for method in METHODS}
     labels = known["none"][1]

@@ -102,14 +102,19 @@ class EmbedParams:
     backbone: str
     weights: str
     views: Annotated[tuple[str, ...], Range(1)]
+    covariance_channels: Count
     colour_spaces: tuple[str, ...]
     histogram_bins: Annotated[int, Range(2, 16)]
 
 
 @dataclass(frozen=True)
 class FusionParams:
-    """A softmax head on standardised features."""
+    """A head on standardised features."""
 
+    head: Literal["kernel", "softmax"]
+    degree: Annotated[int, Range(1, 8)]
+    components: Positive
+    penalties: Annotated[tuple[Annotated[float, Range(1e-6)], ...], Range(1)]
     dropout: Annotated[float, Range(0, 0.99)]
     clip: Rate
 

@@ -85,11 +85,28 @@ def _ycbcr(rgb: Any) -> Any:
 COLOUR_SPACES = {"rgb": lambda rgb: rgb, "hsv": _hsv, "ycbcr": _ycbcr}
 
 
+@keras.saving.register_keras_serializable(package="gemmodel")
+class Covariance(layers.Layer):
+    """The covariance of a map's channels over its places: texture, whatever lies where.
+
+    Input: shape (batch, height, width, channels). Output: the upper triangle, shape (batch, channels * (channels + 1)
+    / 2). After Tsung-Yu Lin and others, "Bilinear CNNs", arXiv 1504.07889.
+    """
+
+    def call(self, x: Any) -> Any:
+        """Returns the covariances of a batch of maps."""
+        places, channels = x.shape[1] * x.shape[2], x.shape[3]
+        centred = ops.reshape(x - ops.mean(x, axis=(1, 2), keepdims=True), (-1, places, channels))
+        square = ops.matmul(ops.transpose(centred, (0, 2, 1)), centred) / places
+        rows, columns = np.triu_indices(channels)
+        return ops.take(ops.reshape(square, (-1, channels**2)), rows * channels + columns, axis=1)
+
+
 def extractor(params: EmbedParams, *, image_size: int) -> keras.Model:
     """Returns the model from pixels to features.
 
-    The pooled mean and standard deviation of the backbone's maps at every resolution, averaged over the views, are
-    joined with the colour histograms.
+    The pooled mean and standard deviation of the backbone's maps at every resolution, and the signed square roots of
+    one map's covariances, both averaged over the views, are joined with the colour histograms.
 
     Args:
         params: which backbone, views and histograms.
@@ -110,13 +127,22 @@ def extractor(params: EmbedParams, *, image_size: int) -> keras.Model:
         mean = ops.mean(x, axis=(1, 2), keepdims=True)
         deviation = ops.sqrt(ops.mean(ops.square(x - mean), axis=(1, 2)) + 1e-12)  # has a gradient where all is equal
         pooled += [ops.reshape(mean, (-1, x.shape[-1])), deviation]
-    describe = keras.Model(maps.inputs, ops.concatenate(pooled, axis=-1), name=params.backbone)
+    outputs = [ops.concatenate(pooled, axis=-1)]
+    if narrow := [x for x in maps.outputs if x.shape[-1] <= params.covariance_channels]:
+        outputs.append(Covariance(name="covariance")(narrow[-1]))
+    describe = keras.Model(maps.inputs, outputs, name=params.backbone)
     pixels = keras.Input((image_size, image_size, 3), name="pixels")
-    described = [describe(VIEWS[view](pixels)) for view in params.views]
-    parts = [sum(described[1:], start=described[0]) / len(described)]
+    described = zip(*(describe(VIEWS[view](pixels)) for view in params.views), strict=True)
+    parts = [sum(views[1:], start=views[0]) / len(views) for views in described]
+    parts[1:] = [ops.sign(x) * ops.sqrt(ops.abs(x) + 1e-12) for x in parts[1:]]  # has a gradient at 0
     if params.colour_spaces:
         parts.append(ColourHistogram(bins=params.histogram_bins, spaces=params.colour_spaces, name="colour")(pixels))
-    return keras.Model(pixels, ops.concatenate(parts, axis=-1), name="features")
+    return keras.Model(pixels, layers.Concatenate(name="blocks")(parts), name="features")
+
+
+def blocks(model: keras.Model) -> list[int]:
+    """Returns how many features of an extractor are pooled maps, covariances and colours, in their order."""
+    return [part.shape[-1] for part in keras.tree.flatten(model.get_layer("blocks").input)]
 
 
 def embed(photos: Path, out: Path, model: keras.Model, *, classes: Sequence[str]) -> int:

@@ -11,6 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+from sklearn.metrics import log_loss
 from sklearn.utils.class_weight import compute_class_weight
 
 from gemmodel.data import augmentation, dataset, folders
@@ -122,10 +123,10 @@ def train_fusion(
     folder: Path,
     on_epoch: OnEpoch,
 ) -> tuple[keras.Model, list[str], History]:
-    """Fits the softmax head on cached features and attaches it to the extractor that made them.
+    """Fits the head on cached features and attaches it to the extractor that made them.
 
     Args:
-        model: the head.
+        model: the head; of the kernel head each penalty counts as an epoch.
         params: how it is fitted.
         embed: the extractor.
         base: seed and image size.
@@ -137,13 +138,70 @@ def train_fusion(
     """
     known, labels, classes = features.read(folder / "train.npz")
     val, val_labels, _ = features.read(folder / "val.npz")
+    extractor = features.extractor(embed, image_size=base.image_size)
+    if model.head == "kernel":
+        sizes = features.blocks(extractor)
+        data = (known, labels, val, val_labels, len(classes), sizes)
+        head, history = fit_kernel(model, *data, train=params, on_epoch=on_epoch)
+        return fusion.attach(extractor, head), classes, history
     one_hot = np.eye(len(classes), dtype=np.float32)
     head = fusion.head(model, known, classes=len(classes))
     data = tf.data.Dataset.from_tensor_slices((known, one_hot[labels]))
     data = data.shuffle(len(known), seed=base.seed).batch(params.batch_size).prefetch(tf.data.AUTOTUNE)
     val_data = tf.data.Dataset.from_tensor_slices((val, one_hot[val_labels])).batch(params.batch_size)
     history = fit(head, data, val_data, params, labels=labels, on_epoch=on_epoch)
-    return fusion.attach(features.extractor(embed, image_size=base.image_size), head), classes, history
+    return fusion.attach(extractor, head), classes, history
+
+
+def fit_kernel(
+    model: FusionParams,
+    known: np.ndarray,
+    labels: np.ndarray,
+    val: np.ndarray,
+    val_labels: np.ndarray,
+    classes: int,
+    blocks: Sequence[int],
+    *,
+    train: TrainParams,
+    on_epoch: OnEpoch,
+) -> tuple[keras.Model, History]:
+    """Chooses the penalty by validation loss, then fits the kernel head on training and validation photos together.
+
+    Args:
+        model: the head, and the penalties to choose from.
+        known: training features, shape (photos, features).
+        labels: their class indices.
+        val: validation features.
+        val_labels: their class indices.
+        classes: the number of classes.
+        blocks: the number of features in each block.
+        train: whether classes are balanced; nothing else of it concerns this head.
+        on_epoch: called after each penalty.
+
+    Returns:
+        The head, and its figures by penalty: leave-one-out on the training photos, and on the validation photos.
+    """
+    history = History()
+    sizes: dict[str, Any] = {"classes": classes, "blocks": blocks}
+    for number, penalty in enumerate(model.penalties):
+        head, values = fusion.kernel_head(model, known, labels, **sizes, penalty=penalty / _weights(train, labels))
+        told = np.asarray(head(val))
+        values |= {
+            "val_loss": float(log_loss(val_labels, told, labels=range(classes))),
+            "val_accuracy": float((told.argmax(axis=1) == val_labels).mean()),
+        }
+        history = {name: [*history.get(name, []), value] for name, value in values.items()}
+        on_epoch(number, values)
+    best = model.penalties[int(np.argmin(history["val_loss"]))]
+    both, both_labels = np.concatenate([known, val]), np.concatenate([labels, val_labels])
+    penalties = best / _weights(train, both_labels)
+    return fusion.kernel_head(model, both, both_labels, **sizes, penalty=penalties)[0], history
+
+
+def _weights(train: TrainParams, labels: np.ndarray) -> np.ndarray:
+    """Returns what each photo weighs."""
+    by_class = class_weight(train, labels)
+    return np.array([by_class[label] for label in labels.tolist()]) if by_class else np.ones(len(labels))
 
 
 def train_network(

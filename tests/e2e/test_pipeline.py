@@ -23,6 +23,7 @@ SMALL = {
     "crawl": {"only": ["Ruby", "Spinel", "Malachite", "Diamond"], "max_per_gem": 12},
     "base": {"image_size": 64},
     "augment": {"images_per_class": 3},
+    "model": {"fusion": {"head": "softmax"}},  # learns by epochs
     "train": {"epochs": 4},
 }
 STAGES = ["crawl", "clean", "split", "describe", "augment", "embed", "train", "evaluate", "register"]
@@ -54,7 +55,8 @@ def change(folder: Path, **sections: dict[str, Any]) -> None:
     path = folder / "params.yaml"
     params = yaml.safe_load(path.read_text(encoding="utf-8"))
     for section, values in sections.items():
-        params[section] |= values
+        for key, value in values.items():
+            params[section][key] = params[section][key] | value if isinstance(value, dict) else value
     path.write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
 
 

@@ -16,6 +16,7 @@ TINY = {
     "base.threads": 2,
     "augment.images_per_class": 2,
     "embed.views": ["photo"],
+    "model.fusion.penalties": [0.1, 0.3],
     "train.epochs": 2,
     "train.device": "cpu",
     "model.cnn.filters": [4, 8],

@@ -18,6 +18,7 @@ from gemmodel.params import Params
 Draw = Callable[..., Image.Image]
 Settings = Callable[..., Params]
 LITE0 = 2 * (16 + 24 + 40 + 112 + 320 + 1280)  # mean and deviation of each channel of each map
+COVARIANCES = 112 * 113 // 2  # of the coarsest map of at most 128 channels
 
 
 def histogram(pixels: np.ndarray, spaces: Sequence[str], bins: int) -> np.ndarray:
@@ -110,20 +111,40 @@ def test_features_are_blind_to_what_their_views_undo(draw: Draw, settings: Setti
     model = features.extractor(params, image_size=64)
     pixels = np.stack([np.asarray(draw(seed, size=(64, 64), tint=(1, 0.6, 0.3)), np.float32) for seed in range(3)])
     known = told(model, pixels)
-    assert known.shape == (3, LITE0 + 3 * 8**3)
+    assert known.shape == (3, LITE0 + COVARIANCES + 3 * 8**3)
+    assert features.blocks(model) == [LITE0, COVARIANCES, 3 * 8**3]
     np.testing.assert_allclose(told(model, VIEWS[view](pixels)), known, atol=1e-4)
     other = "half_turn" if view == "mirror" else "mirror"
     assert np.abs(told(model, VIEWS[other](pixels)) - known).max() > 1e-2
 
 
 def test_features_are_the_mean_over_the_views(draw: Draw, settings: Settings) -> None:
-    changes = {"embed.colour_spaces": []}
+    changes = {"embed.colour_spaces": [], "embed.covariance_channels": 0}
     pixels = np.asarray(draw(1, size=(64, 64)), np.float32)[np.newaxis]
     plain = features.extractor(settings(changes | {"embed.views": ["photo"]}).embed, image_size=64)
     every = features.extractor(settings(changes | {"embed.views": ["photo", "quarter_turn"]}).embed, image_size=64)
     assert every.output_shape == (None, LITE0)
+    assert features.blocks(every) == [LITE0]
     single = [told(plain, np.asarray(features.VIEWS[view](pixels))) for view in ("photo", "quarter_turn")]
     np.testing.assert_allclose(told(every, pixels), np.mean(single, axis=0), atol=1e-4)
+
+
+def test_covariances_are_numpys() -> None:
+    maps = np.random.default_rng(4).normal(3, 2, (2, 5, 4, 6)).astype(np.float32)
+    expected = [np.cov(one.reshape(20, 6), rowvar=False, bias=True)[np.triu_indices(6)] for one in maps]
+    np.testing.assert_allclose(np.asarray(features.Covariance()(maps)), expected, atol=1e-5)
+
+
+def test_covariances_are_those_of_the_coarsest_map_that_is_narrow_enough(draw: Draw, settings: Settings) -> None:
+    changes = {"embed.views": ["photo", "mirror"], "embed.colour_spaces": [], "embed.covariance_channels": 40}
+    params = settings(changes).embed
+    model = features.extractor(params, image_size=64)
+    assert features.blocks(model) == [LITE0, 40 * 41 // 2]
+    pixels = np.asarray(draw(3, size=(64, 64)), np.float32)[np.newaxis]
+    maps = features.backbone("efficientnet_lite0", weights="imagenet", image_size=64)
+    views = [maps(np.ascontiguousarray(VIEWS[view](pixels)))[2] for view in params.views]
+    mean = np.mean([np.asarray(features.Covariance()(view)) for view in views], axis=0)
+    np.testing.assert_allclose(told(model, pixels)[:, LITE0:], np.sign(mean) * np.sqrt(np.abs(mean)), atol=1e-3)
 
 
 @pytest.mark.parametrize("views", [["photo", "upside_down"], ["colour"]])

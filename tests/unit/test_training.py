@@ -3,6 +3,7 @@
 import json
 import zipfile
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 import tensorflow as tf
 from keras import layers
 from PIL import Image
+from sklearn.kernel_ridge import KernelRidge
 
 from gemmodel.data import dataset, folders, images
 from gemmodel.errors import DataError, ModelError
@@ -153,6 +155,7 @@ def test_both_models_balance_the_classes_of_their_photos(
     changes = {"base.image_size": 32, "train.epochs": 1, "train.label_smoothing": 0, "train.learning_rate": 1e-9}
     changes |= {"model.cnn.filters": [4], "model.cnn.pooling": ["max"], "model.cnn.dropout": 0}
     changes |= {"model.fusion.dropout": 0, "embed.views": ["photo"], "embed.weights": "none"}
+    changes |= {"model.fusion.head": "softmax"}
     changes |= {"model.cnn.augmentation": "disk", "train.precision": "float32"}  # of which augment.up_to left nothing
     params = settings(changes | {"train.class_weight": "balanced"})
     common: dict[str, Any] = {"base": params.base, "on_epoch": lambda *_: None}
@@ -195,6 +198,88 @@ def test_a_feature_that_never_changes_does_no_harm(settings: Settings) -> None:
     head = fusion.head(settings().model.fusion, known, classes=3)
     assert np.isfinite(told(head, known)).all()
     assert np.isfinite(told(head, known + 5)).all()
+
+
+def kernel(features: np.ndarray, blocks: list[int], clip: float, like: np.ndarray) -> np.ndarray:
+    """The similarity of photos to others (`like`, the training photos), as its formula stands in the docstring."""
+    standard = [np.clip((x - like.mean(axis=0)) / like.std(axis=0), -clip, clip) for x in (features, like)]
+    ends = np.cumsum([0, *blocks])
+    cosines = []
+    for low, high in pairwise(ends):
+        one, two = (x[:, low:high] / np.linalg.norm(x[:, low:high], axis=1, keepdims=True) for x in standard)
+        cosines.append(one @ two.T)
+    return ((1 + np.mean(cosines, axis=0)) / 2) ** 3
+
+
+def test_the_kernel_head_is_calibrated_kernel_ridge_regression(settings: Settings) -> None:
+    """Against scikit-learn's, and leave-one-out against leaving each photo out."""
+    points, one_hot = cloud(5, 45)
+    labels, new, blocks = one_hot.argmax(axis=1), cloud(6, 20)[0], [2, 3]
+    params = settings({"model.fusion.clip": 2, "model.fusion.degree": 3}).model.fusion
+    head, figures = fusion.kernel_head(params, points, labels, classes=3, blocks=blocks, penalty=0.2)
+    grams = kernel(points, blocks, 2, points), kernel(new, blocks, 2, points)
+    ridge = KernelRidge(alpha=0.2, kernel="precomputed").fit(grams[0], one_hot - 1 / 3)
+    weights = np.where(labels == 0, 4.0, 0.5)
+    heavy = ridge.fit(grams[0], one_hot - 1 / 3, sample_weight=weights).dual_coef_
+    weighed, _ = fusion.kernel_head(params, points, labels, classes=3, blocks=blocks, penalty=0.2 / weights)
+    np.testing.assert_allclose(weighed.get_layer("gem").get_weights()[0], heavy, atol=1e-3)
+    ridge = KernelRidge(alpha=0.2, kernel="precomputed").fit(grams[0], one_hot - 1 / 3)
+    given = told(head, new)
+    np.testing.assert_allclose(given.sum(axis=1), 1, atol=1e-5)
+    score = ridge.predict(grams[1])
+    a, b = head.layers[-2].scale, head.get_layer("gem")._outbound_nodes[0].operation.scale
+    exponential = np.exp(a * np.arcsinh(b * score))
+    np.testing.assert_allclose(given, exponential / exponential.sum(axis=1, keepdims=True), atol=1e-3)
+    right = []
+    for left in range(45):
+        rest = np.delete(np.arange(45), left)
+        less = KernelRidge(alpha=0.2, kernel="precomputed").fit(grams[0][np.ix_(rest, rest)], one_hot[rest] - 1 / 3)
+        right.append(less.predict(grams[0][left : left + 1, rest]).argmax() == labels[left])
+    assert figures["accuracy"] == pytest.approx(np.mean(right))
+
+
+def test_too_many_photos_for_a_kernel_are_told_with_the_remedy(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fusion, "MOST_PHOTOS", 59)
+    points, one_hot = cloud(1)
+    with pytest.raises(ModelError, match=r"60 photos .* set it to softmax"):
+        fusion.kernel_head(settings().model.fusion, points, one_hot.argmax(axis=1), classes=3, blocks=[5], penalty=0.1)
+
+
+def test_the_validation_photos_choose_the_penalty_and_then_teach(settings: Settings) -> None:
+    points, one_hot = cloud(1)
+    val, val_hot = cloud(2, 30)
+    params = settings({"model.fusion.penalties": [1000, 0.1]}).model.fusion
+    seen: list[int] = []
+    head, history = training.fit_kernel(
+        params, points, one_hot.argmax(axis=1), val, val_hot.argmax(axis=1), 3, [5], train=settings().train,
+        on_epoch=lambda number, values: seen.append(number),
+    )  # fmt: skip
+    assert seen == [0, 1]
+    assert set(history) == {"loss", "accuracy", "val_loss", "val_accuracy"}
+    best = params.penalties[training.summary(history)["best_epoch"]]
+    assert best == params.penalties[int(np.argmin(history["val_loss"]))]
+    both, labels = np.concatenate([points, val]), np.concatenate([one_hot, val_hot]).argmax(axis=1)
+    again, _ = fusion.kernel_head(params, both, labels, classes=3, blocks=[5], penalty=best)
+    for one, other in zip(head.get_weights(), again.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    points, one_hot = cloud(3)
+    assert (told(head, points).argmax(axis=1) == one_hot.argmax(axis=1)).mean() > 0.85
+
+
+def test_a_kernel_head_comes_back_as_the_same_bytes(tmp_path: Path, extractor: keras.Model, settings: Settings) -> None:
+    known = told(extractor, photos(12))
+    labels, blocks = np.arange(12) % 3, features.blocks(extractor)
+    head, _ = fusion.kernel_head(settings().model.fusion, known, labels, classes=3, blocks=blocks, penalty=0.1)
+    whole = fusion.attach(extractor, head)
+    for name in ("first", "second"):
+        archive.save(whole, CLASSES, tmp_path / name)
+    files = [(tmp_path / name / "model.keras").read_bytes() for name in ("first", "second")]
+    assert files[0] == files[1]
+    loaded, _ = archive.load(tmp_path / "first")
+    np.testing.assert_array_equal(told(loaded, photos()), told(whole, photos()))
+    np.testing.assert_allclose(told(loaded, photos(12)), told(head, known), atol=1e-4)
 
 
 def test_an_attached_head_tells_what_it_tells_of_the_features(extractor: keras.Model, settings: Settings) -> None:
