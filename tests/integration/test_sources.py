@@ -109,6 +109,7 @@ def test_a_folder_is_limited_too(tmp_path: Path, run: Run, write_params: Any, ph
         ({"crawl.folder": "data"}, "data: no photos"),
         ({"crawl.folder": "photos/Agate/far/deep"}, "no photos in its class folders"),
         ({"crawl.only": ["Agate", "Jade"]}, "photos has no Jade"),
+        ({"crawl.source": ["sample", "folder"]}, "sample stands alone"),
     ],
 )
 def test_a_folder_that_cannot_be_used_leaves_all_as_it_was(

@@ -257,6 +257,20 @@ def test_a_list_without_its_table_is_read_by_its_links(site: Site, tmp_path: Pat
     assert found.report["unmatched_markup"]["list without a table of gems"] == 1
 
 
+def test_a_site_and_a_folder_are_merged(site: Site, tmp_path: Path, run: Run, write_params: Any) -> None:
+    for name, colour in (("Ruby/mine.jpg", "red"), ("Jade/mine.jpg", "green"), ("Opal/mine.jpg", "white")):
+        (tmp_path / "photos" / name).parent.mkdir(parents=True)
+        (tmp_path / "photos" / name).write_bytes(jpeg(colour))
+    write_params(tmp_path, {"crawl.source": ["minerals", "folder"], "crawl.only": ["Ruby", "Jade"]})
+    found = run("-c", CRAWL, site.url("/GemStoneMain.aspx"), cwd=tmp_path)
+    assert found.returncode == 0, found.stderr
+    report = json.loads(found.stdout)
+    assert report["by_gem"] == {"Jade": 1, "Ruby": 4}
+    assert report["sources"] == ["photos", site.url("/GemStoneMain.aspx")]
+    lines = [json.loads(line) for line in (tmp_path / "raw" / "manifest.jsonl").read_text().splitlines()]
+    assert sorted(line["number"] for line in lines if line["gem"] == "Ruby") == [0, 1, 2, 3]
+
+
 @pytest.mark.parametrize(
     ("path", "told"),
     [("/NoSuchList.aspx", "HTTP status 404"), ("/EmptyList.aspx", "not one picture"), ("closed", "no answer")],
