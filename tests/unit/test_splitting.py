@@ -247,8 +247,8 @@ def test_the_test_part_of_real_gems_stays_when_fifty_photos_come_in(
     def cleaned(sources: dict[str, list[Path]]) -> Path:
         raw, lines = tmp_path / "raw", []
         for gem, paths in sources.items():
-            for path in paths:
-                lines.append({"path": f"{gem}/{path.name}"})
+            for number, path in enumerate(paths):  # new photos come last, as the crawl numbers them
+                lines.append({"path": f"{gem}/{path.name}", "number": number})
                 folders.copy(path, raw / gem / path.name)
         folders.write_lines(raw / "manifest.jsonl", lines)
         cleaning.clean(raw, tmp_path / "clean", params.clean)
