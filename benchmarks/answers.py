@@ -2,8 +2,8 @@
 
 Labels: one point for each right label (mineral class, gem) of each photo, and the probability summed over a mineral
 class's gems against that of the best gem. Sets: share of photos whose gem is in its set, gems a set, share of sets of
-one gem; with thresholds from every photo, left out in turn, or from a tenth of the photos, which the head has not learnt
-from (split conformal, exact), and with the latter for a head that has then learnt from all.
+one gem; with thresholds from every photo, left out in turn, or from a tenth of the photos, which the head has not seen
+(split conformal, exact), and with the latter for a head that has then learnt from all.
 The penalty is fixed, so nothing is chosen here.
 
 python benchmarks/answers.py [--features data/features] [--hierarchy data/split/hierarchy.json] [--seed 1 2 3]

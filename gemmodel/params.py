@@ -117,6 +117,7 @@ class FusionParams:
     degree: Annotated[int, Range(1, 8)]
     components: Positive
     penalties: Annotated[tuple[Annotated[float, Range(1e-6)], ...], Range(1)]
+    learn_validation: bool
     dropout: Annotated[float, Range(0, 0.99)]
     clip: Rate
 

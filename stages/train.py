@@ -41,10 +41,10 @@ def main(
         else:
             shared |= {"split": split, "augmented": augmented, "backup": backup}
             fitted = training.train_network(getattr(model, model.name), train, augment, **shared)
-        network, classes, history, evidence = fitted
+        network, classes, history, evidence, chosen_by = fitted
         known = Knowledge(classes, of_gems, confidence.calibrate(evidence, train), evidence.reference)
         archive.save(network, classes, out, crop=settings.clean.crop, knowledge=known)
-        best = training.summary(history)
+        best = training.summary(history, chosen_by)
         tracking.identify(folders.sha256(out / "model.keras"))
         folders.write_json(report, best)
         with folders.replacing(curves) as new, new.open("w", newline="", encoding="utf-8") as file:

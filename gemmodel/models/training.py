@@ -42,12 +42,21 @@ NETWORKS: dict[type, Callable[..., keras.Model]] = {
 
 
 class Fitted(NamedTuple):
-    """What a training comes to: the model from pixels to probabilities, its classes, figures by epoch, and evidence."""
+    """What a training comes to.
+
+    Attributes:
+        model: from pixels to probabilities.
+        classes: the names of its classes.
+        history: figures by epoch.
+        evidence: what photos tell of the model that it has not learnt from.
+        chosen_by: the figure that was least in the epoch that was kept.
+    """
 
     model: keras.Model
     classes: list[str]
     history: History
     evidence: Evidence
+    chosen_by: str = "val_loss"
 
 
 def fit(
@@ -147,8 +156,8 @@ def train_fusion(
         hierarchy: the mineral class of each gem, which `labels: separate` needs.
 
     Returns:
-        The model from pixels to probabilities, its class names, the figures by epoch, and the evidence: of the kernel
-        head each photo's, left out; of the softmax head the validation photos'.
+        The model from pixels to probabilities and what there is to tell of it. Evidence of a kernel head that learns
+        from the validation photos too is every photo's, left out in turn; of others the validation photos'.
     """
     known, labels, classes = features.read(folder / "train.npz")
     val, val_labels, _ = features.read(folder / "val.npz")
@@ -159,22 +168,38 @@ def train_fusion(
         sizes = features.blocks(extractor)
         data = (known, labels, val, val_labels, len(classes), sizes)
         head, history, left_out = fit_kernel(model, *data, train=params, on_epoch=on_epoch, parents=parents)
+        whole = fusion.attach(extractor, head)
+        if not model.learn_validation:
+            evidence = _evidence(head, (known, labels, files), (val, val_labels))
+            return Fitted(whole, classes, history, evidence, chosen_by="loss")
         both, both_labels = np.concatenate([known, val]), np.concatenate([labels, val_labels])
         files = np.concatenate([files, features.read_files(folder / "val.npz")])
         embedding = archive.embedder(head).predict(both, verbose=0)[1]
-        evidence = Evidence(left_out, both_labels, Reference(embedding, both_labels, files))
-        return Fitted(fusion.attach(extractor, head), classes, history, evidence)
+        return Fitted(
+            whole, classes, history, Evidence(left_out, both_labels, Reference(embedding, both_labels, files))
+        )
     one_hot = np.eye(len(classes), dtype=np.float32)
     head = fusion.head(model, known, classes=len(classes), parents=parents)
     data = tf.data.Dataset.from_tensor_slices((known, one_hot[labels]))
     data = data.shuffle(len(known), seed=base.seed).batch(params.batch_size).prefetch(tf.data.AUTOTUNE)
     val_data = tf.data.Dataset.from_tensor_slices((val, one_hot[val_labels])).batch(params.batch_size)
     history = fit(head, data, val_data, params, labels=labels, on_epoch=on_epoch)
-    embedder = archive.embedder(head)
-    reference = Reference(embedder.predict(known, verbose=0)[1], labels, files)
-    told, embedding = embedder.predict(val, verbose=0)
-    evidence = Evidence(told, val_labels, reference, embedding)
+    evidence = _evidence(head, (known, labels, files), (val, val_labels))
     return Fitted(fusion.attach(extractor, head), classes, history, evidence)
+
+
+def _evidence(model: keras.Model, known: tuple[Any, np.ndarray, np.ndarray], val: tuple[Any, np.ndarray]) -> Evidence:
+    """Returns what the validation photos tell of a model that has learnt from other photos alone.
+
+    Args:
+        model: from what both begin with to probabilities.
+        known: features or batches, labels and files of the photos learnt from.
+        val: features or batches and labels.
+    """
+    embedder = archive.embedder(model)
+    reference = Reference(embedder.predict(known[0], verbose=0)[1], *known[1:])
+    told, embedding = embedder.predict(val[0], verbose=0)
+    return Evidence(told, val[1], reference, embedding)
 
 
 def fit_kernel(
@@ -192,6 +217,9 @@ def fit_kernel(
 ) -> tuple[keras.Model, History, np.ndarray]:
     """Chooses the penalty by validation loss, then fits the kernel head on training and validation photos together.
 
+    Without `learn_validation` it is chosen by leave-one-out on the training photos, which alone are learnt from: so the
+    validation photos stay as unknown to the head as any new photo.
+
     Args:
         model: the head, and the penalties to choose from.
         known: training features, shape (photos, features).
@@ -206,12 +234,14 @@ def fit_kernel(
 
     Returns:
         The head; its figures by penalty, leave-one-out on the training photos and on the validation photos; and the
-        leave-one-out probabilities of both.
+        leave-one-out probabilities of the photos that it learnt from.
     """
-    history = History()
+    history, heads = History(), []
     sizes: dict[str, Any] = {"classes": classes, "blocks": blocks, "parents": parents}
     for number, penalty in enumerate(model.penalties):
-        head, values, _ = fusion.kernel_head(model, known, labels, **sizes, penalty=penalty / _weights(train, labels))
+        head, values, left_out = fusion.kernel_head(
+            model, known, labels, **sizes, penalty=penalty / _weights(train, labels)
+        )
         told = np.asarray(head(val))
         values |= {
             "val_loss": float(log_loss(val_labels, told, labels=range(classes))),
@@ -219,6 +249,10 @@ def fit_kernel(
         }
         history = {name: [*history.get(name, []), value] for name, value in values.items()}
         on_epoch(number, values)
+        heads.append((head, left_out))
+    if not model.learn_validation:
+        head, left_out = heads[int(np.argmin(history["loss"]))]
+        return head, history, left_out
     best = model.penalties[int(np.argmin(history["val_loss"]))]
     both, both_labels = np.concatenate([known, val]), np.concatenate([labels, val_labels])
     penalties = best / _weights(train, both_labels)
@@ -258,8 +292,7 @@ def train_network(
         on_epoch: called after each epoch, and for each one that a killed training had done.
 
     Returns:
-        The float32 model from pixels to probabilities, its class names, the figures by epoch, and the evidence of the
-        validation photos.
+        The float32 model from pixels to probabilities, and what there is to tell of it.
     """
     classes = list(folders.photos(split / "train"))
     paths, labels = dataset.labelled(split / "train", classes)
@@ -311,14 +344,10 @@ def train_network(
     kept = build()
     kept.set_weights(fitted.get_weights())
     shutil.rmtree(state, ignore_errors=True)
-    embedder = archive.embedder(kept)
-    files, labels = dataset.labelled(split / "train", classes)  # the photos as they are, without copies
-    sizes |= {"keep": False}
-    embedding = embedder.predict(dataset.batches(files, labels, **sizes), verbose=0)[1]
-    names = np.array([path.relative_to(split / "train").as_posix() for path in files])
-    told, val_embedding = embedder.predict(dataset.batches(val_paths, val_labels, **sizes), verbose=0)
-    evidence = Evidence(told, val_labels, Reference(embedding, labels, names), val_embedding)
-    return Fitted(kept, classes, history, evidence)
+    paths, labels = dataset.labelled(split / "train", classes)  # the photos as they are, without copies
+    files = np.array([path.relative_to(split / "train").as_posix() for path in paths])
+    known = dataset.batches(paths, labels, **sizes), labels, files
+    return Fitted(kept, classes, history, _evidence(kept, known, (val_data, val_labels)))
 
 
 def _counted_on(on_epoch: OnEpoch, done: int, epoch: int, values: Mapping[str, float]) -> None:
@@ -342,9 +371,9 @@ def _policy(model: NetworkParams, params: TrainParams) -> str:
     )
 
 
-def summary(history: History) -> dict[str, float | int]:
-    """Returns the figures of the epoch whose weights were kept."""
-    best = int(np.argmin(history["val_loss"]))
+def summary(history: History, chosen_by: str = "val_loss") -> dict[str, float | int]:
+    """Returns the figures of the epoch whose weights were kept: where the figure that it was chosen by is least."""
+    best = int(np.argmin(history[chosen_by]))
     return {"epochs": len(history["loss"]), "best_epoch": best} | {
         f"best_{name}": round(values[best], 6) for name, values in history.items()
     }

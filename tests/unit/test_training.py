@@ -162,13 +162,13 @@ def test_both_models_balance_the_classes_of_their_photos(
     keras.utils.set_random_seed(3)
     if name == "cnn":
         folders = {"split": few, "augmented": few / "augmented", "backup": few / "backup"}
-        model, classes, history, _ = training.train_network(
+        model, classes, history, *_ = training.train_network(
             params.model.cnn, params.train, params.augment, **folders, **common
         )
     else:
         for part in ("train", "val"):
             features.embed(few / part, few / f"{part}.npz", extractor, classes=CLASSES)
-        model, classes, history, _ = training.train_fusion(
+        model, classes, history, *_ = training.train_fusion(
             params.model.fusion, params.train, params.embed, folder=few, **common
         )
     paths, labels = dataset.labelled(few / "train", classes)
@@ -266,6 +266,37 @@ def test_the_validation_photos_choose_the_penalty_and_then_teach(settings: Setti
         np.testing.assert_array_equal(one, other)
     points, one_hot = cloud(3)
     assert (told(head, points).argmax(axis=1) == one_hot.argmax(axis=1)).mean() > 0.85
+
+
+def test_validation_photos_that_set_the_sets_are_not_learnt_from(settings: Settings, tmp_path: Path) -> None:
+    """Nothing of the head depends on them, so their scores and those of new photos are exchangeable."""
+    changes = {"model.fusion.penalties": [1000, 0.1, 10], "model.fusion.learn_validation": False}
+    params = settings(changes | {"embed.views": ["photo"], "embed.weights": "none", "base.image_size": 32})
+    extractor = features.extractor(params.embed, image_size=32)
+    rng = np.random.default_rng(7)
+    fitted = []
+    for draw in range(2):
+        for part, number in (("train", 30), ("val", 12)):
+            labels = np.arange(number) % 3
+            known = (np.random.default_rng(1) if part == "train" else rng).normal(
+                size=(number, extractor.output_shape[1])
+            )
+            np.savez(
+                tmp_path / f"{part}.npz", features=known.astype(np.float32) + labels[:, None], labels=labels,
+                files=np.array([f"{part}{place}" for place in range(number)]), classes=CLASSES,
+            )  # fmt: skip
+        folder: dict[str, Any] = {"base": params.base, "folder": tmp_path, "on_epoch": lambda *_: None}
+        fitted.append(training.train_fusion(params.model.fusion, params.train, params.embed, **folder))
+        evidence = fitted[draw].evidence
+        told = fitted[draw].model.get_layer("head").predict(known.astype(np.float32) + labels[:, None], verbose=0)
+        np.testing.assert_allclose(evidence.probabilities, told, atol=1e-5)
+        assert evidence.reference.files.tolist() == [f"train{place}" for place in range(30)]
+    heads = [one.model.get_layer("head").get_weights() for one in fitted]
+    for one, other in zip(*heads, strict=True):
+        np.testing.assert_array_equal(one, other)
+    history = fitted[0].history
+    best = training.summary(history, fitted[0].chosen_by)["best_epoch"]
+    assert best == int(np.argmin(history["loss"]))
 
 
 def test_a_kernel_head_comes_back_as_the_same_bytes(tmp_path: Path, extractor: keras.Model, settings: Settings) -> None:
