@@ -38,13 +38,15 @@ def strangeness(told: np.ndarray, photos: np.ndarray, reference: Reference) -> d
     explained = cho_solve(cho_factor(((1 + known @ known.T) / 2) ** 3 + 0.3 * np.eye(len(known))), similar.T)
     lengths = np.linalg.norm(known, axis=1) ** 2 + np.linalg.norm(photos, axis=1)[:, None] ** 2
     euclid = np.sqrt(np.maximum(lengths - 2 * photos @ known.T, 0))
+    units = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (photos, known)]
     return {
         "1 - highest probability": 1 - told.max(axis=1),
-        "cosine distance, nearest": confidence.nearest(photos, known, 1)[0].mean(axis=1),
-        "cosine distance, mean of 5": confidence.nearest(photos, known, 5)[0].mean(axis=1),
-        "cosine distance, mean of 10": confidence.nearest(photos, known, 10)[0].mean(axis=1),
-        "Euclidean distance, mean of 5": np.sort(euclid, axis=1)[:, :5].mean(axis=1),
-        "less the kernel, mean of 5": -np.sort(similar, axis=1)[:, -5:].mean(axis=1),
+        "1 - inner product, nearest": confidence.nearest(photos, known, 1)[0].mean(axis=1),
+        "1 - inner product, mean of 3": confidence.nearest(photos, known, 3)[0].mean(axis=1),
+        "1 - inner product, mean of 10": confidence.nearest(photos, known, 10)[0].mean(axis=1),
+        "1 - cosine, mean of 3": confidence.nearest(*units, 3)[0].mean(axis=1),
+        "Euclidean distance, mean of 3": np.sort(euclid, axis=1)[:, :3].mean(axis=1),
+        "less the length": -np.linalg.norm(photos, axis=1),
         "Mahalanobis distance": np.min(away, axis=0),
         "variance of a Gaussian process": 1 - (similar * explained.T).sum(axis=1),
     }

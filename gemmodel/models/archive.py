@@ -89,7 +89,8 @@ def load(folder: Path) -> tuple[keras.Model, list[str]]:
 def embedder(model: keras.Model) -> keras.Model:
     """Returns the model with a second output, the embedding that photos are compared in.
 
-    The embedding is the kernel head's principal components, else the input of the last dense layer.
+    The embedding is the kernel head's principal components, whose inner products are those of the standardised
+    features, else the input of the last dense layer, scaled to length 1. So it is of length 1 at most.
 
     Args:
         model: from pixels to probabilities, as fitted or as `load` read it; or a head alone, from features.
@@ -100,5 +101,6 @@ def embedder(model: keras.Model) -> keras.Model:
     head = model.layers[-1] if isinstance(model.layers[-1], keras.Model) else model
     dense = [layer for layer in head.layers if isinstance(layer, keras.layers.Dense)]
     components = [layer.output for layer in dense if layer.name == "components"]
-    both = keras.Model(head.inputs[0], [head.outputs[0], *(components or [dense[-1].input])[:1]])
+    embedding = components[0] if components else keras.layers.UnitNormalization(name="embedding")(dense[-1].input)
+    both = keras.Model(head.inputs[0], [head.outputs[0], embedding])
     return both if head is model else keras.Model(model.inputs[0], both(model.layers[-2].output))

@@ -32,7 +32,7 @@ class Reference:
     """The photos that a model has learnt from.
 
     Attributes:
-        embedding: float32 (photos, D).
+        embedding: float32 (photos, D), of length 1 at most.
         labels: class indices, int32 (photos,).
         files: their paths within the clean folder, str (photos,).
     """
@@ -111,21 +111,20 @@ def nearest(
     """Finds the known photos nearest to each photo.
 
     Args:
-        embedding: of the photos, float (photos, D).
-        known: of the known photos, float (known, D).
+        embedding: of the photos, float (photos, D), of length 1 at most: what no component holds is missing from it,
+            and so takes a strange photo away from all.
+        known: of the known photos, float (known, D), likewise.
         neighbours: how many to find, at most all of them.
         leave_out: both are the same photos, and none is its own neighbour.
 
     Returns:
-        Their distances, 1 less the cosine, so in [0, 2], and their indices: (photos, neighbours), nearest first.
+        Their distances, 1 less the inner product, so in [0, 2], and their indices: (photos, neighbours), nearest first.
     """
     places, distances = [], []
-    unit = known / np.maximum(np.linalg.norm(known, axis=1, keepdims=True), 1e-12)
     for start in range(0, len(embedding), ROWS):
-        rows = embedding[start : start + ROWS]
-        away = 1 - (rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)) @ unit.T
+        away = 1 - embedding[start : start + ROWS] @ known.T
         if leave_out:
-            away[np.arange(len(rows)), start + np.arange(len(rows))] = np.inf
+            away[np.arange(len(away)), start + np.arange(len(away))] = np.inf
         places.append(np.argsort(away, axis=1, kind="stable")[:, :neighbours])
         distances.append(np.take_along_axis(away, places[-1], axis=1))
     return np.concatenate(distances), np.concatenate(places)

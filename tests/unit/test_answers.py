@@ -22,13 +22,13 @@ KNOWN = Knowledge(
     hierarchy={"Almandine": "Garnet", "Emerald": "Beryl", "Pyrope": "Garnet"},
     confidence=Confidence(coverage=0.9, set_threshold=0.25, neighbours=2, unknown_distance=0.4),
     reference=Reference(
-        embedding=np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 0, 1]], np.float32),
+        embedding=np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [0.6, 0, 0.8]], np.float32),
         labels=np.array([0, 1, 2, 2], np.int32),
         files=np.array(["Almandine/a_0.jpg", "Emerald/e_0.jpg", "Pyrope/p_0.jpg", "Pyrope/p_1.jpg"]),
     ),
 )
 PROBABILITIES = np.array([[0.5, 0.1, 0.4], [0.1, 0.8, 0.1]], np.float32)
-EMBEDDING = np.array([[2, 0, 0], [-1, -1, -1]], np.float32)
+EMBEDDING = np.array([[1, 0, 0], [0, 0.1, 0]], np.float32)
 
 
 def test_an_answer_tells_both_labels_the_set_and_the_nearest_photos() -> None:
@@ -40,7 +40,7 @@ def test_an_answer_tells_both_labels_the_set_and_the_nearest_photos() -> None:
         ("Almandine/a_0.jpg", "Almandine"),
         ("Pyrope/p_1.jpg", "Pyrope"),
     ]
-    assert red.distance == pytest.approx((1 - np.sqrt(0.5)) / 2)
+    assert red.distance == pytest.approx((0 + 0.4) / 2)
     assert not red.unknown
     assert answers.words(red) == "Almandine or Pyrope"
 

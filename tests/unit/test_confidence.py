@@ -45,11 +45,11 @@ def test_the_most_probable_gem_is_in_the_set_however_improbable() -> None:
     assert confidence.in_set(probabilities, 0.0).all()
 
 
-def test_neighbours_are_the_nearest_by_angle_and_never_the_photo_itself() -> None:
-    known = np.array([[1, 0], [0, 2], [-3, 0], [1, 1], [1, 0.1]], np.float32)
-    distances, places = confidence.nearest(np.array([[5, 0]], np.float32), known, 3)
+def test_neighbours_have_the_largest_inner_product_and_are_never_the_photo_itself() -> None:
+    known = np.array([[1, 0], [0, 1], [-1, 0], [0.8, 0.6], [0.96, 0.28]], np.float32)
+    distances, places = confidence.nearest(np.array([[0.5, 0]], np.float32), known, 3)
     assert places.tolist() == [[0, 4, 3]]
-    np.testing.assert_allclose(distances, [[0, 1 - 1 / np.sqrt(1.01), 1 - np.sqrt(0.5)]], atol=1e-6)
+    np.testing.assert_allclose(distances, [[0.5, 0.52, 0.6]], atol=1e-6)
     distances, places = confidence.nearest(known, known, 1, leave_out=True)
     assert places[:, 0].tolist() == [4, 3, 1, 4, 0]
 
@@ -62,7 +62,7 @@ def test_more_photos_than_are_compared_at_a_time_change_nothing(monkeypatch: pyt
         np.testing.assert_allclose(one, other, atol=1e-12)
 
 
-def test_a_photo_without_any_direction_is_far_from_all() -> None:
+def test_a_photo_that_no_component_describes_is_far_from_all() -> None:
     distances, _ = confidence.nearest(np.zeros((1, 3)), np.eye(3), 2)
     assert distances.tolist() == [[1, 1]]
 
