@@ -82,7 +82,7 @@ def main() -> None:
             left = np.isin(labels, aside[number::FOLDS])
             learnt, tested = train[~left[train]], test[~left[test]]
             _, of_photos = np.unique(labels[learnt], return_inverse=True)
-            sizes = {"classes": of_photos.max() + 1, "blocks": features.blocks(extractor)}
+            sizes = {"classes": int(of_photos.max()) + 1, "blocks": features.blocks(extractor)}
             head, _, left_out = fusion.kernel_head(whole, known[learnt], of_photos, **sizes, penalty=arguments.penalty)
             embedder = archive.embedder(head)
             reference = Reference(embedder.predict(known[learnt], verbose=0)[1], of_photos, learnt.astype(str))
