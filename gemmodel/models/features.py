@@ -49,10 +49,11 @@ class ColourHistogram(layers.Layer):
 
     def _histogram(self, colours: Any) -> Any:
         index = ops.cast(ops.clip(ops.floor(colours * self.bins), 0, self.bins - 1), "int32")
-        first = ops.one_hot(index[..., 0] * self.bins + index[..., 1], self.bins**2)
-        second = ops.one_hot(index[..., 2], self.bins)
+        bins = (index[..., 0] * self.bins + index[..., 1]) * self.bins + index[..., 2]
+        photos = ops.shape(bins)[0]
+        places = ops.reshape(bins + self.bins**3 * ops.arange(photos)[:, None], (-1,))
         # Sums of ones are exact in float32, so the histogram is the same in any order of summation.
-        counts = ops.matmul(ops.transpose(first, (0, 2, 1)), second)
+        counts = ops.segment_sum(ops.ones_like(places, "float32"), places, num_segments=photos * self.bins**3)
         return ops.sqrt(ops.reshape(counts, (-1, self.bins**3)) / colours.shape[1])
 
     def get_config(self) -> dict[str, Any]:
