@@ -76,6 +76,7 @@ class SplitParams:
     test: Share
     small_classes: Literal["refuse", "drop"]
     keep_test: str
+    hierarchy: str
     most_per_class: Count
     folds: Annotated[int, Range(2)]
 
@@ -112,6 +113,7 @@ class FusionParams:
     """A head on standardised features."""
 
     head: Literal["kernel", "softmax"]
+    labels: Literal["all", "separate"]
     degree: Annotated[int, Range(1, 8)]
     components: Positive
     penalties: Annotated[tuple[Annotated[float, Range(1e-6)], ...], Range(1)]
@@ -182,6 +184,9 @@ class TrainParams:
     device: Literal["auto", "cpu", "gpu"]
     precision: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"]
     resume: bool
+    coverage: Share
+    neighbours: Positive
+    unknown_share: Share
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,9 @@ import pandas as pd
 
 from gemmodel import devices  # noqa: F401  # before Keras: keeps what TensorFlow says at its import to itself
 from gemmodel.data import cropping, folders, images
+from gemmodel.delivery import answers
 from gemmodel.errors import DataError
-from gemmodel.models import archive
+from gemmodel.models import archive, knowledge
 
 TOP = 5
 
@@ -21,7 +22,8 @@ class Classifier:
 
     def __init__(self, folder: Path) -> None:
         """Loads what `archive.save` wrote."""
-        self.model, self.classes = archive.load(folder)
+        model, self.classes = archive.load(folder)
+        self.model, self.knowledge = archive.embedder(model), knowledge.read(folder)
         self.crop: cropping.Method = folders.read_json(folder / "input.json")["crop"]
 
     def predict(self, photos: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
@@ -32,23 +34,25 @@ class Classifier:
             params: not used.
 
         Returns:
-            A row a photo: `gem`, its `probability`, and the names and probabilities of the five most probable gems.
+            A row a photo: `gem`, its `mineral_class` and `probability`, names and probabilities of the five most
+            probable gems, the prediction set (`possible`), and whether the photo is unlike all known gems (`unknown`).
 
         Raises:
             DataError: a photo is not base64 or not an image; the message names its row.
         """
         size = self.model.input_shape[1]
         pixels = np.stack([_pixels(text, row, size, self.crop) for row, text in enumerate(photos["photo"])])
-        probabilities = self.model.predict(pixels.astype(np.float32), batch_size=8, verbose=0)
-        best = np.argsort(-probabilities, axis=1, kind="stable")[:, :TOP]
+        probabilities, embedding = self.model.predict(pixels.astype(np.float32), batch_size=8, verbose=0)
+        told = answers.answers(probabilities, embedding, self.knowledge, top=TOP)
         return pd.DataFrame(
             {
-                "gem": [self.classes[row[0]] for row in best],
-                "probability": probabilities.max(axis=1).astype(float),
-                "top": [[self.classes[index] for index in row] for row in best],
-                "top_probabilities": [
-                    p[row].astype(float).tolist() for p, row in zip(probabilities, best, strict=True)
-                ],
+                "gem": [answer.gem for answer in told],
+                "mineral_class": [answer.mineral_class for answer in told],
+                "probability": [answer.probability for answer in told],
+                "top": [[gem for gem, _ in answer.top] for answer in told],
+                "top_probabilities": [[probability for _, probability in answer.top] for answer in told],
+                "possible": [answer.possible for answer in told],
+                "unknown": [answer.unknown for answer in told],
             }
         )
 

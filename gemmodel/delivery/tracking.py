@@ -51,9 +51,12 @@ SIGNATURE = ModelSignature(
     outputs=Schema(
         [
             ColSpec(DataType.string, "gem"),
+            ColSpec(DataType.string, "mineral_class"),
             ColSpec(DataType.double, "probability"),
             ColSpec(Array(DataType.string), "top"),
             ColSpec(Array(DataType.double), "top_probabilities"),
+            ColSpec(Array(DataType.string), "possible"),
+            ColSpec(DataType.boolean, "unknown"),
         ]
     ),
 )

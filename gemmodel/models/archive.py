@@ -11,10 +11,21 @@ import keras
 from gemmodel.data import folders
 from gemmodel.errors import DataError, ModelError
 from gemmodel.models import features as features  # registers the layers that a model is read with
+from gemmodel.models import labels as labels  # likewise
+from gemmodel.models.knowledge import Knowledge, write
 
 
-def save(model: keras.Model, classes: Sequence[str], folder: Path, *, crop: str = "none") -> None:
+def save(
+    model: keras.Model,
+    classes: Sequence[str],
+    folder: Path,
+    *,
+    crop: str = "none",
+    knowledge: Knowledge | None = None,
+) -> None:
     """Writes `model.keras`, `classes.json` (the names in the order of the probabilities) and `input.json` (the crop).
+
+    Knowledge adds what answers are made with: `hierarchy.json`, `confidence.json` and `reference.npz`.
 
     Keras stamps its archive with the time and with memory addresses; both are taken out, so that the same weights
     are the same bytes.
@@ -31,6 +42,8 @@ def save(model: keras.Model, classes: Sequence[str], folder: Path, *, crop: str 
         (new / "stamped.keras").unlink()
         folders.write_json(new / "classes.json", list(classes))
         folders.write_json(new / "input.json", {"crop": crop})
+        if knowledge:
+            write(knowledge, new)
 
 
 def _unstamped(value: Any, seen: dict[int, int]) -> Any:
@@ -71,3 +84,21 @@ def load(folder: Path) -> tuple[keras.Model, list[str]]:
             f"{folder}: the model tells {model.output_shape[-1]} classes, classes.json names {len(classes)}"
         )
     return model, classes
+
+
+def embedder(model: keras.Model) -> keras.Model:
+    """Returns the model with a second output, the embedding that photos are compared in.
+
+    The embedding is the kernel head's principal components, else the input of the last dense layer.
+
+    Args:
+        model: from pixels to probabilities, as fitted or as `load` read it; or a head alone, from features.
+
+    Returns:
+        A model from the same input to [probabilities, embedding], of shape (batch, classes) and (batch, D).
+    """
+    head = model.layers[-1] if isinstance(model.layers[-1], keras.Model) else model
+    dense = [layer for layer in head.layers if isinstance(layer, keras.layers.Dense)]
+    components = [layer.output for layer in dense if layer.name == "components"]
+    both = keras.Model(head.inputs[0], [head.outputs[0], *(components or [dense[-1].input])[:1]])
+    return both if head is model else keras.Model(model.inputs[0], both(model.layers[-2].output))

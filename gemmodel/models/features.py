@@ -174,3 +174,9 @@ def read(path: Path) -> tuple[np.ndarray, np.ndarray, list[str]]:
             return kept["features"], kept["labels"], kept["classes"].tolist()
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; `dvc repro embed` makes it") from None
+
+
+def read_files(path: Path) -> np.ndarray:
+    """Returns the photos' paths within their part, str of shape (photos,), that `embed` wrote."""
+    with np.load(path) as kept:
+        return kept["files"]

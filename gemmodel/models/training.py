@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -15,9 +15,11 @@ from sklearn.metrics import log_loss
 from sklearn.utils.class_weight import compute_class_weight
 
 from gemmodel.data import augmentation, dataset, folders
+from gemmodel.data import hierarchy as primary_labels
 from gemmodel.devices import precision
+from gemmodel.models import archive, cnn, features, fusion, residual, transfer
 from gemmodel.models import backup as backups
-from gemmodel.models import cnn, features, fusion, residual, transfer
+from gemmodel.models.confidence import Evidence, Reference
 from gemmodel.params import (
     AugmentParams,
     BaseParams,
@@ -37,6 +39,15 @@ NETWORKS: dict[type, Callable[..., keras.Model]] = {
     ResidualParams: residual.residual,
     TransferParams: transfer.transfer,
 }
+
+
+class Fitted(NamedTuple):
+    """What a training comes to: the model from pixels to probabilities, its classes, figures by epoch, and evidence."""
+
+    model: keras.Model
+    classes: list[str]
+    history: History
+    evidence: Evidence
 
 
 def fit(
@@ -122,7 +133,8 @@ def train_fusion(
     base: BaseParams,
     folder: Path,
     on_epoch: OnEpoch,
-) -> tuple[keras.Model, list[str], History]:
+    hierarchy: Mapping[str, str] | None = None,
+) -> Fitted:
     """Fits the head on cached features and attaches it to the extractor that made them.
 
     Args:
@@ -132,25 +144,37 @@ def train_fusion(
         base: seed and image size.
         folder: holds `train.npz` and `val.npz`.
         on_epoch: called after each epoch.
+        hierarchy: the mineral class of each gem, which `labels: separate` needs.
 
     Returns:
-        The model from pixels to probabilities, its class names and the figures by epoch.
+        The model from pixels to probabilities, its class names, the figures by epoch, and the evidence: of the kernel
+        head each photo's, left out; of the softmax head the validation photos'.
     """
     known, labels, classes = features.read(folder / "train.npz")
     val, val_labels, _ = features.read(folder / "val.npz")
+    files = features.read_files(folder / "train.npz")
     extractor = features.extractor(embed, image_size=base.image_size)
+    parents = primary_labels.parents(classes, hierarchy or {gem: gem for gem in classes})[1].tolist()
     if model.head == "kernel":
         sizes = features.blocks(extractor)
         data = (known, labels, val, val_labels, len(classes), sizes)
-        head, history = fit_kernel(model, *data, train=params, on_epoch=on_epoch)
-        return fusion.attach(extractor, head), classes, history
+        head, history, left_out = fit_kernel(model, *data, train=params, on_epoch=on_epoch, parents=parents)
+        both, both_labels = np.concatenate([known, val]), np.concatenate([labels, val_labels])
+        files = np.concatenate([files, features.read_files(folder / "val.npz")])
+        embedding = archive.embedder(head).predict(both, verbose=0)[1]
+        evidence = Evidence(left_out, both_labels, Reference(embedding, both_labels, files))
+        return Fitted(fusion.attach(extractor, head), classes, history, evidence)
     one_hot = np.eye(len(classes), dtype=np.float32)
-    head = fusion.head(model, known, classes=len(classes))
+    head = fusion.head(model, known, classes=len(classes), parents=parents)
     data = tf.data.Dataset.from_tensor_slices((known, one_hot[labels]))
     data = data.shuffle(len(known), seed=base.seed).batch(params.batch_size).prefetch(tf.data.AUTOTUNE)
     val_data = tf.data.Dataset.from_tensor_slices((val, one_hot[val_labels])).batch(params.batch_size)
     history = fit(head, data, val_data, params, labels=labels, on_epoch=on_epoch)
-    return fusion.attach(extractor, head), classes, history
+    embedder = archive.embedder(head)
+    reference = Reference(embedder.predict(known, verbose=0)[1], labels, files)
+    told, embedding = embedder.predict(val, verbose=0)
+    evidence = Evidence(told, val_labels, reference, embedding)
+    return Fitted(fusion.attach(extractor, head), classes, history, evidence)
 
 
 def fit_kernel(
@@ -164,7 +188,8 @@ def fit_kernel(
     *,
     train: TrainParams,
     on_epoch: OnEpoch,
-) -> tuple[keras.Model, History]:
+    parents: Sequence[int] = (),
+) -> tuple[keras.Model, History, np.ndarray]:
     """Chooses the penalty by validation loss, then fits the kernel head on training and validation photos together.
 
     Args:
@@ -177,14 +202,16 @@ def fit_kernel(
         blocks: the number of features in each block.
         train: whether classes are balanced; nothing else of it concerns this head.
         on_epoch: called after each penalty.
+        parents: of `labels: separate`, the mineral class's index of each class.
 
     Returns:
-        The head, and its figures by penalty: leave-one-out on the training photos, and on the validation photos.
+        The head; its figures by penalty, leave-one-out on the training photos and on the validation photos; and the
+        leave-one-out probabilities of both.
     """
     history = History()
-    sizes: dict[str, Any] = {"classes": classes, "blocks": blocks}
+    sizes: dict[str, Any] = {"classes": classes, "blocks": blocks, "parents": parents}
     for number, penalty in enumerate(model.penalties):
-        head, values = fusion.kernel_head(model, known, labels, **sizes, penalty=penalty / _weights(train, labels))
+        head, values, _ = fusion.kernel_head(model, known, labels, **sizes, penalty=penalty / _weights(train, labels))
         told = np.asarray(head(val))
         values |= {
             "val_loss": float(log_loss(val_labels, told, labels=range(classes))),
@@ -195,7 +222,8 @@ def fit_kernel(
     best = model.penalties[int(np.argmin(history["val_loss"]))]
     both, both_labels = np.concatenate([known, val]), np.concatenate([labels, val_labels])
     penalties = best / _weights(train, both_labels)
-    return fusion.kernel_head(model, both, both_labels, **sizes, penalty=penalties)[0], history
+    head, _, left_out = fusion.kernel_head(model, both, both_labels, **sizes, penalty=penalties)
+    return head, history, left_out
 
 
 def _weights(train: TrainParams, labels: np.ndarray) -> np.ndarray:
@@ -214,7 +242,7 @@ def train_network(
     augmented: Path,
     backup: Path,
     on_epoch: OnEpoch,
-) -> tuple[keras.Model, list[str], History]:
+) -> Fitted:
     """Fits a network on pixels; with `resume` it goes on where a killed training of the same settings and photos ended.
 
     Transfer learning has two phases, the head alone and then with the backbone's last layers; the better one is kept.
@@ -230,7 +258,8 @@ def train_network(
         on_epoch: called after each epoch, and for each one that a killed training had done.
 
     Returns:
-        The float32 model from pixels to probabilities, its class names and the figures by epoch.
+        The float32 model from pixels to probabilities, its class names, the figures by epoch, and the evidence of the
+        validation photos.
     """
     classes = list(folders.photos(split / "train"))
     paths, labels = dataset.labelled(split / "train", classes)
@@ -282,7 +311,14 @@ def train_network(
     kept = build()
     kept.set_weights(fitted.get_weights())
     shutil.rmtree(state, ignore_errors=True)
-    return kept, classes, history
+    embedder = archive.embedder(kept)
+    files, labels = dataset.labelled(split / "train", classes)  # the photos as they are, without copies
+    sizes |= {"keep": False}
+    embedding = embedder.predict(dataset.batches(files, labels, **sizes), verbose=0)[1]
+    names = np.array([path.relative_to(split / "train").as_posix() for path in files])
+    told, val_embedding = embedder.predict(dataset.batches(val_paths, val_labels, **sizes), verbose=0)
+    evidence = Evidence(told, val_labels, Reference(embedding, labels, names), val_embedding)
+    return Fitted(kept, classes, history, evidence)
 
 
 def _counted_on(on_epoch: OnEpoch, done: int, epoch: int, values: Mapping[str, float]) -> None:
