@@ -1,7 +1,6 @@
 """The command `gemmodel`: small questions that people ask of the project."""
 
 import argparse
-import glob
 import json
 import os
 import subprocess
@@ -161,8 +160,10 @@ def photos_named(names: Sequence[str]) -> list[Path]:
         path = Path(name)
         if path.is_dir():
             found = sorted(below for below in path.rglob("*") if below.suffix.lower() in folders.SUFFIXES)
+        elif path.exists():
+            found = [path]
         else:
-            found = [path] if path.exists() else [*map(Path, sorted(glob.glob(name, recursive=True)))]
+            found = sorted(Path(path.anchor or ".").glob(str(path.relative_to(path.anchor))))
         if not found:
             raise DataError(f"{name}: {'no photos in it' if path.is_dir() else 'no such file, folder or pattern'}")
         paths += found

@@ -1,7 +1,7 @@
 """Asking a trained model about photos, by its LiteRT export: no TensorFlow, no MLflow, the first answer at once."""
 
 import os
-import threading
+import queue
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -40,9 +40,10 @@ class Predictor:
         self.knowledge = knowledge.read(folder)
         self.crop: cropping.Method = folders.read_json(folder / "input.json")["crop"]
         self._threads = max(1, cores // (workers or cores))
-        self._own = threading.local()  # an interpreter serves one thread at a time
+        self._idle: queue.SimpleQueue[SignatureRunner] = queue.SimpleQueue()  # each serves one thread at a time
         with silence():  # LiteRT tells once a process that it computes on the CPU
-            self.size: int = self._runner().get_input_details()["pixels"]["shape"][1]
+            self._idle.put(first := self._runner())
+        self.size: int = first.get_input_details()["pixels"]["shape"][1]
         self._pool = ThreadPoolExecutor(workers or cores)
 
     def answers(self, photos: Sequence[Photo], *, top: int = 5) -> Iterator[Answer | DataError]:
@@ -71,7 +72,14 @@ class Predictor:
 
     def outputs(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns probabilities (1, classes) and embedding (1, D) for pixels (side, side, 3) in [0, 255]."""
-        told = self._runner()(pixels=pixels[None].astype(np.float32))
+        try:
+            runner = self._idle.get_nowait()
+        except queue.Empty:
+            runner = self._runner()
+        try:
+            told = runner(pixels=pixels[None].astype(np.float32))
+        finally:
+            self._idle.put(runner)
         return told["probabilities"], told["embedding"]
 
     def probabilities(self, photos: Iterator[np.ndarray]) -> np.ndarray:
@@ -79,11 +87,10 @@ class Predictor:
         return np.concatenate(list(self._pool.map(lambda pixels: self.outputs(pixels)[0], photos)))
 
     def _runner(self) -> SignatureRunner:
-        if not hasattr(self._own, "runner"):
-            try:
-                interpreter = Interpreter(str(self.export), num_threads=self._threads)
-                self._own.runner = interpreter.get_signature_runner()
-            except (ValueError, RuntimeError) as error:
-                line = str(error).splitlines()[0]
-                raise ModelError(f"{self.export}: damaged or of another version: {line}; train it anew") from None
-        return self._own.runner
+        try:
+            interpreter = Interpreter(str(self.export), num_threads=self._threads)
+            interpreter.allocate_tensors()
+            return interpreter.get_signature_runner()
+        except (ValueError, RuntimeError) as error:
+            line = (str(error).splitlines() or [type(error).__name__])[0]
+            raise ModelError(f"{self.export}: damaged or of another version: {line}; train it anew") from None

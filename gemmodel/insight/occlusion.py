@@ -1,7 +1,7 @@
 """Why an answer, for any model that tells probabilities: what blurring a part of the photo takes from its gem.
 
-After Matthew Zeiler and Rob Fergus, arXiv 1311.2901, but blurred (Ruth Fong and Andrea Vedaldi, arXiv 1704.03296): a grey
-square on a white background would itself be something to see. NumPy alone.
+After Matthew Zeiler and Rob Fergus, arXiv 1311.2901, but blurred (Ruth Fong and Andrea Vedaldi, arXiv 1704.03296): a
+grey square on a white background would itself be something to see. NumPy alone.
 """
 
 from collections.abc import Callable, Iterator
