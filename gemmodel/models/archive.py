@@ -9,7 +9,7 @@ from typing import Any
 import keras
 
 from gemmodel.data import folders
-from gemmodel.errors import DataError, ModelError
+from gemmodel.errors import DataError, ModelError, silence
 from gemmodel.models import features as features  # registers the layers that a model is read with
 from gemmodel.models import labels as labels  # likewise
 from gemmodel.models.knowledge import EXPORT, Knowledge, write
@@ -95,7 +95,8 @@ def export(model: keras.Model, path: Path) -> None:
     """
     pixels = keras.Input(batch_shape=(1, *model.input_shape[1:]), name="pixels")
     outputs = dict(zip(("probabilities", "embedding"), embedder(model)(pixels), strict=True))
-    keras.Model(pixels, outputs).export(path, format="litert", verbose=False)
+    with silence():
+        keras.Model(pixels, outputs).export(path, format="litert", verbose=False)
 
 
 def embedder(model: keras.Model) -> keras.Model:
