@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 from mlflow.entities import Dataset, DatasetInput, InputTag
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
-from mlflow.types import ColSpec, DataType, Schema
+from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 from mlflow.types.schema import Array
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -37,15 +37,7 @@ EXPERIMENT = "gemstones"
 KIND = {"mlflow.experimentKind": "custom_model_development"}  # the UI opens on runs, not on traces
 TABLES_TAG = "mlflow.loggedArtifacts"  # by which the UI knows a table
 MODEL_TAG = "model_sha256"
-SERVING_PACKAGES = (
-    "tensorflow",
-    "keras",
-    "numpy",
-    "opencv-python-headless",
-    "pillow",
-    "pandas",
-    "pyyaml",
-)
+SERVING_PACKAGES = ("ai-edge-litert", "numpy", "opencv-python-headless", "pandas", "pillow", "pyyaml")
 SIGNATURE = ModelSignature(
     inputs=Schema([ColSpec(DataType.string, "photo")]),
     outputs=Schema(
@@ -59,6 +51,7 @@ SIGNATURE = ModelSignature(
             ColSpec(DataType.boolean, "unknown"),
         ]
     ),
+    params=ParamSchema([ParamSpec("top_k", DataType.long, 5)]),
 )
 
 
@@ -210,6 +203,21 @@ def champion(name: str) -> dict[str, str] | None:
     return {**found.tags, "version": str(found.version)}
 
 
+def champion_source(name: str) -> tuple[str, str] | None:
+    """Returns what MLflow calls the champion's source, and where it lies; None where there is no champion."""
+    with connected():
+        if champion(name) is None:
+            return None
+        source = mlflow.MlflowClient().get_model_version_by_alias(name, "champion").source
+        return str(source), str(source)
+
+
+def fetch(source: str, folder: Path) -> None:
+    """Fetches a registered model, as MLflow keeps it, into a new folder."""
+    with connected():
+        mlflow.artifacts.download_artifacts(artifact_uri=source, dst_path=str(folder))
+
+
 @contextmanager
 def alone() -> Iterator[None]:
     """Keeps other processes of this project from registering at the same time."""
@@ -233,8 +241,8 @@ def register(name: str, folder: Path, example: pd.DataFrame, model_sha256: str) 
     """
     logged = mlflow.pyfunc.log_model(
         name="model",
-        loader_module="gemmodel.delivery.serving",
-        data_path=str(folder),
+        python_model=str(Path(gemmodel.__file__).parent / "delivery" / "serving.py"),
+        artifacts={"model": str(folder)},
         code_paths=[str(Path(gemmodel.__file__).parent)],
         signature=SIGNATURE,
         input_example=example,

@@ -12,7 +12,7 @@ from gemmodel.data import folders
 from gemmodel.errors import DataError, ModelError
 from gemmodel.models import features as features  # registers the layers that a model is read with
 from gemmodel.models import labels as labels  # likewise
-from gemmodel.models.knowledge import Knowledge, write
+from gemmodel.models.knowledge import EXPORT, Knowledge, write
 
 
 def save(
@@ -25,7 +25,8 @@ def save(
 ) -> None:
     """Writes `model.keras`, `classes.json` (the names in the order of the probabilities) and `input.json` (the crop).
 
-    Knowledge adds what answers are made with: `hierarchy.json`, `confidence.json` and `reference.npz`.
+    Knowledge adds what answers are made with: `hierarchy.json`, `confidence.json`, `reference.npz` and `model.tflite`,
+    the model's LiteRT export, for which TensorFlow is not needed.
 
     Keras stamps its archive with the time and with memory addresses; both are taken out, so that the same weights
     are the same bytes.
@@ -44,6 +45,7 @@ def save(
         folders.write_json(new / "input.json", {"crop": crop})
         if knowledge:
             write(knowledge, new)
+            export(model, new / EXPORT)
 
 
 def _unstamped(value: Any, seen: dict[int, int]) -> Any:
@@ -84,6 +86,16 @@ def load(folder: Path) -> tuple[keras.Model, list[str]]:
             f"{folder}: the model tells {model.output_shape[-1]} classes, classes.json names {len(classes)}"
         )
     return model, classes
+
+
+def export(model: keras.Model, path: Path) -> None:
+    """Writes a model as a LiteRT graph: `pixels` (1, side, side, 3) in [0, 255] to `probabilities` and `embedding`.
+
+    Of one photo at a time: a batch is no faster there, and a batch of unknown size keeps shapes from being folded.
+    """
+    pixels = keras.Input(batch_shape=(1, *model.input_shape[1:]), name="pixels")
+    outputs = dict(zip(("probabilities", "embedding"), embedder(model)(pixels), strict=True))
+    keras.Model(pixels, outputs).export(path, format="litert", verbose=False)
 
 
 def embedder(model: keras.Model) -> keras.Model:

@@ -11,6 +11,8 @@ from gemmodel.data import folders
 from gemmodel.errors import DataError, ModelError
 from gemmodel.models.confidence import Confidence, Reference
 
+EXPORT = "model.tflite"  # the network for LiteRT, beside model.keras
+
 
 @dataclass(frozen=True)
 class Knowledge:
