@@ -43,6 +43,16 @@ def main() -> None:
     serve.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     serve.add_argument("--port", type=int, default=5002, help="(default: %(default)s)")
     serve.set_defaults(run=lambda arguments: serve_champion(arguments.host, arguments.port))
+    page = commands.add_parser("app", help="a web page that names the gem of a photo")
+    page.add_argument("--model", type=Path, metavar="FOLDER", help="of a model (default: the registry's champion)")
+    page.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    page.add_argument("--port", type=int, default=8000, help="(default: %(default)s)")
+    page.add_argument("--photos", type=Path, default=Path("data/clean"), help="known ones (default: %(default)s)")
+    page.add_argument(
+        "--manifest", type=Path, default=Path("data/raw/manifest.jsonl"), help="properties (default: %(default)s)"
+    )
+    page.add_argument("--per-minute", type=int, default=60, help="requests of one address (default: %(default)s)")
+    page.set_defaults(run=serve_page)
     keep = commands.add_parser("keep-test", help="write the list that keeps the present test part as it is")
     keep.add_argument("--test", type=Path, default=Path("data/split/test"), help="the test part (default: %(default)s)")
     keep.add_argument("--clean", type=Path, default=Path("data/clean"), help="its source (default: %(default)s)")
@@ -116,11 +126,7 @@ def predict_photos(arguments: argparse.Namespace) -> None:
         raise ParameterError(f"--explain: explains one photo, not {len(paths)}")
     if arguments.top is not None and arguments.top < 1:
         raise ParameterError(f"--top: {arguments.top} is less than 1")
-    model = arguments.model
-    if model is None:
-        from gemmodel.delivery import champion
-
-        model = champion.folder(registered_name())
+    model = model_folder(arguments)
     from gemmodel.delivery import answers, prediction
 
     predictor = prediction.Predictor(model, workers=1 if len(paths) == 1 and not arguments.explain else 0)
@@ -170,6 +176,15 @@ def photos_named(names: Sequence[str]) -> list[Path]:
     return paths
 
 
+def model_folder(arguments: argparse.Namespace) -> Path:
+    """Returns the folder that --model names, or that of the registry's champion."""
+    if arguments.model:
+        return Path(arguments.model)
+    from gemmodel.delivery import champion
+
+    return champion.folder(registered_name())
+
+
 def registered_name() -> str:
     """Returns the name that the project registers its model by; outside of a project the shipped one."""
     path = Path("params.yaml")
@@ -194,6 +209,19 @@ def serve_champion(host: str, port: int) -> None:
     command = [sys.executable, "-m", "mlflow", "models", "serve", "--model-uri", model, *options]
     print(f"gemmodel: {model} at http://{host}:{port}/invocations; ready in some 15 seconds; Ctrl+C ends it")
     sys.exit(subprocess.call(command, env=os.environ | {"MLFLOW_TRACKING_URI": store}))
+
+
+def serve_page(arguments: argparse.Namespace) -> None:
+    """Serves the web page until it is interrupted."""
+    from gemmodel.delivery import app
+
+    page = app.app(
+        model_folder(arguments),
+        photos=arguments.photos,
+        manifest=arguments.manifest,
+        per_minute=arguments.per_minute,
+    )
+    app.serve(page, host=arguments.host, port=arguments.port)
 
 
 def print_devices() -> None:
