@@ -27,6 +27,11 @@ def main() -> None:
     keep.add_argument("--clean", type=Path, default=Path("data/clean"), help="its source (default: %(default)s)")
     keep.add_argument("--list", type=Path, default=Path("photos/test_list.txt"), help="(default: %(default)s)")
     keep.set_defaults(run=lambda arguments: keep_test(arguments.test, arguments.clean, arguments.list))
+    promote = commands.add_parser("promote", help="make a version of the registered model champion")
+    promote.add_argument("version", help="its number in MLflow's registry")
+    promote.set_defaults(run=lambda arguments: retitle(arguments.version))
+    rollback = commands.add_parser("rollback", help="make the former champion champion again")
+    rollback.set_defaults(run=lambda arguments: retitle(None))
     arguments = parser.parse_args()
     with told_in_one_line("gemmodel"):
         arguments.run(arguments)
@@ -81,6 +86,19 @@ def keep_test(test: Path, clean: Path, out: Path) -> None:
 
     number = splitting.write_test_list(test, clean, out)
     print(f"{out}: {number} photos stay the test part whatever comes in; commit the list")
+
+
+def retitle(version: str | None) -> None:
+    """Makes a version of the registered model champion, or, of None, the former champion; tells what was done.
+
+    Raises:
+        TrackingError: there is no such version, or no former champion.
+    """
+    name = params.load(Path("params.yaml")).register.name
+    from gemmodel.delivery import tracking, versions
+
+    with tracking.connected():
+        print(versions.rollback(name) if version is None else versions.promote(name, version))
 
 
 def print_devices() -> None:
