@@ -7,7 +7,7 @@ import pandas as pd
 
 from gemmodel import params
 from gemmodel.data import fingerprints, folders
-from gemmodel.delivery import tracking, versions
+from gemmodel.delivery import tracking, turns, versions
 from stages import command
 
 
@@ -21,7 +21,7 @@ def main(
     asked = fingerprints.answered(test, predictions)
     learnt_from = fingerprints.table(train, val)
     photo = next(iter(folders.photos(val).values()))[0]
-    with tracking.run_of(sha256), versions.turn(rule.name) as confirm:
+    with tracking.run_of(sha256), turns.turn(rule.name, tracking.active()) as confirm:
         version = versions.find(rule.name, sha256)
         if version is None:
             example = pd.DataFrame({"photo": [base64.b64encode(photo.read_bytes()).decode()]})

@@ -1,17 +1,11 @@
-"""The versions of a model in MLflow's registry: whose turn it is to decide, who holds the title, who held it before.
-
-The registry has no compare-and-set, so whoever changes a title waits for its turn first (`turn`).
-"""
+"""The versions of a model in MLflow's registry: which is champion, which were, and what each has learnt from."""
 
 import base64
 import json
 import subprocess
 import sys
 import tempfile
-import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -19,88 +13,15 @@ from typing import Any
 import mlflow
 import pandas as pd
 from mlflow.entities.model_registry import ModelVersion
-from mlflow.exceptions import MlflowException
 
 from gemmodel.data import fingerprints, folders
-from gemmodel.delivery import registry, tracking
+from gemmodel.delivery import registry, tracking, turns
 from gemmodel.errors import ModelError, TrackingError
 from gemmodel.params import RegisterParams
 
-BEAT, PATIENCE = 5.0, 60.0  # seconds: how often one whose turn it is says so, and after which silence it has ended
 FORMER = "former_champions"  # a tag of the registered model: numbers, the last one last
 BATCH = 200  # photos that a former model is asked at a time
 LEARNT_FROM, ANSWERS = "learnt_from.csv", "answers.csv"  # kept with each version
-
-
-@contextmanager
-def turn(name: str, run_id: str | None = None) -> Iterator[Callable[[], None]]:
-    """Waits until nobody else registers or promotes, on this machine or another.
-
-    A ticket is a version of an empty model `<name>-queue`: the store numbers versions in one transaction and never
-    gives a number twice. The lowest ticket has its turn. It beats, and after a silence those who wait remove it, so
-    that a killed process holds up nobody for ever; they go by their own clocks and by what changes, not by dates.
-    (Hunt and others, ZooKeeper, USENIX ATC 2010: locks without herd effect.)
-
-    Args:
-        name: of the registered model.
-        run_id: a run, which the server wants a version to stem from; by default the open one.
-
-    Yields:
-        A check that it is still one's turn, to be asked right before a title changes; else it raises TrackingError.
-    """
-    client, queue = mlflow.MlflowClient(), f"{name}-queue"
-    run_id = run_id or tracking.active()
-    with _expected("RESOURCE_ALREADY_EXISTS"):
-        client.create_registered_model(queue, description=f"Whose turn it is to register {name}; empty at rest")
-    ticket = client.create_model_version(queue, f"runs:/{run_id}/turn", run_id).version
-    over = threading.Event()
-
-    def beat() -> None:
-        for number in range(sys.maxsize):
-            with suppress(Exception):  # the server may be back at the next one
-                client.set_model_version_tag(queue, ticket, "beat", str(number))
-            if over.wait(BEAT):
-                return
-
-    def confirm() -> None:
-        if not any(found.version == ticket for found in client.search_model_versions(f"name = '{queue}'")):
-            raise TrackingError(f"{name}: lost its turn to register after {PATIENCE:g} s of silence; run this again")
-
-    beating = threading.Thread(target=beat, daemon=True)
-    beating.start()
-    try:
-        _wait(client, queue, int(ticket))
-        yield confirm
-    finally:
-        over.set()
-        beating.join()
-        with suppress(MlflowException):
-            client.delete_model_version(queue, ticket)
-
-
-def _wait(client: mlflow.MlflowClient, queue: str, ticket: int) -> None:
-    last, since = None, time.monotonic()
-    while True:
-        waiting = {int(found.version): found for found in client.search_model_versions(f"name = '{queue}'")}
-        first = min(waiting, default=ticket)
-        if first >= ticket:
-            return
-        state = (first, waiting[first].tags.get("beat"))
-        if state != last:
-            last, since = state, time.monotonic()
-        elif time.monotonic() - since > PATIENCE:
-            with _expected("RESOURCE_DOES_NOT_EXIST"):
-                client.delete_model_version(queue, str(first))
-        time.sleep(BEAT / 10)
-
-
-@contextmanager
-def _expected(*codes: str) -> Iterator[None]:
-    try:
-        yield
-    except MlflowException as error:
-        if error.error_code not in codes:
-            raise
 
 
 def find(name: str, model_sha256: str) -> ModelVersion | None:
@@ -117,7 +38,7 @@ def get(name: str, number: str) -> ModelVersion:
 
 def champion(name: str) -> ModelVersion | None:
     """Returns the champion, or None where there is none."""
-    with _expected("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):  # no model, no alias
+    with turns.expected("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):  # no model, no alias
         return mlflow.MlflowClient().get_model_version_by_alias(name, "champion")
     return None
 
@@ -181,16 +102,18 @@ def promote(name: str, number: str) -> str:
     Raises:
         TrackingError: there is no such version.
     """
-    with _expected("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+    version = None
+    with turns.expected("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):  # no such number, no number
         version = get(name, number)
-        with turn(name, version.run_id) as confirm:
-            former = champion(name)
-            if former is not None and former.version == version.version:
-                return f"{name}: version {number} is champion already"
-            confirm()
-            _crown(name, version.version)
-        return f"{name}: version {number} is champion" + (f" in place of {former.version}" if former else ", the first")
-    raise TrackingError(f"{name}: there is no version {number}; `make ui` shows which there are")
+    if version is None:
+        raise TrackingError(f"{name}: there is no version {number}; `make ui` shows those that there are")
+    with turns.turn(name, version.run_id) as confirm:
+        former = champion(name)
+        if former is not None and former.version == version.version:
+            return f"{name}: version {number} is champion already"
+        confirm()
+        _crown(name, version.version)
+    return f"{name}: version {number} is champion now, {f'in place of {former.version}' if former else 'the first one'}"
 
 
 def rollback(name: str) -> str:
@@ -202,7 +125,7 @@ def rollback(name: str) -> str:
     found = champion(name)
     if found is None:
         raise TrackingError(f"{name}: no version is champion; `gemmodel promote VERSION` makes it one")
-    with turn(name, found.run_id) as confirm:
+    with turns.turn(name, found.run_id) as confirm:
         now = champion(name)
         former = _former(name, now)
         if now is None or not former:
@@ -304,9 +227,10 @@ def _keep(version: ModelVersion, file: str, table: pd.DataFrame) -> None:
 
 def _read(version: ModelVersion, file: str) -> pd.DataFrame | None:
     """Returns a table that `_keep` stored, or None where there is none."""
-    listed = mlflow.artifacts.list_artifacts(artifact_uri=version.source) or []
+    place = f"models:/{version.name}/{version.version}"
+    listed = mlflow.artifacts.list_artifacts(artifact_uri=place) or []
     if file not in [Path(found.path).name for found in listed]:
         return None
     with tempfile.TemporaryDirectory() as scratch:
-        place = mlflow.artifacts.download_artifacts(artifact_uri=f"{version.source}/{file}", dst_path=scratch)
-        return pd.read_csv(place, dtype=str, keep_default_na=False)
+        fetched = mlflow.artifacts.download_artifacts(artifact_uri=f"{place}/{file}", dst_path=scratch)
+        return pd.read_csv(fetched, dtype=str, keep_default_na=False)
