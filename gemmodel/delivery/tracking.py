@@ -69,6 +69,16 @@ def root() -> Path:
 
 
 @contextmanager
+def expected(*codes: str) -> Iterator[None]:
+    """Ends the block without an error where MLflow fails with one of these error codes."""
+    try:
+        yield
+    except MlflowException as error:
+        if error.error_code not in codes:
+            raise
+
+
+@contextmanager
 def connected() -> Iterator[None]:
     """Opens the store, creates it once and under a lock, and turns its failures into one line.
 
@@ -76,16 +86,19 @@ def connected() -> Iterator[None]:
         TrackingError: the store does not answer, or is of another MLflow version.
     """
     uri = os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
+    lock = root() / "mlflow.db.lock"
     if uri.startswith("sqlite:///"):  # a relative path starts at the root, not in a temporary copy of it
-        uri = f"sqlite:///{(root() / uri.removeprefix('sqlite:///')).as_posix()}"
+        file = root() / uri.removeprefix("sqlite:///")
+        uri, lock = f"sqlite:///{file.as_posix()}", file.with_name(f"{file.name}.lock")  # other checkouts may share it
     mlflow.set_tracking_uri(uri)
     name = os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT)
     try:
-        with FileLock(root() / "mlflow.db.lock"):
+        with FileLock(lock):
             if mlflow.get_experiment_by_name(name) is None:
                 # A local store would put artefacts beside the working directory, which may be a temporary copy.
                 local = (root() / "mlruns").as_uri() if uri.startswith("sqlite:") else None
-                mlflow.create_experiment(name, artifact_location=local, tags=KIND)
+                with expected("RESOURCE_ALREADY_EXISTS"):  # by another machine, just now
+                    mlflow.create_experiment(name, artifact_location=local, tags=KIND)
             mlflow.set_experiment(name)
         yield
     except (MlflowException, SQLAlchemyError) as error:

@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 import mlflow
 from mlflow.exceptions import MlflowException
 
+from gemmodel.delivery import tracking
 from gemmodel.errors import TrackingError
 
 BEAT = 5.0  # seconds after which the holder of a ticket shows again that it lives
@@ -39,7 +40,7 @@ def turn(name: str, run_id: str | None) -> Iterator[Callable[[], None]]:
             f"{name}: that version stems from no run; give it the alias `champion` in MLflow's own page"
         )
     client, queue = mlflow.MlflowClient(), f"{name}-queue"
-    with expected("RESOURCE_ALREADY_EXISTS"):
+    with tracking.expected("RESOURCE_ALREADY_EXISTS"):
         client.create_registered_model(queue, description=f"Whose turn it is to register {name}; empty at rest")
     ticket = client.create_model_version(queue, f"runs:/{run_id}/turn", run_id).version
     over = threading.Event()
@@ -80,16 +81,6 @@ def _wait(client: mlflow.MlflowClient, queue: str, ticket: int) -> None:
                 print(f"{queue}: waits for another process that registers or promotes")
             last, since = state, time.monotonic()
         elif time.monotonic() - since > PATIENCE:
-            with expected("RESOURCE_DOES_NOT_EXIST"):
+            with tracking.expected("RESOURCE_DOES_NOT_EXIST"):
                 client.delete_model_version(queue, str(first))
         time.sleep(BEAT / 10)
-
-
-@contextmanager
-def expected(*codes: str) -> Iterator[None]:
-    """Ends the block without an error where MLflow fails with one of these error codes."""
-    try:
-        yield
-    except MlflowException as error:
-        if error.error_code not in codes:
-            raise

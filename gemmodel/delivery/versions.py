@@ -38,7 +38,7 @@ def get(name: str, number: str) -> ModelVersion:
 
 def champion(name: str) -> ModelVersion | None:
     """Returns the champion, or None where there is none."""
-    with turns.expected("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):  # no model, no alias
+    with tracking.expected("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):  # no model, no alias
         return mlflow.MlflowClient().get_model_version_by_alias(name, "champion")
     return None
 
@@ -103,7 +103,7 @@ def promote(name: str, number: str) -> str:
         TrackingError: there is no such version.
     """
     version = None
-    with turns.expected("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):  # no such number, no number
+    with tracking.expected("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):  # no such number, no number
         version = get(name, number)
     if version is None:
         raise TrackingError(f"{name}: there is no version {number}; `make ui` shows those that there are")
@@ -221,7 +221,7 @@ def _ask(version: ModelVersion, photos: Sequence[Path]) -> list[str]:
 def _keep(version: ModelVersion, file: str, table: pd.DataFrame) -> None:
     """Stores a table of photos beside a version's model, in place of an older one."""
     with tempfile.TemporaryDirectory() as scratch:
-        table.drop_duplicates("photo").to_csv(Path(scratch) / file, index=False)
+        table.drop_duplicates("photo", keep="last").to_csv(Path(scratch) / file, index=False)
         mlflow.MlflowClient().log_model_artifact(str(version.source).removeprefix("models:/"), f"{scratch}/{file}")
 
 
