@@ -8,6 +8,7 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import pytest
 from PIL import Image
 
 from gemmodel.data import folders
-from gemmodel.delivery import turns, versions
+from gemmodel.delivery import tracking, turns, versions
 from gemmodel.errors import TrackingError
 from gemmodel.models import archive
 from stages import register
@@ -268,6 +269,28 @@ def test_whoever_lost_the_turn_changes_no_title(place: Any, registered: Any, mon
     with pytest.raises(TrackingError, match="lost its turn"):
         registered(place("better", wrong=1, model=3.0))
     assert aliases() == {"challenger": "1", "champion": "1"}
+
+
+@pytest.mark.parametrize("dead", [0, 1])
+def test_turns_are_taken_one_at_a_time(store: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, dead: int) -> None:
+    monkeypatch.chdir(tmp_path)
+    with tracking.connected(), mlflow.start_run() as run:
+        client, run_id = mlflow.MlflowClient(), run.info.run_id
+        client.create_registered_model("gemstones", tags={"turns": "0"})
+        client.create_registered_model("gemstones-queue")
+        for _ in range(dead):
+            client.create_model_version("gemstones-queue", f"runs:/{run_id}/turn", run_id)
+
+        def count(_: int) -> None:
+            with turns.turn("gemstones", run_id) as confirm:
+                before = int(client.get_registered_model("gemstones").tags["turns"])
+                confirm()
+                client.set_registered_model_tag("gemstones", "turns", str(before + 1))
+
+        with ThreadPoolExecutor(6) as together:
+            list(together.map(count, range(12)))
+        assert client.get_registered_model("gemstones").tags["turns"] == "12"
+        assert tickets() == []
 
 
 @pytest.fixture
