@@ -195,24 +195,30 @@ def test_people_promote_and_roll_back(place: Any, registered: Any, run: Any, ref
         return run("-m", "gemmodel.cli", *arguments, cwd=root, MLFLOW_TRACKING_URI=store)
 
     root = place("first", wrong=2)
-    refused(gemmodel("rollback"), "gemmodel", "no version is champion")
     registered(root)
-    refused(gemmodel("rollback"), "gemmodel", "no version was champion before 1")
-    refused(gemmodel("promote", "2"), "gemmodel", "no version 2")
+    with pytest.raises(TrackingError, match="no version was champion before 1"):
+        versions.rollback("gemstones")
+    with pytest.raises(TrackingError, match="no version is champion"):
+        versions.rollback("cats")
+    with pytest.raises(TrackingError, match="no version 2"):
+        versions.promote("gemstones", "2")
     refused(gemmodel("promote", "best"), "gemmodel", "no version best")
     registered(place("second", wrong=2, model=2.0))
     registered(place("third", wrong=2, model=3.0))
-    for command, told, champion in (
-        (("promote", "3"), "version 3 is champion now, in place of 1", "3"),
-        (("promote", "3"), "version 3 is champion already", "3"),
-        (("promote", "2"), "version 2 is champion now, in place of 3", "2"),
-        (("rollback",), "version 3 is champion again, in place of 2", "3"),
-        (("rollback",), "version 1 is champion again, in place of 3", "1"),
+    assert aliases() == {"challenger": "3", "champion": "1"}
+    for command, told in (
+        (("promote", "3"), "version 3 is champion now, in place of 1"),
+        (("rollback",), "version 1 is champion again, in place of 3"),
     ):
         ended = gemmodel(*command)
         assert (ended.returncode, ended.stderr, ended.stdout) == (0, "", f"gemstones: {told}\n")
-        assert aliases() == {"challenger": "3", "champion": champion}
-    refused(gemmodel("rollback"), "gemmodel", "nothing to go back to")
+    assert aliases() == {"challenger": "3", "champion": "1"}
+    for number, told in (("2", "now, in place of 1"), ("2", "already"), ("3", "now, in place of 2")):
+        assert versions.promote("gemstones", number) == f"gemstones: version {number} is champion {told}"
+    assert versions.rollback("gemstones").endswith("version 2 is champion again, in place of 3")
+    assert versions.rollback("gemstones").endswith("version 1 is champion again, in place of 2")
+    with pytest.raises(TrackingError, match="nothing to go back to"):
+        versions.rollback("gemstones")
 
 
 def test_a_process_killed_after_registering_holds_up_nobody(place: Any, registered: Any, run: Any, store: str) -> None:
