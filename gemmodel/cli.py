@@ -58,6 +58,11 @@ def main() -> None:
     keep.add_argument("--clean", type=Path, default=Path("data/clean"), help="its source (default: %(default)s)")
     keep.add_argument("--list", type=Path, default=Path("photos/test_list.txt"), help="(default: %(default)s)")
     keep.set_defaults(run=lambda arguments: keep_test(arguments.test, arguments.clean, arguments.list))
+    promote = commands.add_parser("promote", help="make a version of the registered model champion")
+    promote.add_argument("version", help="its number in MLflow's registry")
+    promote.set_defaults(run=lambda arguments: retitle(arguments.version))
+    rollback = commands.add_parser("rollback", help="make the former champion champion again")
+    rollback.set_defaults(run=lambda arguments: retitle(None))
     arguments = parser.parse_args()
     with told_in_one_line("gemmodel"):
         arguments.run(arguments)
@@ -222,6 +227,19 @@ def serve_page(arguments: argparse.Namespace) -> None:
         per_minute=arguments.per_minute,
     )
     app.serve(page, host=arguments.host, port=arguments.port)
+
+
+def retitle(version: str | None) -> None:
+    """Makes a version of the registered model champion, or, of None, the former champion; tells what was done.
+
+    Raises:
+        TrackingError: there is no such version, or no former champion.
+    """
+    name = params.load(Path("params.yaml")).register.name
+    from gemmodel.delivery import tracking, versions
+
+    with tracking.connected():
+        print(versions.rollback(name) if version is None else versions.promote(name, version))
 
 
 def print_devices() -> None:

@@ -199,9 +199,11 @@ class EvaluateParams:
 
 @dataclass(frozen=True)
 class RegisterParams:
-    """Under which name the model is registered."""
+    """Under which name the model is registered, and when it is champion."""
 
     name: str
+    rule: Literal["mcnemar", "by_hand"]
+    significance: Share
 
 
 @dataclass(frozen=True)

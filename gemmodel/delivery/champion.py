@@ -39,9 +39,9 @@ def folder(name: str) -> Path:
     try:
         found = _in_sqlite(uri, name) if uri.startswith("sqlite:///") else _at_server(uri, name)
     except (sqlite3.Error, OSError, ValueError, KeyError):  # another schema, a server that wants more than a password
-        from gemmodel.delivery import tracking
+        from gemmodel.delivery import versions
 
-        found = tracking.champion_source(name)
+        found = versions.champion_source(name)
     if found is None:
         raise DataError(f"{uri}: no champion of the name {name}; `dvc repro` registers one, --model names a folder")
     source, place = found
@@ -80,8 +80,8 @@ def _fetched(uri: str, source: str) -> Path:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gemmodel"
     kept = cache / hashlib.sha256(f"{uri} {source}".encode()).hexdigest()[:16]
     if not kept.is_dir():
-        from gemmodel.delivery import tracking
+        from gemmodel.delivery import versions
 
         with folders.replacing(kept) as new:
-            tracking.fetch(source, new)
+            versions.fetch(source, new)
     return kept

@@ -37,8 +37,8 @@ OPTIONS = {
     "describe": "--raw data/raw --clean data/clean --split data/split --page reports/data.html --pictures reports/data",
     "evaluate": "--model models --test data/split/test --data reports/data --out reports/evaluation "
     "--metrics reports/metrics.json",
-    "register": "--model models --metrics reports/metrics.json --test data/split/test --example data/split/val "
-    "--out reports/registration.json",
+    "register": "--model models --predictions reports/evaluation/predictions.csv --train data/split/train "
+    "--val data/split/val --test data/split/test --out reports/registration.json",
 }
 
 
