@@ -64,6 +64,7 @@ class CleanParams:
     pixel_difference: Annotated[float, Range(0, 255)]
     similarity: Share
     crop: Literal["none", "canny", "otsu"]
+    corrections: str
 
 
 @dataclass(frozen=True)
@@ -186,9 +187,14 @@ class TrainParams:
 
 @dataclass(frozen=True)
 class EvaluateParams:
-    """What is reported of the model on the test part."""
+    """What is reported of the model on the test part, and of labels that its kind disputes."""
 
     top: Positive
+    resamples: Count
+    panels: dict[str, tuple[str, ...]]
+    mistakes: Positive
+    pairs: Positive
+    disputes: Positive
 
 
 @dataclass(frozen=True)
@@ -251,6 +257,10 @@ def _checked(value: Any, kind: Any, name: str) -> Any:
         if value not in get_args(kind):
             raise ParameterError(f"{name} is {value!r}; it must be one of {', '.join(map(str, get_args(kind)))}")
         return value
+    if get_origin(kind) is dict:
+        if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+            raise ParameterError(f"{name} is {value!r}; it must map names to values")
+        return {key: _checked(item, get_args(kind)[1], f"{name}.{key}") for key, item in value.items()}
     if get_origin(kind) is tuple:
         if not isinstance(value, list):
             return (_checked(value, get_args(kind)[0], name),)
