@@ -14,8 +14,8 @@ def read(path: Path) -> dict[str, str]:
     """Reads a table of corrections.
 
     Args:
-        path: a CSV file with the columns `photo` and `gem`; others are for people. `photo` is the SHA-256 of a raw file
-            or a photo's path in data/clean as the crawl named it; `gem` is the right name, or `drop`.
+        path: a CSV file, empty or with the columns `photo` and `gem`; others are for people. `photo` is the SHA-256 of
+            a raw file, or a photo's path in data/clean before any correction; `gem` is the right name, or `drop`.
 
     Returns:
         The gems, or `drop`, by photo, in the order of the file.
@@ -26,6 +26,7 @@ def read(path: Path) -> dict[str, str]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:  # spreadsheets put a byte order mark in front
             reader = csv.DictReader(file)
+            head = reader.fieldnames or COLUMNS
             rows = [row for row in reader if any(row.values())]
     except FileNotFoundError:
         raise DataError(
@@ -33,7 +34,7 @@ def read(path: Path) -> dict[str, str]:
         ) from None
     except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}: not a CSV file in UTF-8: {error}") from None
-    if not set(COLUMNS) <= set(reader.fieldnames or ()):
+    if not set(COLUMNS) <= set(head):
         raise DataError(f"{path}: its first line must be {','.join(COLUMNS)}")
     found: dict[str, str] = {}
     for row in rows:

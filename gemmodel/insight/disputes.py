@@ -63,7 +63,9 @@ def disputed(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
         labels: class indices, shape (photos,).
         probabilities: of shape (photos, classes), told by a model that did not learn from the photo.
     """
-    return find_label_issues(labels, probabilities, return_indices_ranked_by="normalized_margin", n_jobs=1)
+    return find_label_issues(
+        labels, probabilities, return_indices_ranked_by="normalized_margin", filter_by="confident_learning", n_jobs=1
+    )
 
 
 def write(

@@ -18,7 +18,7 @@ def write(
     *,
     seed: int,
 ) -> dict[str, pd.DataFrame]:
-    """Writes tables as `.csv`, diagrams as `.png` and galleries as `.jpg`; a gallery without photos is left out.
+    """Writes tables as `.csv`, diagrams as `.png` and galleries as `.jpg`.
 
     Args:
         folder: an empty one.
@@ -34,19 +34,19 @@ def write(
     answers = evaluation.table(predictions)
     pairs = evaluation.confused_pairs(predictions)
     matrix, order = evaluation.confusion(predictions), evaluation.look_alike_order(predictions)
-    matrix, names = matrix[order][:, order], [predictions.classes[place] for place in order]
+    in_order = [predictions.classes[place] for place in order]
     tables = {
         "predictions": answers,
         "classes": pd.DataFrame(evaluation.by_class(predictions)),
-        "confusion": _square(matrix, names),
-        "confusion_shares": _square(evaluation.row_shares(matrix).round(6), names),
+        "confusion": _square(matrix, predictions.classes),
+        "confusion_shares": _square(evaluation.row_shares(matrix).round(6), predictions.classes),
         "confused_pairs": pairs,
         "reliability": evaluation.reliability(predictions),
         "abstention": evaluation.abstention(predictions),
     }
     error = evaluation.calibration_error(predictions)
     diagrams = {
-        "confusion": plots.confusion_heatmap(matrix, names),
+        "confusion": plots.confusion_heatmap(matrix[order][:, order], in_order),
         "reliability": plots.reliability_diagram(tables["reliability"], error),
         "abstention": plots.abstention_curve(tables["abstention"]),
     }
@@ -60,8 +60,7 @@ def write(
     for name, diagram in diagrams.items():
         diagram.savefig(folder / f"{name}.png", dpi=120, metadata={"Software": None})
     for name, picture in pictures.items():
-        if picture is not None:
-            picture.save(folder / f"{name}.jpg", quality=88)
+        picture.save(folder / f"{name}.jpg", quality=88)
     return tables
 
 

@@ -20,7 +20,7 @@ Tile = tuple[Image.Image, str]
 Examples = Mapping[str, Sequence[Path]]  # training photos by gem
 
 
-def mistakes(answers: pd.DataFrame, photos: Path, examples: Examples, *, most: int) -> Image.Image | None:
+def mistakes(answers: pd.DataFrame, photos: Path, examples: Examples, *, most: int) -> Image.Image:
     """Lays out the photos that are named wrongly, the surest first, each beside a photo of the gem it is taken for.
 
     Args:
@@ -30,7 +30,7 @@ def mistakes(answers: pd.DataFrame, photos: Path, examples: Examples, *, most: i
         most: how many of them.
 
     Returns:
-        The picture, four mistakes a row, or None without mistakes.
+        The picture, four mistakes a row.
     """
     wrong = answers[answers["actual"] != answers["predicted"]]
     wrong = wrong.sort_values("probability", ascending=False, kind="stable").head(most)
@@ -38,7 +38,7 @@ def mistakes(answers: pd.DataFrame, photos: Path, examples: Examples, *, most: i
     return _sheet(tiles)
 
 
-def confused(pairs: pd.DataFrame, answers: pd.DataFrame, photos: Path, examples: Examples) -> Image.Image | None:
+def confused(pairs: pd.DataFrame, answers: pd.DataFrame, photos: Path, examples: Examples) -> Image.Image:
     """Lays out pairs of gems, a pair a row: four photos of the one and four of the other, those mixed up first.
 
     Args:
@@ -48,7 +48,7 @@ def confused(pairs: pd.DataFrame, answers: pd.DataFrame, photos: Path, examples:
         examples: of each gem.
 
     Returns:
-        The picture, or None without pairs.
+        The picture.
     """
     tiles: list[Tile] = []
     for pair in pairs.itertuples():
@@ -59,7 +59,7 @@ def confused(pairs: pd.DataFrame, answers: pd.DataFrame, photos: Path, examples:
     return _sheet(tiles)
 
 
-def panel(gems: Sequence[str], answers: pd.DataFrame, photos: Path) -> Image.Image | None:
+def panel(gems: Sequence[str], answers: pd.DataFrame, photos: Path) -> Image.Image:
     """Lays out photos of chosen gems, a gem a row.
 
     Args:
@@ -68,16 +68,16 @@ def panel(gems: Sequence[str], answers: pd.DataFrame, photos: Path) -> Image.Ima
         photos: the folder that their files lie in.
 
     Returns:
-        The picture, or None where fewer than two of the gems have photos.
+        The picture, without the gems that have no photos.
     """
     of_gems = [answers[answers["actual"] == gem].head(8) for gem in gems]
     rows = [[_answered(row, photos) for row in of_gem.itertuples()] for of_gem in of_gems if len(of_gem)]
     blank = Image.new("RGB", (1, 1), "white"), ""
     level = zip(*zip_longest(*rows, fillvalue=blank), strict=True)
-    return _sheet([tile for row in level for tile in row], columns=max(map(len, rows))) if len(rows) > 1 else None
+    return _sheet([tile for row in level for tile in row], columns=max(map(len, rows), default=1))
 
 
-def drawn(answers: pd.DataFrame, photos: Path, *, seed: int, number: int = 25) -> Image.Image | None:
+def drawn(answers: pd.DataFrame, photos: Path, *, seed: int, number: int = 25) -> Image.Image:
     """Lays out photos drawn at random, five a row.
 
     Args:
@@ -87,13 +87,13 @@ def drawn(answers: pd.DataFrame, photos: Path, *, seed: int, number: int = 25) -
         number: of photos; all where there are fewer.
 
     Returns:
-        The picture, or None without photos.
+        The picture.
     """
     some = answers.sample(min(number, len(answers)), random_state=seed)
     return _sheet([_answered(row, photos) for row in some.itertuples()], columns=5)
 
 
-def differences(changed: pd.DataFrame, photos: Path) -> Image.Image | None:
+def differences(changed: pd.DataFrame, photos: Path) -> Image.Image:
     """Lays out photos that two models answer differently, each with its gem and both answers.
 
     Args:
@@ -101,18 +101,13 @@ def differences(changed: pd.DataFrame, photos: Path) -> Image.Image | None:
         photos: the folder that the files lie in.
 
     Returns:
-        The picture, or None without photos.
+        The picture.
     """
-    return _sheet(
-        [
-            _tile(
-                photos / row.file,
-                GREEN if row.now == row.actual else RED,
-                f"is {row.actual}\nbefore: {row.before}\nnow: {row.now}",
-            )
-            for row in changed.itertuples()
-        ]
-    )
+    tiles = []
+    for row in changed.itertuples():
+        frame = GREEN if row.now == row.actual else RED
+        tiles.append(_tile(photos / row.file, frame, f"is {row.actual}\nbefore: {row.before}\nnow: {row.now}"))
+    return _sheet(tiles)
 
 
 def _answered(row: Any, photos: Path) -> Tile:
@@ -128,5 +123,6 @@ def _tile(path: Path, frame: str, caption: str) -> Tile:
     return ImageOps.expand(data_plots.small(path, SIDE - 6), 3, frame), caption
 
 
-def _sheet(tiles: Sequence[Tile], columns: int = 8) -> Image.Image | None:
-    return data_plots.contact_sheet(tiles, side=SIDE, columns=columns) if tiles else None
+def _sheet(tiles: Sequence[Tile], columns: int = 8) -> Image.Image:
+    tiles = tiles or [(Image.new("RGB", (SIDE, SIDE), "white"), "no such photo")]
+    return data_plots.contact_sheet(tiles, side=SIDE, columns=columns)

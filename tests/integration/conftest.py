@@ -34,8 +34,8 @@ OPTIONS = {
     "train": "--split data/split --augmented data/augmented/train --features data/features --out models "
     "--curves reports/curves.csv --report reports/training.json",
     "describe": "--raw data/raw --clean data/clean --split data/split --page reports/data.html --pictures reports/data",
-    "evaluate": "--model models --test data/split/test --data reports/data --out reports/evaluation "
-    "--metrics reports/metrics.json",
+    "evaluate": "--model models --split data/split --features data/features --clean data/clean --data reports/data "
+    "--out reports/evaluation --metrics reports/metrics.json",
     "register": "--model models --metrics reports/metrics.json --test data/split/test --example data/split/val "
     "--out reports/registration.json",
 }
@@ -79,7 +79,8 @@ def new_project(run: Any, write_params: Any) -> Callable[[Path], Project]:
         made = Project(root, run, write_params)
         made.set()
         (root / "photos").mkdir(exist_ok=True)
-        (root / "photos" / "test_list.txt").touch()
+        for name in ("test_list.txt", "corrections.csv"):
+            (root / "photos" / name).touch()
         return made
 
     return project
