@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from gemmodel.insight import evaluation, galleries, plots
@@ -64,5 +65,7 @@ def write(
     return tables
 
 
-def _square(matrix: object, names: Sequence[str]) -> pd.DataFrame:
-    return pd.DataFrame(matrix, columns=list(names), index=pd.Index(names, name="actual")).reset_index()
+def _square(matrix: np.ndarray, names: Sequence[str]) -> pd.DataFrame:
+    table = pd.DataFrame(matrix, columns=list(names))
+    table.insert(0, "actual", list(names), allow_duplicates=True)  # a class may be called so too
+    return table

@@ -27,7 +27,9 @@ def project(tmp_path_factory: pytest.TempPathFactory, draw: Callable[..., Image.
     labels = np.arange(3).repeat(PHOTOS)
     shown = labels.copy()
     shown[list(WRONG)] = list(WRONG.values())
-    known = np.random.default_rng(0).normal(np.tile(np.eye(3, 12), 2)[shown] * 8, 1, (3 * PHOTOS, 24)).astype(np.float32)
+    known = (
+        np.random.default_rng(0).normal(np.tile(np.eye(3, 12), 2)[shown] * 8, 1, (3 * PHOTOS, 24)).astype(np.float32)
+    )
     val = np.arange(3 * PHOTOS) % 5 == 4
     (root / "features").mkdir()
     rows, lines = [], []
