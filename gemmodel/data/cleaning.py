@@ -110,10 +110,11 @@ def clean(raw: Path, out: Path, params: CleanParams, workers: int = -1) -> dict[
     """
     found = {line["path"]: line for line in folders.read_lines(raw / "manifest.jsonl")}
     names = _names(found.values(), raw / "manifest.jsonl")
+    table = corrections.read(Path(params.corrections))
     parallel = Parallel(n_jobs=workers, return_as="generator")
     inspected = parallel(delayed(inspect)(raw / path, Path(path).parts[0], params) for path in sorted(found))
     photos = list(tqdm(inspected, "clean", total=len(found), unit=" files", disable=None))
-    photos, corrected, unknown = _corrected(photos, raw, names, Path(params.corrections))
+    photos, corrected, unknown = _corrected(photos, raw, names, table)
     mineral_classes = {Path(path).parts[0]: line.get("mineral_class") for path, line in found.items()}
     rows = verdicts(photos, params)
     for row in rows:
@@ -163,12 +164,12 @@ def reasons(rows: Sequence[dict[str, Any]]) -> dict[str, int]:
 
 
 def _corrected(
-    photos: Sequence[Photo], raw: Path, names: Mapping[str, str], table: Path
+    photos: Sequence[Photo], raw: Path, names: Mapping[str, str], table: Mapping[str, str]
 ) -> tuple[list[Photo], dict[str, str], list[str]]:
     """Returns the photos as people corrected them, what was corrected by raw path, and corrections of other photos."""
     sources = [photo.path.relative_to(raw).as_posix() for photo in photos]
     known = [(photo.sha256, names[source]) for photo, source in zip(photos, sources, strict=True)]
-    changes, unknown = corrections.of_photos(corrections.read(table), known, {photo.gem for photo in photos})
+    changes, unknown = corrections.of_photos(table, known, {photo.gem for photo in photos})
     changed = list(photos)
     for place, gem in changes.items():
         photo = photos[place]

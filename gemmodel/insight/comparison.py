@@ -24,6 +24,11 @@ class Comparison:
     lost: pd.DataFrame
     p_value: float
 
+    @property
+    def table(self) -> pd.DataFrame:
+        """All photos that only one of the models names rightly, with their `change`: `gained` or `lost`."""
+        return pd.concat([self.gained.assign(change="gained"), self.lost.assign(change="lost")], ignore_index=True)
+
 
 def compare(new: pd.DataFrame, old: pd.DataFrame) -> Comparison:
     """Compares the answers of two models to the same photos.

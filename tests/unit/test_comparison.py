@@ -23,6 +23,7 @@ def test_what_was_gained_and_lost() -> None:
     assert found.photos == 8
     assert found.gained.to_numpy().tolist() == [[f"{number}.jpg", "a", "b", "a"] for number in (1, 2, 3)]
     assert found.lost.to_numpy().tolist() == [["7.jpg", "b", "b", "a"]]
+    assert found.table["change"].tolist() == ["gained"] * 3 + ["lost"]
     assert found.p_value == pytest.approx(2 * (1 + 4) / 2**4)  # of four coins at most one, or at least three, heads
 
 
@@ -34,6 +35,12 @@ def test_the_same_answers_are_no_difference() -> None:
 def test_both_wrong_in_another_way_is_neither_gain_nor_loss() -> None:
     found = comparison.compare(answers("cccccccc"), answers("bbbbaaaa"))
     assert (len(found.gained), len(found.lost), found.p_value) == (0, 0, 1)
+
+
+def test_no_answer_is_a_wrong_one() -> None:
+    new, old = answers("abababab"), answers("abababab")
+    old.loc[0, "predicted"] = None  # the registry could not ask
+    assert comparison.compare(new, old).gained["file"].tolist() == ["0.jpg"]
 
 
 @pytest.mark.parametrize("old", [answers("abbb", "aabb"), answers("abababab", "aaaaaabb")])
