@@ -69,6 +69,13 @@ def test_names_planted_wrong_are_disputed(write: Callable[..., pd.DataFrame]) ->
     assert (table["told"] > table["own"]).all()
 
 
+def test_more_photos_than_a_kernel_is_fitted_to_are_judged_too(
+    write: Callable[..., pd.DataFrame], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(disputes, "MOST_FITTED", 30)
+    assert set(write()["suggested"]) >= {GEMS[gem] for gem in WRONG.values()}
+
+
 def test_the_page_shows_the_most_disputed_and_needs_no_other_file(
     write: Callable[..., pd.DataFrame], tmp_path: Path
 ) -> None:
