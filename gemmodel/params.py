@@ -5,6 +5,7 @@ A single value stands for a list of one.
 What the values mean, and why they have their defaults, stands beside them in params.yaml.
 """
 
+import re
 from contextlib import suppress
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
@@ -64,6 +65,7 @@ class CleanParams:
     pixel_difference: Annotated[float, Range(0, 255)]
     similarity: Share
     crop: Literal["none", "canny", "otsu"]
+    corrections: str
 
 
 @dataclass(frozen=True)
@@ -192,9 +194,14 @@ class TrainParams:
 
 @dataclass(frozen=True)
 class EvaluateParams:
-    """What is reported of the model on the test part."""
+    """What is reported of the model on the test part, and of labels that its kind disputes."""
 
     top: Positive
+    resamples: Count
+    panels: dict[str, tuple[str, ...]]
+    mistakes: Positive
+    pairs: Positive
+    disputes: Positive
 
 
 @dataclass(frozen=True)
@@ -259,6 +266,10 @@ def _checked(value: Any, kind: Any, name: str) -> Any:
         if value not in get_args(kind):
             raise ParameterError(f"{name} is {value!r}; it must be one of {', '.join(map(str, get_args(kind)))}")
         return value
+    if get_origin(kind) is dict:
+        if not isinstance(value, dict) or not all(re.fullmatch(r"[\w-]+", str(key)) for key in value):
+            raise ParameterError(f"{name} is {value!r}; it must map names of letters, digits, - and _ to values")
+        return {str(key): _checked(item, get_args(kind)[1], f"{name}.{key}") for key, item in value.items()}
     if get_origin(kind) is tuple:
         if not isinstance(value, list):
             return (_checked(value, get_args(kind)[0], name),)

@@ -12,7 +12,9 @@ def main(raw: Path, out: Path, report: Path, params_file: Path = Path("params.ya
     found = cleaning.clean(raw, out, params.load(params_file).clean)
     folders.write_json(report, found)
     aside = ", ".join(f"{number} {reason}" for reason, number in found["set_aside"].items())
-    print(f"clean: kept {found['kept']} of {found['files']} files; set aside: {aside or 'none'}")
+    corrected, unknown = len(found["corrected"]), len(found["unknown_corrections"])
+    told = f"; corrected by hand: {corrected}, of photos not here: {unknown}" if corrected or unknown else ""
+    print(f"clean: kept {found['kept']} of {found['files']} files; set aside: {aside or 'none'}{told}")
 
 
 if __name__ == "__main__":

@@ -1,47 +1,50 @@
-"""Evaluate: the scores on the test part, which nothing else reads."""
+"""Evaluate: the scores on the test part, which nothing else reads, and labels that cross-validation disputes."""
 
 from pathlib import Path
-
-import pandas as pd
 
 from gemmodel import devices, params
 from gemmodel.data import folders
 from gemmodel.delivery import tracking
-from gemmodel.insight import certainty, evaluation, plots
+from gemmodel.insight import certainty, disputes, evaluation, evaluation_report
 from gemmodel.models import archive, knowledge
+from gemmodel.models.features import blocks, extractor
 from stages import command
 
 
 def main(
-    model: Path, test: Path, data: Path, out: Path, metrics: Path, params_file: Path = Path("params.yaml")
-) -> None:
+    model: Path, split: Path, features: Path, clean: Path, data: Path, out: Path, metrics: Path,
+    params_file: Path = Path("params.yaml"),
+) -> None:  # fmt: skip
     """Score a model on the test photos and log pictures and tables to the run that trained it."""
     settings = params.load(params_file)
-    devices.prepare(settings.base)
+    base, shown = settings.base, settings.evaluate
+    devices.prepare(base)
     network, classes = archive.load(model)
-    predictions = evaluation.predict(network, test, classes)
-    scores = evaluation.scores(predictions, top=settings.evaluate.top)
+    predictions = evaluation.predict(network, split / "test", classes)
+    scores = evaluation.scores(predictions, top=shown.top, resamples=shown.resamples, seed=base.seed)
     scores |= certainty.scores(predictions.actual, predictions.probabilities, knowledge.read(model))
-    matrix = evaluation.confusion(predictions)
-    heatmap = plots.confusion_heatmap(matrix, classes)
-    by_class = pd.DataFrame(evaluation.by_class(predictions))
+    examples = folders.photos(split / "train")
+    sizes = blocks(extractor(settings.embed, image_size=base.image_size))
     with folders.replacing(out) as new:
         new.mkdir()
-        heatmap.savefig(new / "confusion.png", dpi=120, metadata={"Software": None})
-        by_class.to_csv(new / "classes.csv", index=False)
-        evaluation.table(predictions).to_csv(new / "predictions.csv", index=False)
+        tables = evaluation_report.write(new, predictions, split / "test", examples, shown, seed=base.seed)
+        disputed = disputes.write(
+            new / "disputes.html", features=features, folds=split / "folds.csv", clean=clean,
+            params=settings.model.fusion, blocks=sizes, most=shown.disputes,
+        )  # fmt: skip
+        disputed.to_csv(new / "disputes.csv", index=False)
     folders.write_json(metrics, scores)
     with tracking.run_of(folders.sha256(model / "model.keras")):
-        tracking.log_datasets({"test": test})
-        tracking.log_metrics({f"test_{name}": value for name, value in scores.items()})
-        tracking.log_table(
-            pd.DataFrame(matrix, columns=classes, index=pd.Index(classes, name="actual")).reset_index(),
-            "confusion_matrix.json",
-        )
-        tracking.log_table(by_class, "classes.json")
-        tracking.log_files(*sorted(out.iterdir()))
+        tracking.log_datasets({"test": split / "test"})
+        tracking.log_metrics({f"test_{name}": value for name, value in scores.items() if name != "intervals"})
+        tracking.log_table(tables["confusion"], "confusion_matrix.json")
+        tracking.log_table(tables["classes"], "classes.json")
+        tracking.log_files(metrics, *sorted(out.iterdir()))
         tracking.log_files(*sorted(data.iterdir()), folder="data")
-    print(f"evaluate: accuracy {scores['accuracy']:.4f} on {scores['photos']} test photos")
+    print(
+        f"evaluate: accuracy {scores['accuracy']:.4f} on {scores['photos']} test photos; "
+        f"{len(disputed)} names of other photos disputed, see {out / 'disputes.html'}"
+    )
 
 
 if __name__ == "__main__":

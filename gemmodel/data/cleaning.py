@@ -2,8 +2,8 @@
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from joblib import Parallel, delayed
 from PIL import Image
 from tqdm import tqdm
 
-from gemmodel.data import cropping, duplicates, folders, images
+from gemmodel.data import corrections, cropping, duplicates, folders, images
 from gemmodel.errors import DataError
 from gemmodel.params import CleanParams
 
@@ -96,24 +96,33 @@ def clean(raw: Path, out: Path, params: CleanParams, workers: int = -1) -> dict[
         raw: a folder a gem, with `manifest.jsonl` (one line a picture: path, number, mineral_class, ...).
         out: becomes a folder a gem of `.jpg` files, with `manifest.jsonl` of every raw file's fate; a cropped photo's
             line has `box`: left, top, right and bottom in pixels of the photo, upright and scaled down.
-        params: what is too small, too large or flat, when two photos are twins, and how photos are cropped.
+        params: what is too small, too large or flat, when two photos are twins, how photos are cropped, and the
+            table of corrections, which come before all comparison of photos.
         workers: processes; -1 is one a core. The result does not depend on it.
 
     Returns:
-        The report: counts, and each file that was set aside with its reason.
+        The report: counts, each file that was set aside with its reason, the `corrected` gems (or `drop`) by raw path,
+        and the corrections that mean no photo here.
 
     Raises:
-        DataError: a file of the manifest is missing, a line of it has no number, or no photo is left.
+        DataError: a file of the manifest is missing, a line of it has no number, no photo is left, or the table of
+            corrections is missing or wrong.
     """
     found = {line["path"]: line for line in folders.read_lines(raw / "manifest.jsonl")}
     names = _names(found.values(), raw / "manifest.jsonl")
+    table = corrections.read(Path(params.corrections))
     parallel = Parallel(n_jobs=workers, return_as="generator")
     inspected = parallel(delayed(inspect)(raw / path, Path(path).parts[0], params) for path in sorted(found))
     photos = list(tqdm(inspected, "clean", total=len(found), unit=" files", disable=None))
+    photos, corrected, unknown = _corrected(photos, raw, names, table)
+    mineral_classes = {Path(path).parts[0]: line.get("mineral_class") for path, line in found.items()}
     rows = verdicts(photos, params)
     for row in rows:
         row["source"] = Path(row["source"]).relative_to(raw).as_posix()
         row |= {key: found[row["source"]].get(key) for key in ("number", "mineral_class")}
+        if row["source"] in corrected:  # the file keeps its name, which no photo of the other gem has
+            names[row["source"]] = f"{row['gem']}/{Path(names[row['source']]).name}"
+            row["mineral_class"] = mineral_classes[row["gem"]]
         if "reason" in row:
             row["twins"] = [Path(twin).relative_to(raw).as_posix() for twin in row.get("twins", [])]
         else:
@@ -138,6 +147,8 @@ def clean(raw: Path, out: Path, params: CleanParams, workers: int = -1) -> dict[
         "gems": len({row["gem"] for row in kept}),
         "treated": dict(sorted(Counter(kind for row in kept for kind in row["treated"]).items())),
         "set_aside": reasons(rows),
+        "corrected": corrected,
+        "unknown_corrections": unknown,
         "listed": [{key: row[key] for key in ("source", "reason", "twins")} for row in rows if "reason" in row],
     }
 
@@ -146,6 +157,21 @@ def reasons(rows: Sequence[dict[str, Any]]) -> dict[str, int]:
     """Counts the files that were set aside by the kind of reason."""
     kinds = Counter(row["reason"].split(":")[0] for row in rows if "reason" in row)
     return dict(sorted(kinds.items()))
+
+
+def _corrected(
+    photos: Sequence[Photo], raw: Path, names: Mapping[str, str], table: Mapping[str, str]
+) -> tuple[list[Photo], dict[str, str], list[str]]:
+    """Returns the photos as people corrected them, what was corrected by raw path, and corrections of other photos."""
+    sources = [photo.path.relative_to(raw).as_posix() for photo in photos]
+    known = [(photo.sha256, names[source]) for photo, source in zip(photos, sources, strict=True)]
+    changes, unknown = corrections.of_photos(table, known, {photo.gem for photo in photos})
+    changed = list(photos)
+    for place, gem in changes.items():
+        photo = photos[place]
+        dropped = gem == corrections.DROP
+        changed[place] = replace(photo, problem="dropped by hand") if dropped else replace(photo, gem=gem)
+    return changed, {sources[place]: gem for place, gem in changes.items()}, unknown
 
 
 def _names(lines: Iterable[dict[str, Any]], manifest: Path) -> dict[str, str]:

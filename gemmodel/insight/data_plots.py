@@ -2,6 +2,7 @@
 
 import colorsys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -85,26 +86,35 @@ def mean_colours(colours: Mapping[str, tuple[float, float, float]]) -> Figure:
     return figure
 
 
+def small(path: Path, side: int = 256) -> Image.Image:
+    """Returns a clean photo, RGB, scaled down to fit a square; a JPEG is decoded no larger than need be."""
+    with Image.open(path) as picture:
+        picture.thumbnail((side, side))
+        return picture.convert("RGB")
+
+
 def contact_sheet(tiles: Sequence[tuple[Image.Image, str]], *, side: int = 128, columns: int = 8) -> Image.Image:
     """Lays photos out in rows, each with its caption below.
 
     Args:
-        tiles: RGB pictures and captions.
+        tiles: RGB pictures and captions, of a line or more.
         side: of a tile in pixels.
         columns: tiles a row.
     """
     gap, line = 6, 16
+    lines = max(caption.count("\n") + 1 for _, caption in tiles)
     columns = min(columns, len(tiles))
     rows = -(-len(tiles) // columns)
-    sheet = Image.new("RGB", (columns * (side + gap) + gap, rows * (side + line + gap) + gap), "white")
+    sheet = Image.new("RGB", (columns * (side + gap) + gap, rows * (side + lines * line + gap) + gap), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(11)
     for number, (picture, caption) in enumerate(tiles):
         row, column = divmod(number, columns)
-        x, y = gap + column * (side + gap), gap + row * (side + line + gap)
+        x, y = gap + column * (side + gap), gap + row * (side + lines * line + gap)
         small = picture.copy()
         small.thumbnail((side, side), Image.Resampling.LANCZOS)
         sheet.paste(small, (x + (side - small.width) // 2, y + (side - small.height) // 2))
-        while caption and draw.textlength(caption, font) > side:
-            caption = caption[:-2].rstrip("…") + "…"
-        draw.text((x + side / 2, y + side + 2), caption, "black", font, anchor="ma")
+        for place, text in enumerate(caption.split("\n")):
+            while text and draw.textlength(text, font) > side:
+                text = text[:-2].rstrip("…") + "…"
+            draw.text((x + side / 2, y + side + 2 + place * line), text, "black", font, anchor="ma")
     return sheet

@@ -1,13 +1,10 @@
 """The data as one page: how much there is, what it looks like, and what was set aside and why."""
 
-import base64
-import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 from joblib import Parallel, delayed
 from matplotlib.figure import Figure
@@ -15,7 +12,7 @@ from PIL import Image
 
 from gemmodel.data import augmentation, cropping, folders, images
 from gemmodel.errors import DataError
-from gemmodel.insight import data_plots
+from gemmodel.insight import data_plots, pages
 from gemmodel.params import Params
 
 THUMBNAIL = 112  # pixels
@@ -45,10 +42,12 @@ def write(raw: Path, clean: Path, parts: Mapping[str, Path], settings: Params, *
     counts["set aside"] = Counter(row["gem"] for row in aside)
     looked = _look([path for gem in folders.photos(clean).values() for path in gem])
     train = found["train"]
-    example = _small(next(iter(train.values()))[0], 800)
+    example = data_plots.small(next(iter(train.values()))[0], 800)
     figures: dict[str, Figure | Image.Image] = {
         "counts": data_plots.counts_by_gem(counts),
-        "samples": data_plots.contact_sheet([(_small(paths[0]), gem) for gem, paths in train.items()], columns=8),
+        "samples": data_plots.contact_sheet(
+            [(data_plots.small(paths[0]), gem) for gem, paths in train.items()], columns=8
+        ),
         "augmentation": _augmentation(train, settings),
         "crop_canny": cropping.four_panels(example, "canny"),
         "crop_otsu": cropping.four_panels(example, "otsu"),
@@ -62,12 +61,11 @@ def write(raw: Path, clean: Path, parts: Mapping[str, Path], settings: Params, *
                 figure.savefig(new / f"{name}.png", dpi=110, metadata={"Software": None})
             else:
                 figure.save(new / f"{name}.jpg", quality=88)
-    saved = {path.stem: _data_url(path.read_bytes(), path.suffix) for path in sorted(pictures.iterdir())}
+    saved = {path.stem: pages.data_url(path) for path in sorted(pictures.iterdir())}
     conflicts = [row for row in aside if row["reason"].startswith("stands under")]
-    template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True).from_string(
-        TEMPLATE.read_text(encoding="utf-8")
-    )
-    text = template.render(
+    pages.write(
+        page,
+        TEMPLATE,
         pictures=saved,
         totals={part: sum(of_gem.values()) for part, of_gem in counts.items()},
         files=len(rows),
@@ -78,7 +76,6 @@ def write(raw: Path, clean: Path, parts: Mapping[str, Path], settings: Params, *
         groups=_groups(raw, [row for row in aside if row not in conflicts]),
         tree=folders.tree(next(iter(parts.values())).parent),
     )
-    folders.write_text(page, text)
 
 
 def _groups(raw: Path, rows: Sequence[Mapping[str, Any]]) -> list[list[tuple[str, str, str | None]]]:
@@ -94,20 +91,7 @@ def _thumbnail(path: Path) -> str | None:
     except DataError:
         return None
     picture.thumbnail((THUMBNAIL, THUMBNAIL))
-    file = io.BytesIO()
-    picture.save(file, "JPEG", quality=80)
-    return _data_url(file.getvalue(), ".jpg")
-
-
-def _data_url(data: bytes, suffix: str) -> str:
-    kind = {".jpg": "jpeg"}.get(suffix, suffix[1:])
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
-
-
-def _small(path: Path, side: int = 256) -> Image.Image:
-    with Image.open(path) as picture:
-        picture.thumbnail((side, side))  # a JPEG is decoded no larger than need be
-        return picture.convert("RGB")
+    return pages.data_url(picture)
 
 
 def _look(paths: Sequence[Path]) -> list[tuple[tuple[int, int], str, np.ndarray]]:
@@ -116,7 +100,7 @@ def _look(paths: Sequence[Path]) -> list[tuple[tuple[int, int], str, np.ndarray]
     def look(path: Path) -> tuple[tuple[int, int], str, np.ndarray]:
         with Image.open(path) as picture:
             size = picture.size
-        small = np.asarray(_small(path, 64), np.float32) / 255
+        small = np.asarray(data_plots.small(path, 64), np.float32) / 255
         height, width = small.shape[:2]
         middle = small[height // 4 : height - height // 4, width // 4 : width - width // 4].reshape(-1, 3)
         chroma = np.ptp(middle, axis=1) + 0.02  # what is grey in the middle of a coloured stone is a reflection

@@ -35,8 +35,8 @@ OPTIONS = {
     "--hierarchy data/split/hierarchy.json --out models "
     "--curves reports/curves.csv --report reports/training.json",
     "describe": "--raw data/raw --clean data/clean --split data/split --page reports/data.html --pictures reports/data",
-    "evaluate": "--model models --test data/split/test --data reports/data --out reports/evaluation "
-    "--metrics reports/metrics.json",
+    "evaluate": "--model models --split data/split --features data/features --clean data/clean --data reports/data "
+    "--out reports/evaluation --metrics reports/metrics.json",
     "register": "--model models --predictions reports/evaluation/predictions.csv --train data/split/train "
     "--val data/split/val --test data/split/test --out reports/registration.json",
 }
@@ -80,8 +80,8 @@ def new_project(run: Any, write_params: Any) -> Callable[[Path], Project]:
         made = Project(root, run, write_params)
         made.set()
         (root / "photos").mkdir(exist_ok=True)
-        (root / "photos" / "test_list.txt").touch()
-        (root / "photos" / "hierarchy.yaml").touch()
+        for name in ("test_list.txt", "hierarchy.yaml", "corrections.csv"):
+            (root / "photos" / name).touch()
         return made
 
     return project

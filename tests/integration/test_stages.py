@@ -129,6 +129,7 @@ def test_a_run_has_each_epoch_and_the_scores(
         assert [metric.step for metric in history] == [0, 1]
         assert [metric.value for metric in history] == pytest.approx([float(row[name]) for row in curves])
     scores = json.loads((fusion.root / "reports" / "metrics.json").read_text(encoding="utf-8"))
+    assert set(scores.pop("intervals")) == set(scores) - {"photos"}
     assert {name: logged.data.metrics[f"test_{name}"] for name in scores} == pytest.approx(scores)
     assert any(name.startswith("system/cpu") for name in logged.data.metrics)
     assert any(name.startswith("system/") and "memory" in name for name in logged.data.metrics)
@@ -136,7 +137,8 @@ def test_a_run_has_each_epoch_and_the_scores(
 
 def test_a_run_has_pictures_and_tables(fusion: Any, client: mlflow.MlflowClient, logged: mlflow.entities.Run) -> None:
     names = {artifact.path for artifact in client.list_artifacts(logged.info.run_id)}
-    assert {"confusion.png", "confusion_matrix.json", "learning_curves.png", "classes.csv", "predictions.csv"} <= names
+    assert {"confusion.png", "confusion_matrix.json", "learning_curves.png", "metrics.json"} <= names
+    assert {path.name for path in (fusion.root / "reports" / "evaluation").iterdir()} <= names
     table = client.load_table(logged.info.experiment_id, "confusion_matrix.json", run_ids=[logged.info.run_id])
     assert table["actual"].tolist() == GEMS
     scores = json.loads((fusion.root / "reports" / "metrics.json").read_text(encoding="utf-8"))

@@ -49,7 +49,12 @@ def test_scores_by_hand() -> None:
             "macro_precision": np.mean(precision),
             "macro_recall": np.mean(recall),
             "macro_f1": np.mean([2 * p * r / (p + r) for p, r in zip(precision, recall, strict=True)]),
+            "micro_precision": 4 / 7,
+            "micro_recall": 4 / 7,
+            "micro_f1": 4 / 7,
             "log_loss": -np.log(chosen).mean(),
+            # Squared distances to certainty, photo by photo.
+            "brier_score": (0.015 + 0.86 + 1.205 + 0.015 + 1.085 + 0.14 + 0.0038) / 7,
             # Bins of 0.1 by confidence: 0.9 0.9 0.95 (all right), 0.6 (wrong), 0.75 0.7 (one right), 0.45 (wrong).
             "calibration_error": (3 * (1 - 2.75 / 3) + 0.6 + 2 * abs(0.5 - 0.725) + 0.45) / 7,
         },
@@ -76,7 +81,8 @@ def test_calibration_error_by_hand(probabilities: list[list[float]], actual: lis
 def test_each_class_has_its_row() -> None:
     rows = evaluation.by_class(predictions())
     assert rows[0] == {
-        "gem": "Agate", "photos": 3, "accuracy": 0.333333, "precision": 0.5, "f1": 0.4, "most_often_taken_for": "Ruby",
+        "gem": "Agate", "photos": 3, "accuracy": 0.333333, "low": 0.061492, "high": 0.79234, "precision": 0.5,
+        "f1": 0.4, "most_often_taken_for": "Ruby",
     }  # fmt: skip
     assert [row["gem"] for row in rows] == GEMS
     assert [row["most_often_taken_for"] for row in rows] == ["Ruby", "Agate", ""]
@@ -86,6 +92,7 @@ def test_a_row_a_photo_tells_what_was_answered() -> None:
     table = evaluation.table(predictions())
     assert table.iloc[4].to_dict() == {
         "file": "Ruby/4.jpg", "actual": "Ruby", "predicted": "Agate", "right": False, "probability": 0.45,
+        "P(Agate)": 0.45, "P(Ruby)": 0.15, "P(Topaz)": 0.4,
     }  # fmt: skip
     assert table["right"].sum() == 4
 
@@ -111,7 +118,11 @@ def test_a_class_that_the_test_part_lacks_is_no_error() -> None:
     assert all(np.isfinite(value) for value in scores.values())
     rows = evaluation.by_class(found)
     assert (rows[1]["photos"], rows[1]["accuracy"], rows[1]["most_often_taken_for"]) == (0, 0, "")
-    assert evaluation.confusion(found).shape == (3, 3)
+    assert (rows[1]["low"], rows[1]["high"]) == (0, 1)
+    shares = evaluation.row_shares(evaluation.confusion(found))
+    np.testing.assert_allclose(shares, [[1 / 3, 2 / 3, 0], [0, 0, 0], [0, 0, 1]])
+    assert sorted(evaluation.look_alike_order(found)) == [0, 1, 2]
+    assert evaluation.scores(found, top=2, resamples=20)["intervals"]["macro_f1"]["low"] >= 0
 
 
 @pytest.mark.filterwarnings("error")
@@ -121,6 +132,64 @@ def test_float32_probabilities_are_taken_as_they_are() -> None:
     names = [f"gem {number}" for number in range(87)]
     scores = evaluation.scores(predictions(softmax, np.arange(40), classes=names), top=5)
     assert scores["log_loss"] > 0
+
+
+def test_an_interval_holds_its_score_and_is_the_same_each_time() -> None:
+    found = evaluation.scores(predictions(), top=2, resamples=500, seed=3)
+    assert found == evaluation.scores(predictions(), top=2, resamples=500, seed=3)
+    intervals = found["intervals"]
+    assert set(intervals) == set(found) - {"photos", "intervals"}
+    assert all(bounds["low"] <= found[name] <= bounds["high"] for name, bounds in intervals.items())
+    # Both Topaz photos are right, so of seven drawn gem by gem two always are.
+    assert intervals["accuracy"]["low"] == pytest.approx(2 / 7, abs=1e-6)
+
+
+def test_an_interval_is_as_wide_as_theory_says() -> None:
+    random = np.random.default_rng(0)
+    right = random.random(400) < 0.8
+    probabilities = np.where(right[:, None], [[0.7, 0.3]], [[0.3, 0.7]])
+    found = evaluation.scores(predictions(probabilities, np.zeros(400, int), classes=["a", "b"]), top=1, resamples=2000)
+    bounds, error = found["intervals"]["accuracy"], np.sqrt(right.mean() * (1 - right.mean()) / 400)
+    assert bounds["high"] - bounds["low"] == pytest.approx(2 * 1.96 * error, rel=0.1)
+
+
+def test_further_figures_of_photos_become_scores() -> None:
+    covered = np.array([True, True, False, True, True, True, True])
+    found = evaluation.scores(predictions(), top=2, resamples=50, also={"coverage": covered})
+    assert found["coverage"] == pytest.approx(6 / 7, abs=1e-6)
+    assert found["intervals"]["coverage"]["high"] == 1
+
+
+def test_reliability_by_hand() -> None:
+    table = evaluation.reliability(predictions())
+    assert table["low"].tolist() == [0.4, 0.6, 0.7, 0.9]
+    assert table["photos"].tolist() == [1, 1, 2, 3]
+    assert table["accuracy"].tolist() == [0, 0, 0.5, 1]
+    assert table["confidence"].tolist() == pytest.approx([0.45, 0.6, 0.725, 2.75 / 3], abs=1e-6)
+
+
+def test_abstention_by_hand() -> None:
+    table = evaluation.abstention(predictions())
+    assert table["threshold"].tolist() == [0.95, 0.9, 0.75, 0.7, 0.6, 0.45]  # two photos of 0.9 go together
+    assert table["answered"].tolist() == pytest.approx(np.array([1, 3, 4, 5, 6, 7]) / 7, abs=1e-6)
+    assert table["accuracy"].tolist() == pytest.approx([1, 1, 3 / 4, 4 / 5, 4 / 6, 4 / 7], abs=1e-6)
+
+
+def test_a_pair_is_counted_both_ways() -> None:
+    assert evaluation.confused_pairs(predictions()).to_dict("records") == [
+        {"gem": "Agate", "other": "Ruby", "gem_as_other": 2, "other_as_gem": 1, "confused": 3, "share": 0.6}
+    ]
+    right = np.array([0, 3, 5, 6])
+    assert evaluation.confused_pairs(predictions(PROBABILITIES[right], ACTUAL[right])).empty
+
+
+def test_look_alikes_stand_together() -> None:
+    probabilities = np.full((6, 6), 0.02)
+    for gem, twin in enumerate([3, 4, 5, 0, 1, 2]):
+        probabilities[gem, gem], probabilities[gem, twin] = 0.6, 0.32
+    order = evaluation.look_alike_order(predictions(probabilities, np.arange(6), classes=list("abcdef"))).tolist()
+    assert sorted(order) == list(range(6))
+    assert all(abs(order.index(gem) - order.index(gem + 3)) == 1 for gem in range(3))
 
 
 @pytest.mark.parametrize("number", [2, 87])

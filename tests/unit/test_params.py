@@ -138,6 +138,24 @@ def test_a_section_that_maps_nothing_is_refused(settings: Settings, key: str, va
         settings({key: value})
 
 
+def test_names_map_to_lists(settings: Settings) -> None:
+    assert settings({"evaluate.panels": {"blue": ["Iolite", "Opal"], 1: "Ruby"}}).evaluate.panels == {
+        "blue": ("Iolite", "Opal"), "1": ("Ruby",),
+    }  # fmt: skip
+    assert settings({"evaluate.panels": {}}).evaluate.panels == {}
+
+
+@pytest.mark.parametrize("value", [["Ruby"], "Ruby", None, {"../red": ["Ruby"]}, {"": ["Ruby"]}])
+def test_names_that_can_be_no_file_are_refused(settings: Settings, value: Any) -> None:
+    with pytest.raises(ParameterError, match=r"evaluate\.panels is .*it must map names"):
+        settings({"evaluate.panels": value})
+
+
+def test_a_wrong_item_of_a_mapping_is_refused_by_its_name(settings: Settings) -> None:
+    with pytest.raises(ParameterError, match=r"evaluate\.panels\.red\[1\] is 5"):
+        settings({"evaluate.panels": {"red": ["Ruby", 5]}})
+
+
 def test_what_a_step_cannot_do_without_is_not_empty(settings: Settings) -> None:
     with pytest.raises(ParameterError, match=r"embed\.views"):
         settings({"embed.views": []})

@@ -1,0 +1,138 @@
+"""Photos whose name a classifier that never saw them disputes, as a page for a person to review."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from cleanlab.filter import find_label_issues
+
+from gemmodel.data import folders
+from gemmodel.errors import DataError
+from gemmodel.insight import data_plots, pages
+from gemmodel.models import fusion
+from gemmodel.models.features import read as read_features
+from gemmodel.params import FusionParams
+
+TEMPLATE = Path(__file__).with_suffix(".html")
+EXAMPLES = 3  # photos of a gem beside a disputed one
+MOST_FITTED = 4_000  # photos, drawn at random; the head's time grows with their cube
+
+
+def out_of_fold(
+    params: FusionParams,
+    features: np.ndarray,
+    labels: np.ndarray,
+    folds: np.ndarray,
+    *,
+    classes: int,
+    blocks: Sequence[int],
+) -> np.ndarray:
+    """Returns each photo's probabilities by a kernel head that was fitted to the other folds alone.
+
+    Whatever model.name is, this head is the judge: it is accurate, and there in seconds.
+
+    Args:
+        params: of the head; of its penalties the middle one serves.
+        features: shape (photos, features).
+        labels: class indices, shape (photos,).
+        folds: each photo's fold, int of shape (photos,).
+        classes: the number of classes.
+        blocks: the number of features in each block.
+
+    Returns:
+        float32 of shape (photos, classes).
+    """
+    penalty = sorted(params.penalties)[len(params.penalties) // 2]
+    judge = replace(params, labels="all")
+    told = np.zeros((len(labels), classes), np.float32)
+    for fold in np.unique(folds):
+        inside, outside = folds == fold, np.flatnonzero(folds != fold)
+        outside = np.random.default_rng(0).permutation(outside)[:MOST_FITTED]
+        head, *_ = fusion.kernel_head(
+            judge, features[outside], labels[outside], classes=classes, blocks=blocks, penalty=penalty
+        )
+        told[inside] = np.asarray(head(features[inside]))
+    return told
+
+
+def disputed(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """Returns the places of photos with a disputed label, the most disputed first.
+
+    Confident learning: a label is disputed where another class is told with more confidence than that class's own
+    photos have on average (Northcutt and others, Journal of Artificial Intelligence Research 70, 2021).
+
+    Args:
+        labels: class indices, shape (photos,).
+        probabilities: of shape (photos, classes), told by a model that did not learn from the photo.
+    """
+    return find_label_issues(
+        labels, probabilities, return_indices_ranked_by="normalized_margin", filter_by="confident_learning", n_jobs=1
+    )
+
+
+def write(
+    page: Path, *, features: Path, folds: Path, clean: Path, params: FusionParams, blocks: Sequence[int], most: int
+) -> pd.DataFrame:
+    """Writes the page, from which a person takes the table that clean.corrections names.
+
+    Args:
+        page: becomes a page of HTML that needs no other file and no network.
+        features: holds `train.npz` and `val.npz`.
+        folds: the table of their photos' folds.
+        clean: the clean photos, with their manifest.
+        params: of the kernel head.
+        blocks: the number of features in each block.
+        most: photos on the page.
+
+    Returns:
+        A row a disputed photo, the most disputed first: `photo` (the raw file's SHA-256), `path` in the clean folder,
+        `gem`, `suggested`, and their probabilities `own` and `told`.
+
+    Raises:
+        DataError: the features are of other photos than the folds.
+    """
+    table = pd.read_csv(folds, keep_default_na=False)  # in the order of the features
+    parts = [read_features(features / f"{part}.npz") for part in ("train", "val")]
+    known, labels = (np.concatenate([part[item] for part in parts]) for item in (0, 1))
+    gems, files = parts[0][2], table["file"].tolist()
+    if table["gem"].tolist() != [gems[label] for label in labels]:
+        raise DataError(f"{folds}: of other photos than {features}; `dvc repro` makes both anew")
+    given = out_of_fold(params, known, labels, table["fold"].to_numpy(), classes=len(gems), blocks=blocks)
+    places = disputed(labels, given)
+    hashes = {row["path"]: row["sha256"] for row in folders.read_lines(clean / "manifest.jsonl") if "path" in row}
+    names, best = np.array(gems), given.argmax(axis=1)
+    rows = pd.DataFrame(
+        {
+            "photo": [hashes[files[place]] for place in places],
+            "path": [files[place] for place in places],
+            "gem": names[labels[places]],
+            "suggested": names[best[places]],
+            "own": given[places, labels[places]].astype(float).round(6),
+            "told": given[places, best[places]].astype(float).round(6),
+        }
+    )
+    shown = rows.head(most)
+    table["disputed"] = table["file"].isin(rows["path"])
+    examples = table.sort_values("disputed", kind="stable").groupby("gem").head(EXAMPLES).groupby("gem")["file"]
+    pages.write(
+        page,
+        TEMPLATE,
+        rows=[
+            {**row, "picture": pages.data_url(data_plots.small(clean / row["path"], 180))}
+            for row in shown.to_dict("records")
+        ],
+        examples={
+            gem: pages.data_url(
+                data_plots.contact_sheet([(data_plots.small(clean / file, 96), "") for file in of_gem], side=96)
+            )
+            for gem, of_gem in examples
+            if gem in {*shown["gem"], *shown["suggested"]}
+        },
+        gems=gems,
+        accuracy=float((best == labels).mean()),
+        photos=len(labels),
+        disputed=len(rows),
+    )
+    return rows
