@@ -1,6 +1,7 @@
 """Does colour decide? What a model still knows of photos whose colour, shape or texture is taken away."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,20 +15,26 @@ from gemmodel.params import ExplainParams
 
 Change = Callable[[np.ndarray], np.ndarray]
 UNCHANGED = "unchanged"
-COLOURS = {"colour": "#d1495b", "shape": "#f2b447", "texture": "#4c78a8", "": "#888888"}
+COLOURS = {
+    "colour": "#d1495b",
+    "shape": "#f2b447",
+    "texture": "#4c78a8",
+    "colour and texture": "#8c6bb1",
+    "": "#888888",
+}
 
 
 def changes(params: ExplainParams, *, seed: int) -> dict[str, tuple[str, Change]]:
     """Returns, by name, what each change takes away and the change itself, from uint8 (side, side, 3) to the same."""
     found: dict[str, tuple[str, Change]] = {UNCHANGED: ("", lambda photo: photo), "grey": ("colour", grey)}
     for angle in params.hue_shifts:
-        found[f"hue + {angle:g} degrees"] = ("colour", lambda photo, angle=angle: hue_shifted(photo, angle))
-    found["silhouette"] = ("texture", silhouette)
-    for sigma in params.blurs:
-        found[f"blur, {sigma:g} % of the side"] = ("texture", lambda photo, sigma=sigma: blurred(photo, sigma))
+        found[f"hue + {angle:g} degrees"] = ("colour", partial(hue_shifted, degrees=angle))
+    found["silhouette"] = ("colour and texture", silhouette)
+    for percent in params.blurs:
+        found[f"blur, {percent:g} % of the side"] = ("texture", partial(blurred, percent=percent))
     for grid in params.patches:
         name = f"{grid} x {grid} patches shuffled"
-        found[name] = ("shape", lambda photo, grid=grid: shuffled(photo, grid, seed))
+        found[name] = ("shape", partial(shuffled, grid=grid, seed=seed))
     return found
 
 

@@ -65,12 +65,12 @@ class Opened:
 
     def gradients(self, pixels: np.ndarray, target: int, *, held: np.ndarray) -> np.ndarray:
         """Returns the gradients of `score` by the pixels, of the pixels' shape."""
-        return _batched(lambda x, y: self._gradients(x, y, target), pixels, held)
+        return _batched(lambda x, y: self._gradients(x, y, target)[0], pixels, held)
 
     def last_map(self, photo: np.ndarray, target: int) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the coarsest convolutional map of a photo and the gradient of the score by it, (h, w, channels)."""
+        """Returns the coarsest map of a photo that is not pooled and the score's gradient by it, (h, w, channels)."""
         x = tf.constant(photo[None], tf.float32)
-        values, gradients = self._last_map(x, x, target)
+        _, values, gradients = self._gradients(x, x, target)
         return values.numpy()[0], gradients.numpy()[0]
 
     def feature_maps(self, photo: np.ndarray) -> list[np.ndarray]:
@@ -85,38 +85,26 @@ class Opened:
 
     @cached_property
     def _gradients(self) -> Callable[..., Any]:
-        def gradients(x: Any, held: Any, target: Any) -> Any:
-            with tf.GradientTape(watch_accessed_variables=False) as tape:
-                tape.watch(x)
-                score = _log_odds(self._call(x, held)[0], target)
-            return tape.gradient(score, x, unconnected_gradients="zero")
-
-        return self._traced(gradients)
-
-    @cached_property
-    def _last_map(self) -> Callable[..., Any]:
-        # The last one that is not pooled: Grad-CAM's paper takes the last convolution's.
-        place = max(index for index, known in enumerate(self.maps) if not isinstance(known.layer, POOLINGS))
+        last = max(place for place, known in enumerate(self.maps) if not isinstance(known.layer, POOLINGS))
 
         def gradients(x: Any, held: Any, target: Any) -> Any:
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(x)
                 probabilities, *maps = self._call(x, held)
                 score = _log_odds(probabilities, target)
-            return maps[place], tape.gradient(score, maps[place], unconnected_gradients="zero")
+            by_pixels, by_map = tape.gradient(score, [x, maps[last]], unconnected_gradients="zero")
+            return by_pixels, maps[last], by_map
 
-        return self._traced(gradients)
+        return tf.function(gradients, input_signature=[self._pixels, self._pixels, tf.TensorSpec((), tf.int32)])
 
     def _call(self, x: Any, held: Any) -> Any:
-        return self.model([x, *(layer(held) for layer in self.colours)], training=False)
-
-    def _traced(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        signature = [self._pixels, self._pixels, tf.TensorSpec((), tf.int32)]  # one graph for batches of any size
-        return tf.function(function, input_signature=signature)
+        histograms = (layer(held) for layer in self.colours)
+        held_ones = [tf.broadcast_to(known, (tf.shape(x)[0], known.shape[-1])) for known in histograms]
+        return self.model([x, *held_ones], training=False)
 
     @property
     def _pixels(self) -> tf.TensorSpec:
-        return tf.TensorSpec((None, self.side, self.side, 3), tf.float32)
+        return tf.TensorSpec((None, self.side, self.side, 3), tf.float32)  # one graph for batches of any size
 
     @contextmanager
     def randomised(self, seed: int) -> Iterator[None]:
@@ -144,7 +132,7 @@ def _batched(function: Callable[..., Any], pixels: np.ndarray, held: np.ndarray 
     parts = []
     for start in range(0, len(pixels), BATCH):
         x = tf.constant(pixels[start : start + BATCH], tf.float32)
-        parts.append(function(x, x if held is None else tf.broadcast_to(tf.cast(held, tf.float32), x.shape)).numpy())
+        parts.append(function(x, x if held is None else tf.constant(held[None], tf.float32)).numpy())
     return np.concatenate(parts)
 
 
@@ -161,12 +149,12 @@ def _with_maps(model: keras.Model) -> tuple[keras.Model, list[Known], list[Known
     def call(layer: Any, *args: Any, **kwargs: Any) -> Any:
         if isinstance(layer, keras.Model):
             return call_model(layer, *args, **kwargs)
-        activation = getattr(layer, "activation", None)
-        if isinstance(layer, CONVOLUTIONS) and activation is not keras.activations.linear:
+        if isinstance(layer, CONVOLUTIONS) and layer.activation is not keras.activations.linear:
             bare = type(layer).from_config(layer.get_config() | {"activation": None})
             x = record(bare, bare(*args, **kwargs))
             bare.set_weights(layer.get_weights())
-            layer, args, kwargs = layers.Activation(activation, name=f"{layer.name}_{activation.__name__}"), (x,), {}
+            name = f"{layer.name}_{layer.activation.__name__}"
+            layer, args, kwargs = layers.Activation(layer.activation, name=name), (x,), {}
         return record(layer, layer(*args, **kwargs))
 
     def record(layer: Any, x: Any) -> Any:

@@ -36,6 +36,7 @@ OPTIONS = {
     "describe": "--raw data/raw --clean data/clean --split data/split --page reports/data.html --pictures reports/data",
     "evaluate": "--model models --test data/split/test --data reports/data --out reports/evaluation "
     "--metrics reports/metrics.json",
+    "explain": "--model untrained --test data/split/test --out reports/explanation",
     "register": "--model models --metrics reports/metrics.json --test data/split/test --example data/split/val "
     "--out reports/registration.json",
 }
