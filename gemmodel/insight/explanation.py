@@ -21,6 +21,7 @@ from gemmodel.insight.opened import BATCH, Opened
 from gemmodel.params import ExplainParams
 
 TEMPLATE = Path(__file__).with_suffix(".html")
+POOL = 4  # photos asked for each one shown, so that wrong answers are among them however large the test part is
 GALLERY = ("occlusion", "Grad-CAM")  # the methods that are quick enough for every photo
 
 
@@ -67,13 +68,13 @@ def write(
     """
     with _timed("opening the model"):
         opened = Opened(model)
-    with _timed("answers on the test part"):
-        told = answers(opened, test, classes)
-    drawn = np.random.default_rng(seed).permutation(len(told))
-    chosen = choose([told[place] for place in drawn], params.photos)
+    number = max(POOL * params.photos, params.measured) if params.measured else None
+    with _timed("answers on test photos"):
+        told = answers(opened, test, classes, number=number, seed=seed)
+    chosen = choose(told, params.photos)
     right, wrong = ([answer for answer in chosen if answer.right is kind] for kind in (True, False))
     compared = sorted(chosen, key=lambda answer: (right if answer.right else wrong).index(answer))[: params.compared]
-    measured = [told[place] for place in drawn[: params.measured or None]]
+    measured = told[: params.measured or None]
     changes = colour_dependence.changes(params, seed=seed)
     with folders.replacing(out) as new:
         (new / "photos").mkdir(parents=True)
@@ -97,14 +98,14 @@ def write(
     return table
 
 
-def answers(opened: Opened, test: Path, classes: Sequence[str]) -> list[Answer]:
-    """Returns the model's answers for a folder a class."""
+def answers(opened: Opened, test: Path, classes: Sequence[str], *, number: int | None, seed: int) -> list[Answer]:
+    """Returns the model's answers to so many photos of a folder a class, or to all, in an order drawn with the seed."""
     paths, labels = dataset.labelled(test, classes)
+    drawn = np.random.default_rng(seed).permutation(len(paths))[:number]
+    paths, labels = [paths[place] for place in drawn], labels[drawn]
     data = dataset.batches(paths, labels, classes=len(classes), image_size=opened.side, batch_size=BATCH)
-    probabilities = np.concatenate([opened.probabilities(pixels.numpy()) for pixels, _ in data])
-    return [
-        Answer(path, int(label), p, opened.side) for path, label, p in zip(paths, labels, probabilities, strict=True)
-    ]
+    told = np.concatenate([opened.probabilities(pixels.numpy()) for pixels, _ in data])
+    return [Answer(path, int(label), p, opened.side) for path, label, p in zip(paths, labels, told, strict=True)]
 
 
 def choose(told: Sequence[Answer], number: int) -> list[Answer]:

@@ -56,17 +56,9 @@ def plot(opened: Opened, photo: np.ndarray) -> Figure:
             layer, shape = opened.maps[place].layer, values[place].shape
             axes.imshow(_mosaic(values[place][..., strongest]), cmap="viridis")
             axes.set_title(f"{layer.name}\n{shape[0]} x {shape[1]}, {shape[2]} channels", fontsize=9)
-        axes_of_row[0].text(0.5, 0.5, _told(opened.maps[places[0]].tensor.shape), ha="center", va="center", fontsize=10)
-    top = figure.axes[0]
-    top.clear()
-    top.set_axis_off()
-    top.imshow(photo.astype(np.uint8))
-    top.set_title("the photo", fontsize=9)
+    figure.axes[0].imshow(photo.astype(np.uint8))
+    figure.axes[0].set_title("the photo", fontsize=9)
     return figure
-
-
-def _told(shape: Sequence[int]) -> str:
-    return f"one place sees\n1 / {shape[1]} of the side"
 
 
 def _mosaic(channels: np.ndarray) -> np.ndarray:
