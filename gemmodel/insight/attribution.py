@@ -1,7 +1,7 @@
 """Which parts of a photo speak for a class: the methods, each from its paper.
 
-No library fits: saliency 0.2.1 sums a path's ends wholly, hides 43,000 windows one by one and has no VarGrad;
-tf-keras-vis is of Keras 2, and xplique refuses TensorFlow 2.21.
+No library fits: saliency 0.2.1 counts a path's ends in full, hides 44,000 windows one by one and has no VarGrad;
+tf-keras-vis 0.8.7 has neither integrated gradients nor VarGrad; xplique 2.0.2 refuses TensorFlow 2.21.
 """
 
 from collections.abc import Callable

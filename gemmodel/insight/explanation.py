@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import zip_longest
 from pathlib import Path
 
 import jinja2
@@ -68,12 +69,12 @@ def write(
     """
     with _timed("opening the model"):
         opened = Opened(model)
-    number = max(POOL * params.photos, params.measured) if params.measured else None
+    asked = max(POOL * params.photos, params.measured) if params.measured else None
     with _timed("answers on test photos"):
-        told = answers(opened, test, classes, number=number, seed=seed)
+        told = answers(opened, test, classes, number=asked, seed=seed)
     chosen = choose(told, params.photos)
     right, wrong = ([answer for answer in chosen if answer.right is kind] for kind in (True, False))
-    compared = sorted(chosen, key=lambda answer: (right if answer.right else wrong).index(answer))[: params.compared]
+    compared = [answer for pair in zip_longest(right, wrong) for answer in pair if answer][: params.compared]
     measured = told[: params.measured or None]
     changes = colour_dependence.changes(params, seed=seed)
     with folders.replacing(out) as new:
