@@ -7,7 +7,7 @@ import statistics
 import subprocess
 import sys
 
-STAGES = ("crawl", "clean", "split", "augment", "embed", "train", "evaluate", "register")
+STAGES = ("crawl", "clean", "split", "augment", "embed", "train", "evaluate", "explain", "register")
 HEAVY = ("tensorflow", "mlflow", "scrapy")
 RUNS = 3
 CODE = """

@@ -205,6 +205,25 @@ class EvaluateParams:
 
 
 @dataclass(frozen=True)
+class ExplainParams:
+    """How much is explained, and how closely."""
+
+    photos: Positive
+    occlusion: Annotated[int, Range(1, 32)]
+    compared: Positive
+    steps: Positive
+    smoothgrad_copies: Positive
+    vargrad_copies: Annotated[int, Range(2)]
+    vargrad_steps: Positive
+    noise: Rate
+    baseline: Literal["black", "noise"]
+    measured: Count
+    hue_shifts: tuple[float, ...]
+    blurs: tuple[Annotated[float, Range(0.1, 50)], ...]
+    patches: tuple[Annotated[int, Range(2, 32)], ...]
+
+
+@dataclass(frozen=True)
 class RegisterParams:
     """Under which name the model is registered, and when it is champion."""
 
@@ -226,6 +245,7 @@ class Params:
     model: ModelParams
     train: TrainParams
     evaluate: EvaluateParams
+    explain: ExplainParams
     register: RegisterParams
 
 

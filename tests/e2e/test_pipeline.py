@@ -26,7 +26,7 @@ SMALL = {
     "model": {"fusion": {"head": "softmax"}},  # learns by epochs
     "train": {"epochs": 4},
 }
-STAGES = ["crawl", "clean", "split", "describe", "augment", "embed", "train", "evaluate", "register"]
+STAGES = ["crawl", "clean", "split", "describe", "augment", "embed", "train", "evaluate", "explain", "register"]
 Run = Callable[..., str]
 
 
@@ -134,8 +134,9 @@ def test_forced_repro_makes_the_same_bytes_and_no_second_version(project: Path) 
 @pytest.mark.parametrize(
     ("section", "value", "expected"),
     [
-        ("train", {"epochs": 2}, ["train", "evaluate", "register"]),
+        ("train", {"epochs": 2}, ["train", "evaluate", "explain", "register"]),
         ("evaluate", {"top": 2}, ["evaluate"]),  # the answers stay
+        ("explain", {"photos": 2}, ["explain"]),
         ("register", {"name": "other"}, ["register"]),
     ],
 )
@@ -150,7 +151,10 @@ def test_a_changed_value_reruns_what_is_downstream(
     ("file", "expected"),
     [
         ("gemmodel/data/cleaning.py", {"clean"}),
-        ("gemmodel/data/images.py", {"clean", "describe", "augment", "embed", "train", "evaluate", "register"}),
+        (
+            "gemmodel/data/images.py",
+            {"crawl", "clean", "describe", "augment", "embed", "train", "evaluate", "explain", "register"},
+        ),
         ("gemmodel/models/cnn.py", {"train"}),
         ("gemmodel/delivery/registry.py", {"register"}),
         ("scraper/sample_site/cuts.py", {"crawl"}),

@@ -37,6 +37,7 @@ OPTIONS = {
     "describe": "--raw data/raw --clean data/clean --split data/split --page reports/data.html --pictures reports/data",
     "evaluate": "--model models --split data/split --features data/features --clean data/clean --data reports/data "
     "--out reports/evaluation --metrics reports/metrics.json",
+    "explain": "--model untrained --test data/split/test --out reports/explanation",
     "register": "--model models --predictions reports/evaluation/predictions.csv --train data/split/train "
     "--val data/split/val --test data/split/test --out reports/registration.json",
 }
