@@ -192,6 +192,20 @@ class EvaluateParams:
 
 
 @dataclass(frozen=True)
+class ExploreParams:
+    """How the features are looked at: principal components, clusters and maps."""
+
+    clip: Rate
+    variance: Share
+    clusters: Count
+    elbow: Annotated[tuple[Annotated[int, Range(2)], ...], Range(1)]
+    neighbours: Annotated[int, Range(2)]
+    min_dist: Share
+    perplexity: Annotated[float, Range(1)]
+    thumbnail: Annotated[int, Range(16, 256)]
+
+
+@dataclass(frozen=True)
 class RegisterParams:
     """Under which name the model is registered."""
 
@@ -211,6 +225,7 @@ class Params:
     model: ModelParams
     train: TrainParams
     evaluate: EvaluateParams
+    explore: ExploreParams
     register: RegisterParams
 
 
