@@ -9,12 +9,12 @@ from stages import command
 
 
 def main(
-    features: Path, split: Path, raw: Path, out: Path, metrics: Path, params_file: Path = Path("params.yaml")
+    features: Path, split: Path, hierarchy: Path, out: Path, metrics: Path, params_file: Path = Path("params.yaml")
 ) -> None:
     """Show what the features of the training and validation photos know without a classifier."""
     settings = params.load(params_file)
     known = exploration.read(features, ("train", "val"))
-    told = {line["gem"]: line["mineral_class"] for line in folders.read_lines(raw) if line.get("mineral_class")}
+    told = folders.read_json(hierarchy) if hierarchy.is_file() else {}
     classes = {gem: told.get(gem, gem) for gem in known.gems}
     found = exploration.explore(known, classes, settings.explore, seed=settings.base.seed)
     exploration_page.write(out, known, classes, found, split, settings.explore)

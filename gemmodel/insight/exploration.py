@@ -87,23 +87,26 @@ def explore(known: Known, mineral_classes: Mapping[str, str], params: ExplorePar
         The maps, clusters, curves and scores; the same input gives the same bits.
 
     Raises:
-        ParameterError: as many clusters as photos, or more, were asked for.
+        ParameterError: more clusters were asked for than there are photos.
     """
     names = {"gem": known.gems, "mineral_class": [mineral_classes[gem] for gem in known.gems]}
     number = params.clusters or len(set(known.gems))
-    if number >= len(known.gems):
-        raise ParameterError(f"explore.clusters is {number}; it must be less than the number of photos, {len(known.gems)}")
+    for name, least in (("clusters", number), ("elbow", min(params.elbow))):
+        if least >= len(known.gems):
+            raise ParameterError(
+                f"explore.{name} is {least}; it must be less than the photos' number, {len(known.gems)}"
+            )
     with threadpool_limits(limits=1):
         scores, variance = _components(known.features, params.clip)
         kept = int(np.searchsorted(variance, params.variance)) + 1
         components = np.ascontiguousarray(scores[:, :kept])
         spaces = {"PCA": components, "UMAP": _umap(components, params, seed)}
         kmeans = {name: _clusters(space, number, seed).labels_ for name, space in spaces.items()}
-        tried = [number for number in params.elbow if number < len(known.gems)]
+        tried = sorted(k for k in set(params.elbow) if k < len(known.gems))
         elbow = pd.DataFrame(
             {"clusters": tried}
             | {
-                name: [_clusters(space, number, seed).inertia_ / (space.var(axis=0).sum() * len(space)) for number in tried]
+                name: [_clusters(space, k, seed).inertia_ / (space.var(axis=0).sum() * len(space)) for k in tried]
                 for name, space in spaces.items()
             }
         )
@@ -114,7 +117,11 @@ def explore(known: Known, mineral_classes: Mapping[str, str], params: ExplorePar
         silhouettes = {f"{name}_silhouette": _silhouette(components, labels) for name, labels in names.items()}
         perplexity = min(params.perplexity, (len(known.gems) - 1) / 3)
         tsne = TSNE(perplexity=perplexity, init="pca", random_state=seed, n_jobs=1).fit_transform(components)
-    counts = {"photos": len(known.gems), "gems": len(set(known.gems)), "mineral_classes": len(set(names["mineral_class"]))}
+    counts = {
+        "photos": len(known.gems),
+        "gems": len(set(known.gems)),
+        "mineral_classes": len(set(names["mineral_class"])),
+    }
     sizes = {"features": known.features.shape[1], "components": kept, "clusters": number}
     return Exploration(
         maps={"UMAP": spaces["UMAP"], "t-SNE": tsne, "PCA": components[:, :2]},

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
+from jinja2.utils import htmlsafe_json_dumps
 from joblib import Parallel, delayed
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
@@ -38,6 +39,10 @@ def write(
     """
     groups = _groups(known.gems, mineral_classes, found.clusters)
     shades = dict(zip(groups["gem"]["names"], groups["gem"]["colours"], strict=True))
+    figures = {
+        "components": variance_curve(found.variance, params.variance, found.scores["components"]),
+        "clusters": elbow_curves(found.elbow, found.scores),
+    } | {name: flow(known.gems, indices, mineral_classes, shades) for name, indices in found.clusters.items()}
     with folders.replacing(out) as new:
         new.mkdir()
         for name in ("UMAP", "t-SNE"):
@@ -51,21 +56,15 @@ def write(
             plotly=get_plotlyjs(),
             scores=found.scores,
             params=params,
-            # The photos' places with two decimals, and what is told of each: written once, however many maps there are.
-            photos={
-                "files": known.files,
-                "pictures": _thumbnails([split / name for name in known.files], params.thumbnail),
-                "maps": {name: places.round(2).T.astype(float).tolist() for name, places in found.maps.items()},
-                "groups": groups,
-            },
-            curves={
-                "variance": variance_curve(found.variance, params.variance, found.scores["components"]).to_json(),
-                "elbow": elbow_curves(found.elbow, found.scores).to_json(),
-            },
-            flows={
-                name: flow(known.gems, clusters, mineral_classes, shades).to_json()
-                for name, clusters in found.clusters.items()
-            },
+            photos=htmlsafe_json_dumps(  # once, however many maps there are; Jinja's own filter would sort the keys
+                {
+                    "files": known.files,
+                    "pictures": _thumbnails([split / name for name in known.files], params.thumbnail),
+                    "maps": {name: places.astype(float).round(2).T.tolist() for name, places in found.maps.items()},
+                    "groups": groups,
+                }
+            ),
+            figures={name: figure.to_json() for name, figure in figures.items()},
         )
 
 
@@ -89,7 +88,7 @@ def palette(gems: Sequence[str], mineral_classes: Mapping[str, str]) -> tuple[di
     several = [name for name in ordered if len(ordered[name]) > 1]
     single = [name for name in ordered if len(ordered[name]) == 1]
     of_class = {name: _colour(place / len(several), 0.45, 0.75) for place, name in enumerate(several)}
-    of_gem = {}
+    of_gem: dict[str, str] = {}
     for place, name in enumerate(several):
         lightness = np.linspace(0.25, 0.75, len(ordered[name]))
         of_gem |= {gem: _colour(place / len(several), x, 0.7) for gem, x in zip(ordered[name], lightness, strict=True)}
@@ -125,7 +124,7 @@ def _group(names: Sequence[str], colours: Mapping[str, str]) -> dict[str, list]:
 
 
 def cluster_names(gems: Sequence[str], clusters: np.ndarray) -> dict[int, str]:
-    """Returns a name of each cluster, by index: its number, and the gem that most of its photos show, and their share."""
+    """Returns a name of each cluster, by index: its number, the gem that most of its photos show, and their share."""
     found = {}
     for index in range(int(clusters.max()) + 1):
         inside = Counter(gem for gem, cluster in zip(gems, clusters, strict=True) if cluster == index)
@@ -177,7 +176,7 @@ def flow(
             node={
                 "label": labels + list(names.values()),
                 "color": list(colours.values()) + ["#cccccc"] * len(names),
-                "pad": 5,
+                "pad": 12,
                 "thickness": 12,
                 "line": {"width": 0},
             },
@@ -185,12 +184,17 @@ def flow(
                 "source": [order[gem] for gem, _ in pairs],
                 "target": [len(order) + cluster for _, cluster in pairs],
                 "value": [counts[pair] for pair in pairs],
-                "color": [f"rgba({','.join(str(int(colours[gem][i : i + 2], 16)) for i in (1, 3, 5))},.4)" for gem, _ in pairs],
+                "color": [
+                    f"rgba({','.join(str(int(colours[gem][i : i + 2], 16)) for i in (1, 3, 5))},.4)" for gem, _ in pairs
+                ],
             },
         )
     )
-    figure.update_layout(height=max(400, 60 + 19 * max(len(order), len(names))), margin={"l": 8, "r": 8, "t": 8, "b": 8})
-    figure.update_layout(font={"size": 11}, template="plotly_white")
+    figure.update_layout(
+        height=max(400, 60 + 26 * max(len(order), len(names))), margin={"l": 8, "r": 8, "t": 8, "b": 8}
+    )
+    figure.update_traces(textfont={"size": 11, "color": "black", "shadow": "none"})
+    figure.update_layout(template="plotly_white")
     return figure
 
 
@@ -216,10 +220,14 @@ def still_map(places: np.ndarray, gems: Sequence[str], mineral_classes: Mapping[
     of = np.array([mineral_classes[gem] for gem in gems])
     for name, colour in of_class.items():
         label = name if colour != GREY else None
-        axes.scatter(*places[of == name].T, s=14, color=colour, alpha=0.75, linewidths=0, label=label)
+        axes.scatter(
+            places[of == name, 0], places[of == name, 1], s=14, color=colour, alpha=0.75, linewidths=0, label=label
+        )
     for gem in sorted(set(gems)):
         x, y = np.median(places[np.array(gems) == gem], axis=0)
-        axes.text(x, y, gem, fontsize=7, ha="center", va="center", path_effects=[withStroke(linewidth=2, foreground="white")])
+        axes.text(
+            x, y, gem, fontsize=7, ha="center", va="center", path_effects=[withStroke(linewidth=2, foreground="white")]
+        )
     if GREY in of_class.values():
         axes.scatter([], [], s=14, color=GREY, label="of one gem each")
     axes.legend(title="mineral class", loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, markerscale=2)

@@ -36,6 +36,10 @@ OPTIONS = {
     "describe": "--raw data/raw --clean data/clean --split data/split --page reports/data.html --pictures reports/data",
     "evaluate": "--model models --test data/split/test --data reports/data --out reports/evaluation "
     "--metrics reports/metrics.json",
+    "explore": "--features data/features --split data/split --hierarchy data/split/hierarchy.json "
+    "--out reports/exploration --metrics reports/exploration.json",
+    "report": "--model models --raw data/raw --clean data/clean --split data/split --page reports/index.html "
+    "--card reports/model_card.md",
     "register": "--model models --metrics reports/metrics.json --test data/split/test --example data/split/val "
     "--out reports/registration.json",
 }
