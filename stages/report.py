@@ -19,9 +19,11 @@ def main(
     data = (raw, clean, split / "train", split / "val", split / "test")
     hashes = {path.as_posix(): tracking.dvc_hash(path) for path in data}
     model_card.write(card, model, settings, hashes)
+    found = tracking.origin()
+    code = {"commit": found.get("mlflow.source.git.commit"), "not committed": found.get("git_uncommitted", "nothing")}
     sections = asdict(settings)
     sections["model"] = {"name": settings.model.name, settings.model.name: sections["model"][settings.model.name]}
-    report.write(page, origin={"model_sha256": sha256} | hashes | tracking.origin(), parameters=sections)
+    report.write(page, origin={"model_sha256": sha256} | hashes | code, parameters=sections)
     explored = page.parent / "exploration"
     with tracking.run_of(sha256):
         figures = dict(report.flat(folders.read_json(page.parent / "exploration.json")))

@@ -21,8 +21,6 @@ from threadpoolctl import threadpool_limits
 from gemmodel.errors import DataError, ParameterError
 from gemmodel.params import ExploreParams
 
-STARTS = 4  # of KMeans; the best is kept
-
 
 @dataclass(frozen=True)
 class Known:
@@ -161,7 +159,7 @@ def _umap(components: np.ndarray, params: ExploreParams, seed: int) -> np.ndarra
 
 
 def _clusters(space: np.ndarray, number: int, seed: int) -> KMeans:
-    return KMeans(number, n_init=STARTS, random_state=seed).fit(space)
+    return KMeans(number, random_state=seed).fit(space)
 
 
 def _agreement(space: np.ndarray, clusters: np.ndarray, names: Mapping[str, Sequence[str]]) -> dict[str, float]:

@@ -55,7 +55,7 @@ SECTIONS = (
     ),
     Section(
         "How did it learn?",
-        "The epoch that was kept; `dvc plots show` draws the curves, and so does MLflow.",
+        "The epoch that was kept; DVC and MLflow draw the curves.",
         tables=("training.json",),
         links=("curves.csv",),
     ),

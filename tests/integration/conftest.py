@@ -1,7 +1,8 @@
 """The whole pipeline, stage by stage, on a few sample gems: made once for all tests that look at what came of it."""
 
+import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -101,3 +102,17 @@ def split_project(tmp_path_factory: pytest.TempPathFactory, new_project: Callabl
     made = new_project(tmp_path_factory.mktemp("project"))
     made.run("crawl", "clean", "split", "describe", "augment")
     return made
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """The system's Chromium."""
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("Chromium is not installed")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        yield started
+        started.close()
