@@ -22,6 +22,7 @@ from gemmodel.params import ExploreParams
 
 TEMPLATE = Path(__file__).with_suffix(".html")
 GREY = "#9a9a9a"
+LETTER, LINE = 0.0058, 0.018  # width and height of a name on a map, as shares of the map's
 
 
 def write(
@@ -61,6 +62,7 @@ def write(
                     "files": known.files,
                     "pictures": _thumbnails([split / name for name in known.files], params.thumbnail),
                     "maps": {name: places.astype(float).round(2).T.tolist() for name, places in found.maps.items()},
+                    "names": {name: name_places(places, known.gems) for name, places in found.maps.items()},
                     "groups": groups,
                 }
             ),
@@ -164,7 +166,7 @@ def elbow_curves(elbow: pd.DataFrame, scores: Mapping) -> go.Figure:
 def flow(
     gems: Sequence[str], clusters: np.ndarray, mineral_classes: Mapping[str, str], colours: Mapping[str, str]
 ) -> go.Figure:
-    """Draws a Sankey diagram from gems to clusters, in the gem's colour; gems of a mineral class stand together."""
+    """Draws a Sankey diagram from gems to clusters, in the gem's colour, in an order with few crossings."""
     names = cluster_names(gems, clusters)
     order = {gem: place for place, gem in enumerate(colours)}
     counts = Counter(zip(gems, clusters.tolist(), strict=True))
@@ -205,6 +207,32 @@ def _styled(figure: go.Figure, x: str, y: str, *, height: int) -> go.Figure:
     return figure
 
 
+def name_places(places: np.ndarray, gems: Sequence[str]) -> dict[str, tuple[float, float]]:
+    """Returns where each gem's name can be read: amid its photos, or as little above or below as no other name needs.
+
+    Args:
+        places: shape (photos, 2).
+        gems: of the photos.
+
+    Returns:
+        The name's centre by gem, on a map drawn some 1,100 by 750 pixels large with letters of 10 pixels.
+    """
+    spread = np.ptp(places, axis=0)
+    found: dict[str, tuple[float, float]] = {}
+    for gem in sorted(set(gems)):
+        x, y = np.median(places[np.array(gems) == gem], axis=0)
+        for step in sorted(range(-len(gems), len(gems)), key=abs):
+            higher = y + step * LINE * spread[1]
+            if not any(
+                abs(x - other_x) < LETTER * spread[0] * (len(gem) + len(other)) / 2
+                and abs(higher - other_y) < LINE * spread[1]
+                for other, (other_x, other_y) in found.items()
+            ):
+                break
+        found[gem] = (round(float(x), 3), round(float(higher), 3))
+    return found
+
+
 def still_map(places: np.ndarray, gems: Sequence[str], mineral_classes: Mapping[str, str], *, title: str) -> Figure:
     """Draws a map in the colours of the mineral classes, with each gem's name amid its photos.
 
@@ -223,11 +251,9 @@ def still_map(places: np.ndarray, gems: Sequence[str], mineral_classes: Mapping[
         axes.scatter(
             places[of == name, 0], places[of == name, 1], s=14, color=colour, alpha=0.75, linewidths=0, label=label
         )
-    for gem in sorted(set(gems)):
-        x, y = np.median(places[np.array(gems) == gem], axis=0)
-        axes.text(
-            x, y, gem, fontsize=7, ha="center", va="center", path_effects=[withStroke(linewidth=2, foreground="white")]
-        )
+    outline = [withStroke(linewidth=2, foreground="white")]
+    for gem, (x, y) in name_places(places, gems).items():
+        axes.text(x, y, gem, fontsize=7, ha="center", va="center", path_effects=outline)
     if GREY in of_class.values():
         axes.scatter([], [], s=14, color=GREY, label="of one gem each")
     axes.legend(title="mineral class", loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, markerscale=2)
