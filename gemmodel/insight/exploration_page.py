@@ -225,7 +225,7 @@ def name_places(places: np.ndarray, gems: Sequence[str]) -> dict[str, tuple[floa
             higher = y + step * LINE * spread[1]
             if not any(
                 abs(x - other_x) < LETTER * spread[0] * (len(gem) + len(other)) / 2
-                and abs(higher - other_y) < LINE * spread[1]
+                and abs(higher - other_y) < 0.99 * LINE * spread[1]  # places are rounded
                 for other, (other_x, other_y) in found.items()
             ):
                 break
