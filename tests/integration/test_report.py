@@ -67,7 +67,7 @@ def test_a_long_card_is_cut_where_the_registry_holds_no_more(tmp_path: Path, mon
     with tracking.connected():
         client = tracking.mlflow.MlflowClient()
         client.create_registered_model("gemstones")
-        client.create_model_version("gemstones", "models:/none", tags={tracking.MODEL_TAG: "abc"})
+        client.create_model_version("gemstones", tmp_path.as_uri(), tags={tracking.MODEL_TAG: "abc"})
         tracking.describe_version("gemstones", "another", "not for this one")
         tracking.describe_version("gemstones", "abc", "---\nfront: matter\n---\n# Card\n" + "a line\n" * 2000)
         text = client.get_model_version("gemstones", "1").description
