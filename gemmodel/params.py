@@ -224,6 +224,20 @@ class ExplainParams:
 
 
 @dataclass(frozen=True)
+class ExploreParams:
+    """How the features are looked at: principal components, clusters and maps."""
+
+    clip: Rate
+    variance: Share
+    clusters: Count
+    elbow: Annotated[tuple[Annotated[int, Range(2)], ...], Range(1)]
+    neighbours: Annotated[int, Range(2)]
+    min_dist: Share
+    perplexity: Annotated[float, Range(1)]
+    thumbnail: Annotated[int, Range(16, 256)]
+
+
+@dataclass(frozen=True)
 class RegisterParams:
     """Under which name the model is registered, and when it is champion."""
 
@@ -246,6 +260,7 @@ class Params:
     train: TrainParams
     evaluate: EvaluateParams
     explain: ExplainParams
+    explore: ExploreParams
     register: RegisterParams
 
 

@@ -37,6 +37,7 @@ EXPERIMENT = "gemstones"
 KIND = {"mlflow.experimentKind": "custom_model_development"}  # the UI opens on runs, not on traces
 TABLES_TAG = "mlflow.loggedArtifacts"  # by which the UI knows a table
 MODEL_TAG = "model_sha256"
+LONGEST_DESCRIPTION = 5000  # characters that MLflow's tables hold of it
 SERVING_PACKAGES = ("ai-edge-litert", "numpy", "opencv-python-headless", "pandas", "pillow", "pyyaml")
 SIGNATURE = ModelSignature(
     inputs=Schema([ColSpec(DataType.string, "photo")]),
@@ -119,7 +120,7 @@ def training(name: str, parameters: Mapping[str, Any], datasets: Mapping[str, Pa
     """
     mlflow.set_system_metrics_sampling_interval(1)
     mlflow.set_system_metrics_samples_before_logging(1)
-    with connected(), mlflow.start_run(run_name=name, tags=_origin() | {"device": device}, log_system_metrics=True):
+    with connected(), mlflow.start_run(run_name=name, tags=origin() | {"device": device}, log_system_metrics=True):
         mlflow.log_params(pd.json_normalize(dict(parameters)).iloc[0].to_dict())
         log_datasets(datasets)
         yield
@@ -136,7 +137,7 @@ def run_of(model_sha256: str) -> Iterator[None]:
             with mlflow.start_run(run_id=found.run_id[0]):
                 yield
         else:
-            tags = _origin() | {MODEL_TAG: model_sha256, "trained": "elsewhere"}
+            tags = origin() | {MODEL_TAG: model_sha256, "trained": "elsewhere"}
             with mlflow.start_run(run_name=f"fetched-{model_sha256[:8]}", tags=tags):
                 yield
 
@@ -224,6 +225,25 @@ def register(name: str, folder: Path, example: pd.DataFrame, model_sha256: str) 
     return str(mlflow.register_model(logged.model_uri, name, tags={MODEL_TAG: model_sha256}).version)
 
 
+def describe_version(name: str, model_sha256: str, card: str) -> None:
+    """Stores a model card with the registered version of a model, and with the registered model while that is champion.
+
+    Args:
+        name: of the registered model.
+        model_sha256: of the model; where no version has it, nothing is stored.
+        card: Markdown; its front matter is left out, and of a long one the end.
+    """
+    client = mlflow.MlflowClient()
+    wanted = f"name = '{name}' and tags.{MODEL_TAG} = '{model_sha256}'"
+    text = card.split("---\n", 2)[2] if card.startswith("---\n") else card
+    if len(text) > LONGEST_DESCRIPTION:
+        text = text[: LONGEST_DESCRIPTION - 80].rsplit("\n", 1)[0] + "\n\nThe rest stands in the run's model_card.md."
+    for found in client.search_model_versions(wanted, max_results=1):
+        client.update_model_version(name, found.version, text)
+        if str(client.get_registered_model(name).aliases.get("champion")) == str(found.version):
+            client.update_registered_model(name, text)
+
+
 def active() -> str:
     """Returns the open run's id."""
     run = mlflow.active_run()
@@ -231,7 +251,8 @@ def active() -> str:
     return str(run.info.run_id)
 
 
-def _origin() -> dict[str, str]:
+def origin() -> dict[str, str]:
+    """Returns the git commit, the files that differ from it, and the DVC experiment, as tags, where there are any."""
     tags = {"dvc_experiment": os.environ.get("DVC_EXP_NAME", "")}
     try:
         tags["mlflow.source.git.commit"] = _git("rev-parse", "HEAD")

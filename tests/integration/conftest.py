@@ -1,7 +1,8 @@
 """The whole pipeline, stage by stage, on a few sample gems: made once for all tests that look at what came of it."""
 
+import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,10 @@ OPTIONS = {
     "evaluate": "--model models --split data/split --features data/features --clean data/clean --data reports/data "
     "--out reports/evaluation --metrics reports/metrics.json",
     "explain": "--model untrained --test data/split/test --out reports/explanation",
+    "explore": "--features data/features --split data/split --hierarchy data/split/hierarchy.json "
+    "--out reports/exploration --metrics reports/exploration.json",
+    "report": "--model models --raw data/raw --clean data/clean --split data/split --page reports/index.html "
+    "--card reports/model_card.md",
     "register": "--model models --predictions reports/evaluation/predictions.csv --train data/split/train "
     "--val data/split/val --test data/split/test --out reports/registration.json",
 }
@@ -100,3 +105,17 @@ def split_project(tmp_path_factory: pytest.TempPathFactory, new_project: Callabl
     made = new_project(tmp_path_factory.mktemp("project"))
     made.run("crawl", "clean", "split", "describe", "augment")
     return made
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """The system's Chromium."""
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("Chromium is not installed")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        yield started
+        started.close()

@@ -64,9 +64,11 @@ def test_deps_are_the_import_closure(stage: str) -> None:
 
 
 def test_a_template_is_a_dep_of_the_stage_that_fills_it() -> None:
-    templates = {path.relative_to(ROOT).as_posix() for path in (ROOT / "gemmodel").rglob("*.html")}
+    templates = {
+        path.relative_to(ROOT).as_posix() for kind in ("html", "md") for path in (ROOT / "gemmodel").rglob(f"*.{kind}")
+    }
     for template in templates:
-        module = template.removesuffix(".html") + ".py"
+        module = template.rsplit(".", 1)[0] + ".py"
         users = {stage for stage in STAGES if module in code_deps(stage)}
         assert users == {stage for stage in STAGES if template in PIPELINE["stages"][stage]["deps"]} != set()
 

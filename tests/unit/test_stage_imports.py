@@ -20,6 +20,8 @@ print(*{{name.split(".")[0] for name in sys.modules}})
         ("clean", {"tensorflow", "keras", "mlflow", "scrapy"}),
         ("split", {"tensorflow", "keras", "mlflow", "scrapy"}),
         ("augment", {"mlflow", "scrapy"}),
+        ("explore", {"tensorflow", "keras", "mlflow", "scrapy"}),
+        ("report", {"tensorflow", "keras", "scrapy"}),
         ("register", {"tensorflow", "keras", "scrapy"}),
     ],
 )

@@ -1,0 +1,76 @@
+"""The report of a whole run, as a person opens it, and the card with the model in the registry."""
+
+import subprocess
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def reported(split_project: Any, new_project: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A project in a repository of its own whose model is registered, with a report of it."""
+    project = new_project(tmp_path_factory.mktemp("reported"))
+    for folder in ("data", "reports"):
+        (project.root / folder).symlink_to(split_project.root / folder, target_is_directory=True)
+    commit = ["-c", "user.name=Test", "-c", "user.email=test@gemmodel.example", "commit", "-qm", "settings"]
+    for command in (["init", "-q"], ["add", "params.yaml"], commit):
+        subprocess.run(["git", *command], cwd=project.root, check=True)
+    project.run("embed", "train", "evaluate", "explore", "register", "report")
+    return project
+
+
+def test_the_page_shows_the_run_and_needs_no_network(reported: Any, browser: Any) -> None:
+    page = browser.new_page()
+    said: list[str] = []
+    asked: list[str] = []
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.on("request", lambda request: asked.append(request.url))
+    address = (reported.root / "reports" / "index.html").as_uri()
+    page.goto(address)
+    pictures = page.locator("img")
+    assert pictures.count() >= 5
+    widths = "images => Promise.all(images.map(image => image.decode().then(() => image.naturalWidth)))"
+    assert all(width > 100 for width in pictures.evaluate_all(widths))
+    assert said == []
+    assert [url for url in asked if not url.startswith("data:")] == [address]
+    text = page.locator("body").text_content()
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=reported.root, capture_output=True, text=True, check=True)
+    for told in (head.stdout.strip(), "model_sha256", "model.fusion.head", "adjusted rand index", "macro f1"):
+        assert told in text
+    links = page.eval_on_selector_all("a", "links => links.map(link => link.getAttribute('href'))")
+    files = [unquote(link) for link in links if not link.startswith("#")]
+    assert {"exploration/index.html", "data.html", "model_card.md", "evaluation/predictions.csv"} <= set(files)
+    assert all((reported.root / "reports" / name).is_file() for name in files)
+
+
+def test_the_run_has_the_report_and_the_registered_model_its_card(reported: Any) -> None:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(reported.store)
+    version = client.get_model_version_by_alias("gemstones", "champion")
+    assert version.description.lstrip().startswith("# Model card of gemstones")
+    assert client.get_registered_model("gemstones").description == version.description
+    run = client.get_run(client.get_experiment_by_name("gemstones") and version.run_id)
+    logged = {file.path for file in client.list_artifacts(run.info.run_id)}
+    assert {"index.html", "model_card.md", "exploration"} <= logged
+    assert run.data.metrics["explore_photos"] > 0
+
+
+def test_a_long_card_is_cut_where_the_registry_holds_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from gemmodel.delivery import tracking
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'runs.db'}")
+    with tracking.connected():
+        client = tracking.mlflow.MlflowClient()
+        client.create_registered_model("gemstones")
+        client.create_model_version("gemstones", tmp_path.as_uri(), tags={tracking.MODEL_TAG: "abc"})
+        tracking.describe_version("gemstones", "another", "not for this one")
+        tracking.describe_version("gemstones", "abc", "---\nfront: matter\n---\n# Card\n" + "a line\n" * 2000)
+        text = client.get_model_version("gemstones", "1").description
+        assert text.startswith("# Card\n") and text.endswith("model_card.md.")
+        assert 4900 < len(text) <= tracking.LONGEST_DESCRIPTION
+        assert not client.get_registered_model("gemstones").description  # it is no champion
