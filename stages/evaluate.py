@@ -39,7 +39,8 @@ def main(
         tracking.log_metrics({f"test_{name}": value for name, value in scores.items() if name != "intervals"})
         tracking.log_table(tables["confusion"], "confusion_matrix.json")
         tracking.log_table(tables["classes"], "classes.json")
-        tracking.log_files(metrics, *sorted(out.iterdir()))
+        tracking.log_files(metrics)
+        tracking.log_files(*sorted(out.iterdir()), folder="evaluation")
         tracking.log_files(*sorted(data.iterdir()), folder="data")
     print(
         f"evaluate: accuracy {scores['accuracy']:.4f} on {scores['photos']} test photos; "

@@ -14,8 +14,7 @@ def main(
     """Show what the features of the training and validation photos know without a classifier."""
     settings = params.load(params_file)
     known = exploration.read(features, ("train", "val"))
-    told = folders.read_json(hierarchy) if hierarchy.is_file() else {}
-    classes = {gem: told.get(gem, gem) for gem in known.gems}
+    classes = folders.read_json(hierarchy)
     found = exploration.explore(known, classes, settings.explore, seed=settings.base.seed)
     exploration_page.write(out, known, classes, found, split, settings.explore)
     folders.write_json(metrics, found.scores)

@@ -17,6 +17,7 @@ from mlflow.entities.model_registry import ModelVersion
 from gemmodel.data import fingerprints, folders
 from gemmodel.delivery import registry, tracking, turns
 from gemmodel.errors import ModelError, TrackingError
+from gemmodel.insight import comparison, galleries
 from gemmodel.params import RegisterParams
 
 FORMER = "former_champions"  # a tag of the registered model: numbers, the last one last
@@ -182,7 +183,7 @@ def _verdict(
         return registry.Verdict(True, "first model of this name")
     if now.version == version.version:
         return registry.Verdict(True, "champion already")
-    figures = {"champion_sha256": now.tags.get(tracking.MODEL_TAG)}
+    figures: dict[str, Any] = {"champion_sha256": now.tags.get(tracking.MODEL_TAG)}
     remedy = "compare the two on other photos, then `gemmodel promote`"
     known, kept = _read(now, LEARNT_FROM), _read(now, ANSWERS)
     if known is None or kept is None:
@@ -195,7 +196,13 @@ def _verdict(
         before = _answers(now, kept, asked, test)
     except ModelError as error:
         return registry.Verdict(False, f"the champion does not answer ({error}); {remedy}", figures)
-    verdict = registry.decide(asked["actual"], before, asked["predicted"], rule)
+    figures["champion_accuracy"] = round(float((before == asked["actual"]).mean()), 6)
+    found = comparison.compare(asked, asked.assign(predicted=before))
+    tracking.log_table(found.table, "against_champion.json")
+    for kind, changed in (("gained", found.gained), ("lost", found.lost)):
+        if len(changed):
+            mlflow.log_image(galleries.differences(changed, test), f"against_champion/{kind}.png")
+    verdict = registry.decide(found, rule)
     return replace(verdict, figures=figures | verdict.figures)
 
 

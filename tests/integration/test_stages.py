@@ -137,14 +137,14 @@ def test_a_run_has_each_epoch_and_the_scores(
 
 def test_a_run_has_pictures_and_tables(fusion: Any, client: mlflow.MlflowClient, logged: mlflow.entities.Run) -> None:
     names = {artifact.path for artifact in client.list_artifacts(logged.info.run_id)}
-    assert {"confusion.png", "confusion_matrix.json", "learning_curves.png", "metrics.json"} <= names
+    assert {"evaluation", "confusion_matrix.json", "learning_curves.png", "metrics.json"} <= names
     assert {path.name for path in (fusion.root / "reports" / "evaluation").iterdir()} <= names
     table = client.load_table(logged.info.experiment_id, "confusion_matrix.json", run_ids=[logged.info.run_id])
     assert table["actual"].tolist() == GEMS
     scores = json.loads((fusion.root / "reports" / "metrics.json").read_text(encoding="utf-8"))
     matrix = table[GEMS].to_numpy(int)
     assert (matrix.sum(), np.trace(matrix) / matrix.sum()) == (scores["photos"], pytest.approx(scores["accuracy"]))
-    place = mlflow.artifacts.download_artifacts(run_id=logged.info.run_id, artifact_path="confusion.png")
+    place = mlflow.artifacts.download_artifacts(run_id=logged.info.run_id, artifact_path="evaluation/confusion.png")
     with Image.open(place) as picture:
         assert min(picture.size) > 300
 
