@@ -21,8 +21,10 @@ def main(
     devices.prepare(base)
     network, classes = archive.load(model)
     predictions = evaluation.predict(network, split / "test", classes)
-    scores = evaluation.scores(predictions, top=shown.top, resamples=shown.resamples, seed=base.seed)
-    scores |= certainty.scores(predictions.actual, predictions.probabilities, knowledge.read(model))
+    labels_and_sets = certainty.of_photos(predictions.actual, predictions.probabilities, knowledge.read(model))
+    scores = evaluation.scores(
+        predictions, top=shown.top, resamples=shown.resamples, seed=base.seed, also=labels_and_sets
+    )
     examples = folders.photos(split / "train")
     sizes = blocks(extractor(settings.embed, image_size=base.image_size))
     with folders.replacing(out) as new:

@@ -1,4 +1,4 @@
-"""Scores of two-level labels and of prediction sets."""
+"""Two-level labels and prediction sets, photo by photo."""
 
 import numpy as np
 
@@ -7,8 +7,8 @@ from gemmodel.models import confidence
 from gemmodel.models.knowledge import Knowledge
 
 
-def scores(actual: np.ndarray, probabilities: np.ndarray, known: Knowledge) -> dict[str, float | int]:
-    """Returns how often both labels are right, and how good the prediction sets are, rounded to six digits.
+def of_photos(actual: np.ndarray, probabilities: np.ndarray, known: Knowledge) -> dict[str, np.ndarray]:
+    """Returns how good both labels and the prediction set of each photo are, each of shape (photos,).
 
     Args:
         actual: class indices, int (photos,).
@@ -16,19 +16,19 @@ def scores(actual: np.ndarray, probabilities: np.ndarray, known: Knowledge) -> d
         known: of the model that gave them.
 
     Returns:
-        `mineral_class_accuracy`; `label_points`, one for each right label of a photo, so at most two a photo;
-        `set_coverage`, the share of photos whose gem is in its set; `set_size`, gems a set; `set_single`, the share of
-        sets of one gem.
+        By the name of the score that their mean is: `mineral_class_accuracy`; `label_points`, one for each right label,
+        so at most two; `set_coverage`, whether the gem is in its set; `set_size`, gems in the set; `set_single`,
+        whether it is one alone.
     """
     _, primary = parents(known.classes, known.hierarchy)
     predicted = probabilities.argmax(axis=1)
-    right, class_right = predicted == actual, primary[predicted] == primary[actual]
+    class_right = primary[predicted] == primary[actual]
     sets = confidence.in_set(probabilities, known.confidence.set_threshold)
     sizes = sets.sum(axis=1)
     return {
-        "mineral_class_accuracy": round(float(class_right.mean()), 6),
-        "label_points": int(right.sum() + class_right.sum()),
-        "set_coverage": round(float(sets[np.arange(len(actual)), actual].mean()), 6),
-        "set_size": round(float(sizes.mean()), 6),
-        "set_single": round(float((sizes == 1).mean()), 6),
+        "mineral_class_accuracy": class_right,
+        "label_points": class_right + (predicted == actual).astype(int),
+        "set_coverage": sets[np.arange(len(actual)), actual],
+        "set_size": sizes,
+        "set_single": sizes == 1,
     }
