@@ -182,6 +182,7 @@ class TrainParams:
     device: Literal["auto", "cpu", "gpu"]
     precision: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"]
     resume: bool
+    tensorboard: bool
 
 
 @dataclass(frozen=True)

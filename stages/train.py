@@ -37,7 +37,7 @@ def main(
         if model.name == "fusion":
             fitted = training.train_fusion(model.fusion, train, embed, folder=features, **shared)
         else:
-            shared |= {"split": split, "augmented": augmented, "backup": backup}
+            shared |= {"split": split, "augmented": augmented, "backup": backup, "logs": tracking.root() / "logs"}
             fitted = training.train_network(getattr(model, model.name), train, augment, **shared)
         network, classes, history = fitted
         archive.save(network, classes, out, crop=settings.clean.crop)
