@@ -17,7 +17,7 @@ from sklearn.utils.class_weight import compute_class_weight
 from gemmodel.data import augmentation, dataset, folders
 from gemmodel.devices import precision
 from gemmodel.models import backup as backups
-from gemmodel.models import boards, cnn, features, fusion, pooling, residual, transfer
+from gemmodel.models import boards, cnn, features, fusion, residual, transfer
 from gemmodel.params import (
     AugmentParams,
     BaseParams,
@@ -264,7 +264,7 @@ def train_network(
 
     build = partial(NETWORKS[type(model)], model, image_size=base.image_size, classes=len(classes))
     keras.config.set_dtype_policy(_policy(model, params))
-    fitted = pooling.for_training(build())
+    fitted = build()
     best, history = np.inf, History()
     for number, (phase, learns_from) in enumerate(_phases(model, params)):
         if learns_from:
