@@ -16,7 +16,7 @@ from sklearn.metrics import confusion_matrix
 from gemmodel.errors import ParameterError
 from gemmodel.insight import plots
 
-DPI = 60  # of the confusion image: 87 classes are 1,500 pixels wide
+DPI = 80  # of the confusion image: 87 classes are 2,000 pixels wide
 
 
 def check() -> None:
