@@ -53,8 +53,9 @@ def fold(settings: Params, known: np.ndarray, labels: np.ndarray, scratch: Path,
     fit, val = train_test_split(train, test_size=0.1, stratify=labels[train], random_state=settings.base.seed)
     classes = np.arange(labels.max() + 1).astype(str)
     for name, part in (("train", fit), ("val", val)):
-        np.savez(scratch / f"{name}.npz", features=known[part], labels=labels[part], classes=classes)
-    model, _, _ = training.train_fusion(
+        files = part.astype(str)
+        np.savez(scratch / f"{name}.npz", features=known[part], labels=labels[part], files=files, classes=classes)
+    model, *_ = training.train_fusion(
         settings.model.fusion, settings.train, settings.embed,
         base=settings.base, folder=scratch, on_epoch=lambda epoch, values: None,
     )  # fmt: skip

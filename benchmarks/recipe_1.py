@@ -127,11 +127,11 @@ def fusion(settings: Params, split: Path, scratch: Path) -> tuple[float, float]:
     classes = list(folders.photos(split / "train"))
     for part in ("train", "val"):
         features.embed(split / part, scratch / f"{part}.npz", extractor, classes=classes)
-    _, _, history = training.train_fusion(
+    fitted = training.train_fusion(
         settings.model.fusion, settings.train, settings.embed,
         base=settings.base, folder=scratch, on_epoch=lambda epoch, values: None,
     )  # fmt: skip
-    return time.perf_counter() - start, float(training.summary(history)["best_val_accuracy"])
+    return time.perf_counter() - start, float(training.summary(fitted.history)["best_val_accuracy"])
 
 
 def main() -> None:

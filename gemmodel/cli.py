@@ -1,11 +1,21 @@
 """The command `gemmodel`: small questions that people ask of the project."""
 
 import argparse
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gemmodel import params
 from gemmodel.data import folders
-from gemmodel.errors import DataError, told_in_one_line
+from gemmodel.errors import DataError, ParameterError, told_in_one_line
+
+if TYPE_CHECKING:
+    from gemmodel.delivery.prediction import Predictor
 
 
 def main() -> None:
@@ -22,11 +32,37 @@ def main() -> None:
     count.set_defaults(run=lambda arguments: print_tree(arguments.folder))
     devices = commands.add_parser("devices", help="the processors that TensorFlow sees")
     devices.set_defaults(run=lambda arguments: print_devices())
+    predict = commands.add_parser("predict", help="which gem photos show")
+    predict.add_argument("photos", nargs="+", metavar="PHOTO", help="a file, a folder, or a pattern such as '*.jpg'")
+    predict.add_argument("--top", type=int, help="also name this many gems of each photo, with their probabilities")
+    predict.add_argument("--json", action="store_true", help="all that is known of each photo, one JSON object a line")
+    predict.add_argument("--explain", type=Path, metavar="PNG", help="write a picture of what speaks for the gem")
+    predict.add_argument("--model", type=Path, metavar="FOLDER", help="of a model (default: the registry's champion)")
+    predict.set_defaults(run=predict_photos)
+    serve = commands.add_parser("serve", help="answer HTTP requests with the registry's champion, by MLflow's server")
+    serve.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    serve.add_argument("--port", type=int, default=5002, help="(default: %(default)s)")
+    serve.set_defaults(run=lambda arguments: serve_champion(arguments.host, arguments.port))
+    page = commands.add_parser("app", help="a web page that names the gem of a photo")
+    page.add_argument("--model", type=Path, metavar="FOLDER", help="of a model (default: the registry's champion)")
+    page.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    page.add_argument("--port", type=int, default=8000, help="(default: %(default)s)")
+    page.add_argument("--photos", type=Path, default=Path("data/clean"), help="known ones (default: %(default)s)")
+    page.add_argument(
+        "--manifest", type=Path, default=Path("data/raw/manifest.jsonl"), help="properties (default: %(default)s)"
+    )
+    page.add_argument("--per-minute", type=int, default=60, help="requests of one address (default: %(default)s)")
+    page.set_defaults(run=serve_page)
     keep = commands.add_parser("keep-test", help="write the list that keeps the present test part as it is")
     keep.add_argument("--test", type=Path, default=Path("data/split/test"), help="the test part (default: %(default)s)")
     keep.add_argument("--clean", type=Path, default=Path("data/clean"), help="its source (default: %(default)s)")
     keep.add_argument("--list", type=Path, default=Path("photos/test_list.txt"), help="(default: %(default)s)")
     keep.set_defaults(run=lambda arguments: keep_test(arguments.test, arguments.clean, arguments.list))
+    promote = commands.add_parser("promote", help="make a version of the registered model champion")
+    promote.add_argument("version", help="its number in MLflow's registry")
+    promote.set_defaults(run=lambda arguments: retitle(arguments.version))
+    rollback = commands.add_parser("rollback", help="make the former champion champion again")
+    rollback.set_defaults(run=lambda arguments: retitle(None))
     arguments = parser.parse_args()
     with told_in_one_line("gemmodel"):
         arguments.run(arguments)
@@ -81,6 +117,129 @@ def keep_test(test: Path, clean: Path, out: Path) -> None:
 
     number = splitting.write_test_list(test, clean, out)
     print(f"{out}: {number} photos stay the test part whatever comes in; commit the list")
+
+
+def predict_photos(arguments: argparse.Namespace) -> None:
+    """Prints what the model tells of each photo, in their order; those that cannot be read are told of and left out.
+
+    Raises:
+        ParameterError: an option makes no sense.
+        DataError: a photo cannot be read, after all others are told; or there is no model.
+    """
+    paths = photos_named(arguments.photos)
+    if arguments.explain and len(paths) != 1:
+        raise ParameterError(f"--explain: explains one photo, not {len(paths)}")
+    if arguments.top is not None and arguments.top < 1:
+        raise ParameterError(f"--top: {arguments.top} is less than 1")
+    model = model_folder(arguments)
+    from gemmodel.delivery import answers, prediction
+
+    predictor = prediction.Predictor(model, workers=1 if len(paths) == 1 and not arguments.explain else 0)
+    say, failed = print, 0
+    told = zip(paths, predictor.answers(paths, top=arguments.top or 5), strict=True)
+    if len(paths) > 1 and sys.stderr.isatty():
+        from tqdm import tqdm
+
+        say, told = tqdm.write, tqdm(told, total=len(paths), unit="photo")
+    for path, answer in told:
+        if isinstance(answer, DataError):
+            failed += 1
+            print(f"gemmodel: {path}: {answer}", file=sys.stderr)
+            told_as = {"photo": str(path), "error": str(answer)}
+        else:
+            told_as = {"photo": str(path), **asdict(answer), "in_words": answers.words(answer)}
+        if arguments.json:
+            say(json.dumps(told_as, ensure_ascii=False))
+        elif not isinstance(answer, DataError):
+            say(f"{path}: {answer.gem} {answer.probability:.1%} ({answers.words(answer)})")
+            for gem, probability in answer.top if arguments.top else ():
+                say(f"    {probability:6.1%} {gem}")
+    if arguments.explain and not failed:
+        explain_photo(predictor, paths[0], arguments.explain)
+    if failed:
+        raise DataError(f"{failed} of {len(paths)} photos could not be read")
+
+
+def photos_named(names: Sequence[str]) -> list[Path]:
+    """Returns the files that names on the command line stand for: files, folders with all below, and patterns.
+
+    Raises:
+        DataError: nothing of such a name, or a folder without photos.
+    """
+    paths: list[Path] = []
+    for name in names:
+        path = Path(name)
+        if path.is_dir():
+            found = sorted(below for below in path.rglob("*") if below.suffix.lower() in folders.SUFFIXES)
+        elif path.exists():
+            found = [path]
+        else:
+            found = sorted(Path(path.anchor or ".").glob(str(path.relative_to(path.anchor))))
+        if not found:
+            raise DataError(f"{name}: {'no photos in it' if path.is_dir() else 'no such file, folder or pattern'}")
+        paths += found
+    return paths
+
+
+def model_folder(arguments: argparse.Namespace) -> Path:
+    """Returns the folder that --model names, or that of the registry's champion."""
+    if arguments.model:
+        return Path(arguments.model)
+    from gemmodel.delivery import champion
+
+    return champion.folder(registered_name())
+
+
+def registered_name() -> str:
+    """Returns the name that the project registers its model by; outside of a project the shipped one."""
+    path = Path("params.yaml")
+    return params.load(path).register.name if path.is_file() else "gemstones"
+
+
+def explain_photo(predictor: "Predictor", photo: Path, out: Path) -> None:
+    """Writes a picture of a photo beside what of it speaks for the answer."""
+    from gemmodel.insight import occlusion
+
+    pixels = predictor.pixels(photo)
+    target = int(predictor.outputs(pixels)[0].argmax())
+    fall = occlusion.occlusion(predictor.probabilities, pixels, target)
+    occlusion.overlay(pixels, fall).save(out)
+
+
+def serve_champion(host: str, port: int) -> None:
+    """Starts MLflow's scoring server on the champion, in this environment; ends with its exit status."""
+    model = f"models:/{registered_name()}@champion"
+    options = ["--env-manager", "local", "--host", host, "--port", str(port)]
+    store = os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
+    command = [sys.executable, "-m", "mlflow", "models", "serve", "--model-uri", model, *options]
+    print(f"gemmodel: {model} at http://{host}:{port}/invocations; ready in some 15 seconds; Ctrl+C ends it")
+    sys.exit(subprocess.call(command, env=os.environ | {"MLFLOW_TRACKING_URI": store}))
+
+
+def serve_page(arguments: argparse.Namespace) -> None:
+    """Serves the web page until it is interrupted."""
+    from gemmodel.delivery import app
+
+    page = app.app(
+        model_folder(arguments),
+        photos=arguments.photos,
+        manifest=arguments.manifest,
+        per_minute=arguments.per_minute,
+    )
+    app.serve(page, host=arguments.host, port=arguments.port)
+
+
+def retitle(version: str | None) -> None:
+    """Makes a version of the registered model champion, or, of None, the former champion; tells what was done.
+
+    Raises:
+        TrackingError: there is no such version, or no former champion.
+    """
+    name = params.load(Path("params.yaml")).register.name
+    from gemmodel.delivery import tracking, versions
+
+    with tracking.connected():
+        print(versions.rollback(name) if version is None else versions.promote(name, version))
 
 
 def print_devices() -> None:

@@ -1,34 +1,15 @@
 """Which processor TensorFlow computes on, how precisely, and how repeatably."""
 
 import os
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 
-from gemmodel.errors import DeviceError
+from gemmodel.errors import DeviceError, silence
 from gemmodel.params import BaseParams
 
 QUIET = os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3") == "3"  # 0 shows what TensorFlow has to say
 
 
-@contextmanager
-def _quiet_import() -> Iterator[None]:
-    """Keeps off the standard error stream what TensorFlow's C++ part says before it heeds its log level."""
-    if not QUIET:
-        yield
-        return
-    sys.stderr.flush()
-    kept = os.dup(2)
-    try:
-        with open(os.devnull, "wb") as nowhere:
-            os.dup2(nowhere.fileno(), 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-
-
-with _quiet_import():
+with silence() if QUIET else nullcontext():
     import keras
     import tensorflow as tf
 

@@ -49,3 +49,17 @@ def told_in_one_line(command: str) -> Iterator[None]:
         sys.exit(f"{command}: {error.filename or Path.cwd()}: {error.strerror or error}")
     except KeyboardInterrupt:
         sys.exit(f"{command}: interrupted; run it again to go on")
+
+
+@contextmanager
+def silence() -> Iterator[None]:
+    """Keeps off the standard error stream what a C++ library says for which it has no switch."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)

@@ -76,6 +76,7 @@ class SplitParams:
     test: Share
     small_classes: Literal["refuse", "drop"]
     keep_test: str
+    hierarchy: str
     most_per_class: Count
     folds: Annotated[int, Range(2)]
 
@@ -112,9 +113,11 @@ class FusionParams:
     """A head on standardised features."""
 
     head: Literal["kernel", "softmax"]
+    labels: Literal["all", "separate"]
     degree: Annotated[int, Range(1, 8)]
     components: Positive
     penalties: Annotated[tuple[Annotated[float, Range(1e-6)], ...], Range(1)]
+    learn_validation: bool
     dropout: Annotated[float, Range(0, 0.99)]
     clip: Rate
 
@@ -183,6 +186,9 @@ class TrainParams:
     precision: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"]
     resume: bool
     tensorboard: bool
+    coverage: Share
+    neighbours: Positive
+    unknown_share: Share
 
 
 @dataclass(frozen=True)
@@ -194,9 +200,11 @@ class EvaluateParams:
 
 @dataclass(frozen=True)
 class RegisterParams:
-    """Under which name the model is registered."""
+    """Under which name the model is registered, and when it is champion."""
 
     name: str
+    rule: Literal["mcnemar", "by_hand"]
+    significance: Share
 
 
 @dataclass(frozen=True)

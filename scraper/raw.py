@@ -3,7 +3,6 @@
 import hashlib
 import io
 import unicodedata
-import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import count
@@ -15,10 +14,9 @@ from pathvalidate import sanitize_filename
 from PIL import Image
 
 from gemmodel.data import folders
+from gemmodel.data.images import MOST_PIXELS
 from gemmodel.errors import DataError
 
-MOST_PIXELS = 89_478_485  # Pillow's own limit, where it would only warn
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 MANIFEST = "manifest.jsonl"
 ACCOUNT = "crawl.json"
 LONGEST = 80  # characters of a name; with a hash, in any script, still below the 255 bytes of file systems

@@ -7,8 +7,8 @@ import pandas as pd
 from gemmodel import devices, params
 from gemmodel.data import folders
 from gemmodel.delivery import tracking
-from gemmodel.insight import evaluation, plots
-from gemmodel.models import archive
+from gemmodel.insight import certainty, evaluation, plots
+from gemmodel.models import archive, knowledge
 from stages import command
 
 
@@ -21,6 +21,7 @@ def main(
     network, classes = archive.load(model)
     predictions = evaluation.predict(network, test, classes)
     scores = evaluation.scores(predictions, top=settings.evaluate.top)
+    scores |= certainty.scores(predictions.actual, predictions.probabilities, knowledge.read(model))
     matrix = evaluation.confusion(predictions)
     heatmap = plots.confusion_heatmap(matrix, classes)
     by_class = pd.DataFrame(evaluation.by_class(predictions))

@@ -9,12 +9,13 @@ from gemmodel import devices, params
 from gemmodel.data import folders
 from gemmodel.delivery import tracking
 from gemmodel.insight import plots
-from gemmodel.models import archive, training
+from gemmodel.models import archive, confidence, training
+from gemmodel.models.knowledge import Knowledge
 from stages import command
 
 
 def main(
-    split: Path, augmented: Path, features: Path, out: Path, curves: Path, report: Path,
+    split: Path, augmented: Path, features: Path, hierarchy: Path, out: Path, curves: Path, report: Path,
     backup: Path = Path(".train-backup"), params_file: Path = Path("params.yaml"),
 ) -> None:  # fmt: skip
     """Fit the classifier that model.name names, keep its best epoch, and log the run."""
@@ -31,17 +32,19 @@ def main(
         "augment": augment,
     }
     logged = {name: asdict(section) for name, section in sections.items()} | {"model_name": model.name}
-    datasets = {"train": split / "train", "val": split / "val"}
+    datasets, of_gems = {"train": split / "train", "val": split / "val"}, folders.read_json(hierarchy)
     with tracking.training(model.name, logged, datasets, device=device):
         shared: dict[str, Any] = {"base": base, "on_epoch": tracking.log_epoch}
         if model.name == "fusion":
-            fitted = training.train_fusion(model.fusion, train, embed, folder=features, **shared)
+            shared |= {"folder": features, "hierarchy": of_gems}
+            fitted = training.train_fusion(model.fusion, train, embed, **shared)
         else:
             shared |= {"split": split, "augmented": augmented, "backup": backup, "logs": tracking.root() / "logs"}
             fitted = training.train_network(getattr(model, model.name), train, augment, **shared)
-        network, classes, history = fitted
-        archive.save(network, classes, out, crop=settings.clean.crop)
-        best = training.summary(history)
+        network, classes, history, evidence, chosen_by = fitted
+        known = Knowledge(classes, of_gems, confidence.calibrate(evidence, train), evidence.reference)
+        archive.save(network, classes, out, crop=settings.clean.crop, knowledge=known)
+        best = training.summary(history, chosen_by)
         tracking.identify(folders.sha256(out / "model.keras"))
         folders.write_json(report, best)
         with folders.replacing(curves) as new, new.open("w", newline="", encoding="utf-8") as file:

@@ -78,7 +78,7 @@ def verdicts(photos: Sequence[Photo], params: CleanParams) -> list[dict[str, Any
         names = sorted({photos[place].gem for place in places})
         for place in places if len(names) > 1 else places[1:]:
             if len(names) > 1:
-                reason = f"stands under {' and '.join(names)}"
+                reason = f"stands under several gems: {', '.join(names)}"
             else:
                 reason = "exact copy" if place in contents[group[0]] else "near-duplicate"
             others = sorted(str(photos[other].path) for other in places if other != place)
@@ -144,11 +144,7 @@ def clean(raw: Path, out: Path, params: CleanParams, workers: int = -1) -> dict[
 
 def reasons(rows: Sequence[dict[str, Any]]) -> dict[str, int]:
     """Counts the files that were set aside by the kind of reason."""
-    kinds = Counter(
-        "stands under two gems" if row["reason"].startswith("stands under") else row["reason"].split(":")[0]
-        for row in rows
-        if "reason" in row
-    )
+    kinds = Counter(row["reason"].split(":")[0] for row in rows if "reason" in row)
     return dict(sorted(kinds.items()))
 
 

@@ -1,29 +1,65 @@
-"""Which model is the champion."""
+"""Which model is the champion: the rules, without a registry."""
 
-from collections.abc import Mapping
+import hashlib
+from dataclasses import dataclass, field
 from typing import Any
 
+import pandas as pd
+from scipy.stats import binomtest
 
-def decide(new: Mapping[str, Any], champion: Mapping[str, Any] | None) -> tuple[bool, str]:
-    """Decides whether a new model takes the champion's place.
+from gemmodel.params import RegisterParams
 
-    Scores are compared only where both stand for the same test photos.
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a new model takes the champion's place, why, and by which figures."""
+
+    champion: bool
+    reason: str
+    figures: dict[str, Any] = field(default_factory=dict)
+
+
+def compare(before: pd.Series, now: pd.Series) -> dict[str, int | float]:
+    """Compares two models photo by photo: McNemar's exact test (1947; two-sided, by the binomial distribution).
 
     Args:
-        new: `accuracy` on its test part, and `test_md5`, the DVC hash of that part.
-        champion: the same of the present champion, as text or number; None where there is none.
+        before: whether the old model is right, a truth value a photo.
+        now: the same of the new one, of the same photos in the same order.
 
     Returns:
-        Whether it becomes champion, and why.
+        `gained` and `lost`, the photos that only the new or only the old model has right, and `p_value`: how probable a
+        difference as large would be if each of these had fallen to either model with the same chance.
     """
-    if champion is None:
-        return True, "first model of this name"
-    if new["test_md5"] is None or champion.get("test_md5") != new["test_md5"] or "accuracy" not in champion:
-        return (
-            False,
-            "the champion was scored on other test photos, or none known; compare the two, then promote by hand",
-        )
-    before, now = float(champion["accuracy"]), float(new["accuracy"])
-    if now > before:
-        return True, f"test accuracy {now:.4f} beats the champion's {before:.4f}"
-    return False, f"test accuracy {now:.4f} does not beat the champion's {before:.4f}"
+    gained, lost = int((now & ~before).sum()), int((before & ~now).sum())
+    p_value = binomtest(gained, gained + lost).pvalue if gained + lost else 1.0
+    return {"gained": gained, "lost": lost, "p_value": round(float(p_value), 6)}
+
+
+def decide(actual: pd.Series, before: pd.Series, now: pd.Series, rule: RegisterParams) -> Verdict:
+    """Decides between the champion and a new model.
+
+    Args:
+        actual: the class of each test photo.
+        before: the champion's answers, in the same order; none (NaN) is a wrong one.
+        now: the new model's.
+        rule: the parameters.
+    """
+    figures = compare(before == actual, now == actual)
+    figures = {"champion_accuracy": round(float((before == actual).mean()), 6)} | figures
+    told = (
+        f"{figures['gained']} test photos gained and {figures['lost']} lost against the champion, p = "
+        f"{figures['p_value']:.4g}"
+    )
+    if figures["gained"] <= figures["lost"]:
+        return Verdict(False, f"not more right than the champion: {told}", figures)
+    if figures["p_value"] > rule.significance:
+        return Verdict(False, f"may be better by chance: {told}, above {rule.significance:g}", figures)
+    if rule.rule == "by_hand":
+        return Verdict(False, f"better, and people promote by hand (register.rule): {told}", figures)
+    return Verdict(True, f"better: {told}", figures)
+
+
+def digest(photos: pd.DataFrame) -> str:
+    """Returns the SHA-256 of a set of photos and their classes, whatever their files are called."""
+    lines = sorted(photos["photo"] + " " + photos["actual"])
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()

@@ -1,65 +1,91 @@
-"""The registered model: base64 photos in, gems out. MLflow loads it through `_load_pyfunc`."""
+"""The registered model, from photos to answers. MLflow runs this file to make it ("models from code")."""
 
 import base64
 import io
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
+from mlflow.exceptions import MlflowException
+from mlflow.models import set_model
+from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
-from gemmodel import devices  # noqa: F401  # before Keras: keeps what TensorFlow says at its import to itself
-from gemmodel.data import cropping, folders, images
+from gemmodel.delivery.prediction import Photo, Predictor
 from gemmodel.errors import DataError
-from gemmodel.models import archive
 
-TOP = 5
+MOST_BYTES = 50_000_000  # of a photo's file; no camera's JPEG is as large
 
 
-class Classifier:
+class Classifier(PythonModel):
     """A trained model that takes photos as they are."""
 
-    def __init__(self, folder: Path) -> None:
+    def load_context(self, context: PythonModelContext) -> None:
         """Loads what `archive.save` wrote."""
-        self.model, self.classes = archive.load(folder)
-        self.crop: cropping.Method = folders.read_json(folder / "input.json")["crop"]
+        self.predictor = Predictor(Path(context.artifacts["model"]))
 
-    def predict(self, photos: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
+    def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
         """Names the gem of each photo, cropped as the training photos were.
 
         Args:
-            photos: a column `photo` of base64 text: JPEG, PNG or another format that Pillow reads.
-            params: not used.
+            context: not used.
+            model_input: a column `photo`: a file's bytes, as they are or as base64 text, in a format that Pillow
+                reads; or a local file as a `pathlib.Path`, which no request to a server can hold.
+            params: `top_k`, how many gems are named, at least 1.
 
         Returns:
-            A row a photo: `gem`, its `probability`, and the names and probabilities of the five most probable gems.
+            A row a photo: `gem`, its `mineral_class` and `probability`, names and probabilities of the most probable
+            gems, the prediction set (`possible`), and whether the photo is unlike all known gems (`unknown`).
 
         Raises:
-            DataError: a photo is not base64 or not an image; the message names its row.
+            MlflowException: a photo cannot be read, and which; a server answers with status 400.
         """
-        size = self.model.input_shape[1]
-        pixels = np.stack([_pixels(text, row, size, self.crop) for row, text in enumerate(photos["photo"])])
-        probabilities = self.model.predict(pixels.astype(np.float32), batch_size=8, verbose=0)
-        best = np.argsort(-probabilities, axis=1, kind="stable")[:, :TOP]
+        top = int((params or {}).get("top_k", 5))
+        try:
+            if top < 1:
+                raise DataError(f"top_k: {top} is less than 1")
+            photos = [_photo(row, photo) for row, photo in enumerate(model_input["photo"])]
+            told = []
+            for row, answer in enumerate(self.predictor.answers(photos, top=top)):
+                if isinstance(answer, DataError):
+                    raise DataError(f"photo {row}: {answer}")
+                told.append(answer)
+        except DataError as error:
+            raise MlflowException.invalid_parameter_value(str(error)) from None
         return pd.DataFrame(
             {
-                "gem": [self.classes[row[0]] for row in best],
-                "probability": probabilities.max(axis=1).astype(float),
-                "top": [[self.classes[index] for index in row] for row in best],
-                "top_probabilities": [
-                    p[row].astype(float).tolist() for p, row in zip(probabilities, best, strict=True)
-                ],
+                "gem": [answer.gem for answer in told],
+                "mineral_class": [answer.mineral_class for answer in told],
+                "probability": [answer.probability for answer in told],
+                "top": [[gem for gem, _ in answer.top] for answer in told],
+                "top_probabilities": [[probability for _, probability in answer.top] for answer in told],
+                "possible": [answer.possible for answer in told],
+                "unknown": [answer.unknown for answer in told],
             }
         )
 
 
-def _pixels(text: str, row: int, size: int, crop: cropping.Method) -> np.ndarray:
-    try:
-        photo, _ = cropping.crop(images.read(io.BytesIO(base64.b64decode(text, validate=True))), crop)
-        return images.pixels(photo, size)
-    except (ValueError, DataError) as error:
-        raise DataError(f"photo {row}: {error}; send the file's bytes as base64") from None
+def _photo(row: int, photo: Any) -> Photo:
+    if isinstance(photo, Path):
+        return photo
+    if isinstance(photo, str):
+        if "://" in photo[:16]:
+            raise DataError(f"photo {row}: a URL is not fetched; send the file's bytes as base64")
+        _refuse_large(row, len(photo) * 3 // 4)
+        try:
+            photo = base64.b64decode(photo, validate=True)
+        except ValueError:
+            raise DataError(
+                f"photo {row}: not base64; send the file's bytes as base64 or, in Python, as bytes or a pathlib.Path"
+            ) from None
+    if not isinstance(photo, bytes):
+        raise DataError(f"photo {row}: a {type(photo).__name__} is no photo; send the file's bytes as base64")
+    _refuse_large(row, len(photo))
+    return io.BytesIO(photo)
 
 
-def _load_pyfunc(folder: str) -> Classifier:
-    return Classifier(Path(folder))
+def _refuse_large(row: int, size: int) -> None:
+    if size > MOST_BYTES:
+        raise DataError(f"photo {row}: {size / 1e6:.0f} MB are more than the {MOST_BYTES / 1e6:.0f} MB of a photo")
+
+
+set_model(Classifier())

@@ -1,4 +1,4 @@
-"""The experiment log and the model registry: the only place that imports MLflow.
+"""The experiment log, and the way of a model into the registry; `versions` has what comes after that.
 
 A run is found again by the hash of the model that it trained, so no run id stands in any file.
 """
@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 from mlflow.entities import Dataset, DatasetInput, InputTag
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
-from mlflow.types import ColSpec, DataType, Schema
+from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 from mlflow.types.schema import Array
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -37,25 +37,21 @@ EXPERIMENT = "gemstones"
 KIND = {"mlflow.experimentKind": "custom_model_development"}  # the UI opens on runs, not on traces
 TABLES_TAG = "mlflow.loggedArtifacts"  # by which the UI knows a table
 MODEL_TAG = "model_sha256"
-SERVING_PACKAGES = (
-    "tensorflow",
-    "keras",
-    "numpy",
-    "opencv-python-headless",
-    "pillow",
-    "pandas",
-    "pyyaml",
-)
+SERVING_PACKAGES = ("ai-edge-litert", "numpy", "opencv-python-headless", "pandas", "pillow", "pyyaml")
 SIGNATURE = ModelSignature(
     inputs=Schema([ColSpec(DataType.string, "photo")]),
     outputs=Schema(
         [
             ColSpec(DataType.string, "gem"),
+            ColSpec(DataType.string, "mineral_class"),
             ColSpec(DataType.double, "probability"),
             ColSpec(Array(DataType.string), "top"),
             ColSpec(Array(DataType.double), "top_probabilities"),
+            ColSpec(Array(DataType.string), "possible"),
+            ColSpec(DataType.boolean, "unknown"),
         ]
     ),
+    params=ParamSchema([ParamSpec("top_k", DataType.long, 5)]),
 )
 
 
@@ -69,6 +65,16 @@ def root() -> Path:
 
 
 @contextmanager
+def expected(*codes: str) -> Iterator[None]:
+    """Ends the block without an error where MLflow fails with one of these error codes."""
+    try:
+        yield
+    except MlflowException as error:
+        if error.error_code not in codes:
+            raise
+
+
+@contextmanager
 def connected() -> Iterator[None]:
     """Opens the store, creates it once and under a lock, and turns its failures into one line.
 
@@ -76,16 +82,19 @@ def connected() -> Iterator[None]:
         TrackingError: the store does not answer, or is of another MLflow version.
     """
     uri = os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
+    lock = root() / "mlflow.db.lock"
     if uri.startswith("sqlite:///"):  # a relative path starts at the root, not in a temporary copy of it
-        uri = f"sqlite:///{(root() / uri.removeprefix('sqlite:///')).as_posix()}"
+        file = root() / uri.removeprefix("sqlite:///")
+        uri, lock = f"sqlite:///{file.as_posix()}", file.with_name(f"{file.name}.lock")  # other checkouts may share it
     mlflow.set_tracking_uri(uri)
     name = os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT)
     try:
-        with FileLock(root() / "mlflow.db.lock"):
+        with FileLock(lock):
             if mlflow.get_experiment_by_name(name) is None:
                 # A local store would put artefacts beside the working directory, which may be a temporary copy.
                 local = (root() / "mlruns").as_uri() if uri.startswith("sqlite:") else None
-                mlflow.create_experiment(name, artifact_location=local, tags=KIND)
+                with expected("RESOURCE_ALREADY_EXISTS"):  # by another machine, just now
+                    mlflow.create_experiment(name, artifact_location=local, tags=KIND)
             mlflow.set_experiment(name)
         yield
     except (MlflowException, SQLAlchemyError) as error:
@@ -155,7 +164,7 @@ def log_datasets(datasets: Mapping[str, Path]) -> None:
         source = json.dumps({"path": path.as_posix(), "md5": digest})
         entity = Dataset(path.as_posix(), digest or "not from DVC", "dvc", source)
         inputs.append(DatasetInput(entity, [InputTag("mlflow.data.context", role)]))
-    mlflow.MlflowClient().log_inputs(_active(), inputs)
+    mlflow.MlflowClient().log_inputs(active(), inputs)
 
 
 def log_files(*paths: Path, folder: str | None = None) -> None:
@@ -175,7 +184,7 @@ def log_table(table: pd.DataFrame, name: str) -> None:
     `mlflow.log_table` would append its rows where a stage runs again for the same run.
     """
     mlflow.log_text(table.to_json(orient="split", index=False), name)
-    tables = json.loads(mlflow.MlflowClient().get_run(_active()).data.tags.get(TABLES_TAG, "[]"))
+    tables = json.loads(mlflow.MlflowClient().get_run(active()).data.tags.get(TABLES_TAG, "[]"))
     if name not in [table["path"] for table in tables]:
         mlflow.set_tag(TABLES_TAG, json.dumps([*tables, {"path": name, "type": "table"}]))
 
@@ -187,31 +196,6 @@ def dvc_hash(path: Path) -> str | None:
     stages = yaml.safe_load(Path("dvc.lock").read_text(encoding="utf-8"))["stages"]
     outs = (out for stage in stages.values() for out in stage.get("outs", ()))
     return next((str(out["md5"]) for out in outs if out["path"] == path.as_posix()), None)
-
-
-def model_version(name: str, model_sha256: str) -> dict[str, str] | None:
-    """Returns the tags and the number (`version`) of the registered version with a model's hash, or None."""
-    wanted = f"name = '{name}' and tags.{MODEL_TAG} = '{model_sha256}'"
-    found = mlflow.MlflowClient().search_model_versions(wanted, max_results=1)
-    return {**found[0].tags, "version": str(found[0].version)} if found else None
-
-
-def champion(name: str) -> dict[str, str] | None:
-    """Returns the tags and the number (`version`) of the champion, or None where there is none."""
-    try:
-        found = mlflow.MlflowClient().get_model_version_by_alias(name, "champion")
-    except MlflowException as error:
-        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):  # no model, no alias
-            return None
-        raise
-    return {**found.tags, "version": str(found.version)}
-
-
-@contextmanager
-def alone() -> Iterator[None]:
-    """Keeps other processes of this project from registering at the same time."""
-    with FileLock(root() / "mlflow.db.register.lock"):
-        yield
 
 
 def register(name: str, folder: Path, example: pd.DataFrame, model_sha256: str) -> str:
@@ -230,8 +214,8 @@ def register(name: str, folder: Path, example: pd.DataFrame, model_sha256: str) 
     """
     logged = mlflow.pyfunc.log_model(
         name="model",
-        loader_module="gemmodel.delivery.serving",
-        data_path=str(folder),
+        python_model=str(Path(gemmodel.__file__).parent / "delivery" / "serving.py"),
+        artifacts={"model": str(folder)},
         code_paths=[str(Path(gemmodel.__file__).parent)],
         signature=SIGNATURE,
         input_example=example,
@@ -240,16 +224,8 @@ def register(name: str, folder: Path, example: pd.DataFrame, model_sha256: str) 
     return str(mlflow.register_model(logged.model_uri, name, tags={MODEL_TAG: model_sha256}).version)
 
 
-def entitle(name: str, number: str, tags: Mapping[str, str], *, is_champion: bool) -> None:
-    """Makes a version the challenger and, where it has won, the champion, and then notes why in its tags."""
-    client = mlflow.MlflowClient()
-    for alias in ("challenger", "champion") if is_champion else ("challenger",):
-        client.set_registered_model_alias(name, alias, number)
-    for key, value in tags.items():
-        client.set_model_version_tag(name, number, key, value)
-
-
-def _active() -> str:
+def active() -> str:
+    """Returns the open run's id."""
     run = mlflow.active_run()
     assert run is not None, "inside training() or run_of()"
     return str(run.info.run_id)

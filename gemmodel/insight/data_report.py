@@ -45,12 +45,13 @@ def write(raw: Path, clean: Path, parts: Mapping[str, Path], settings: Params, *
     counts["set aside"] = Counter(row["gem"] for row in aside)
     looked = _look([path for gem in folders.photos(clean).values() for path in gem])
     train = found["train"]
+    example = _small(next(iter(train.values()))[0], 800)
     figures: dict[str, Figure | Image.Image] = {
         "counts": data_plots.counts_by_gem(counts),
         "samples": data_plots.contact_sheet([(_small(paths[0]), gem) for gem, paths in train.items()], columns=8),
         "augmentation": _augmentation(train, settings),
-        "crop_canny": cropping.four_panels(_small(next(iter(train.values()))[0], 800), "canny"),
-        "crop_otsu": cropping.four_panels(_small(next(iter(train.values()))[0], 800), "otsu"),
+        "crop_canny": cropping.four_panels(example, "canny"),
+        "crop_otsu": cropping.four_panels(example, "otsu"),
         "sizes": data_plots.sizes([shape for shape, _, _ in looked]),
         "mean_colours": data_plots.mean_colours(_mean_by_gem(looked)),
     }
@@ -72,17 +73,12 @@ def write(raw: Path, clean: Path, parts: Mapping[str, Path], settings: Params, *
         files=len(rows),
         gems=len({row["gem"] for row in rows if "path" in row}),
         treated=Counter(what for row in rows if "path" in row for what in row.get("treated", ())).most_common(),
-        reasons=Counter(_kind(row) for row in aside).most_common(),
+        reasons=Counter(row["reason"].split(":")[0] for row in aside).most_common(),
         conflicts=_groups(raw, conflicts),
         groups=_groups(raw, [row for row in aside if row not in conflicts]),
         tree=folders.tree(next(iter(parts.values())).parent),
     )
     folders.write_text(page, text)
-
-
-def _kind(row: Mapping[str, Any]) -> str:
-    reason = str(row["reason"])
-    return "stands under two gems" if reason.startswith("stands under") else reason.split(":")[0]
 
 
 def _groups(raw: Path, rows: Sequence[Mapping[str, Any]]) -> list[list[tuple[str, str, str | None]]]:

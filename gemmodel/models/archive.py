@@ -9,12 +9,24 @@ from typing import Any
 import keras
 
 from gemmodel.data import folders
-from gemmodel.errors import DataError, ModelError
+from gemmodel.errors import DataError, ModelError, silence
 from gemmodel.models import features as features  # registers the layers that a model is read with
+from gemmodel.models import labels as labels  # likewise
+from gemmodel.models.knowledge import EXPORT, Knowledge, write
 
 
-def save(model: keras.Model, classes: Sequence[str], folder: Path, *, crop: str = "none") -> None:
+def save(
+    model: keras.Model,
+    classes: Sequence[str],
+    folder: Path,
+    *,
+    crop: str = "none",
+    knowledge: Knowledge | None = None,
+) -> None:
     """Writes `model.keras`, `classes.json` (the names in the order of the probabilities) and `input.json` (the crop).
+
+    Knowledge adds what answers are made with: `hierarchy.json`, `confidence.json`, `reference.npz` and `model.tflite`,
+    the model's LiteRT export, for which TensorFlow is not needed.
 
     Keras stamps its archive with the time and with memory addresses; both are taken out, so that the same weights
     are the same bytes.
@@ -31,6 +43,9 @@ def save(model: keras.Model, classes: Sequence[str], folder: Path, *, crop: str 
         (new / "stamped.keras").unlink()
         folders.write_json(new / "classes.json", list(classes))
         folders.write_json(new / "input.json", {"crop": crop})
+        if knowledge:
+            write(knowledge, new)
+            export(model, new / EXPORT)
 
 
 def _unstamped(value: Any, seen: dict[int, int]) -> Any:
@@ -71,3 +86,34 @@ def load(folder: Path) -> tuple[keras.Model, list[str]]:
             f"{folder}: the model tells {model.output_shape[-1]} classes, classes.json names {len(classes)}"
         )
     return model, classes
+
+
+def export(model: keras.Model, path: Path) -> None:
+    """Writes a model as a LiteRT graph: `pixels` (1, side, side, 3) in [0, 255] to `probabilities` and `embedding`.
+
+    Of one photo at a time: a batch is no faster there, and a batch of unknown size keeps shapes from being folded.
+    """
+    pixels = keras.Input(batch_shape=(1, *model.input_shape[1:]), name="pixels")
+    outputs = dict(zip(("probabilities", "embedding"), embedder(model)(pixels), strict=True))
+    with silence():
+        keras.Model(pixels, outputs).export(path, format="litert", verbose=False)
+
+
+def embedder(model: keras.Model) -> keras.Model:
+    """Returns the model with a second output, the embedding that photos are compared in.
+
+    The embedding is the kernel head's principal components, whose inner products are those of the standardised
+    features, else the input of the last dense layer, scaled to length 1. So it is of length 1 at most.
+
+    Args:
+        model: from pixels to probabilities, as fitted or as `load` read it; or a head alone, from features.
+
+    Returns:
+        A model from the same input to [probabilities, embedding], of shape (batch, classes) and (batch, D).
+    """
+    head = model.layers[-1] if isinstance(model.layers[-1], keras.Model) else model
+    dense = [layer for layer in head.layers if isinstance(layer, keras.layers.Dense)]
+    components = [layer.output for layer in dense if layer.name == "components"]
+    embedding = components[0] if components else keras.layers.UnitNormalization(name="embedding")(dense[-1].input)
+    both = keras.Model(head.inputs[0], [head.outputs[0], embedding])
+    return both if head is model else keras.Model(model.inputs[0], both(model.layers[-2].output))

@@ -8,28 +8,35 @@ import numpy as np
 from keras import layers, ops
 from scipy.linalg import cho_factor, cho_solve, eigh
 from scipy.optimize import minimize
+from scipy.special import softmax
 from sklearn.metrics import log_loss
 
 from gemmodel.errors import ModelError
+from gemmodel.models.labels import JointProbability
 from gemmodel.params import FusionParams
 
 MOST_PHOTOS = 12_000  # a kernel matrix of them takes 1.2 GB, and three are alive at once
 
 
-def head(params: FusionParams, features: np.ndarray, *, classes: int) -> keras.Model:
+def head(params: FusionParams, features: np.ndarray, *, classes: int, parents: Sequence[int] = ()) -> keras.Model:
     """Returns an untrained softmax head that standardises its input by the training features.
 
     Args:
         params: `clip` bounds the standardised features, `dropout` their share left out in training.
         features: the training features, shape (photos, features).
         classes: the number of classes.
+        parents: of `labels: separate`, the mineral class's index of each class.
 
     Returns:
         A model from features of shape (batch, features) to probabilities of shape (batch, classes).
     """
     known, x = _standardised(params, features)
     x = layers.Dropout(params.dropout)(x)
-    return keras.Model(known, layers.Dense(classes, activation="softmax", name="gem")(x), name="head")
+    if params.labels == "all":
+        return keras.Model(known, layers.Dense(classes, activation="softmax", name="gem")(x), name="head")
+    primary = layers.Dense(max(parents) + 1, activation="softmax", name="mineral_class")(x)
+    x = JointProbability(parents=parents, name="joint")([primary, layers.Dense(classes, name="gem")(x)])
+    return keras.Model(known, x, name="head")
 
 
 def kernel_head(
@@ -40,12 +47,16 @@ def kernel_head(
     classes: int,
     blocks: Sequence[int],
     penalty: float | np.ndarray,
-) -> tuple[keras.Model, dict[str, float]]:
+    parents: Sequence[int] = (),
+) -> tuple[keras.Model, dict[str, float], np.ndarray]:
     """Fits kernel ridge regression to one-hot labels, in closed form, with calibrated probabilities.
 
     The kernel is ((1 + s) / 2) ** degree, s the mean over the blocks of the cosine between two photos' standardised
     features. Scores become probabilities by softmax(a * arcsinh(b * score)); a and b minimise the log loss of the
     leave-one-out scores, which ridge regression gives in closed form too, so calibration costs no photo.
+
+    With `labels: separate` there is one such regression of the mineral classes on all photos, and one of the gems of
+    each on its own photos; the probabilities are the products of both.
 
     Args:
         params: `degree`, `components` (principal components that stand for the features) and `clip`.
@@ -55,10 +66,11 @@ def kernel_head(
         blocks: the number of features in each block; every block weighs the same.
         penalty: added to the kernel's diagonal, which is 1; one for all photos, or one each, shape (photos,): a photo
             of half the penalty weighs twice.
+        parents: of `labels: separate`, the mineral class's index of each class.
 
     Returns:
-        A model from features of shape (batch, features) to probabilities of shape (batch, classes), and its
-        leave-one-out `loss` and `accuracy`.
+        A model from features of shape (batch, features) to probabilities of shape (batch, classes), its leave-one-out
+        `loss` and `accuracy`, and the leave-one-out probabilities themselves, shape (photos, classes).
 
     Raises:
         ModelError: more photos than a kernel matrix is made for.
@@ -81,33 +93,91 @@ def kernel_head(
     support = described @ components
 
     kernel = ((1 + (support @ support.T).astype(np.float64)) / 2) ** params.degree
-    factor = cho_factor(kernel + np.diag(np.broadcast_to(penalty, photos)))
-    targets = np.eye(classes)[labels] - 1 / classes
-    coefficients = cho_solve(factor, targets)
-    left_out = targets - coefficients / np.diag(cho_solve(factor, np.eye(photos)))[:, None]
-
-    def probabilities(logs: np.ndarray) -> np.ndarray:
-        scores = np.exp(logs[0]) * np.arcsinh(np.exp(logs[1]) * left_out)
-        scores = np.exp(scores - scores.max(axis=1, keepdims=True))
-        return scores / scores.sum(axis=1, keepdims=True)
-
-    def loss(logs: np.ndarray) -> float:
-        return float(log_loss(labels, probabilities(logs), labels=range(classes)))
-
-    best = minimize(loss, [1.0, 2.5], method="Nelder-Mead", bounds=[(-5, 5)] * 2, options={"maxiter": 60})
-    outer, inner = np.exp(best.x).tolist()
+    penalties = np.broadcast_to(penalty, photos)
+    if params.labels == "all":
+        coefficients, scores = _ridge(kernel, penalties, labels, classes)
+        outer, inner, left_out = _calibrate(scores, labels, [np.arange(classes)])
+    else:
+        primary = np.asarray(parents)[labels]
+        class_coefficients, scores = _ridge(kernel, penalties, primary, max(parents) + 1)
+        class_outer, class_inner, class_left_out = _calibrate(scores, primary, [np.arange(max(parents) + 1)])
+        groups = [np.flatnonzero(np.equal(parents, group)) for group in range(max(parents) + 1)]
+        coefficients, scores = _ridges(kernel, penalties, labels, groups)
+        outer, inner, left_out = _calibrate(scores, labels, groups)
+        left_out *= class_left_out[:, parents]
 
     # Names that a reader of the summary understands: the projection, similarity to each training photo, score a gem.
     x = layers.Dense(components.shape[1], use_bias=False, name="components")(x)
     x = layers.Dense(photos, use_bias=False, name="photos")(x)
-    x = layers.Dense(classes, use_bias=False, name="gem")(ops.power((1 + x) / 2, params.degree))
+    similar = ops.power((1 + x) / 2, params.degree)
+    x = _scaled(layers.Dense(classes, use_bias=False, name="gem")(similar), outer, inner)
+    fitted = {"components": components, "photos": support.T, "gem": coefficients}
+    if params.labels == "all":
+        x = layers.Softmax(name="calibrated")(x)
+    else:
+        told = layers.Dense(max(parents) + 1, use_bias=False, name="mineral_class")(similar)
+        told = layers.Softmax()(_scaled(told, class_outer, class_inner))
+        x = JointProbability(parents=parents, name="calibrated")([told, x])
+        fitted["mineral_class"] = class_coefficients
+    model = keras.Model(known, x, name="head")
+    for name, weights in fitted.items():
+        model.get_layer(name).set_weights([weights])
+    figures = {
+        "loss": float(log_loss(labels, left_out, labels=range(classes))),
+        "accuracy": float((left_out.argmax(axis=1) == labels).mean()),
+    }
+    return model, figures, left_out
+
+
+def _ridge(
+    kernel: np.ndarray, penalties: np.ndarray, labels: np.ndarray, classes: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the coefficients of kernel ridge regression and its leave-one-out scores, both (photos, classes)."""
+    factor = cho_factor(kernel + np.diag(penalties))
+    targets = np.eye(classes)[labels] - 1 / classes
+    coefficients = cho_solve(factor, targets)
+    return coefficients, targets - coefficients / np.diag(cho_solve(factor, np.eye(len(labels))))[:, None]
+
+
+def _ridges(
+    kernel: np.ndarray, penalties: np.ndarray, labels: np.ndarray, groups: Sequence[np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the same of one regression a group of classes, each on the photos of its own classes alone."""
+    coefficients = np.zeros((len(labels), sum(map(len, groups))))
+    parts = []
+    for group in groups:
+        rows = np.flatnonzero(np.isin(labels, group))
+        some = np.ix_(rows, group)
+        found = _ridge(kernel[np.ix_(rows, rows)], penalties[rows], np.searchsorted(group, labels[rows]), len(group))
+        coefficients[some] = found[0]
+        parts.append((some, found[1]))
+    scores = kernel @ coefficients  # a photo of another group was not learnt from: leaving it out changes nothing
+    for some, left_out in parts:
+        scores[some] = left_out
+    return coefficients, scores
+
+
+def _calibrate(scores: np.ndarray, labels: np.ndarray, groups: Sequence[np.ndarray]) -> tuple[float, float, np.ndarray]:
+    """Returns a, b and the probabilities softmax(a * arcsinh(b * score)) over each group, of the least log loss."""
+
+    def probabilities(logs: np.ndarray) -> np.ndarray:
+        scaled = np.exp(logs[0]) * np.arcsinh(np.exp(logs[1]) * scores)
+        for group in groups:
+            scaled[:, group] = softmax(scaled[:, group], axis=1)
+        return scaled
+
+    def loss(logs: np.ndarray) -> float:
+        right = probabilities(logs)[np.arange(len(labels)), labels]
+        return float(-np.log(np.maximum(right, 1e-15)).mean())
+
+    best = minimize(loss, [1.0, 2.5], method="Nelder-Mead", bounds=[(-5, 5)] * 2, options={"maxiter": 60})
+    return float(np.exp(best.x[0])), float(np.exp(best.x[1])), probabilities(best.x)
+
+
+def _scaled(x: keras.KerasTensor, outer: float, inner: float) -> keras.KerasTensor:
     x = layers.Rescaling(inner)(x)
     x = ops.sign(x) * ops.log(ops.abs(x) + ops.sqrt(ops.square(x) + 1))  # arcsinh, which LiteRT lacks
-    fitted = keras.Model(known, layers.Softmax(name="calibrated")(layers.Rescaling(outer)(x)), name="head")
-    for name, weights in (("components", components), ("photos", support.T), ("gem", coefficients)):
-        fitted.get_layer(name).set_weights([weights])
-    accuracy = (left_out.argmax(axis=1) == labels).mean()
-    return fitted, {"loss": float(best.fun), "accuracy": float(accuracy)}
+    return layers.Rescaling(outer)(x)
 
 
 def _standardised(params: FusionParams, features: np.ndarray) -> tuple[keras.KerasTensor, keras.KerasTensor]:

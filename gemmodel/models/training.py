@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -15,9 +15,11 @@ from sklearn.metrics import log_loss
 from sklearn.utils.class_weight import compute_class_weight
 
 from gemmodel.data import augmentation, dataset, folders
+from gemmodel.data import hierarchy as primary_labels
 from gemmodel.devices import precision
+from gemmodel.models import archive, boards, cnn, features, fusion, residual, transfer
 from gemmodel.models import backup as backups
-from gemmodel.models import boards, cnn, features, fusion, residual, transfer
+from gemmodel.models.confidence import Evidence, Reference
 from gemmodel.params import (
     AugmentParams,
     BaseParams,
@@ -37,6 +39,24 @@ NETWORKS: dict[type, Callable[..., keras.Model]] = {
     ResidualParams: residual.residual,
     TransferParams: transfer.transfer,
 }
+
+
+class Fitted(NamedTuple):
+    """What a training comes to.
+
+    Attributes:
+        model: from pixels to probabilities.
+        classes: the names of its classes.
+        history: figures by epoch.
+        evidence: what photos tell of the model that it has not learnt from.
+        chosen_by: the figure that was least in the epoch that was kept.
+    """
+
+    model: keras.Model
+    classes: list[str]
+    history: History
+    evidence: Evidence
+    chosen_by: str = "val_loss"
 
 
 def fit(
@@ -122,7 +142,8 @@ def train_fusion(
     base: BaseParams,
     folder: Path,
     on_epoch: OnEpoch,
-) -> tuple[keras.Model, list[str], History]:
+    hierarchy: Mapping[str, str] | None = None,
+) -> Fitted:
     """Fits the head on cached features and attaches it to the extractor that made them.
 
     Args:
@@ -132,25 +153,53 @@ def train_fusion(
         base: seed and image size.
         folder: holds `train.npz` and `val.npz`.
         on_epoch: called after each epoch.
+        hierarchy: the mineral class of each gem, which `labels: separate` needs.
 
     Returns:
-        The model from pixels to probabilities, its class names and the figures by epoch.
+        The model from pixels to probabilities and what there is to tell of it. Evidence of a kernel head that learns
+        from the validation photos too is every photo's, left out in turn; of others the validation photos'.
     """
     known, labels, classes = features.read(folder / "train.npz")
     val, val_labels, _ = features.read(folder / "val.npz")
+    files = features.read_files(folder / "train.npz")
     extractor = features.extractor(embed, image_size=base.image_size)
+    parents = primary_labels.parents(classes, hierarchy or {gem: gem for gem in classes})[1].tolist()
     if model.head == "kernel":
         sizes = features.blocks(extractor)
         data = (known, labels, val, val_labels, len(classes), sizes)
-        head, history = fit_kernel(model, *data, train=params, on_epoch=on_epoch)
-        return fusion.attach(extractor, head), classes, history
+        head, history, left_out = fit_kernel(model, *data, train=params, on_epoch=on_epoch, parents=parents)
+        whole = fusion.attach(extractor, head)
+        if not model.learn_validation:
+            evidence = _evidence(head, (known, labels, files), (val, val_labels))
+            return Fitted(whole, classes, history, evidence, chosen_by="loss")
+        both, both_labels = np.concatenate([known, val]), np.concatenate([labels, val_labels])
+        files = np.concatenate([files, features.read_files(folder / "val.npz")])
+        embedding = archive.embedder(head).predict(both, verbose=0)[1]
+        return Fitted(
+            whole, classes, history, Evidence(left_out, both_labels, Reference(embedding, both_labels, files))
+        )
     one_hot = np.eye(len(classes), dtype=np.float32)
-    head = fusion.head(model, known, classes=len(classes))
+    head = fusion.head(model, known, classes=len(classes), parents=parents)
     data = tf.data.Dataset.from_tensor_slices((known, one_hot[labels]))
     data = data.shuffle(len(known), seed=base.seed).batch(params.batch_size).prefetch(tf.data.AUTOTUNE)
     val_data = tf.data.Dataset.from_tensor_slices((val, one_hot[val_labels])).batch(params.batch_size)
     history = fit(head, data, val_data, params, labels=labels, on_epoch=on_epoch)
-    return fusion.attach(extractor, head), classes, history
+    evidence = _evidence(head, (known, labels, files), (val, val_labels))
+    return Fitted(fusion.attach(extractor, head), classes, history, evidence)
+
+
+def _evidence(model: keras.Model, known: tuple[Any, np.ndarray, np.ndarray], val: tuple[Any, np.ndarray]) -> Evidence:
+    """Returns what the validation photos tell of a model that has learnt from other photos alone.
+
+    Args:
+        model: from what both begin with to probabilities.
+        known: features or batches, labels and files of the photos learnt from.
+        val: features or batches and labels.
+    """
+    embedder = archive.embedder(model)
+    reference = Reference(embedder.predict(known[0], verbose=0)[1], *known[1:])
+    told, embedding = embedder.predict(val[0], verbose=0)
+    return Evidence(told, val[1], reference, embedding)
 
 
 def fit_kernel(
@@ -164,8 +213,12 @@ def fit_kernel(
     *,
     train: TrainParams,
     on_epoch: OnEpoch,
-) -> tuple[keras.Model, History]:
+    parents: Sequence[int] = (),
+) -> tuple[keras.Model, History, np.ndarray]:
     """Chooses the penalty by validation loss, then fits the kernel head on training and validation photos together.
+
+    Without `learn_validation` it is chosen by leave-one-out on the training photos, which alone are learnt from: so the
+    validation photos stay as unknown to the head as any new photo.
 
     Args:
         model: the head, and the penalties to choose from.
@@ -177,14 +230,18 @@ def fit_kernel(
         blocks: the number of features in each block.
         train: whether classes are balanced; nothing else of it concerns this head.
         on_epoch: called after each penalty.
+        parents: of `labels: separate`, the mineral class's index of each class.
 
     Returns:
-        The head, and its figures by penalty: leave-one-out on the training photos, and on the validation photos.
+        The head; its figures by penalty, leave-one-out on the training photos and on the validation photos; and the
+        leave-one-out probabilities of the photos that it learnt from.
     """
-    history = History()
-    sizes: dict[str, Any] = {"classes": classes, "blocks": blocks}
+    history, heads = History(), []
+    sizes: dict[str, Any] = {"classes": classes, "blocks": blocks, "parents": parents}
     for number, penalty in enumerate(model.penalties):
-        head, values = fusion.kernel_head(model, known, labels, **sizes, penalty=penalty / _weights(train, labels))
+        head, values, left_out = fusion.kernel_head(
+            model, known, labels, **sizes, penalty=penalty / _weights(train, labels)
+        )
         told = np.asarray(head(val))
         values |= {
             "val_loss": float(log_loss(val_labels, told, labels=range(classes))),
@@ -192,10 +249,15 @@ def fit_kernel(
         }
         history = {name: [*history.get(name, []), value] for name, value in values.items()}
         on_epoch(number, values)
+        heads.append((head, left_out))
+    if not model.learn_validation:
+        head, left_out = heads[int(np.argmin(history["loss"]))]
+        return head, history, left_out
     best = model.penalties[int(np.argmin(history["val_loss"]))]
     both, both_labels = np.concatenate([known, val]), np.concatenate([labels, val_labels])
     penalties = best / _weights(train, both_labels)
-    return fusion.kernel_head(model, both, both_labels, **sizes, penalty=penalties)[0], history
+    head, _, left_out = fusion.kernel_head(model, both, both_labels, **sizes, penalty=penalties)
+    return head, history, left_out
 
 
 def _weights(train: TrainParams, labels: np.ndarray) -> np.ndarray:
@@ -215,7 +277,7 @@ def train_network(
     backup: Path,
     on_epoch: OnEpoch,
     logs: Path = Path("logs"),
-) -> tuple[keras.Model, list[str], History]:
+) -> Fitted:
     """Fits a network on pixels; with `resume` it goes on where a killed training of the same settings and photos ended.
 
     Transfer learning has two phases, the head alone and then with the backbone's last layers; the better one is kept.
@@ -232,7 +294,7 @@ def train_network(
         logs: a folder for what TensorBoard shows; a training's own has its settings' key for a name.
 
     Returns:
-        The float32 model from pixels to probabilities, its class names and the figures by epoch.
+        The float32 model from pixels to probabilities, and what there is to tell of it.
     """
     if params.tensorboard:
         boards.check()
@@ -292,7 +354,10 @@ def train_network(
     kept = build()
     kept.set_weights(fitted.get_weights())
     shutil.rmtree(state, ignore_errors=True)
-    return kept, classes, history
+    paths, labels = dataset.labelled(split / "train", classes)  # the photos as they are, without copies
+    files = np.array([path.relative_to(split / "train").as_posix() for path in paths])
+    known = dataset.batches(paths, labels, **sizes), labels, files
+    return Fitted(kept, classes, history, _evidence(kept, known, (val_data, val_labels)))
 
 
 def _counted_on(on_epoch: OnEpoch, done: int, epoch: int, values: Mapping[str, float]) -> None:
@@ -316,9 +381,9 @@ def _policy(model: NetworkParams, params: TrainParams) -> str:
     )
 
 
-def summary(history: History) -> dict[str, float | int]:
-    """Returns the figures of the epoch whose weights were kept."""
-    best = int(np.argmin(history["val_loss"]))
+def summary(history: History, chosen_by: str = "val_loss") -> dict[str, float | int]:
+    """Returns the figures of the epoch whose weights were kept: where the figure that it was chosen by is least."""
+    best = int(np.argmin(history[chosen_by]))
     return {"epochs": len(history["loss"]), "best_epoch": best} | {
         f"best_{name}": round(values[best], 6) for name, values in history.items()
     }

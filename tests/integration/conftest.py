@@ -28,16 +28,17 @@ OPTIONS = {
     "crawl": "--out data/raw --report reports/crawl.json",
     "clean": "--raw data/raw --out data/clean --report reports/clean.json",
     "split": "--clean data/clean --train data/split/train --val data/split/val --test data/split/test "
-    "--folds data/split/folds.csv --report reports/split.json",
+    "--folds data/split/folds.csv --hierarchy data/split/hierarchy.json --report reports/split.json",
     "augment": "--train data/split/train --out data/augmented/train",
     "embed": "--train data/split/train --val data/split/val --out data/features",
-    "train": "--split data/split --augmented data/augmented/train --features data/features --out models "
+    "train": "--split data/split --augmented data/augmented/train --features data/features "
+    "--hierarchy data/split/hierarchy.json --out models "
     "--curves reports/curves.csv --report reports/training.json",
     "describe": "--raw data/raw --clean data/clean --split data/split --page reports/data.html --pictures reports/data",
     "evaluate": "--model models --test data/split/test --data reports/data --out reports/evaluation "
     "--metrics reports/metrics.json",
-    "register": "--model models --metrics reports/metrics.json --test data/split/test --example data/split/val "
-    "--out reports/registration.json",
+    "register": "--model models --predictions reports/evaluation/predictions.csv --train data/split/train "
+    "--val data/split/val --test data/split/test --out reports/registration.json",
 }
 
 
@@ -80,6 +81,7 @@ def new_project(run: Any, write_params: Any) -> Callable[[Path], Project]:
         made.set()
         (root / "photos").mkdir(exist_ok=True)
         (root / "photos" / "test_list.txt").touch()
+        (root / "photos" / "hierarchy.yaml").touch()
         return made
 
     return project

@@ -79,12 +79,15 @@ def test_blocks_that_do_not_fit_the_image_are_named(split_project: Any, refused:
 
 @pytest.fixture
 def model(project: Any) -> Path:
-    """A file that stands for a trained model, with its score and a photo, for what does not look into it."""
-    for name in ("models/model.keras", "reports/metrics.json", "data/split/val/Ruby/1.jpg"):
-        (project.root / name).parent.mkdir(parents=True, exist_ok=True)
-    (project.root / "models" / "model.keras").write_bytes(b"weights")
-    (project.root / "reports" / "metrics.json").write_text('{"accuracy": 0.5}')
-    Image.new("RGB", (64, 64)).save(project.root / "data" / "split" / "val" / "Ruby" / "1.jpg")
+    """A file that stands for a trained model, with its answers and photos, for what does not look into it."""
+    photos = [project.root / "data" / "split" / part / "Ruby" / "1.jpg" for part in ("train", "val", "test")]
+    answers = project.root / "reports" / "evaluation" / "predictions.csv"
+    for path in (project.root / "models" / "model.keras", answers, *photos):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"weights")
+    answers.write_text("file,predicted\nRuby/1.jpg,Ruby\n")
+    for path in photos:
+        Image.new("RGB", (64, 64)).save(path)
     return Path(project.root)
 
 

@@ -131,9 +131,9 @@ def test_a_photo_under_two_names_teaches_neither(
     photo, other = (render(BY_NAME["Ruby"], number).resize((320, 240)) for number in range(2))
     report = clean({"Ruby/1.jpg": jpeg(photo), "Spinel/2.jpg": copy(photo), "Ruby/3.jpg": jpeg(other)})
     assert kept(tmp_path / "clean") == ["Ruby/ruby_1.jpg"]
-    assert report["set_aside"] == {"stands under two gems": 2}
+    assert report["set_aside"] == {"stands under several gems": 2}
     listed = {row["source"]: row for row in report["listed"]}
-    assert {row["reason"] for row in listed.values()} == {"stands under Ruby and Spinel"}
+    assert {row["reason"] for row in listed.values()} == {"stands under several gems: Ruby, Spinel"}
     assert listed["Ruby/1.jpg"]["twins"] == ["Spinel/2.jpg"]
     assert listed["Spinel/2.jpg"]["twins"] == ["Ruby/1.jpg"]
 

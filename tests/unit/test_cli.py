@@ -14,7 +14,9 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 def test_help_names_each_command(run: Run, tmp_path: Path) -> None:
     ended = run("-m", "gemmodel.cli", "--help", cwd=tmp_path)
     assert ended.returncode == 0
-    assert all(command in ended.stdout for command in ("count", "summary", "devices", "keep-test"))
+    assert all(
+        command in ended.stdout for command in ("count", "summary", "devices", "keep-test", "promote", "rollback")
+    )
 
 
 def test_count_prints_a_tree_with_its_sum(run: Run, tmp_path: Path) -> None:

@@ -41,14 +41,14 @@ def test_an_unknown_key_is_refused(settings: Settings, key: str, value: Any) -> 
         settings({key: value})
 
 
-@pytest.mark.parametrize("key", ["base.seed", "model.cnn.filters", "register.name", "train.epochs"])
+@pytest.mark.parametrize("key", ["base.seed", "model.cnn.filters", "evaluate.top", "train.epochs"])
 def test_a_missing_key_is_refused(tmp_path: Path, key: str) -> None:
     lines = (ROOT / "params.yaml").read_text(encoding="utf-8").splitlines(keepends=True)
     section, last = key.split(".")[-2:]
     start = next(n for n, line in enumerate(lines) if line.strip() == f"{section}:")
     drop = next(n for n, line in enumerate(lines) if n > start and line.strip().startswith(f"{last}:"))
     (tmp_path / "params.yaml").write_text("".join([*lines[:drop], *lines[drop + 1 :]]), encoding="utf-8")
-    message = rf"{key} is missing" if section != "register" else r"register holds no section"
+    message = rf"{key} is missing" if section != "evaluate" else r"evaluate holds no section"
     with pytest.raises(ParameterError, match=message):
         params.load(tmp_path / "params.yaml")
 

@@ -1,32 +1,66 @@
 """Which model becomes champion."""
 
-from typing import Any
-
+import pandas as pd
 import pytest
 
-from gemmodel.delivery.registry import decide
+from gemmodel.delivery import registry
+from gemmodel.params import RegisterParams
 
-CHAMPION = {"accuracy": "0.8", "test_md5": "abc.dir", "version": "3"}
+BOTH, NEITHER = 3, 2  # photos that both models, or neither, have right: they must not count
+
+
+def answers(gained: int, lost: int) -> tuple[pd.Series, pd.Series, pd.Series]:
+    """Return actual classes, the champion's answers and the new model's."""
+    actual = pd.Series(["Ruby"] * (gained + lost + BOTH + NEITHER))
+    before = pd.Series(["Onyx"] * gained + ["Ruby"] * lost + ["Ruby"] * BOTH + ["Onyx"] * NEITHER)
+    now = pd.Series(["Ruby"] * gained + ["Opal"] * lost + ["Ruby"] * BOTH + ["Opal"] * NEITHER)
+    return actual, before, now
 
 
 @pytest.mark.parametrize(
-    ("new", "champion", "wins", "told"),
+    ("gained", "lost", "p_value"),
     [
-        ({"accuracy": 0.1, "test_md5": "abc.dir"}, None, True, "first"),
-        ({"accuracy": 0.81, "test_md5": "abc.dir"}, CHAMPION, True, "0.8100 beats the champion's 0.8000"),
-        ({"accuracy": 0.8, "test_md5": "abc.dir"}, CHAMPION, False, "0.8000 does not beat"),
-        ({"accuracy": 0.7, "test_md5": "abc.dir"}, CHAMPION, False, "0.7000 does not beat"),
-        ({"accuracy": 0.99, "test_md5": "xyz.dir"}, CHAMPION, False, "other test photos"),
-        ({"accuracy": 0.99, "test_md5": None}, CHAMPION, False, "other test photos"),
-        # Of neither is it known which photos it was scored on.
-        ({"accuracy": 0.99, "test_md5": None}, {"accuracy": "0.8", "test_md5": "None"}, False, "test photos"),
-        # Somebody made a version champion by hand, without our tags.
-        ({"accuracy": 0.99, "test_md5": "abc.dir"}, {"version": "1"}, False, "by hand"),
+        (0, 0, 1.0),
+        (1, 0, 1.0),
+        (2, 2, 1.0),
+        (5, 0, 2 / 32),
+        (0, 6, 2 / 64),
+        (8, 1, 2 * (1 + 9) / 512),
+        (7, 2, 2 * (1 + 9 + 36) / 512),
     ],
 )
-def test_scores_are_compared_on_the_same_photos_alone(
-    new: dict[str, Any], champion: dict[str, str] | None, wins: bool, told: str
+def test_p_values_by_hand(gained: int, lost: int, p_value: float) -> None:
+    actual, before, now = answers(gained, lost)
+    found = registry.compare(before == actual, now == actual)
+    assert found == {"gained": gained, "lost": lost, "p_value": pytest.approx(p_value, abs=1e-6)}
+
+
+@pytest.mark.parametrize(
+    ("gained", "lost", "rule", "significance", "wins", "told"),
+    [
+        (8, 1, "mcnemar", 0.05, True, "better: 8 test photos gained and 1 lost against the champion, p = 0.03906"),
+        (1, 8, "mcnemar", 0.05, False, "not more right"),
+        (7, 2, "mcnemar", 0.05, False, "by chance: 7 test photos gained and 2 lost against the champion, p = 0.1797"),
+        (7, 2, "mcnemar", 0.2, True, "better"),
+        (1, 0, "mcnemar", 1.0, True, "better"),
+        (0, 0, "mcnemar", 1.0, False, "not more right"),
+        (4, 4, "mcnemar", 1.0, False, "not more right"),
+        (8, 1, "by_hand", 0.05, False, "register.rule"),
+    ],
+)
+def test_only_a_better_model_wins(
+    gained: int, lost: int, rule: str, significance: float, wins: bool, told: str
 ) -> None:
-    decided, reason = decide(new, champion)
-    assert decided is wins
-    assert told in reason
+    verdict = registry.decide(*answers(gained, lost), RegisterParams("gemstones", rule, significance))  # type: ignore[arg-type]
+    assert verdict.champion is wins
+    assert told in verdict.reason
+    photos = gained + lost + BOTH + NEITHER
+    assert verdict.figures["champion_accuracy"] == pytest.approx((lost + BOTH) / photos, abs=1e-6)
+
+
+def test_a_test_part_is_known_by_its_photos_and_classes() -> None:
+    photos = pd.DataFrame({"file": ["a.jpg", "b.jpg"], "photo": ["1", "2"], "actual": ["Ruby", "Onyx"]})
+    renamed = photos.assign(file=["x.jpg", "y.jpg"]).iloc[::-1]
+    assert registry.digest(photos) == registry.digest(renamed)
+    assert registry.digest(photos) != registry.digest(photos.assign(actual=["Onyx", "Ruby"]))
+    assert registry.digest(photos) != registry.digest(photos[:1])

@@ -50,7 +50,7 @@ for folder in folders:
             os.kill(os.getpid(), signal.SIGKILL)
 
     backup.Backup.on_train_batch_end = on_train_batch_end
-    model, classes, history = training.train_network(
+    model, classes, history, *_ = training.train_network(
         getattr(settings.model, name), settings.train, settings.augment, base=settings.base,
         split=pathlib.Path("split"), augmented=pathlib.Path("nowhere"), backup=pathlib.Path(folder),
         on_epoch=lambda epoch, values: seen.append([epoch, dict(values)]),

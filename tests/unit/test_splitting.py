@@ -185,13 +185,13 @@ def test_what_a_listed_photo_is_a_copy_of_is_tested_on_in_its_place(
     gone = {name: rows.pop(name) for name in (copied, vanished, doubtful)}
     for name, reason, twin in (
         (copied, "near-duplicate", "Star Ruby/99.png"),
-        (doubtful, "stands under Ruby and Star Ruby", "Ruby/98.png"),
+        (doubtful, "stands under several gems: Ruby, Star Ruby", "Ruby/98.png"),
     ):
         del gone[name]["path"]
         rows[name] = gone[name] | {"reason": reason, "twins": [twin]}
     (clean / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows.values()))
     add(clean, "Star Ruby", range(99, 100))
-    add(clean, "Ruby", range(98, 99), reason="stands under Ruby and Star Ruby")
+    add(clean, "Ruby", range(98, 99), reason="stands under several gems: Ruby, Star Ruby")
     report, after = told_and_dealt(clean, tmp_path / "split", settings())
     assert after["test"] == before["test"] - {copied, vanished, doubtful} | {"Star Ruby/99.jpg"}
     assert report["kept_test"] | {"listed": 0} == {

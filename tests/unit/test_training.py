@@ -162,13 +162,13 @@ def test_both_models_balance_the_classes_of_their_photos(
     keras.utils.set_random_seed(3)
     if name == "cnn":
         folders = {"split": few, "augmented": few / "augmented", "backup": few / "backup"}
-        model, classes, history = training.train_network(
+        model, classes, history, *_ = training.train_network(
             params.model.cnn, params.train, params.augment, **folders, **common
         )
     else:
         for part in ("train", "val"):
             features.embed(few / part, few / f"{part}.npz", extractor, classes=CLASSES)
-        model, classes, history = training.train_fusion(
+        model, classes, history, *_ = training.train_fusion(
             params.model.fusion, params.train, params.embed, folder=few, **common
         )
     paths, labels = dataset.labelled(few / "train", classes)
@@ -216,12 +216,12 @@ def test_the_kernel_head_is_calibrated_kernel_ridge_regression(settings: Setting
     points, one_hot = cloud(5, 45)
     labels, new, blocks = one_hot.argmax(axis=1), cloud(6, 20)[0], [2, 3]
     params = settings({"model.fusion.clip": 2, "model.fusion.degree": 3}).model.fusion
-    head, figures = fusion.kernel_head(params, points, labels, classes=3, blocks=blocks, penalty=0.2)
+    head, figures, left_out = fusion.kernel_head(params, points, labels, classes=3, blocks=blocks, penalty=0.2)
     grams = kernel(points, blocks, 2, points), kernel(new, blocks, 2, points)
     ridge = KernelRidge(alpha=0.2, kernel="precomputed").fit(grams[0], one_hot - 1 / 3)
     weights = np.where(labels == 0, 4.0, 0.5)
     heavy = ridge.fit(grams[0], one_hot - 1 / 3, sample_weight=weights).dual_coef_
-    weighed, _ = fusion.kernel_head(params, points, labels, classes=3, blocks=blocks, penalty=0.2 / weights)
+    weighed, *_ = fusion.kernel_head(params, points, labels, classes=3, blocks=blocks, penalty=0.2 / weights)
     np.testing.assert_allclose(weighed.get_layer("gem").get_weights()[0], heavy, atol=1e-3)
     ridge = KernelRidge(alpha=0.2, kernel="precomputed").fit(grams[0], one_hot - 1 / 3)
     given = told(head, new)
@@ -235,7 +235,7 @@ def test_the_kernel_head_is_calibrated_kernel_ridge_regression(settings: Setting
         rest = np.delete(np.arange(45), left)
         less = KernelRidge(alpha=0.2, kernel="precomputed").fit(grams[0][np.ix_(rest, rest)], one_hot[rest] - 1 / 3)
         right.append(less.predict(grams[0][left : left + 1, rest]).argmax() == labels[left])
-    assert figures["accuracy"] == pytest.approx(np.mean(right))
+    assert figures["accuracy"] == pytest.approx(np.mean(right)) == (left_out.argmax(axis=1) == labels).mean()
 
 
 def test_too_many_photos_for_a_kernel_are_told_with_the_remedy(
@@ -252,7 +252,7 @@ def test_the_validation_photos_choose_the_penalty_and_then_teach(settings: Setti
     val, val_hot = cloud(2, 30)
     params = settings({"model.fusion.penalties": [1000, 0.1]}).model.fusion
     seen: list[int] = []
-    head, history = training.fit_kernel(
+    head, history, _ = training.fit_kernel(
         params, points, one_hot.argmax(axis=1), val, val_hot.argmax(axis=1), 3, [5], train=settings().train,
         on_epoch=lambda number, values: seen.append(number),
     )  # fmt: skip
@@ -261,17 +261,48 @@ def test_the_validation_photos_choose_the_penalty_and_then_teach(settings: Setti
     best = params.penalties[training.summary(history)["best_epoch"]]
     assert best == params.penalties[int(np.argmin(history["val_loss"]))]
     both, labels = np.concatenate([points, val]), np.concatenate([one_hot, val_hot]).argmax(axis=1)
-    again, _ = fusion.kernel_head(params, both, labels, classes=3, blocks=[5], penalty=best)
+    again, *_ = fusion.kernel_head(params, both, labels, classes=3, blocks=[5], penalty=best)
     for one, other in zip(head.get_weights(), again.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
     points, one_hot = cloud(3)
     assert (told(head, points).argmax(axis=1) == one_hot.argmax(axis=1)).mean() > 0.85
 
 
+def test_validation_photos_that_set_the_sets_are_not_learnt_from(settings: Settings, tmp_path: Path) -> None:
+    """Nothing of the head depends on them, so their scores and those of new photos are exchangeable."""
+    changes = {"model.fusion.penalties": [1000, 0.1, 10], "model.fusion.learn_validation": False}
+    params = settings(changes | {"embed.views": ["photo"], "embed.weights": "none", "base.image_size": 32})
+    extractor = features.extractor(params.embed, image_size=32)
+    rng = np.random.default_rng(7)
+    fitted = []
+    for draw in range(2):
+        for part, number in (("train", 30), ("val", 12)):
+            labels = np.arange(number) % 3
+            known = (np.random.default_rng(1) if part == "train" else rng).normal(
+                size=(number, extractor.output_shape[1])
+            )
+            np.savez(
+                tmp_path / f"{part}.npz", features=known.astype(np.float32) + labels[:, None], labels=labels,
+                files=np.array([f"{part}{place}" for place in range(number)]), classes=CLASSES,
+            )  # fmt: skip
+        folder: dict[str, Any] = {"base": params.base, "folder": tmp_path, "on_epoch": lambda *_: None}
+        fitted.append(training.train_fusion(params.model.fusion, params.train, params.embed, **folder))
+        evidence = fitted[draw].evidence
+        told = fitted[draw].model.get_layer("head").predict(known.astype(np.float32) + labels[:, None], verbose=0)
+        np.testing.assert_allclose(evidence.probabilities, told, atol=1e-5)
+        assert evidence.reference.files.tolist() == [f"train{place}" for place in range(30)]
+    heads = [one.model.get_layer("head").get_weights() for one in fitted]
+    for one, other in zip(*heads, strict=True):
+        np.testing.assert_array_equal(one, other)
+    history = fitted[0].history
+    best = training.summary(history, fitted[0].chosen_by)["best_epoch"]
+    assert best == int(np.argmin(history["loss"]))
+
+
 def test_a_kernel_head_comes_back_as_the_same_bytes(tmp_path: Path, extractor: keras.Model, settings: Settings) -> None:
     known = told(extractor, photos(12))
     labels, blocks = np.arange(12) % 3, features.blocks(extractor)
-    head, _ = fusion.kernel_head(settings().model.fusion, known, labels, classes=3, blocks=blocks, penalty=0.1)
+    head, *_ = fusion.kernel_head(settings().model.fusion, known, labels, classes=3, blocks=blocks, penalty=0.1)
     whole = fusion.attach(extractor, head)
     for name in ("first", "second"):
         archive.save(whole, CLASSES, tmp_path / name)

@@ -99,7 +99,7 @@ def test_the_better_phase_is_kept(
 
     monkeypatch.setattr(training, "fit", fit)
     seen: list[tuple[int, Mapping[str, float]]] = []
-    model, classes, history = training.train_network(
+    model, classes, history, *_ = training.train_network(
         params.model.transfer, params.train, params.augment, base=params.base, split=tmp_path,
         augmented=tmp_path, backup=tmp_path / "backup", on_epoch=lambda epoch, values: seen.append((epoch, values)),
     )  # fmt: skip

@@ -1,0 +1,112 @@
+"""The web page's server under load: concurrent clients with good and bad photos.
+
+One in five requests is bad: no image, a truncated JPEG, a PNG of 100 megapixels, or a file of 25 MB. Reports answers by
+status, photos a second, latency of good photos, and the memory of the server at start, after a tenth of the time and
+at the end.
+
+python benchmarks/load.py [--model models] [--photos data/split/test] [--clients 16] [--seconds 120]
+"""
+
+import argparse
+import http.client
+import io
+import random
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import psutil
+from PIL import Image
+
+BAD = ("no image", "truncated", "100 megapixels", "25 MB")
+EXPECTED = {"photo": 200, "no image": 400, "truncated": 400, "100 megapixels": 400, "25 MB": 413}
+
+
+def bad_files(photo: bytes) -> dict[str, bytes]:
+    huge = io.BytesIO()
+    Image.new("1", (10_000, 10_000)).save(huge, "PNG")
+    return dict(
+        zip(BAD, (b"GIF89a, says the file", photo[: len(photo) // 2], huge.getvalue(), bytes(25_000_000)), strict=True)
+    )
+
+
+def client(port: int, photos: list[bytes], bad: dict[str, bytes], end: float, seed: int, told: list) -> None:
+    draw = random.Random(seed)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    while time.monotonic() < end:
+        kind = draw.choice(BAD) if draw.random() < 0.2 else "photo"
+        data = bad.get(kind) or draw.choice(photos)
+        start = time.monotonic()
+        try:
+            connection.request("POST", "/answer", data)
+            answer = connection.getresponse()
+            answer.read()
+            status: int | str = answer.status
+        except (BrokenPipeError, ConnectionResetError):  # the server need not read all of what it refuses
+            status = 413 if kind == "25 MB" else "connection lost"
+        except OSError as error:
+            status = type(error).__name__
+        if status != 200:
+            connection.close()  # opened anew with the next request
+        told.append((kind, status, time.monotonic() - start))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, default=Path("models"))
+    parser.add_argument("--photos", type=Path, default=Path("data/split/test"))
+    parser.add_argument("--clients", type=int, default=16)
+    parser.add_argument("--seconds", type=float, default=120)
+    arguments = parser.parse_args()
+    photos = [path.read_bytes() for path in sorted(arguments.photos.rglob("*.jpg"))]
+    bad = bad_files(photos[0])
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "gemmodel.cli", "app", "--model", str(arguments.model), "--port", str(port)]
+    with subprocess.Popen([*command, "--per-minute", "1000000"], stdout=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stdout is not None
+            server.stdout.readline()
+            told: list[tuple[str, int | str, float]] = []
+            while not client_ready(port):
+                time.sleep(0.1)
+            process, memory = psutil.Process(server.pid), []
+            begun = time.monotonic()
+            end = begun + arguments.seconds
+            threads = [
+                threading.Thread(target=client, args=(port, photos, bad, end, seed, told))
+                for seed in range(arguments.clients)
+            ]
+            for thread in threads:
+                thread.start()
+            while any(thread.is_alive() for thread in threads):
+                memory.append(process.memory_info().rss / 1e6)
+                time.sleep(1)
+            took = time.monotonic() - begun
+        finally:
+            server.terminate()
+    good = [seconds for kind, status, seconds in told if (kind, status) == ("photo", 200)]
+    print(f"{arguments.clients} clients, {took:.0f} s: {len(good) / took:.1f} photos a second")
+    print(f"latency of a photo: p50 {np.quantile(good, 0.5):.3f} s, p99 {np.quantile(good, 0.99):.3f} s")
+    then = memory[len(memory) // 10]
+    print(f"memory: {memory[0]:.0f} MB at start, {then:.0f} MB after a tenth, {memory[-1]:.0f} MB at the end")
+    for (kind, status), number in sorted(Counter((kind, str(status)) for kind, status, _ in told).items()):
+        print(f"{kind}: {number} times {status}{'' if status == str(EXPECTED[kind]) else ', NOT INTENDED'}")
+
+
+def client_ready(port: int) -> bool:
+    try:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+        connection.request("GET", "/")
+        return connection.getresponse().status == 200
+    except ConnectionRefusedError:
+        return False
+
+
+if __name__ == "__main__":
+    main()

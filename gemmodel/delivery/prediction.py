@@ -1,0 +1,96 @@
+"""Asking a trained model about photos, by its LiteRT export: no TensorFlow, no MLflow, the first answer at once."""
+
+import os
+import queue
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter, SignatureRunner
+
+from gemmodel.data import cropping, folders, images
+from gemmodel.delivery import answers
+from gemmodel.delivery.answers import Answer
+from gemmodel.errors import DataError, ModelError, silence
+from gemmodel.models import knowledge
+
+Photo = Path | IO[bytes]
+
+
+class Predictor:
+    """A trained model that answers for photos as they are, cropped and resized as the training photos were."""
+
+    def __init__(self, folder: Path, *, workers: int = 0) -> None:
+        """Reads what `archive.save` wrote.
+
+        Args:
+            folder: of the model.
+            workers: photos worked on at once, each by its share of the cores; 0: one a core.
+
+        Raises:
+            DataError: there is no model in the folder, or none with an export.
+            ModelError: a file of it is damaged.
+        """
+        cores = os.cpu_count() or 1
+        self.export = folder / knowledge.EXPORT
+        if not self.export.is_file():
+            raise DataError(f"{self.export}: no export of a model here; `dvc repro` trains one, `dvc pull` fetches one")
+        self.knowledge = knowledge.read(folder)
+        self.crop: cropping.Method = folders.read_json(folder / "input.json")["crop"]
+        self._threads = max(1, cores // (workers or cores))
+        self._idle: queue.SimpleQueue[SignatureRunner] = queue.SimpleQueue()  # each serves one thread at a time
+        with silence():  # LiteRT tells once a process that it computes on the CPU
+            self._idle.put(first := self._runner())
+        self.size: int = first.get_input_details()["pixels"]["shape"][1]
+        self._pool = ThreadPoolExecutor(workers or cores)
+
+    def answers(self, photos: Sequence[Photo], *, top: int = 5) -> Iterator[Answer | DataError]:
+        """Yields what a person is told of each photo, in their order, or why it cannot be read.
+
+        Args:
+            photos: paths or open files, in any format of folders.FORMATS.
+            top: how many gems and known photos are named, at most.
+        """
+        return self._pool.map(lambda photo: self._answer(photo, top), photos)
+
+    def _answer(self, photo: Photo, top: int) -> Answer | DataError:
+        try:
+            probabilities, embedding = self.outputs(self.pixels(photo))
+        except DataError as error:
+            return error
+        return answers.answers(probabilities, embedding, self.knowledge, top=top)[0]
+
+    def pixels(self, photo: Photo) -> np.ndarray:
+        """Returns a photo as the model sees it, uint8 of shape (side, side, 3).
+
+        Raises:
+            DataError: it cannot be read as a photo.
+        """
+        return images.pixels(cropping.crop(images.read(photo), self.crop)[0], self.size)
+
+    def outputs(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns probabilities (1, classes) and embedding (1, D) for pixels (side, side, 3) in [0, 255]."""
+        try:
+            runner = self._idle.get_nowait()
+        except queue.Empty:
+            runner = self._runner()
+        try:
+            told = runner(pixels=pixels[None].astype(np.float32))
+        finally:
+            self._idle.put(runner)
+        return told["probabilities"], told["embedding"]
+
+    def probabilities(self, photos: Iterator[np.ndarray]) -> np.ndarray:
+        """Returns the probabilities, float (photos, classes), for pixels (side, side, 3) each."""
+        return np.concatenate(list(self._pool.map(lambda pixels: self.outputs(pixels)[0], photos)))
+
+    def _runner(self) -> SignatureRunner:
+        try:
+            interpreter = Interpreter(str(self.export), num_threads=self._threads)
+            interpreter.allocate_tensors()
+            return interpreter.get_signature_runner()
+        except (ValueError, RuntimeError) as error:
+            line = (str(error).splitlines() or [type(error).__name__])[0]
+            raise ModelError(f"{self.export}: damaged or of another version: {line}; train it anew") from None

@@ -1,0 +1,74 @@
+"""Two-level labels: which mineral class a gem belongs to."""
+
+from pathlib import Path
+
+import pytest
+
+from gemmodel.data import folders, hierarchy
+from gemmodel.errors import DataError
+
+ROOT = Path(__file__).parents[2]
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "hierarchy.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_a_file_gives_each_gem_its_mineral_class(tmp_path: Path) -> None:
+    text = "# of ours\nRuby: Corundum  # red\nÆgirine: No\n'Tiger''s Eye': Quartz\n"
+    assert hierarchy.read(written(tmp_path, text)) == {"Ruby": "Corundum", "Ægirine": "No", "Tiger's Eye": "Quartz"}
+    assert hierarchy.read(written(tmp_path, "# nothing yet\n")) == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("Ruby: Corundum\nSapphire: [Corundum, Beryl]\n", r"hierarchy.yaml:2: a gem needs one mineral class"),
+        ("Ruby: Corundum\nOpal:\n", r"hierarchy.yaml:2: a gem needs one mineral class"),
+        ("Ruby: Corundum\nRuby: Beryl\n", r"hierarchy.yaml:2: Ruby stands there twice"),
+        ("- Ruby\n- Opal\n", r"no gems with their mineral classes"),
+        ("Ruby: [Corundum\n", r"not valid YAML"),
+    ],
+)
+def test_a_broken_file_is_told_in_one_line(tmp_path: Path, text: str, told: str) -> None:
+    with pytest.raises(DataError, match=told) as error:
+        hierarchy.read(written(tmp_path, text))
+    assert "\n" not in str(error.value)
+
+
+def test_a_file_that_is_not_there_is_told_with_the_remedy(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"none.yaml: no such file; split.hierarchy names one"):
+        hierarchy.read(tmp_path / "none.yaml")
+
+
+def test_what_the_crawl_tells_comes_before_the_file_and_the_gem_itself_comes_last() -> None:
+    manifest = [
+        {"gem": "Ruby", "mineral_class": None},
+        {"gem": "Ruby", "mineral_class": "Corundum"},
+        {"gem": "Jade", "mineral_class": "Jadeite"},
+        {"gem": "Jade", "mineral_class": "Nephrite"},
+        {"gem": "Jade", "mineral_class": "Nephrite"},
+        {"gem": "Emerald"},
+    ]
+    known = {"Ruby": "Spinel", "Emerald": "Beryl"}
+    assert hierarchy.primary_labels(["Ruby", "Jade", "Emerald", "Opal"], manifest, known) == {
+        "Ruby": "Corundum",
+        "Jade": "Nephrite",
+        "Emerald": "Beryl",
+        "Opal": "Opal",
+    }
+
+
+def test_parents_are_indices_of_the_sorted_mineral_classes() -> None:
+    names, indices = hierarchy.parents(["Ruby", "Emerald", "Sapphire"], dict(Ruby="C", Sapphire="C", Emerald="B"))
+    assert (names, indices.tolist()) == (["B", "C"], [1, 0, 1])
+
+
+def test_the_shipped_file_knows_every_real_gem(real_gems: Path) -> None:
+    known = hierarchy.read(ROOT / "photos" / "hierarchy.yaml")
+    assert set(folders.photos(real_gems)) == set(known)
+    # Where a name misleads: a beryl, a garnet, no beryl, a zoisite.
+    names = ("Goshenite", "Hessonite", "Chrysoberyl", "Tanzanite")
+    assert [known[gem] for gem in names] == ["Beryl", "Garnet", "Chrysoberyl", "Zoisite"]
