@@ -187,6 +187,7 @@ class TrainParams:
     device: Literal["auto", "cpu", "gpu"]
     precision: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"]
     resume: bool
+    tensorboard: bool
     coverage: Share
     neighbours: Positive
     unknown_share: Share

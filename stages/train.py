@@ -39,7 +39,7 @@ def main(
             shared |= {"folder": features, "hierarchy": of_gems}
             fitted = training.train_fusion(model.fusion, train, embed, **shared)
         else:
-            shared |= {"split": split, "augmented": augmented, "backup": backup}
+            shared |= {"split": split, "augmented": augmented, "backup": backup, "logs": tracking.root() / "logs"}
             fitted = training.train_network(getattr(model, model.name), train, augment, **shared)
         network, classes, history, evidence, chosen_by = fitted
         known = Knowledge(classes, of_gems, confidence.calibrate(evidence, train), evidence.reference)

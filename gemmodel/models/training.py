@@ -17,7 +17,7 @@ from sklearn.utils.class_weight import compute_class_weight
 from gemmodel.data import augmentation, dataset, folders
 from gemmodel.data import hierarchy as primary_labels
 from gemmodel.devices import precision
-from gemmodel.models import archive, cnn, features, fusion, residual, transfer
+from gemmodel.models import archive, boards, cnn, features, fusion, residual, transfer
 from gemmodel.models import backup as backups
 from gemmodel.models.confidence import Evidence, Reference
 from gemmodel.params import (
@@ -276,6 +276,7 @@ def train_network(
     augmented: Path,
     backup: Path,
     on_epoch: OnEpoch,
+    logs: Path = Path("logs"),
 ) -> Fitted:
     """Fits a network on pixels; with `resume` it goes on where a killed training of the same settings and photos ended.
 
@@ -290,10 +291,13 @@ def train_network(
         augmented: holds the copies on disk, a folder a class.
         backup: a folder for the state of unfinished trainings.
         on_epoch: called after each epoch, and for each one that a killed training had done.
+        logs: a folder for what TensorBoard shows; a training's own has its settings' key for a name.
 
     Returns:
         The float32 model from pixels to probabilities, and what there is to tell of it.
     """
+    if params.tensorboard:
+        boards.check()
     classes = list(folders.photos(split / "train"))
     paths, labels = dataset.labelled(split / "train", classes)
     if model.augmentation == "disk" and any(augmented.iterdir()):  # augment.up_to may add none
@@ -328,12 +332,18 @@ def train_network(
         if learns_from:
             transfer.freeze(fitted, below=learns_from)
         before = fitted.get_weights()
+        state_file = state / f"{number}.pickle" if params.resume else None
+        watching = [keras.callbacks.LambdaCallback(on_epoch_begin=reseed)]
+        if params.tensorboard:
+            sections = {"base": base, "model": model, "train": phase, "augment": augment}
+            anew = not (state_file and state_file.exists())
+            watching += boards.callbacks(logs / state.name / str(number), sections, val_data, classes, anew=anew)
         found = fit(
             fitted, data, val_data, phase,
             labels=labels,
             on_epoch=partial(_counted_on, on_epoch, len(history.get("loss", []))),
-            callbacks=[keras.callbacks.LambdaCallback(on_epoch_begin=reseed)],
-            backup=state / f"{number}.pickle" if params.resume else None,
+            callbacks=watching,
+            backup=state_file,
         )  # fmt: skip
         history = {name: history.get(name, []) + values for name, values in found.items()}
         if min(found["val_loss"]) < best:

@@ -1,0 +1,30 @@
+"""docs/recipes.md: every setting of its commands is one that params.yaml has."""
+
+import re
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from gemmodel.params import Params
+
+RECIPES = (Path(__file__).parents[2] / "docs" / "recipes.md").read_text(encoding="utf-8")
+COMMANDS = [block for block in re.findall(r"```\n(.*?)```", RECIPES, re.S) if " -S " in block]
+SWEEP = re.compile(r",(?![^\[]*\])")  # a comma outside brackets
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: f"recipe {COMMANDS.index(command) + 1}")
+def test_a_command_is_understood(command: str, settings: Callable[..., Params]) -> None:
+    words = shlex.split(command.splitlines()[0] if "--queue" in command else command.replace("\\\n", " "))
+    changes = [words[place + 1].split("=", 1) for place, word in enumerate(words) if word == "-S"]
+    for key, values in changes:
+        for value in SWEEP.split(values):
+            settings({key: yaml.safe_load(value)})
+    shares = [float(value) for key, value in changes if key in ("split.train", "split.val", "split.test")]
+    assert sum(shares or [1.0]) == pytest.approx(1)
+
+
+def test_there_is_a_command_for_each_of_five_recipes() -> None:
+    assert len(re.findall(r"^## \d\. .*?^dvc exp run -S ", RECIPES, re.M | re.S)) == 5
