@@ -117,6 +117,9 @@ class FusionParams:
     penalties: Annotated[tuple[Annotated[float, Range(1e-6)], ...], Range(1)]
     dropout: Annotated[float, Range(0, 0.99)]
     clip: Rate
+    fine_tune_epochs: Count
+    learning_rate: LearningRate
+    unfreeze: str
 
 
 @dataclass(frozen=True)

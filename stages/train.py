@@ -9,7 +9,7 @@ from gemmodel import devices, params
 from gemmodel.data import folders
 from gemmodel.delivery import tracking
 from gemmodel.insight import plots
-from gemmodel.models import archive, training
+from gemmodel.models import archive, fine_tuning, training
 from stages import command
 
 
@@ -34,7 +34,10 @@ def main(
     datasets = {"train": split / "train", "val": split / "val"}
     with tracking.training(model.name, logged, datasets, device=device):
         shared: dict[str, Any] = {"base": base, "on_epoch": tracking.log_epoch}
-        if model.name == "fusion":
+        if model.name == "fusion" and model.fusion.fine_tune_epochs:
+            shared |= {"folder": features, "split": split, "backup": backup}
+            fitted = fine_tuning.fine_tune(model.fusion, train, augment, embed, **shared)
+        elif model.name == "fusion":
             fitted = training.train_fusion(model.fusion, train, embed, folder=features, **shared)
         else:
             shared |= {"split": split, "augmented": augmented, "backup": backup}

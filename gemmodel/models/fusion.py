@@ -7,7 +7,9 @@ import keras
 import numpy as np
 from keras import layers, ops
 from scipy.linalg import cho_factor, cho_solve, eigh
+from scipy.linalg.lapack import dpotri
 from scipy.optimize import minimize
+from scipy.special import softmax
 from sklearn.metrics import log_loss
 
 from gemmodel.errors import ModelError
@@ -40,6 +42,7 @@ def kernel_head(
     classes: int,
     blocks: Sequence[int],
     penalty: float | np.ndarray,
+    calibration: tuple[float, float] | None = None,
 ) -> tuple[keras.Model, dict[str, float]]:
     """Fits kernel ridge regression to one-hot labels, in closed form, with calibrated probabilities.
 
@@ -55,6 +58,7 @@ def kernel_head(
         blocks: the number of features in each block; every block weighs the same.
         penalty: added to the kernel's diagonal, which is 1; one for all photos, or one each, shape (photos,): a photo
             of half the penalty weighs twice.
+        calibration: a and b, where known.
 
     Returns:
         A model from features of shape (batch, features) to probabilities of shape (batch, classes), and its
@@ -75,27 +79,21 @@ def kernel_head(
     described = np.asarray(keras.Model(known, x)(features))
     photos = len(described)
     first = max(0, photos - params.components)
-    values, vectors = eigh((described @ described.T).astype(np.float64), subset_by_index=[first, photos - 1])
-    kept = values > 1e-6 * values[-1]
-    components = (described.T @ (vectors[:, kept] / np.sqrt(values[kept]))).astype(np.float32)
+    values, vectors = eigh(described @ described.T, subset_by_index=[first, photos - 1])
+    kept = values > 1e-5 * values[-1]
+    components = described.T @ (vectors[:, kept] / np.sqrt(values[kept]))
     support = described @ components
 
     kernel = ((1 + (support @ support.T).astype(np.float64)) / 2) ** params.degree
     factor = cho_factor(kernel + np.diag(np.broadcast_to(penalty, photos)))
     targets = np.eye(classes)[labels] - 1 / classes
     coefficients = cho_solve(factor, targets)
-    left_out = targets - coefficients / np.diag(cho_solve(factor, np.eye(photos)))[:, None]
+    inverse, _ = dpotri(*factor)  # one triangle of it
+    left_out = targets - coefficients / np.diag(inverse)[:, None]
 
-    def probabilities(logs: np.ndarray) -> np.ndarray:
-        scores = np.exp(logs[0]) * np.arcsinh(np.exp(logs[1]) * left_out)
-        scores = np.exp(scores - scores.max(axis=1, keepdims=True))
-        return scores / scores.sum(axis=1, keepdims=True)
-
-    def loss(logs: np.ndarray) -> float:
-        return float(log_loss(labels, probabilities(logs), labels=range(classes)))
-
-    best = minimize(loss, [1.0, 2.5], method="Nelder-Mead", bounds=[(-5, 5)] * 2, options={"maxiter": 60})
-    outer, inner = np.exp(best.x).tolist()
+    outer, inner = calibration or calibrate(left_out, labels)
+    told = probabilities(left_out, (outer, inner))
+    loss = float(log_loss(labels, told, labels=range(classes)))
 
     # Names that a reader of the summary understands: the projection, similarity to each training photo, score a gem.
     x = layers.Dense(components.shape[1], use_bias=False, name="components")(x)
@@ -107,7 +105,29 @@ def kernel_head(
     for name, weights in (("components", components), ("photos", support.T), ("gem", coefficients)):
         fitted.get_layer(name).set_weights([weights])
     accuracy = (left_out.argmax(axis=1) == labels).mean()
-    return fitted, {"loss": float(best.fun), "accuracy": float(accuracy)}
+    return fitted, {"loss": loss, "accuracy": float(accuracy)}
+
+
+def calibrate(scores: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
+    """Returns the a and b of `probabilities` that minimise the log loss of photos whose labels the scores do not know.
+
+    Args:
+        scores: of kernel ridge regression, shape (photos, classes).
+        labels: class indices, shape (photos,).
+    """
+
+    def loss(logs: np.ndarray) -> float:
+        return float(log_loss(labels, probabilities(scores, np.exp(logs)), labels=range(scores.shape[1])))
+
+    best = minimize(loss, [1.0, 2.5], method="Nelder-Mead", bounds=[(-5, 5)] * 2, options={"maxiter": 60})
+    outer, inner = np.exp(best.x).tolist()
+    return outer, inner
+
+
+def probabilities(scores: np.ndarray, calibration: Sequence[float] | np.ndarray) -> np.ndarray:
+    """Returns softmax(a * arcsinh(b * score)), shape (photos, classes)."""
+    outer, inner = calibration
+    return softmax(outer * np.arcsinh(inner * scores), axis=1)
 
 
 def _standardised(params: FusionParams, features: np.ndarray) -> tuple[keras.KerasTensor, keras.KerasTensor]:

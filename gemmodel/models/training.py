@@ -14,10 +14,9 @@ import tensorflow as tf
 from sklearn.metrics import log_loss
 from sklearn.utils.class_weight import compute_class_weight
 
-from gemmodel.data import augmentation, dataset, folders
 from gemmodel.devices import precision
 from gemmodel.models import backup as backups
-from gemmodel.models import cnn, features, fusion, residual, transfer
+from gemmodel.models import cnn, features, fusion, pixels, residual, transfer
 from gemmodel.params import (
     AugmentParams,
     BaseParams,
@@ -164,6 +163,7 @@ def fit_kernel(
     *,
     train: TrainParams,
     on_epoch: OnEpoch,
+    tuned: bool = False,
 ) -> tuple[keras.Model, History]:
     """Chooses the penalty by validation loss, then fits the kernel head on training and validation photos together.
 
@@ -177,25 +177,33 @@ def fit_kernel(
         blocks: the number of features in each block.
         train: whether classes are balanced; nothing else of it concerns this head.
         on_epoch: called after each penalty.
+        tuned: whether the extractor has learnt from the training photos. Leave-one-out scores flatter it then, so the
+            validation photos calibrate.
 
     Returns:
         The head, and its figures by penalty: leave-one-out on the training photos, and on the validation photos.
     """
     history = History()
+    calibrations: list[tuple[float, float] | None] = []
     sizes: dict[str, Any] = {"classes": classes, "blocks": blocks}
     for number, penalty in enumerate(model.penalties):
         head, values = fusion.kernel_head(model, known, labels, **sizes, penalty=penalty / _weights(train, labels))
-        told = np.asarray(head(val))
+        calibration, told = None, np.asarray(head(val))
+        if tuned:
+            scores = np.asarray(keras.Model(head.inputs, head.get_layer("gem").output)(val))
+            calibration = fusion.calibrate(scores, val_labels)
+            told = fusion.probabilities(scores, calibration)
+        calibrations.append(calibration)
         values |= {
             "val_loss": float(log_loss(val_labels, told, labels=range(classes))),
             "val_accuracy": float((told.argmax(axis=1) == val_labels).mean()),
         }
         history = {name: [*history.get(name, []), value] for name, value in values.items()}
         on_epoch(number, values)
-    best = model.penalties[int(np.argmin(history["val_loss"]))]
+    best = int(np.argmin(history["val_loss"]))
     both, both_labels = np.concatenate([known, val]), np.concatenate([labels, val_labels])
-    penalties = best / _weights(train, both_labels)
-    return fusion.kernel_head(model, both, both_labels, **sizes, penalty=penalties)[0], history
+    sizes |= {"penalty": model.penalties[best] / _weights(train, both_labels), "calibration": calibrations[best]}
+    return fusion.kernel_head(model, both, both_labels, **sizes)[0], history
 
 
 def _weights(train: TrainParams, labels: np.ndarray) -> np.ndarray:
@@ -232,33 +240,12 @@ def train_network(
     Returns:
         The float32 model from pixels to probabilities, its class names and the figures by epoch.
     """
-    classes = list(folders.photos(split / "train"))
-    paths, labels = dataset.labelled(split / "train", classes)
-    if model.augmentation == "disk" and any(augmented.iterdir()):  # augment.up_to may add none
-        more, more_labels = dataset.labelled(augmented, classes)
-        paths, labels = paths + more, np.concatenate([labels, more_labels])
-    val_paths, val_labels = dataset.labelled(split / "val", classes)
-    state = backup / backups.key([base, model, params, augment], [*paths, *val_paths])
+    photos = pixels.batches(
+        params, augment, base=base, split=split, augmentation_from=model.augmentation, augmented=augmented
+    )
+    state = backup / backups.key([base, model, params, augment], photos.paths)
 
-    augmenter = augmentation.augmenter(augment, seed=base.seed)
-    with tf.device("CPU:0"):  # where the batches are made
-        order = tf.Variable(base.seed, dtype=tf.int64)
-
-    def reseed(epoch: int, _: Any = None) -> None:
-        order.assign(base.seed + epoch)
-        augmentation.reseed(augmenter, f"{base.seed}/{epoch}")
-
-    sizes: dict[str, Any] = {
-        "classes": len(classes),
-        "image_size": base.image_size,
-        "batch_size": params.batch_size,
-        "keep": True,
-    }
-    fly = augmenter if model.augmentation == "fly" else None
-    data = dataset.batches(paths, labels, **sizes, augmenter=fly, shuffle_seed=order)
-    val_data = dataset.batches(val_paths, val_labels, **sizes)
-
-    build = partial(NETWORKS[type(model)], model, image_size=base.image_size, classes=len(classes))
+    build = partial(NETWORKS[type(model)], model, image_size=base.image_size, classes=len(photos.classes))
     keras.config.set_dtype_policy(_policy(model, params))
     fitted = build()
     best, history = np.inf, History()
@@ -267,10 +254,10 @@ def train_network(
             transfer.freeze(fitted, below=learns_from)
         before = fitted.get_weights()
         found = fit(
-            fitted, data, val_data, phase,
-            labels=labels,
+            fitted, photos.train, photos.val, phase,
+            labels=photos.labels,
             on_epoch=partial(_counted_on, on_epoch, len(history.get("loss", []))),
-            callbacks=[keras.callbacks.LambdaCallback(on_epoch_begin=reseed)],
+            callbacks=[photos.reseed],
             backup=state / f"{number}.pickle" if params.resume else None,
         )  # fmt: skip
         history = {name: history.get(name, []) + values for name, values in found.items()}
@@ -282,7 +269,7 @@ def train_network(
     kept = build()
     kept.set_weights(fitted.get_weights())
     shutil.rmtree(state, ignore_errors=True)
-    return kept, classes, history
+    return kept, photos.classes, history
 
 
 def _counted_on(on_epoch: OnEpoch, done: int, epoch: int, values: Mapping[str, float]) -> None:
