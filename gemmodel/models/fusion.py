@@ -81,8 +81,8 @@ def kernel_head(
     first = max(0, photos - params.components)
     values, vectors = eigh(described @ described.T, subset_by_index=[first, photos - 1])
     kept = values > 1e-5 * values[-1]
-    components = described.T @ (vectors[:, kept] / np.sqrt(values[kept]))
-    support = described @ components
+    lengths, vectors = np.sqrt(values[kept]), vectors[:, kept]
+    components, support = described.T @ (vectors / lengths), vectors * lengths
 
     kernel = ((1 + (support @ support.T).astype(np.float64)) / 2) ** params.degree
     factor = cho_factor(kernel + np.diag(np.broadcast_to(penalty, photos)))

@@ -138,18 +138,33 @@ def train_fusion(
     known, labels, classes = features.read(folder / "train.npz")
     val, val_labels, _ = features.read(folder / "val.npz")
     extractor = features.extractor(embed, image_size=base.image_size)
+    data = (known, labels, val, val_labels, len(classes))
     if model.head == "kernel":
-        sizes = features.blocks(extractor)
-        data = (known, labels, val, val_labels, len(classes), sizes)
-        head, history = fit_kernel(model, *data, train=params, on_epoch=on_epoch)
-        return fusion.attach(extractor, head), classes, history
-    one_hot = np.eye(len(classes), dtype=np.float32)
-    head = fusion.head(model, known, classes=len(classes))
-    data = tf.data.Dataset.from_tensor_slices((known, one_hot[labels]))
-    data = data.shuffle(len(known), seed=base.seed).batch(params.batch_size).prefetch(tf.data.AUTOTUNE)
-    val_data = tf.data.Dataset.from_tensor_slices((val, one_hot[val_labels])).batch(params.batch_size)
-    history = fit(head, data, val_data, params, labels=labels, on_epoch=on_epoch)
+        head, history = fit_kernel(model, *data, features.blocks(extractor), train=params, on_epoch=on_epoch)
+    else:
+        head, history = fit_softmax(model, *data, seed=base.seed, train=params, on_epoch=on_epoch)
     return fusion.attach(extractor, head), classes, history
+
+
+def fit_softmax(
+    model: FusionParams,
+    known: np.ndarray,
+    labels: np.ndarray,
+    val: np.ndarray,
+    val_labels: np.ndarray,
+    classes: int,
+    *,
+    seed: int,
+    train: TrainParams,
+    on_epoch: OnEpoch,
+) -> tuple[keras.Model, History]:
+    """Fits the softmax head on features; the arguments are those of `fit_kernel`, and the seed of the batches."""
+    one_hot = np.eye(classes, dtype=np.float32)
+    head = fusion.head(model, known, classes=classes)
+    data = tf.data.Dataset.from_tensor_slices((known, one_hot[labels]))
+    data = data.shuffle(len(known), seed=seed).batch(train.batch_size).prefetch(tf.data.AUTOTUNE)
+    val_data = tf.data.Dataset.from_tensor_slices((val, one_hot[val_labels])).batch(train.batch_size)
+    return head, fit(head, data, val_data, train, labels=labels, on_epoch=on_epoch)
 
 
 def fit_kernel(
