@@ -1,17 +1,22 @@
-"""How accurate and how honest `fusion` is on real photos: stratified five-fold cross-validation, default and ablations.
+"""How accurate and how honest `fusion` is on real photos, by stratified cross-validation: a Markdown table, to print.
 
-Each row has one ingredient of params.yaml changed. In each fold a tenth of the training photos, the validation part,
-selects the penalty (or the epoch); calibration is by leave-one-out within the training photos. Calibration error is
-over all photos' out-of-fold probabilities, in ten bins.
+Each row has one thing of params.yaml changed, or a block of features left out. In each fold a tenth of the training
+photos, the validation part, selects the penalty (or the epoch); calibration is by leave-one-out within the training
+photos. Figures are of all photos' out-of-fold probabilities, averaged over the seeds; +- is the standard error over
+the folds of one seed. Calibration error is in ten bins. Log loss is in nats.
 
-python benchmarks/accuracy.py [--photos ../shared/gemstones] [--keep FOLDER] [--seed 1 2] [--only default "no colour"]
+python benchmarks/accuracy.py [--photos ../shared/gemstones] [--keep FOLDER] [--seed 1 2] [--only default "no colours"]
+
+The rows under "slow" run only when named: "fine-tuned" learns from pixels, minutes an epoch; try `--folds 1` first.
 """
 
 import argparse
+import shutil
 import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from sklearn.model_selection import StratifiedKFold, train_test_split
@@ -21,19 +26,27 @@ from gemmodel.data import cleaning, folders
 from gemmodel.params import Params
 
 FOLDS, TOP = 5, 5
-ABLATIONS = {
+FIGURES = ("accuracy", f"top_{TOP}_accuracy", "log_loss", "calibration_error")
+LITE2 = {"embed": {"backbone": "efficientnet_lite2"}, "base": {"image_size": 260}}
+TUNED = {"fine_tune_epochs": 3}
+ABLATIONS: dict[str, dict[str, Any]] = {
     "default": {},
-    "no covariances": {"embed": {"covariance_channels": 0}},
-    "no colour": {"embed": {"colour_spaces": ()}},
+    "no covariances": {"without": ["covariances"]},
+    "no colours": {"without": ["colours"]},
+    "maps alone": {"without": ["covariances", "colours"]},
     "one view": {"embed": {"views": ("photo",)}},
     "linear kernel": {"fusion": {"degree": 1}},
+    "kernel of degree 8": {"fusion": {"degree": 8}},
+    "512 components": {"fusion": {"components": 512}},
+    "penalty of 0.03, 0.1 or 0.3": {"fusion": {"penalties": (0.03, 0.1, 0.3)}},
     "softmax head": {"fusion": {"head": "softmax"}},
-    "softmax head, no covariances": {"embed": {"covariance_channels": 0}, "fusion": {"head": "softmax"}},
-    "Lite2 at 260 pixels": {"embed": {"backbone": "efficientnet_lite2"}, "base": {"image_size": 260}},
+    "softmax head, no covariances": {"without": ["covariances"], "fusion": {"head": "softmax"}},
+    "Lite2 at 260 pixels": LITE2,
 }
+SLOW = {"fine-tuned": {"fusion": TUNED}, "Lite2 at 260 pixels, fine-tuned": LITE2 | {"fusion": TUNED}}
 
 
-def changed(settings: Params, changes: dict[str, dict[str, object]]) -> Params:
+def changed(settings: Params, changes: dict[str, Any]) -> Params:
     """Returns the parameters with some values of `base`, `embed` and `fusion` replaced."""
     return replace(
         settings,
@@ -43,23 +56,48 @@ def changed(settings: Params, changes: dict[str, dict[str, object]]) -> Params:
     )
 
 
-def fold(settings: Params, known: np.ndarray, labels: np.ndarray, scratch: Path, train: np.ndarray) -> np.ndarray:
-    """Fits as the train stage does and returns the probabilities of all photos."""
-    import keras
+def head(settings: Params, known: np.ndarray, labels: np.ndarray, sizes: list[int], train: np.ndarray) -> np.ndarray:
+    """Fits the head as the train stage does and returns the probabilities of all photos."""
+    from gemmodel.models import fusion, training
 
-    from gemmodel.models import training
-
-    keras.utils.set_random_seed(settings.base.seed)
+    model, classes = settings.model.fusion, int(labels.max()) + 1
     fit, val = train_test_split(train, test_size=0.1, stratify=labels[train], random_state=settings.base.seed)
-    classes = np.arange(labels.max() + 1).astype(str)
+    data = (model, known[fit], labels[fit], known[val], labels[val], classes)
+    given = {"train": settings.train, "on_epoch": lambda *_: None}
+    if model.head == "kernel" and len(model.penalties) == 1:  # nothing to select: the validation photos are learnt from
+        all_of_them = (known[train], labels[train])
+        fitted, *_ = fusion.kernel_head(model, *all_of_them, classes=classes, blocks=sizes, penalty=model.penalties[0])
+    elif model.head == "kernel":
+        fitted, *_ = training.fit_kernel(*data, sizes, **given)
+    else:
+        fitted, _ = training.fit_softmax(*data, seed=settings.base.seed, **given)
+    return np.asarray(fitted(known))
+
+
+def tuned(settings: Params, file: Path, clean: Path, scratch: Path, train: np.ndarray, test: np.ndarray) -> np.ndarray:
+    """Fine-tunes as the train stage does and returns the probabilities of the photos left out."""
+    from gemmodel.data import dataset
+    from gemmodel.models import features, fine_tuning
+
+    shutil.rmtree(scratch, ignore_errors=True)
+    with np.load(file) as kept:
+        embedded = dict(kept)
+    labels, size = embedded["labels"], settings.base.image_size
+    fit, val = train_test_split(train, test_size=0.1, stratify=labels[train], random_state=settings.base.seed)
     for name, part in (("train", fit), ("val", val)):
-        files = part.astype(str)
-        np.savez(scratch / f"{name}.npz", features=known[part], labels=labels[part], files=files, classes=classes)
-    model, *_ = training.train_fusion(
-        settings.model.fusion, settings.train, settings.embed,
-        base=settings.base, folder=scratch, on_epoch=lambda epoch, values: None,
+        for place in part:
+            link = scratch / name / embedded["files"][place]
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to((clean / embedded["files"][place]).resolve())
+        rows = {key: embedded[key][part] for key in ("features", "labels", "files")}
+        np.savez(scratch / f"{name}.npz", **rows, classes=embedded["classes"])
+    model, classes, *_ = fine_tuning.fine_tune(
+        settings.model.fusion, settings.train, settings.augment, settings.embed, base=settings.base,
+        folder=scratch, split=scratch, backup=scratch / "backup", on_epoch=lambda epoch, values: print(epoch, values),
     )  # fmt: skip
-    return np.asarray(model.get_layer("head")(known))
+    paths = [clean / name for name in embedded["files"][test]]
+    data = dataset.batches(paths, labels[test], classes=len(classes), image_size=size, batch_size=features.BATCH)
+    return np.asarray(model.predict(data, verbose=2))
 
 
 def main() -> None:
@@ -67,13 +105,15 @@ def main() -> None:
     parser.add_argument("--photos", type=Path, default=Path("../shared/gemstones"), help="a folder a class")
     parser.add_argument("--keep", type=Path, help="keeps cleaned photos and features here, and reuses them")
     parser.add_argument("--seed", type=int, nargs="+", help="of the folds and the head; base.seed unless told")
-    parser.add_argument("--only", choices=ABLATIONS, nargs="+", default=list(ABLATIONS), help="rows")
+    parser.add_argument("--only", choices=ABLATIONS | SLOW, nargs="+", default=list(ABLATIONS), help="rows")
+    parser.add_argument("--folds", type=int, default=FOLDS, help="how many of the five are scored")
     arguments = parser.parse_args()
     if not arguments.photos.is_dir():
         raise SystemExit(f"accuracy: {arguments.photos}: no such folder; name one of class folders with --photos")
     settings = params.load(Path("params.yaml"))
     print(devices.prepare(settings.base))
-    from gemmodel.insight import evaluation
+    import keras
+
     from gemmodel.models import features
     from scraper.sources import crawl
 
@@ -87,36 +127,53 @@ def main() -> None:
             crawl(source, raw, logs=scratch / "logs")
             cleaning.clean(raw, keep / "clean", settings.clean)
         classes = list(folders.photos(keep / "clean"))
+        print("| setting | top-1 | top-5 | log loss | calibration error | seconds a fit |\n| --- |" + 5 * " ---: |")
         for name in arguments.only:
-            given = changed(settings, ABLATIONS[name])
+            change = (ABLATIONS | SLOW)[name]
+            given = changed(settings, change)
             embed, size = given.embed, given.base.image_size
             tag = (embed.backbone, size, *embed.views, embed.covariance_channels, *embed.colour_spaces)
             file = keep / f"{'-'.join(map(str, tag))}.npz"
-            started = time.perf_counter()
+            extractor = features.extractor(embed, image_size=size)
             if not file.is_file():
-                features.embed(keep / "clean", file, features.extractor(embed, image_size=size), classes=classes)
-            embedded = time.perf_counter() - started
+                features.embed(keep / "clean", file, extractor, classes=classes)
             known, labels, _ = features.read(file)
+            blocks = dict(zip(("maps", "covariances", "colours"), features.blocks(extractor), strict=True))
+            taken = [block not in change.get("without", ()) for block in blocks]
+            known = known[:, np.repeat(taken, list(blocks.values()))]
+            sizes = [size for size, wanted in zip(blocks.values(), taken, strict=True) if wanted]
+            scores, errors, started, fits = [], [], time.perf_counter(), 0
             for seed in arguments.seed or [settings.base.seed]:
                 given = replace(given, base=replace(given.base, seed=seed))
-                started = time.perf_counter()
-                told = np.zeros((len(labels), len(classes)), np.float32)
-                by_fold = []
-                for train, test in StratifiedKFold(FOLDS, shuffle=True, random_state=seed).split(labels, labels):
-                    told[test] = fold(given, known, labels, scratch, train)[test]
-                    part = evaluation.Predictions([], labels[test], told[test], classes)
-                    by_fold.append(evaluation.scores(part, top=TOP))
-                whole = evaluation.scores(evaluation.Predictions([], labels, told, classes), top=TOP)
-                columns = []
-                for figure in ("accuracy", f"top_{TOP}_accuracy", "log_loss", "calibration_error"):
-                    error = np.std([scores[figure] for scores in by_fold], ddof=1) / FOLDS**0.5
-                    columns.append(f"{figure} {whole[figure]:.4f} +- {error:.4f}")
-                seconds = time.perf_counter() - started
-                print(
-                    f"{name}, seed {seed}: {', '.join(columns)} ({len(labels)} photos; embedded in {embedded:.0f} s, "
-                    f"five fits {seconds:.0f} s)",
-                    flush=True,
-                )
+                keras.utils.set_random_seed(seed)
+                told, by_fold, scored = np.zeros((len(labels), len(classes)), np.float32), [], []
+                splits = list(StratifiedKFold(FOLDS, shuffle=True, random_state=seed).split(labels, labels))
+                for train, test in splits[: arguments.folds]:
+                    if given.model.fusion.fine_tune_epochs:
+                        told[test] = tuned(given, file, keep / "clean", scratch / "fold", train, test)
+                    else:
+                        told[test] = head(given, known, labels, sizes, train)[test]
+                    by_fold.append(figures(told, labels, classes, test))
+                    scored += test.tolist()
+                    fits += 1
+                scores.append(figures(told, labels, classes, np.array(scored)))
+                errors.append(np.std(by_fold, axis=0, ddof=1) / len(by_fold) ** 0.5 if len(by_fold) > 1 else 4 * [0])
+            seconds = (time.perf_counter() - started) / fits
+            columns = [
+                f"{a:.4f} +- {b:.4f}" for a, b in zip(np.mean(scores, axis=0), np.mean(errors, axis=0), strict=True)
+            ]
+            print(f"| {name} | {' | '.join(columns)} | {seconds:.0f} |", flush=True)
+        print(
+            f"\n{len(labels)} photos, seeds {arguments.seed or [settings.base.seed]}, {arguments.folds} folds of each"
+        )
+
+
+def figures(told: np.ndarray, labels: np.ndarray, classes: list[str], part: np.ndarray) -> list[float]:
+    """Returns the FIGURES of some photos."""
+    from gemmodel.insight import evaluation
+
+    found = evaluation.scores(evaluation.Predictions([], labels[part], told[part], classes), top=TOP)
+    return [float(found[name]) for name in FIGURES]
 
 
 if __name__ == "__main__":

@@ -122,6 +122,9 @@ class FusionParams:
     learn_validation: bool
     dropout: Annotated[float, Range(0, 0.99)]
     clip: Rate
+    fine_tune_epochs: Count
+    learning_rate: LearningRate
+    unfreeze: str
 
 
 @dataclass(frozen=True)

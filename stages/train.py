@@ -9,7 +9,7 @@ from gemmodel import devices, params
 from gemmodel.data import folders
 from gemmodel.delivery import tracking
 from gemmodel.insight import plots
-from gemmodel.models import archive, confidence, training
+from gemmodel.models import archive, confidence, fine_tuning, training
 from gemmodel.models.knowledge import Knowledge
 from stages import command
 
@@ -23,19 +23,17 @@ def main(
     base, model, train, embed, augment = settings.base, settings.model, settings.train, settings.embed, settings.augment
     device = devices.prepare(base, device=train.device)
     print(f"train: {model.name} on {device}")
-    sections = {
-        "base": base,
-        "model": getattr(model, model.name),
-        "train": train,
-        "embed": embed,
-        "split": settings.split,
-        "augment": augment,
+    logged: dict[str, Any] = {
+        name: asdict(getattr(settings, name)) for name in ("base", "train", "embed", "split", "augment")
     }
-    logged = {name: asdict(section) for name, section in sections.items()} | {"model_name": model.name}
+    logged |= {"model": asdict(getattr(model, model.name)), "model_name": model.name}
     datasets, of_gems = {"train": split / "train", "val": split / "val"}, folders.read_json(hierarchy)
     with tracking.training(model.name, logged, datasets, device=device):
         shared: dict[str, Any] = {"base": base, "on_epoch": tracking.log_epoch}
-        if model.name == "fusion":
+        if model.name == "fusion" and model.fusion.fine_tune_epochs:
+            shared |= {"folder": features, "split": split, "backup": backup}
+            fitted = fine_tuning.fine_tune(model.fusion, train, augment, embed, **shared)
+        elif model.name == "fusion":
             shared |= {"folder": features, "hierarchy": of_gems}
             fitted = training.train_fusion(model.fusion, train, embed, **shared)
         else:

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 from scipy.linalg import cho_factor, cho_solve, eigh
+from scipy.linalg.lapack import dpotri
 from scipy.optimize import minimize
 from scipy.special import softmax
 from sklearn.metrics import log_loss
@@ -48,6 +49,7 @@ def kernel_head(
     blocks: Sequence[int],
     penalty: float | np.ndarray,
     parents: Sequence[int] = (),
+    calibration: tuple[float, float] | None = None,
 ) -> tuple[keras.Model, dict[str, float], np.ndarray]:
     """Fits kernel ridge regression to one-hot labels, in closed form, with calibrated probabilities.
 
@@ -67,6 +69,7 @@ def kernel_head(
         penalty: added to the kernel's diagonal, which is 1; one for all photos, or one each, shape (photos,): a photo
             of half the penalty weighs twice.
         parents: of `labels: separate`, the mineral class's index of each class.
+        calibration: a and b, of `labels: all`, where known.
 
     Returns:
         A model from features of shape (batch, features) to probabilities of shape (batch, classes), its leave-one-out
@@ -87,24 +90,27 @@ def kernel_head(
     described = np.asarray(keras.Model(known, x)(features))
     photos = len(described)
     first = max(0, photos - params.components)
-    values, vectors = eigh((described @ described.T).astype(np.float64), subset_by_index=[first, photos - 1])
-    kept = values > 1e-6 * values[-1]
-    components = (described.T @ (vectors[:, kept] / np.sqrt(values[kept]))).astype(np.float32)
-    support = described @ components
+    values, vectors = eigh(described @ described.T, subset_by_index=[first, photos - 1])
+    kept = values > 1e-5 * values[-1]
+    lengths, vectors = np.sqrt(values[kept]), vectors[:, kept]
+    components, support = described.T @ (vectors / lengths), vectors * lengths
 
     kernel = ((1 + (support @ support.T).astype(np.float64)) / 2) ** params.degree
     penalties = np.broadcast_to(penalty, photos)
     if params.labels == "all":
         coefficients, scores = _ridge(kernel, penalties, labels, classes)
-        outer, inner, left_out = _calibrate(scores, labels, [np.arange(classes)])
+        outer, inner = calibration or calibrate(scores, labels, [np.arange(classes)])
+        left_out = probabilities(scores, outer, inner, [np.arange(classes)])
     else:
         primary = np.asarray(parents)[labels]
         class_coefficients, scores = _ridge(kernel, penalties, primary, max(parents) + 1)
-        class_outer, class_inner, class_left_out = _calibrate(scores, primary, [np.arange(max(parents) + 1)])
+        together = [np.arange(max(parents) + 1)]
+        class_outer, class_inner = calibrate(scores, primary, together)
+        class_left_out = probabilities(scores, class_outer, class_inner, together)
         groups = [np.flatnonzero(np.equal(parents, group)) for group in range(max(parents) + 1)]
         coefficients, scores = _ridges(kernel, penalties, labels, groups)
-        outer, inner, left_out = _calibrate(scores, labels, groups)
-        left_out *= class_left_out[:, parents]
+        outer, inner = calibrate(scores, labels, groups)
+        left_out = probabilities(scores, outer, inner, groups) * class_left_out[:, parents]
 
     # Names that a reader of the summary understands: the projection, similarity to each training photo, score a gem.
     x = layers.Dense(components.shape[1], use_bias=False, name="components")(x)
@@ -136,7 +142,8 @@ def _ridge(
     factor = cho_factor(kernel + np.diag(penalties))
     targets = np.eye(classes)[labels] - 1 / classes
     coefficients = cho_solve(factor, targets)
-    return coefficients, targets - coefficients / np.diag(cho_solve(factor, np.eye(len(labels))))[:, None]
+    inverse, _ = dpotri(*factor)  # one triangle of it
+    return coefficients, targets - coefficients / np.diag(inverse)[:, None]
 
 
 def _ridges(
@@ -157,21 +164,30 @@ def _ridges(
     return coefficients, scores
 
 
-def _calibrate(scores: np.ndarray, labels: np.ndarray, groups: Sequence[np.ndarray]) -> tuple[float, float, np.ndarray]:
-    """Returns a, b and the probabilities softmax(a * arcsinh(b * score)) over each group, of the least log loss."""
+def calibrate(scores: np.ndarray, labels: np.ndarray, groups: Sequence[np.ndarray]) -> tuple[float, float]:
+    """Returns the a and b of `probabilities` that minimise the log loss of photos whose labels the scores do not know.
 
-    def probabilities(logs: np.ndarray) -> np.ndarray:
-        scaled = np.exp(logs[0]) * np.arcsinh(np.exp(logs[1]) * scores)
-        for group in groups:
-            scaled[:, group] = softmax(scaled[:, group], axis=1)
-        return scaled
+    Args:
+        scores: of kernel ridge regression, shape (photos, classes).
+        labels: class indices, shape (photos,).
+        groups: indices of the classes among which the probabilities sum to 1.
+    """
 
     def loss(logs: np.ndarray) -> float:
-        right = probabilities(logs)[np.arange(len(labels)), labels]
+        right = probabilities(scores, np.exp(logs[0]), np.exp(logs[1]), groups)[np.arange(len(labels)), labels]
         return float(-np.log(np.maximum(right, 1e-15)).mean())
 
     best = minimize(loss, [1.0, 2.5], method="Nelder-Mead", bounds=[(-5, 5)] * 2, options={"maxiter": 60})
-    return float(np.exp(best.x[0])), float(np.exp(best.x[1])), probabilities(best.x)
+    outer, inner = np.exp(best.x).tolist()
+    return outer, inner
+
+
+def probabilities(scores: np.ndarray, outer: float, inner: float, groups: Sequence[np.ndarray]) -> np.ndarray:
+    """Returns softmax(a * arcsinh(b * score)) over each group of classes, shape (photos, classes)."""
+    scaled = outer * np.arcsinh(inner * scores)
+    for group in groups:
+        scaled[:, group] = softmax(scaled[:, group], axis=1)
+    return scaled
 
 
 def _scaled(x: keras.KerasTensor, outer: float, inner: float) -> keras.KerasTensor:

@@ -14,10 +14,9 @@ import tensorflow as tf
 from sklearn.metrics import log_loss
 from sklearn.utils.class_weight import compute_class_weight
 
-from gemmodel.data import augmentation, dataset, folders
 from gemmodel.data import hierarchy as primary_labels
 from gemmodel.devices import precision
-from gemmodel.models import archive, boards, cnn, features, fusion, residual, transfer
+from gemmodel.models import archive, boards, cnn, features, fusion, pixels, residual, transfer
 from gemmodel.models import backup as backups
 from gemmodel.models.confidence import Evidence, Reference
 from gemmodel.params import (
@@ -164,31 +163,26 @@ def train_fusion(
     files = features.read_files(folder / "train.npz")
     extractor = features.extractor(embed, image_size=base.image_size)
     parents = primary_labels.parents(classes, hierarchy or {gem: gem for gem in classes})[1].tolist()
+    data = (known, labels, val, val_labels, len(classes))
     if model.head == "kernel":
         sizes = features.blocks(extractor)
-        data = (known, labels, val, val_labels, len(classes), sizes)
-        head, history, left_out = fit_kernel(model, *data, train=params, on_epoch=on_epoch, parents=parents)
+        head, history, left_out = fit_kernel(model, *data, sizes, train=params, on_epoch=on_epoch, parents=parents)
         whole = fusion.attach(extractor, head)
         if not model.learn_validation:
-            evidence = _evidence(head, (known, labels, files), (val, val_labels))
-            return Fitted(whole, classes, history, evidence, chosen_by="loss")
+            found = evidence(head, (known, labels, files), (val, val_labels))
+            return Fitted(whole, classes, history, found, chosen_by="loss")
         both, both_labels = np.concatenate([known, val]), np.concatenate([labels, val_labels])
         files = np.concatenate([files, features.read_files(folder / "val.npz")])
         embedding = archive.embedder(head).predict(both, verbose=0)[1]
         return Fitted(
             whole, classes, history, Evidence(left_out, both_labels, Reference(embedding, both_labels, files))
         )
-    one_hot = np.eye(len(classes), dtype=np.float32)
-    head = fusion.head(model, known, classes=len(classes), parents=parents)
-    data = tf.data.Dataset.from_tensor_slices((known, one_hot[labels]))
-    data = data.shuffle(len(known), seed=base.seed).batch(params.batch_size).prefetch(tf.data.AUTOTUNE)
-    val_data = tf.data.Dataset.from_tensor_slices((val, one_hot[val_labels])).batch(params.batch_size)
-    history = fit(head, data, val_data, params, labels=labels, on_epoch=on_epoch)
-    evidence = _evidence(head, (known, labels, files), (val, val_labels))
-    return Fitted(fusion.attach(extractor, head), classes, history, evidence)
+    head, history = fit_softmax(model, *data, seed=base.seed, train=params, on_epoch=on_epoch, parents=parents)
+    found = evidence(head, (known, labels, files), (val, val_labels))
+    return Fitted(fusion.attach(extractor, head), classes, history, found)
 
 
-def _evidence(model: keras.Model, known: tuple[Any, np.ndarray, np.ndarray], val: tuple[Any, np.ndarray]) -> Evidence:
+def evidence(model: keras.Model, known: tuple[Any, np.ndarray, np.ndarray], val: tuple[Any, np.ndarray]) -> Evidence:
     """Returns what the validation photos tell of a model that has learnt from other photos alone.
 
     Args:
@@ -200,6 +194,28 @@ def _evidence(model: keras.Model, known: tuple[Any, np.ndarray, np.ndarray], val
     reference = Reference(embedder.predict(known[0], verbose=0)[1], *known[1:])
     told, embedding = embedder.predict(val[0], verbose=0)
     return Evidence(told, val[1], reference, embedding)
+
+
+def fit_softmax(
+    model: FusionParams,
+    known: np.ndarray,
+    labels: np.ndarray,
+    val: np.ndarray,
+    val_labels: np.ndarray,
+    classes: int,
+    *,
+    seed: int,
+    train: TrainParams,
+    on_epoch: OnEpoch,
+    parents: Sequence[int] = (),
+) -> tuple[keras.Model, History]:
+    """Fits the softmax head on features; the arguments are those of `fit_kernel`, and the seed of the batches."""
+    one_hot = np.eye(classes, dtype=np.float32)
+    head = fusion.head(model, known, classes=classes, parents=parents)
+    data = tf.data.Dataset.from_tensor_slices((known, one_hot[labels]))
+    data = data.shuffle(len(known), seed=seed).batch(train.batch_size).prefetch(tf.data.AUTOTUNE)
+    val_data = tf.data.Dataset.from_tensor_slices((val, one_hot[val_labels])).batch(train.batch_size)
+    return head, fit(head, data, val_data, train, labels=labels, on_epoch=on_epoch)
 
 
 def fit_kernel(
@@ -214,6 +230,7 @@ def fit_kernel(
     train: TrainParams,
     on_epoch: OnEpoch,
     parents: Sequence[int] = (),
+    tuned: bool = False,
 ) -> tuple[keras.Model, History, np.ndarray]:
     """Chooses the penalty by validation loss, then fits the kernel head on training and validation photos together.
 
@@ -231,6 +248,8 @@ def fit_kernel(
         train: whether classes are balanced; nothing else of it concerns this head.
         on_epoch: called after each penalty.
         parents: of `labels: separate`, the mineral class's index of each class.
+        tuned: whether the extractor has learnt from the training photos. Leave-one-out scores flatter it then, so the
+            validation photos calibrate, and are not learnt from.
 
     Returns:
         The head; its figures by penalty, leave-one-out on the training photos and on the validation photos; and the
@@ -239,9 +258,12 @@ def fit_kernel(
     history, heads = History(), []
     sizes: dict[str, Any] = {"classes": classes, "blocks": blocks, "parents": parents}
     for number, penalty in enumerate(model.penalties):
-        head, values, left_out = fusion.kernel_head(
-            model, known, labels, **sizes, penalty=penalty / _weights(train, labels)
-        )
+        sizes["penalty"] = penalty / _weights(train, labels)
+        head, values, left_out = fusion.kernel_head(model, known, labels, **sizes)
+        if tuned:
+            scores = keras.Model(head.inputs, head.get_layer("gem").output).predict(val, verbose=0)
+            calibration = fusion.calibrate(scores, val_labels, [np.arange(classes)])
+            head, values, left_out = fusion.kernel_head(model, known, labels, **sizes, calibration=calibration)
         told = np.asarray(head(val))
         values |= {
             "val_loss": float(log_loss(val_labels, told, labels=range(classes))),
@@ -250,13 +272,12 @@ def fit_kernel(
         history = {name: [*history.get(name, []), value] for name, value in values.items()}
         on_epoch(number, values)
         heads.append((head, left_out))
-    if not model.learn_validation:
-        head, left_out = heads[int(np.argmin(history["loss"]))]
+    if tuned or not model.learn_validation:
+        head, left_out = heads[int(np.argmin(history["val_loss" if tuned else "loss"]))]
         return head, history, left_out
-    best = model.penalties[int(np.argmin(history["val_loss"]))]
     both, both_labels = np.concatenate([known, val]), np.concatenate([labels, val_labels])
-    penalties = best / _weights(train, both_labels)
-    head, _, left_out = fusion.kernel_head(model, both, both_labels, **sizes, penalty=penalties)
+    sizes["penalty"] = model.penalties[int(np.argmin(history["val_loss"]))] / _weights(train, both_labels)
+    head, _, left_out = fusion.kernel_head(model, both, both_labels, **sizes)
     return head, history, left_out
 
 
@@ -298,33 +319,12 @@ def train_network(
     """
     if params.tensorboard:
         boards.check()
-    classes = list(folders.photos(split / "train"))
-    paths, labels = dataset.labelled(split / "train", classes)
-    if model.augmentation == "disk" and any(augmented.iterdir()):  # augment.up_to may add none
-        more, more_labels = dataset.labelled(augmented, classes)
-        paths, labels = paths + more, np.concatenate([labels, more_labels])
-    val_paths, val_labels = dataset.labelled(split / "val", classes)
-    state = backup / backups.key([base, model, params, augment], [*paths, *val_paths])
+    photos = pixels.batches(
+        params, augment, base=base, split=split, augmentation_from=model.augmentation, augmented=augmented
+    )
+    state = backup / backups.key([base, model, params, augment], photos.paths)
 
-    augmenter = augmentation.augmenter(augment, seed=base.seed)
-    with tf.device("CPU:0"):  # where the batches are made
-        order = tf.Variable(base.seed, dtype=tf.int64)
-
-    def reseed(epoch: int, _: Any = None) -> None:
-        order.assign(base.seed + epoch)
-        augmentation.reseed(augmenter, f"{base.seed}/{epoch}")
-
-    sizes: dict[str, Any] = {
-        "classes": len(classes),
-        "image_size": base.image_size,
-        "batch_size": params.batch_size,
-        "keep": True,
-    }
-    fly = augmenter if model.augmentation == "fly" else None
-    data = dataset.batches(paths, labels, **sizes, augmenter=fly, shuffle_seed=order)
-    val_data = dataset.batches(val_paths, val_labels, **sizes)
-
-    build = partial(NETWORKS[type(model)], model, image_size=base.image_size, classes=len(classes))
+    build = partial(NETWORKS[type(model)], model, image_size=base.image_size, classes=len(photos.classes))
     keras.config.set_dtype_policy(_policy(model, params))
     fitted = build()
     best, history = np.inf, History()
@@ -333,14 +333,16 @@ def train_network(
             transfer.freeze(fitted, below=learns_from)
         before = fitted.get_weights()
         state_file = state / f"{number}.pickle" if params.resume else None
-        watching = [keras.callbacks.LambdaCallback(on_epoch_begin=reseed)]
+        watching = [photos.reseed]
         if params.tensorboard:
             sections = {"base": base, "model": model, "train": phase, "augment": augment}
             anew = not (state_file and state_file.exists())
-            watching += boards.callbacks(logs / state.name / str(number), sections, val_data, classes, anew=anew)
+            watching += boards.callbacks(
+                logs / state.name / str(number), sections, photos.val, photos.classes, anew=anew
+            )
         found = fit(
-            fitted, data, val_data, phase,
-            labels=labels,
+            fitted, photos.train, photos.val, phase,
+            labels=photos.labels,
             on_epoch=partial(_counted_on, on_epoch, len(history.get("loss", []))),
             callbacks=watching,
             backup=state_file,
@@ -354,10 +356,8 @@ def train_network(
     kept = build()
     kept.set_weights(fitted.get_weights())
     shutil.rmtree(state, ignore_errors=True)
-    paths, labels = dataset.labelled(split / "train", classes)  # the photos as they are, without copies
-    files = np.array([path.relative_to(split / "train").as_posix() for path in paths])
-    known = dataset.batches(paths, labels, **sizes), labels, files
-    return Fitted(kept, classes, history, _evidence(kept, known, (val_data, val_labels)))
+    known = photos.known, photos.known_labels, photos.files
+    return Fitted(kept, photos.classes, history, evidence(kept, known, (photos.val, photos.val_labels)))
 
 
 def _counted_on(on_epoch: OnEpoch, done: int, epoch: int, values: Mapping[str, float]) -> None:

@@ -56,6 +56,4 @@ def _place(model: keras.Model, beginning: str) -> int:
     for place, name in enumerate(names):
         if name.startswith(beginning):
             return place
-    raise ParameterError(
-        f"model.transfer.unfreeze: no layer's name begins with {beginning!r}; some are {', '.join(names[-40::4])}"
-    )
+    raise ParameterError(f"unfreeze: no layer's name begins with {beginning!r}; some are {', '.join(names[-40::4])}")

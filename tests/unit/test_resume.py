@@ -28,6 +28,10 @@ TINY = {
     "model.cnn.dense": 8,
     "model.transfer.weights": "none",
     "model.transfer.unfreeze": "blocks.15",
+    "embed.views": "photo",
+    "embed.weights": "none",
+    "model.fusion.fine_tune_epochs": EPOCHS,
+    "model.fusion.unfreeze": "blocks.15",
 }
 TRAIN = """
 import json, os, pathlib, signal, sys
@@ -36,7 +40,7 @@ settings = params.load(pathlib.Path("params.yaml"))
 devices.prepare(settings.base, device="cpu")
 import keras
 import numpy as np
-from gemmodel.models import backup, training
+from gemmodel.models import backup, features, fine_tuning, training
 
 name, kill_at, *folders = sys.argv[1:]
 for folder in folders:
@@ -50,11 +54,18 @@ for folder in folders:
             os.kill(os.getpid(), signal.SIGKILL)
 
     backup.Backup.on_train_batch_end = on_train_batch_end
-    model, classes, history, *_ = training.train_network(
-        getattr(settings.model, name), settings.train, settings.augment, base=settings.base,
-        split=pathlib.Path("split"), augmented=pathlib.Path("nowhere"), backup=pathlib.Path(folder),
-        on_epoch=lambda epoch, values: seen.append([epoch, dict(values)]),
-    )
+    split, known = pathlib.Path("split"), pathlib.Path(folder + "-features")
+    given = {"base": settings.base, "split": split, "backup": pathlib.Path(folder)}
+    given["on_epoch"] = lambda epoch, values: seen.append([epoch, dict(values)])
+    model = getattr(settings.model, name)
+    if name == "fusion":
+        extractor = features.extractor(settings.embed, image_size=settings.base.image_size)
+        for part in ("train", "val"):
+            features.embed(split / part, known / f"{part}.npz", extractor, classes=["Agate", "Beryl", "Ruby"])
+        fitted = fine_tuning.fine_tune(model, settings.train, settings.augment, settings.embed, folder=known, **given)
+    else:
+        fitted = training.train_network(model, settings.train, settings.augment, augmented=split, **given)
+    model, classes, history, *_ = fitted
     np.savez(folder + ".npz", *model.get_weights())
     told = {"batches": len(batches), "history": history, "seen": seen, "left": os.listdir(folder)}
     pathlib.Path(folder + ".json").write_text(json.dumps(told))
@@ -79,8 +90,9 @@ def project(tmp_path: Path, draw: Callable[..., Image.Image]) -> Path:
         ("cnn", "cosine", BATCHES + 3, 2 * BATCHES),
         # In the second phase, after one epoch of it.
         ("transfer", "plateau", (EPOCHS + 1) * BATCHES + 3, 2 * BATCHES),
+        ("fusion", "cosine", BATCHES + 3, 2 * BATCHES),
     ],
-    ids=["cnn", "transfer"],
+    ids=["cnn", "transfer", "fusion"],
 )
 def test_a_killed_training_ends_with_the_same_bits(
     project: Path, run: Any, write_params: Any, name: str, schedule: str, kill_at: int, left: int

@@ -1,0 +1,84 @@
+"""Batches of photos that a network learns from, the same in each training and in one that goes on."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from gemmodel.data import augmentation, dataset, folders
+from gemmodel.params import AugmentParams, BaseParams, TrainParams
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """Batches of photos that a network learns from: augmented ones, anew each epoch, and those of validation."""
+
+    train: tf.data.Dataset
+    val: tf.data.Dataset
+    known: tf.data.Dataset  # the training photos as they are, without copies, in the order of their files
+    labels: np.ndarray  # of all in train, shape (photos,)
+    val_labels: np.ndarray
+    known_labels: np.ndarray
+    files: np.ndarray  # of known, relative to the training part
+    classes: list[str]
+    paths: list[Path]  # of both
+    reseed: keras.callbacks.Callback  # lets order and augmentation of an epoch depend on its number alone
+
+
+def batches(
+    params: TrainParams,
+    augment: AugmentParams,
+    *,
+    base: BaseParams,
+    split: Path,
+    augmentation_from: str,
+    augmented: Path | None = None,
+) -> Pixels:
+    """Returns the batches of pixels and one-hot labels that a network is fitted on.
+
+    Args:
+        params: the batch size.
+        augment: the augmentation on the fly.
+        base: seed and image size.
+        split: holds `train` and `val`, a folder a class each.
+        augmentation_from: none, disk or fly.
+        augmented: holds the copies on disk, a folder a class.
+    """
+    classes = list(folders.photos(split / "train"))
+    known, known_labels = dataset.labelled(split / "train", classes)
+    paths, labels = known, known_labels
+    if augmented and augmentation_from == "disk" and any(augmented.iterdir()):  # augment.up_to may add none
+        more, more_labels = dataset.labelled(augmented, classes)
+        paths, labels = paths + more, np.concatenate([labels, more_labels])
+    val_paths, val_labels = dataset.labelled(split / "val", classes)
+
+    augmenter = augmentation.augmenter(augment, seed=base.seed)
+    with tf.device("CPU:0"):  # where the batches are made
+        order = tf.Variable(base.seed, dtype=tf.int64)
+
+    def reseed(epoch: int, _: Any = None) -> None:
+        order.assign(base.seed + epoch)
+        augmentation.reseed(augmenter, f"{base.seed}/{epoch}")
+
+    sizes: dict[str, Any] = {
+        "classes": len(classes),
+        "image_size": base.image_size,
+        "batch_size": params.batch_size,
+        "keep": True,
+    }
+    fly = augmenter if augmentation_from == "fly" else None
+    return Pixels(
+        train=dataset.batches(paths, labels, **sizes, augmenter=fly, shuffle_seed=order),
+        val=dataset.batches(val_paths, val_labels, **sizes),
+        known=dataset.batches(known, known_labels, **sizes),
+        labels=labels,
+        val_labels=val_labels,
+        known_labels=known_labels,
+        files=np.array([path.relative_to(split / "train").as_posix() for path in known]),
+        classes=classes,
+        paths=[*paths, *val_paths],
+        reseed=keras.callbacks.LambdaCallback(on_epoch_begin=reseed),
+    )
