@@ -42,7 +42,10 @@ def network(name: str, settings: Params, photos: np.ndarray) -> keras.Model:
     known = extractor.predict(photos, batch_size=8, verbose=0)
     params, labels, parents = settings.model.fusion, np.arange(len(photos)) % 3, [0, 0, 1]
     if params.head == "softmax":
-        return fusion.attach(extractor, fusion.head(params, known, classes=3, parents=parents))
+        head = fusion.head(params, known, classes=3, parents=parents)
+        # Of twenty photos some features hardly vary, and are magnified: random weights, unlike learnt ones, heed them.
+        head.get_layer("gem").set_weights([0.1 * weights for weights in head.get_layer("gem").get_weights()])
+        return fusion.attach(extractor, head)
     blocks = feature_maps.blocks(extractor)
     head, *_ = fusion.kernel_head(params, known, labels, classes=3, blocks=blocks, penalty=0.1, parents=parents)
     return fusion.attach(extractor, head)
