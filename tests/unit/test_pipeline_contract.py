@@ -82,7 +82,7 @@ def test_only_tracking_imports_mlflow() -> None:
         for path in (ROOT / package).rglob("*.py"):
             if any(line.split("#")[0].strip().startswith(("import mlflow", "from mlflow")) for line in path.open()):
                 users.add(path.relative_to(ROOT).as_posix())
-    assert users == {"gemmodel/delivery/tracking.py"}
+    assert users == {"gemmodel/delivery/tracking.py", "gemmodel/delivery/serving.py"}  # the latter is run by MLflow
 
 
 def lookup(params: dict[str, Any], key: str) -> Any:
