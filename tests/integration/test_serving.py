@@ -137,6 +137,24 @@ def test_the_model_is_complete_and_pins_no_tensorflow(registered: str, folder: P
     assert "input_example.json" in {path.name for path in place.iterdir()}
 
 
+def test_it_answers_with_its_own_requirements_alone(registered: str, tmp_path: Path, draw: Any) -> None:
+    place = Path(mlflow.artifacts.download_artifacts("models:/gemstones@champion"))
+    subprocess.run(["uv", "venv", "-q", "--python", sys.executable, tmp_path / "venv"], check=True)
+    python = tmp_path / "venv" / ("Scripts" if os.name == "nt" else "bin") / "python"
+    wanted = ["-r", str(place / "requirements.txt")]
+    subprocess.run(["uv", "pip", "install", "-q", "--python", python, *wanted], check=True)
+    (tmp_path / "photo.jpg").write_bytes(jpeg(1, draw))
+    code = f"""
+import sys, mlflow, pandas
+model = mlflow.pyfunc.load_model({str(place)!r})
+print(model.predict(pandas.DataFrame({{"photo": [open("photo.jpg", "rb").read()]}}))["gem"][0])
+assert "tensorflow" not in sys.modules
+"""
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    ended = subprocess.run([python, "-c", code], cwd=tmp_path, env=kept, check=True, capture_output=True, text=True)
+    assert ended.stdout.strip() in CLASSES
+
+
 def test_the_champion_is_found_without_mlflow(registered: str, folder: Path, run: Any, draw: Any) -> None:
     (folder / "photo.jpg").write_bytes(jpeg(5, draw))
     code = """
