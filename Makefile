@@ -34,7 +34,6 @@ bench: $(INSTALLED) ## run the benchmarks of speed that the README quotes
 	for name in nothing_to_do stage_imports mixed_precision cleaning augmentation; do echo "== $$name"; python benchmarks/$$name.py || exit 1; done
 
 lock: $(INSTALLED) ## pin all dependencies anew, with hashes, for every platform
-	pip install -q uv
 	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes --no-header --upgrade -q -o requirements.lock
 
 clean: ## remove what the pipeline made, but no photos, caches, runs or environment
