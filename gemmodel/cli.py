@@ -8,14 +8,10 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from gemmodel import params
 from gemmodel.data import folders
 from gemmodel.errors import DataError, ParameterError, told_in_one_line
-
-if TYPE_CHECKING:
-    from gemmodel.delivery.prediction import Predictor
 
 
 def main() -> None:
@@ -155,7 +151,7 @@ def predict_photos(arguments: argparse.Namespace) -> None:
             for gem, probability in answer.top if arguments.top else ():
                 say(f"    {probability:6.1%} {gem}")
     if arguments.explain and not failed:
-        explain_photo(predictor, paths[0], arguments.explain)
+        predictor.why(paths[0]).save(arguments.explain)
     if failed:
         raise DataError(f"{failed} of {len(paths)} photos could not be read")
 
@@ -194,16 +190,6 @@ def registered_name() -> str:
     """Returns the name that the project registers its model by; outside of a project the shipped one."""
     path = Path("params.yaml")
     return params.load(path).register.name if path.is_file() else "gemstones"
-
-
-def explain_photo(predictor: "Predictor", photo: Path, out: Path) -> None:
-    """Writes a picture of a photo beside what of it speaks for the answer."""
-    from gemmodel.insight import occlusion
-
-    pixels = predictor.pixels(photo)
-    target = int(predictor.outputs(pixels)[0].argmax())
-    fall = occlusion.occlusion(predictor.probabilities, pixels, target)
-    occlusion.overlay(pixels, fall).save(out)
 
 
 def serve_champion(host: str, port: int) -> None:

@@ -28,7 +28,6 @@ from gemmodel.data import folders
 from gemmodel.delivery import answers
 from gemmodel.delivery.prediction import Predictor
 from gemmodel.errors import DataError
-from gemmodel.insight import occlusion
 
 PAGE = Path(__file__).parent / "page"
 MOST_BYTES = 20_000_000  # of an upload; a phone's photo has 2 to 8 million
@@ -88,10 +87,7 @@ def app(folder: Path, *, photos: Path, manifest: Path, per_minute: int) -> Starl
         }
 
     def why(data: bytes) -> bytes:
-        pixels = explainer.pixels(_checked(data))
-        target = int(explainer.outputs(pixels)[0].argmax())
-        fall = occlusion.occlusion(explainer.probabilities, pixels, target)
-        return _jpeg(occlusion.overlay(pixels, fall))
+        return _jpeg(explainer.why(_checked(data)))
 
     async def asked(request: Request, ask: Callable[[bytes], Any], **limit: Any) -> Any:
         try:

@@ -9,6 +9,7 @@ from typing import IO
 
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter, SignatureRunner
+from PIL import Image
 
 from gemmodel.data import cropping, folders, images
 from gemmodel.delivery import answers
@@ -85,6 +86,22 @@ class Predictor:
     def probabilities(self, photos: Iterator[np.ndarray]) -> np.ndarray:
         """Returns the probabilities, float (photos, classes), for pixels (side, side, 3) each."""
         return np.concatenate(list(self._pool.map(lambda pixels: self.outputs(pixels)[0], photos)))
+
+    def why(self, photo: Photo) -> Image.Image:
+        """Returns a photo and, beside it, which parts of it speak for the answer, by occlusion.
+
+        Raises:
+            DataError: it cannot be read as a photo.
+        """
+        from gemmodel.insight import occlusion, overlays
+
+        pixels = self.pixels(photo)
+        target = int(self.outputs(pixels)[0].argmax())
+
+        def scores(photos: Iterator[np.ndarray]) -> np.ndarray:
+            return np.log(np.maximum(self.probabilities(photos)[:, target], 1e-9))
+
+        return overlays.beside(pixels, occlusion.occlusion(scores, pixels))
 
     def _runner(self) -> SignatureRunner:
         try:

@@ -4,17 +4,17 @@ No library fits: saliency 0.2.1 counts a path's ends in full, hides 44,000 windo
 tf-keras-vis 0.8.7 has neither integrated gradients nor VarGrad; xplique 2.0.2 refuses TensorFlow 2.21.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 import numpy as np
 from scipy.stats import spearmanr
 
+from gemmodel.insight import occlusion
 from gemmodel.insight.opened import Opened
 from gemmodel.params import ExplainParams
 
 Baseline = Literal["black", "noise"]
-GREY = 127.5  # of what hides a part of the photo
 
 
 def integrated_gradients(
@@ -111,29 +111,6 @@ def grad_cam(opened: Opened, photo: np.ndarray, target: int) -> np.ndarray:
     return np.maximum(values @ gradients.mean(axis=(0, 1)), 0)
 
 
-def occlusion(opened: Opened, photo: np.ndarray, target: int, *, cells: int) -> np.ndarray:
-    """Hides the photo cell by cell behind a grey square (Matthew Zeiler and Rob Fergus, 1311.2901).
-
-    The one method that sees colour histograms, and all else.
-
-    Args:
-        opened: the model.
-        photo: pixels in [0, 255], shape (side, side, 3).
-        target: the class.
-        cells: a side of the photo.
-
-    Returns:
-        By how much the score falls where a cell is hidden, signed, of shape (cells, cells).
-    """
-    edges = np.linspace(0, len(photo), cells + 1).astype(int)
-    hidden = np.repeat(photo[None], cells**2 + 1, axis=0)
-    for place in range(cells**2):
-        row, column = divmod(place, cells)
-        hidden[place, edges[row] : edges[row + 1], edges[column] : edges[column + 1]] = GREY
-    scores = opened.score(hidden, target)
-    return (scores[-1] - scores[:-1]).reshape(cells, cells)
-
-
 def methods(params: ExplainParams, *, seed: int) -> dict[str, Callable[[Opened, np.ndarray, int], np.ndarray]]:
     """Returns each method by its name as parameters want it: of a model, a photo and a class, its map (h, w)."""
 
@@ -141,6 +118,12 @@ def methods(params: ExplainParams, *, seed: int) -> dict[str, Callable[[Opened, 
         return integrated_gradients(opened, photo, target, steps=params.steps, baseline=params.baseline, seed=seed).sum(
             axis=-1
         )
+
+    def occluded(opened: Opened, photo: np.ndarray, target: int) -> np.ndarray:
+        def score(photos: Iterator[np.ndarray]) -> np.ndarray:
+            return opened.score(np.stack(list(photos)).astype(np.float32), target)
+
+        return occlusion.occlusion(score, photo.astype(np.uint8), cells=params.occlusion, reach=0)
 
     def smooth(opened: Opened, photo: np.ndarray, target: int) -> np.ndarray:
         return smoothgrad(opened, photo, target, copies=params.smoothgrad_copies, deviation=params.noise, seed=seed)
@@ -156,7 +139,7 @@ def methods(params: ExplainParams, *, seed: int) -> dict[str, Callable[[Opened, 
         "integrated gradients": integrated,
         "SmoothGrad": smooth,
         "Grad-CAM": grad_cam,
-        "occlusion": lambda opened, photo, target: occlusion(opened, photo, target, cells=params.occlusion),
+        "occlusion": occluded,
     }
 
 

@@ -1,12 +1,7 @@
 """Heat maps over photos, for a page, a command or a web service: red speaks for the answer, blue against it."""
 
-from collections.abc import Sequence
-
 import numpy as np
 from PIL import Image
-
-from gemmodel.insight import attribution, data_plots
-from gemmodel.insight.opened import Opened
 
 FOR, AGAINST = np.array([214.0, 39.0, 24.0]), np.array([33.0, 102.0, 172.0])
 STRONGEST = 0.75  # opacity where a map is strongest
@@ -37,25 +32,9 @@ def overlay(photo: np.ndarray, values: np.ndarray) -> Image.Image:
     return Image.fromarray(np.rint(mixed).astype(np.uint8))
 
 
-def explained(
-    opened: Opened, photo: np.ndarray, classes: Sequence[str], *, cells: int = 8, side: int = 448
-) -> Image.Image:
-    """Returns a photo beside the parts of it that its answer rests on, by occlusion, which sees all of any model.
-
-    Args:
-        opened: the model.
-        photo: as the model sees it, uint8 of shape (side, side, 3).
-        classes: the class names in the order of the probabilities.
-        cells: hidden in turn, a side of the photo; takes the square of it in forward passes.
-        side: of each of the two pictures, in pixels.
-
-    Returns:
-        An RGB picture, twice as wide as high.
-    """
-    pixels = photo.astype(np.float32)
-    probabilities = opened.probabilities(pixels[None])[0]
-    target = int(probabilities.argmax())
-    heat = overlay(photo, attribution.occlusion(opened, pixels, target, cells=cells))
-    caption = f"red speaks for {classes[target]} ({probabilities[target]:.0%}), blue against it"
-    enlarged = [picture.resize((side, side), Image.Resampling.BICUBIC) for picture in (Image.fromarray(photo), heat)]
-    return data_plots.contact_sheet(list(zip(enlarged, ("the photo", caption), strict=True)), side=side, columns=2)
+def beside(photo: np.ndarray, values: np.ndarray, *, side: int = 448) -> Image.Image:
+    """Returns a photo and, on its right, the photo under a map, each `side` pixels wide and high; see `overlay`."""
+    both = Image.new("RGB", (2 * side, side))
+    for place, picture in enumerate((Image.fromarray(photo), overlay(photo, values))):
+        both.paste(picture.resize((side, side), Image.Resampling.BICUBIC), (place * side, 0))
+    return both

@@ -15,7 +15,7 @@ from gemmodel.data import cropping, folders, images
 from gemmodel.delivery import answers
 from gemmodel.delivery.prediction import Predictor
 from gemmodel.errors import DataError, ModelError
-from gemmodel.insight import occlusion
+from gemmodel.insight import occlusion, overlays
 from gemmodel.models import archive, fusion
 from gemmodel.models import features as feature_maps
 from gemmodel.models.cnn import cnn
@@ -171,16 +171,15 @@ def test_what_is_blurred_away_matters_where_the_model_looks() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
 
     def detail(seen: Any) -> np.ndarray:
-        """The share of the contrast of the upper left quarter, and the rest."""
-        share = np.array([float(np.std(photo[: SIDE // 2, : SIDE // 2])) / 128 for photo in seen])
-        return np.stack([share, 1 - share], axis=1)
+        """The contrast of the upper left quarter."""
+        return np.array([float(np.std(photo[: SIDE // 2, : SIDE // 2])) / 128 for photo in seen])
 
-    fall = occlusion.occlusion(detail, pixels, 0)
+    fall = occlusion.occlusion(detail, pixels)
     half = occlusion.CELLS // 2
     assert fall[: half - 1, : half - 1].min() > 0
     np.testing.assert_allclose(fall[half + 1 :], 0)
     np.testing.assert_allclose(fall[:, half + 1 :], 0)
-    assert occlusion.overlay(pixels, fall).size == (4 * SIDE, 2 * SIDE)
+    assert overlays.beside(pixels, fall, side=SIDE).size == (2 * SIDE, SIDE)
 
 
 def predict(run: Run, cwd: Path, *arguments: Any, **variables: str) -> subprocess.CompletedProcess[str]:
