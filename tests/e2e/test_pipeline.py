@@ -25,6 +25,16 @@ SMALL = {
     "augment": {"images_per_class": 3},
     "model": {"fusion": {"head": "softmax"}},  # learns by epochs
     "train": {"epochs": 4},
+    "explain": {
+        "photos": 4,
+        "occlusion": 2,
+        "compared": 1,
+        "steps": 2,
+        "measured": 4,
+        "hue_shifts": [180],
+        "patches": [4],
+    },
+    "explore": {"elbow": [2, 4]},
 }
 STAGES = [
     "crawl",
