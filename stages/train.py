@@ -50,7 +50,9 @@ def main(
             writer.writerow(["epoch", *history])
             writer.writerows([epoch, *values] for epoch, values in enumerate(zip(*history.values(), strict=True)))
         tracking.log_metrics(best)
-        tracking.log_figure(plots.learning_curves(history, int(best["best_epoch"])), "learning_curves.png")
+        figure = plots.learning_curves(history, int(best["best_epoch"]))
+        figure.savefig(curves.with_suffix(".png"), dpi=110, metadata={"Software": None})
+        tracking.log_figure(figure, "learning_curves.png")
     print(f"train: validation accuracy {best['best_val_accuracy']:.4f} at epoch {best['best_epoch']}")
 
 

@@ -57,6 +57,7 @@ SECTIONS = (
         "How did it learn?",
         "The epoch that was kept; DVC and MLflow draw the curves.",
         tables=("training.json",),
+        pictures=("curves.png",),
         links=("curves.csv",),
     ),
     Section(
