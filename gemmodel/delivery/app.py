@@ -3,7 +3,6 @@
 import asyncio
 import io
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -19,7 +18,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
@@ -31,6 +30,7 @@ from gemmodel.errors import DataError
 
 PAGE = Path(__file__).parent / "page"
 MOST_BYTES = 20_000_000  # of an upload; a phone's photo has 2 to 8 million
+CLIENTS = 64  # at once; more are answered 503, so uploads never take more than 1.3 GB
 SECONDS = 30  # that an upload may take
 MOST_PIXELS = 50_000_000  # above what phones make; decoded it takes 150 MB
 THUMBNAIL = 160  # pixels
@@ -66,14 +66,17 @@ def app(folder: Path, *, photos: Path, manifest: Path, per_minute: int) -> Starl
         if not await limiter.hit(quota, address):
             raise HTTPException(429, f"more than {per_minute} photos a minute; wait a little", {"Retry-After": "60"})
         body = bytearray()
-        with suppress(TimeoutError):
+        try:
             async with asyncio.timeout(SECONDS):
                 async for part in request.stream():
                     body += part
                     if len(body) > MOST_BYTES:
                         raise HTTPException(413, f"the file is larger than {MOST_BYTES // 1_000_000} MB")
-                return bytes(body)
-        raise HTTPException(408, f"the upload took more than {SECONDS} seconds")
+        except TimeoutError:
+            raise HTTPException(408, f"the upload took more than {SECONDS} seconds") from None
+        except ClientDisconnect:
+            raise HTTPException(400, "the upload was broken off") from None
+        return bytes(body)
 
     def told(data: bytes) -> dict[str, Any]:
         answer = next(predictor.answers([_checked(data)]))
@@ -127,7 +130,8 @@ def app(folder: Path, *, photos: Path, manifest: Path, per_minute: int) -> Starl
 def serve(application: Starlette, *, host: str, port: int) -> None:
     """Runs the application until it is interrupted. Who asks what is not logged."""
     print(f"http://{host}:{port}", flush=True)
-    uvicorn.run(application, host=host, port=port, log_level="warning", access_log=False, server_header=False)
+    quiet: dict[str, Any] = {"log_level": "warning", "access_log": False, "server_header": False}
+    uvicorn.run(application, host=host, port=port, limit_concurrency=CLIENTS, **quiet)
 
 
 def facts(manifest: Path) -> dict[str, Mapping[str, str]]:
