@@ -19,7 +19,7 @@ pull: $(INSTALLED) ## set up and fetch what a teammate pushed
 	dvc pull
 
 test: $(INSTALLED) ## set up and run all tests
-	python -m pytest
+	python -m pytest -n 2 --dist loadfile
 
 lint: $(INSTALLED) ## format, lint and types, as CI checks them
 	ruff format --check .
