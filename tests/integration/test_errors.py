@@ -36,7 +36,7 @@ def test_an_unknown_key_is_named(project: Any, refused: Any, stage: str) -> None
         ("clean", "data/raw"),
         ("split", "data/clean"),
         ("embed", "data/split/train"),
-        ("train", "data/features/train.npz"),
+        ("train", "data/split/hierarchy.json"),
         ("evaluate", "models"),
         ("register", "models"),
     ],
