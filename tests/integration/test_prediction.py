@@ -216,7 +216,7 @@ def test_predict_names_more_gems_and_draws_why(run: Run, model: Path, photos: Pa
     assert (ended.returncode, ended.stderr) == (0, "")
     assert len(ended.stdout.splitlines()) == 4
     with Image.open(tmp_path / "why.png") as picture:
-        assert picture.size == (4 * SIDE, 2 * SIDE)
+        assert picture.size == (896, 448)
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,8 @@ from gemmodel.data import folders
 from gemmodel.delivery import tracking, turns, versions
 from gemmodel.errors import TrackingError
 from gemmodel.models import archive
+from gemmodel.models.confidence import Confidence, Reference
+from gemmodel.models.knowledge import Knowledge
 from stages import register
 
 ROOT = Path(__file__).parents[2]
@@ -61,7 +63,9 @@ def place(tmp_path: Path, draw: Any, write_params: Any) -> Callable[..., Path]:
         mean = keras.layers.GlobalAveragePooling2D()(pixels)
         network = keras.Model(pixels, keras.layers.Dense(3, "softmax", use_bias=False, name="gem")(mean))
         network.get_layer("gem").set_weights([model * np.eye(3, dtype=np.float32)])
-        archive.save(network, GEMS, root / "models")
+        known = Reference(np.eye(3, dtype=np.float32), np.arange(3, dtype=np.int32), np.array(["1.png"] * 3))
+        knowledge = Knowledge(GEMS, {gem: gem for gem in GEMS}, Confidence(0.9, 0.1, 1, 2.0), known)
+        archive.save(network, GEMS, root / "models", knowledge=knowledge)
         answer(root, wrong)
         return root
 
@@ -183,7 +187,7 @@ def test_a_champion_that_is_not_of_this_project_keeps_its_title(place: Any, regi
 
 def test_a_champion_that_does_not_load_keeps_its_title(place: Any, registered: Any, tmp_path: Path) -> None:
     registered(place("first", wrong=24))
-    for path in tmp_path.rglob("mlruns/**/model.keras"):
+    for path in tmp_path.rglob("mlruns/**/model.tflite"):
         path.write_bytes(b"damaged")
     decision = registered(place("second", model=2.0, test=2000))
     assert decision["champion"] is False

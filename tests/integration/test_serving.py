@@ -23,7 +23,7 @@ import pytest
 from PIL import Image
 
 from gemmodel.data import images
-from gemmodel.delivery import champion, tracking
+from gemmodel.delivery import champion, tracking, versions
 from gemmodel.delivery.prediction import Predictor
 from gemmodel.errors import DataError
 from gemmodel.models import archive
@@ -275,5 +275,5 @@ def test_a_champion_at_a_server_is_fetched_once(
     found = champion.folder("gemstones")
     assert found.is_relative_to(tmp_path / "cache")
     assert (found / "model.tflite").read_bytes() == (folder / "models" / "model.tflite").read_bytes()
-    monkeypatch.setattr(tracking, "fetch", lambda source, folder: pytest.fail("fetched again"))
+    monkeypatch.setattr(versions, "fetch", lambda source, folder: pytest.fail("fetched again"))
     assert champion.folder("gemstones") == found
