@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from gemmodel.data import dataset, folders
+from gemmodel.data import arrays, dataset
 from gemmodel.errors import DataError, ModelError
 from gemmodel.models.backbones import backbone
 from gemmodel.params import EmbedParams
@@ -163,8 +163,7 @@ def embed(photos: Path, out: Path, model: keras.Model, *, classes: Sequence[str]
     data = dataset.batches(paths, labels, classes=len(classes), image_size=model.input_shape[1], batch_size=BATCH)
     known = model.predict(data, verbose=1 if sys.stdout.isatty() else 2)
     files = [path.relative_to(photos).as_posix() for path in paths]
-    with folders.replacing(out) as new, new.open("wb") as file:
-        np.savez(file, features=known, labels=labels, files=np.array(files), classes=np.array(classes))
+    arrays.write(out, features=known, labels=labels, files=np.array(files), classes=np.array(classes))
     return len(paths)
 
 

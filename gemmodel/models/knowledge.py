@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gemmodel.data import folders
+from gemmodel.data import arrays, folders
 from gemmodel.errors import DataError, ModelError
 from gemmodel.models.confidence import Confidence, Reference
 
@@ -55,5 +55,4 @@ def write(knowledge: Knowledge, folder: Path) -> None:
     """Writes all but the classes, which lie with the network."""
     folders.write_json(folder / "hierarchy.json", dict(knowledge.hierarchy))
     folders.write_json(folder / "confidence.json", asdict(knowledge.confidence))
-    with folders.replacing(folder / "reference.npz") as new, new.open("wb") as file:
-        np.savez(file, **vars(knowledge.reference))
+    arrays.write(folder / "reference.npz", **vars(knowledge.reference))
