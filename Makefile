@@ -33,8 +33,8 @@ ui: $(INSTALLED) ## open the MLflow UI on http://127.0.0.1:5000 (PORT=...)
 bench: $(INSTALLED) ## run the benchmarks of speed that the README quotes
 	for name in nothing_to_do stage_imports mixed_precision cleaning augmentation; do echo "== $$name"; python benchmarks/$$name.py || exit 1; done
 
-lock: $(INSTALLED) ## pin all dependencies anew, with hashes, for every platform
-	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes --no-header --upgrade -q -o requirements.lock
+lock: $(INSTALLED) ## pin what pyproject.toml asks for, with hashes, for every platform (UPGRADE=--upgrade: all anew)
+	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes --no-header $(UPGRADE) -q -o requirements.lock
 
 clean: ## remove what the pipeline made, but no photos, caches, runs or environment
 	rm -rf data models reports logs dvc_plots

@@ -73,8 +73,12 @@ def batches(
     if shuffle_seed is not None:
         # Keras' and TensorFlow's own reshuffling goes by the epochs of this process, not of this training.
         kept, number = data, len(paths)
-        once = tf.data.Dataset.range(1)
-        data = once.flat_map(lambda _: kept.shuffle(number, seed=shuffle_seed.read_value()))
+
+        def shuffled(_: tf.Tensor) -> tf.data.Dataset:
+            tf.compat.v1.set_random_seed(1)  # of this graph: beside a global seed of 0 TensorFlow refuses a tensor
+            return kept.shuffle(number, seed=shuffle_seed.read_value())
+
+        data = tf.data.Dataset.range(1).flat_map(shuffled)
         data = data.apply(tf.data.experimental.assert_cardinality(number))
     data = data.batch(batch_size).map(lambda x, y: (tf.cast(x, tf.float32), y), num_parallel_calls=tf.data.AUTOTUNE)
     if augmenter is not None:
