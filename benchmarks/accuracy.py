@@ -58,44 +58,44 @@ def changed(settings: Params, changes: dict[str, Any]) -> Params:
 
 def head(settings: Params, known: np.ndarray, labels: np.ndarray, sizes: list[int], train: np.ndarray) -> np.ndarray:
     """Fits the head as the train stage does and returns the probabilities of all photos."""
-    from gemmodel.models import fusion, training
+    from gemmodel.models import features, fusion, fusion_training
 
     model, classes = settings.model.fusion, int(labels.max()) + 1
     fit, val = train_test_split(train, test_size=0.1, stratify=labels[train], random_state=settings.base.seed)
-    data = (model, known[fit], labels[fit], known[val], labels[val], classes)
+    names = list(map(str, range(classes)))
+    parts = [features.Embedded(known[part], labels[part], part.astype(str), names, sizes) for part in (fit, val)]
     given = {"train": settings.train, "on_epoch": lambda *_: None}
     if model.head == "kernel" and len(model.penalties) == 1:  # nothing to select: the validation photos are learnt from
         all_of_them = (known[train], labels[train])
         fitted, *_ = fusion.kernel_head(model, *all_of_them, classes=classes, blocks=sizes, penalty=model.penalties[0])
     elif model.head == "kernel":
-        fitted, *_ = training.fit_kernel(*data, sizes, **given)
+        fitted, *_ = fusion_training.fit_kernel(model, *parts, **given)
     else:
-        fitted, _ = training.fit_softmax(*data, seed=settings.base.seed, **given)
+        fitted, _ = fusion_training.fit_softmax(model, *parts, seed=settings.base.seed, **given)
     return np.asarray(fitted(known))
 
 
 def tuned(settings: Params, file: Path, clean: Path, scratch: Path, train: np.ndarray, test: np.ndarray) -> np.ndarray:
     """Fine-tunes as the train stage does and returns the probabilities of the photos left out."""
-    from gemmodel.data import dataset
+    from gemmodel.data import arrays, dataset
     from gemmodel.models import features, fine_tuning
 
     shutil.rmtree(scratch, ignore_errors=True)
-    with np.load(file) as kept:
-        embedded = dict(kept)
-    labels, size = embedded["labels"], settings.base.image_size
+    embedded = features.read(file)
+    labels, size = embedded.labels, settings.base.image_size
     fit, val = train_test_split(train, test_size=0.1, stratify=labels[train], random_state=settings.base.seed)
     for name, part in (("train", fit), ("val", val)):
         for place in part:
-            link = scratch / name / embedded["files"][place]
+            link = scratch / name / embedded.files[place]
             link.parent.mkdir(parents=True, exist_ok=True)
-            link.symlink_to((clean / embedded["files"][place]).resolve())
-        rows = {key: embedded[key][part] for key in ("features", "labels", "files")}
-        np.savez(scratch / f"{name}.npz", **rows, classes=embedded["classes"])
+            link.symlink_to((clean / embedded.files[place]).resolve())
+        rows = {key: getattr(embedded, key)[part] for key in ("features", "labels", "files")}
+        arrays.write(scratch / f"{name}.npz", **{**embedded._asdict(), **rows})
     model, classes, *_ = fine_tuning.fine_tune(
         settings.model.fusion, settings.train, settings.augment, settings.embed, base=settings.base,
         folder=scratch, split=scratch, backup=scratch / "backup", on_epoch=lambda epoch, values: print(epoch, values),
     )  # fmt: skip
-    paths = [clean / name for name in embedded["files"][test]]
+    paths = [clean / name for name in embedded.files[test]]
     data = dataset.batches(paths, labels[test], classes=len(classes), image_size=size, batch_size=features.BATCH)
     return np.asarray(model.predict(data, verbose=2))
 
@@ -134,11 +134,11 @@ def main() -> None:
             embed, size = given.embed, given.base.image_size
             tag = (embed.backbone, size, *embed.views, embed.covariance_channels, *embed.colour_spaces)
             file = keep / f"{'-'.join(map(str, tag))}.npz"
-            extractor = features.extractor(embed, image_size=size)
             if not file.is_file():
+                extractor = features.extractor(embed, image_size=size)
                 features.embed(keep / "clean", file, extractor, classes=classes)
-            known, labels, _ = features.read(file)
-            blocks = dict(zip(("maps", "covariances", "colours"), features.blocks(extractor), strict=True))
+            known, labels, _, _, sizes = features.read(file)
+            blocks = dict(zip(("maps", "covariances", "colours"), sizes, strict=True))
             taken = [block not in change.get("without", ()) for block in blocks]
             known = known[:, np.repeat(taken, list(blocks.values()))]
             sizes = [size for size, wanted in zip(blocks.values(), taken, strict=True) if wanted]

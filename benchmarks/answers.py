@@ -25,14 +25,6 @@ from gemmodel.models import confidence
 FOLDS = 5
 
 
-def joined(folder: Path) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Returns the features, labels and classes of the training and validation part together; the test part stays."""
-    from gemmodel.models import features
-
-    parts = [features.read(folder / f"{name}.npz") for name in ("train", "val")]
-    return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts]), parts[0][2]
-
-
 def threshold(told: np.ndarray, labels: np.ndarray, coverage: float) -> float:
     return -confidence.quantile(-told[np.arange(len(labels)), labels], coverage, otherwise=0.0)
 
@@ -48,9 +40,9 @@ def main() -> None:
     print(devices.prepare(settings.base))
     from gemmodel.models import features, fusion
 
-    known, labels, classes = joined(arguments.features)
+    photos = features.read(arguments.features / "train.npz").joined(features.read(arguments.features / "val.npz"))
+    known, labels, _, classes, blocks = photos
     names, of_gems = parents(classes, folders.read_json(arguments.hierarchy))
-    blocks = features.blocks(features.extractor(settings.embed, image_size=settings.base.image_size))
     sizes: dict[str, Any] = {"classes": len(classes), "blocks": blocks, "parents": of_gems.tolist()}
     coverage = settings.train.coverage
 

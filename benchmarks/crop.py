@@ -93,13 +93,13 @@ def main() -> None:
         crawl(replace(settings.crawl, **source), raw, logs=Path(scratch, "logs"))
         keep = arguments.keep or Path(scratch, "kept")
         known = {method: features.read(embedded(method, raw, keep, settings)) for method in METHODS}
-    labels = known["none"][1]
-    assert all((other[1] == labels).all() for other in known.values()), "the methods differ in their photos"
+    labels = known["none"].labels
+    assert all((other.labels == labels).all() for other in known.values()), "the methods differ in their photos"
     classifier = {"head": head, "logistic": logistic}[arguments.classifier]
     folds = list(StratifiedKFold(FOLDS, shuffle=True, random_state=settings.base.seed).split(labels, labels))
     right = {}
     print(f"{arguments.classifier} on {len(labels)} photos: mean of {FOLDS} folds, their standard error")
-    for method, (x, _, classes) in known.items():
+    for method, (x, _, _, classes, _) in known.items():
         probabilities = np.zeros((len(labels), len(classes)))
         for train, test in folds:
             probabilities[test] = classifier(x[train], labels[train], x[test], settings)

@@ -120,14 +120,14 @@ def turns(what: str, **sides: Any) -> None:
 
 def fusion(settings: Params, split: Path, scratch: Path) -> tuple[float, float]:
     """Returns the seconds from photos to a fitted classifier, and the validation accuracy of the penalty chosen."""
-    from gemmodel.models import features, training
+    from gemmodel.models import features, fusion_training, training
 
     start = time.perf_counter()
     extractor = features.extractor(settings.embed, image_size=settings.base.image_size)
     classes = list(folders.photos(split / "train"))
     for part in ("train", "val"):
         features.embed(split / part, scratch / f"{part}.npz", extractor, classes=classes)
-    fitted = training.train_fusion(
+    fitted = fusion_training.train_fusion(
         settings.model.fusion, settings.train, settings.embed,
         base=settings.base, folder=scratch, on_epoch=lambda epoch, values: None,
     )  # fmt: skip

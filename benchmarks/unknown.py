@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from answers import FOLDS, joined
+from answers import FOLDS
 from scipy.linalg import cho_factor, cho_solve
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedKFold
@@ -64,14 +64,15 @@ def main() -> None:
     print(devices.prepare(settings.base))
     from gemmodel.models import archive, features, fusion
 
-    known, labels, classes = joined(arguments.features)
+    photos = features.read(arguments.features / "train.npz").joined(features.read(arguments.features / "val.npz"))
+    known, labels, _, classes, blocks = photos
     extractor = features.extractor(settings.embed, image_size=settings.base.image_size)
     with tempfile.TemporaryDirectory() as scratch:
         file = arguments.keep or Path(scratch) / "strangers.npz"
         if not file.is_file():
             names = list(folders.photos(arguments.strangers))
             features.embed(arguments.strangers, file, extractor, classes=names)
-        strangers, _, _ = features.read(file)
+        strangers = features.read(file).features
     whole = replace(settings.model.fusion, labels="all")
     for seed in arguments.seed:
         found, flagged = defaultdict(list), defaultdict(list)
@@ -82,7 +83,7 @@ def main() -> None:
             left = np.isin(labels, aside[number::FOLDS])
             learnt, tested = train[~left[train]], test[~left[test]]
             _, of_photos = np.unique(labels[learnt], return_inverse=True)
-            sizes = {"classes": int(of_photos.max()) + 1, "blocks": features.blocks(extractor)}
+            sizes = {"classes": int(of_photos.max()) + 1, "blocks": blocks}
             head, _, left_out = fusion.kernel_head(whole, known[learnt], of_photos, **sizes, penalty=arguments.penalty)
             embedder = archive.embedder(head)
             reference = Reference(embedder.predict(known[learnt], verbose=0)[1], of_photos, learnt.astype(str))

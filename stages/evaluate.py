@@ -7,7 +7,6 @@ from gemmodel.data import folders
 from gemmodel.delivery import tracking
 from gemmodel.insight import certainty, disputes, evaluation, evaluation_report
 from gemmodel.models import archive, knowledge
-from gemmodel.models.features import blocks, extractor
 from stages import command
 
 
@@ -26,13 +25,12 @@ def main(
         predictions, top=shown.top, resamples=shown.resamples, seed=base.seed, also=labels_and_sets
     )
     examples = folders.photos(split / "train")
-    sizes = blocks(extractor(settings.embed, image_size=base.image_size))
     with folders.replacing(out) as new:
         new.mkdir()
         tables = evaluation_report.write(new, predictions, split / "test", examples, shown, seed=base.seed)
         disputed = disputes.write(
             new / "disputes.html", features=features, folds=split / "folds.csv", clean=clean,
-            params=settings.model.fusion, blocks=sizes, most=shown.disputes,
+            params=settings.model.fusion, most=shown.disputes,
         )  # fmt: skip
         disputed.to_csv(new / "disputes.csv", index=False)
     folders.write_json(metrics, scores)

@@ -9,7 +9,7 @@ from gemmodel import devices, params
 from gemmodel.data import folders
 from gemmodel.delivery import tracking
 from gemmodel.insight import plots
-from gemmodel.models import archive, confidence, fine_tuning, training
+from gemmodel.models import archive, confidence, fine_tuning, fusion_training, training
 from gemmodel.models.knowledge import Knowledge
 from stages import command
 
@@ -35,7 +35,7 @@ def main(
             fitted = fine_tuning.fine_tune(model.fusion, train, augment, embed, **shared)
         elif model.name == "fusion":
             shared |= {"folder": features, "hierarchy": of_gems}
-            fitted = training.train_fusion(model.fusion, train, embed, **shared)
+            fitted = fusion_training.train_fusion(model.fusion, train, embed, **shared)
         else:
             shared |= {"split": split, "augmented": augmented, "backup": backup, "logs": tracking.root() / "logs"}
             fitted = training.train_network(getattr(model, model.name), train, augment, **shared)

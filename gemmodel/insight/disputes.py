@@ -1,6 +1,5 @@
 """Photos whose name a classifier that never saw them disputes, as a page for a person to review."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from gemmodel.data import folders
 from gemmodel.errors import DataError
 from gemmodel.insight import data_plots, pages
 from gemmodel.models import fusion
+from gemmodel.models.features import Embedded
 from gemmodel.models.features import read as read_features
 from gemmodel.params import FusionParams
 
@@ -20,38 +20,28 @@ EXAMPLES = 3  # photos of a gem beside a disputed one
 MOST_FITTED = 4_000  # photos, drawn at random; the head's time grows with their cube
 
 
-def out_of_fold(
-    params: FusionParams,
-    features: np.ndarray,
-    labels: np.ndarray,
-    folds: np.ndarray,
-    *,
-    classes: int,
-    blocks: Sequence[int],
-) -> np.ndarray:
+def out_of_fold(params: FusionParams, photos: Embedded, folds: np.ndarray) -> np.ndarray:
     """Returns each photo's probabilities by a kernel head that was fitted to the other folds alone.
 
     Whatever model.name is, this head is the judge: it is accurate, and there in seconds.
 
     Args:
         params: of the head; of its penalties the middle one serves.
-        features: shape (photos, features).
-        labels: class indices, shape (photos,).
+        photos: all of them.
         folds: each photo's fold, int of shape (photos,).
-        classes: the number of classes.
-        blocks: the number of features in each block.
 
     Returns:
         float32 of shape (photos, classes).
     """
     penalty = sorted(params.penalties)[len(params.penalties) // 2]
     judge = replace(params, labels="all")
-    told = np.zeros((len(labels), classes), np.float32)
+    features, labels, _, classes, blocks = photos
+    told = np.zeros((len(labels), len(classes)), np.float32)
     for fold in np.unique(folds):
         inside, outside = folds == fold, np.flatnonzero(folds != fold)
         outside = np.random.default_rng(0).permutation(outside)[:MOST_FITTED]
         head, *_ = fusion.kernel_head(
-            judge, features[outside], labels[outside], classes=classes, blocks=blocks, penalty=penalty
+            judge, features[outside], labels[outside], classes=len(classes), blocks=blocks, penalty=penalty
         )
         told[inside] = np.asarray(head(features[inside]))
     return told
@@ -72,9 +62,7 @@ def disputed(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     )
 
 
-def write(
-    page: Path, *, features: Path, folds: Path, clean: Path, params: FusionParams, blocks: Sequence[int], most: int
-) -> pd.DataFrame:
+def write(page: Path, *, features: Path, folds: Path, clean: Path, params: FusionParams, most: int) -> pd.DataFrame:
     """Writes the page, from which a person takes the table that clean.corrections names.
 
     Args:
@@ -83,7 +71,6 @@ def write(
         folds: the table of their photos' folds.
         clean: the clean photos, with their manifest.
         params: of the kernel head.
-        blocks: the number of features in each block.
         most: photos on the page.
 
     Returns:
@@ -94,12 +81,11 @@ def write(
         DataError: the features are of other photos than the folds.
     """
     table = pd.read_csv(folds, keep_default_na=False)  # in the order of the features
-    parts = [read_features(features / f"{part}.npz") for part in ("train", "val")]
-    known, labels = (np.concatenate([part[item] for part in parts]) for item in (0, 1))
-    gems, files = parts[0][2], table["file"].tolist()
+    photos = read_features(features / "train.npz").joined(read_features(features / "val.npz"))
+    labels, gems, files = photos.labels, photos.classes, table["file"].tolist()
     if table["gem"].tolist() != [gems[label] for label in labels]:
         raise DataError(f"{folds}: of other photos than {features}; `dvc repro` makes both anew")
-    given = out_of_fold(params, known, labels, table["fold"].to_numpy(), classes=len(gems), blocks=blocks)
+    given = out_of_fold(params, photos, table["fold"].to_numpy())
     places = disputed(labels, given)
     hashes = {row["path"]: row["sha256"] for row in folders.read_lines(clean / "manifest.jsonl") if "path" in row}
     names, best = np.array(gems), given.argmax(axis=1)

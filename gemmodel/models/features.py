@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -24,6 +24,29 @@ VIEWS = {
     "quarter_turn": lambda x: ops.flip(ops.transpose(x, (0, 2, 1, 3)), axis=1),
     "half_turn": lambda x: ops.flip(ops.flip(x, axis=1), axis=2),
 }
+
+
+class Embedded(NamedTuple):
+    """Photos as features.
+
+    Attributes:
+        features: float32 (photos, features).
+        labels: class indices, int32 (photos,).
+        files: the photos' paths within their part, str (photos,).
+        classes: the class names in the order of their indices.
+        blocks: how many features are pooled maps, covariances and colours, in their order.
+    """
+
+    features: np.ndarray
+    labels: np.ndarray
+    files: np.ndarray
+    classes: list[str]
+    blocks: list[int]
+
+    def joined(self, more: "Embedded") -> "Embedded":
+        """Returns these photos and, after them, those of another part."""
+        features, labels, files = (np.concatenate(parts) for parts in zip(self[:3], more[:3], strict=True))
+        return self._replace(features=features, labels=labels, files=files)
 
 
 @keras.saving.register_keras_serializable(package="gemmodel")
@@ -152,7 +175,7 @@ def embed(photos: Path, out: Path, model: keras.Model, *, classes: Sequence[str]
 
     Args:
         photos: a folder a class.
-        out: becomes an `.npz` of `features` float32 (photos, features), `labels` int32, `files` and `classes`.
+        out: becomes an `.npz` of the arrays that Embedded names.
         model: the extractor.
         classes: the class names in the order of their indices.
 
@@ -163,20 +186,23 @@ def embed(photos: Path, out: Path, model: keras.Model, *, classes: Sequence[str]
     data = dataset.batches(paths, labels, classes=len(classes), image_size=model.input_shape[1], batch_size=BATCH)
     known = model.predict(data, verbose=1 if sys.stdout.isatty() else 2)
     files = [path.relative_to(photos).as_posix() for path in paths]
-    arrays.write(out, features=known, labels=labels, files=np.array(files), classes=np.array(classes))
+    told = Embedded(known, labels, np.array(files), list(classes), blocks(model))
+    arrays.write(out, **{name: np.asarray(value) for name, value in told._asdict().items()})
     return len(paths)
 
 
-def read(path: Path) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Returns the features (photos, features), the labels (photos,) and the class names that `embed` wrote."""
+def read(path: Path) -> Embedded:
+    """Returns what `embed` wrote.
+
+    Raises:
+        DataError: there is no such file, or it is one of an older version.
+    """
     try:
         with np.load(path) as kept:
-            return kept["features"], kept["labels"], kept["classes"].tolist()
+            return Embedded(
+                kept["features"], kept["labels"], kept["files"], kept["classes"].tolist(), kept["blocks"].tolist()
+            )
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; `dvc repro embed` makes it") from None
-
-
-def read_files(path: Path) -> np.ndarray:
-    """Returns the photos' paths within their part, str of shape (photos,), that `embed` wrote."""
-    with np.load(path) as kept:
-        return kept["files"]
+    except KeyError as error:
+        raise DataError(f"{path}: {error.args[0]}; `dvc repro embed` makes it anew") from None

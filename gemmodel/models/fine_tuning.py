@@ -9,7 +9,7 @@ import numpy as np
 
 from gemmodel.errors import ParameterError
 from gemmodel.models import backup as backups
-from gemmodel.models import features, fusion, pixels, training, transfer
+from gemmodel.models import features, fusion, fusion_training, pixels, training, transfer
 from gemmodel.params import AugmentParams, BaseParams, EmbedParams, FusionParams, TrainParams
 
 
@@ -50,9 +50,9 @@ def fine_tune(
     """
     if model.labels == "separate":
         raise ParameterError("model.fusion.fine_tune_epochs: labels: separate has no fine-tuning; set labels to all")
-    before = training.train_fusion(model, params, embed, base=base, folder=folder, on_epoch=on_epoch)
+    before = fusion_training.train_fusion(model, params, embed, base=base, folder=folder, on_epoch=on_epoch)
     classes, history = before.classes, before.history
-    single, *_ = training.train_fusion(
+    single, *_ = fusion_training.train_fusion(
         replace(model, head="softmax"), params, replace(embed, views=("photo",)),
         base=base, folder=folder, on_epoch=lambda *_: None,
     )  # fmt: skip
@@ -72,12 +72,11 @@ def fine_tune(
     extractor.get_layer(embed.backbone).set_weights(single.get_layer(embed.backbone).get_weights())
     for part in ("train", "val"):
         features.embed(split / part, state / f"{part}.npz", extractor, classes=classes)
-    known, labels, _ = features.read(state / "train.npz")
-    val, val_labels, _ = features.read(state / "val.npz")
+    known, val = features.read(state / "train.npz"), features.read(state / "val.npz")
     done = len(history["loss"])
     if model.head == "kernel":
-        head, found, _ = training.fit_kernel(
-            model, known, labels, val, val_labels, len(classes), features.blocks(extractor),
+        head, found, _ = fusion_training.fit_kernel(
+            model, known, val,
             train=params, on_epoch=lambda epoch, values: on_epoch(done + epoch, values), tuned=True,
         )  # fmt: skip
     else:
@@ -85,14 +84,15 @@ def fine_tune(
         smoothed = keras.losses.CategoricalCrossentropy(label_smoothing=params.label_smoothing)
         head.compile(loss=smoothed, metrics=["accuracy"])
         found = training.History()
-        for name, (x, y) in {"": (known, labels), "val_": (val, val_labels)}.items():
-            told = head.evaluate(x, np.eye(len(classes), dtype=np.float32)[y], verbose=0, return_dict=True)
+        for name, photos_of in {"": known, "val_": val}.items():
+            one_hot = np.eye(len(classes), dtype=np.float32)[photos_of.labels]
+            told = head.evaluate(photos_of.features, one_hot, verbose=0, return_dict=True)
             found |= {name + figure: [value] for figure, value in told.items()}
         on_epoch(done, {name: values[0] for name, values in found.items()})
     both = {name: history[name] + values for name, values in found.items()}
     kept = before._replace(history=both, chosen_by="val_loss")
     if min(found["val_loss"]) < min(history["val_loss"]):
-        data = (known, labels, features.read_files(state / "train.npz")), (val, val_labels)
-        kept = kept._replace(model=fusion.attach(extractor, head), evidence=training.evidence(head, *data))
+        told_by = training.evidence(head, known[:3], val[:2])
+        kept = kept._replace(model=fusion.attach(extractor, head), evidence=told_by)
     shutil.rmtree(state)
     return kept

@@ -1,4 +1,4 @@
-"""Fitting a classifier."""
+"""Fitting a network to batches; of `fusion`, whose features are cached, see `fusion_training`."""
 
 import shutil
 import sys
@@ -11,20 +11,16 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 import tensorflow as tf
-from sklearn.metrics import log_loss
 from sklearn.utils.class_weight import compute_class_weight
 
-from gemmodel.data import hierarchy as primary_labels
 from gemmodel.devices import precision
-from gemmodel.models import archive, boards, cnn, features, fusion, pixels, residual, transfer
+from gemmodel.models import archive, boards, cnn, pixels, residual, transfer
 from gemmodel.models import backup as backups
 from gemmodel.models.confidence import Evidence, Reference
 from gemmodel.params import (
     AugmentParams,
     BaseParams,
     CnnParams,
-    EmbedParams,
-    FusionParams,
     ResidualParams,
     TrainParams,
     TransferParams,
@@ -133,55 +129,6 @@ def class_weight(params: TrainParams, labels: np.ndarray) -> dict[int, float] | 
     return dict(zip(present.tolist(), weights.tolist(), strict=True))
 
 
-def train_fusion(
-    model: FusionParams,
-    params: TrainParams,
-    embed: EmbedParams,
-    *,
-    base: BaseParams,
-    folder: Path,
-    on_epoch: OnEpoch,
-    hierarchy: Mapping[str, str] | None = None,
-) -> Fitted:
-    """Fits the head on cached features and attaches it to the extractor that made them.
-
-    Args:
-        model: the head; of the kernel head each penalty counts as an epoch.
-        params: how it is fitted.
-        embed: the extractor.
-        base: seed and image size.
-        folder: holds `train.npz` and `val.npz`.
-        on_epoch: called after each epoch.
-        hierarchy: the mineral class of each gem, which `labels: separate` needs.
-
-    Returns:
-        The model from pixels to probabilities and what there is to tell of it. Evidence of a kernel head that learns
-        from the validation photos too is every photo's, left out in turn; of others the validation photos'.
-    """
-    known, labels, classes = features.read(folder / "train.npz")
-    val, val_labels, _ = features.read(folder / "val.npz")
-    files = features.read_files(folder / "train.npz")
-    extractor = features.extractor(embed, image_size=base.image_size)
-    parents = primary_labels.parents(classes, hierarchy or {gem: gem for gem in classes})[1].tolist()
-    data = (known, labels, val, val_labels, len(classes))
-    if model.head == "kernel":
-        sizes = features.blocks(extractor)
-        head, history, left_out = fit_kernel(model, *data, sizes, train=params, on_epoch=on_epoch, parents=parents)
-        whole = fusion.attach(extractor, head)
-        if not model.learn_validation:
-            found = evidence(head, (known, labels, files), (val, val_labels))
-            return Fitted(whole, classes, history, found, chosen_by="loss")
-        both, both_labels = np.concatenate([known, val]), np.concatenate([labels, val_labels])
-        files = np.concatenate([files, features.read_files(folder / "val.npz")])
-        embedding = archive.embedder(head).predict(both, verbose=0)[1]
-        return Fitted(
-            whole, classes, history, Evidence(left_out, both_labels, Reference(embedding, both_labels, files))
-        )
-    head, history = fit_softmax(model, *data, seed=base.seed, train=params, on_epoch=on_epoch, parents=parents)
-    found = evidence(head, (known, labels, files), (val, val_labels))
-    return Fitted(fusion.attach(extractor, head), classes, history, found)
-
-
 def evidence(model: keras.Model, known: tuple[Any, np.ndarray, np.ndarray], val: tuple[Any, np.ndarray]) -> Evidence:
     """Returns what the validation photos tell of a model that has learnt from other photos alone.
 
@@ -194,97 +141,6 @@ def evidence(model: keras.Model, known: tuple[Any, np.ndarray, np.ndarray], val:
     reference = Reference(embedder.predict(known[0], verbose=0)[1], *known[1:])
     told, embedding = embedder.predict(val[0], verbose=0)
     return Evidence(told, val[1], reference, embedding)
-
-
-def fit_softmax(
-    model: FusionParams,
-    known: np.ndarray,
-    labels: np.ndarray,
-    val: np.ndarray,
-    val_labels: np.ndarray,
-    classes: int,
-    *,
-    seed: int,
-    train: TrainParams,
-    on_epoch: OnEpoch,
-    parents: Sequence[int] = (),
-) -> tuple[keras.Model, History]:
-    """Fits the softmax head on features; the arguments are those of `fit_kernel`, and the seed of the batches."""
-    one_hot = np.eye(classes, dtype=np.float32)
-    head = fusion.head(model, known, classes=classes, parents=parents)
-    data = tf.data.Dataset.from_tensor_slices((known, one_hot[labels]))
-    data = data.shuffle(len(known), seed=seed).batch(train.batch_size).prefetch(tf.data.AUTOTUNE)
-    val_data = tf.data.Dataset.from_tensor_slices((val, one_hot[val_labels])).batch(train.batch_size)
-    return head, fit(head, data, val_data, train, labels=labels, on_epoch=on_epoch)
-
-
-def fit_kernel(
-    model: FusionParams,
-    known: np.ndarray,
-    labels: np.ndarray,
-    val: np.ndarray,
-    val_labels: np.ndarray,
-    classes: int,
-    blocks: Sequence[int],
-    *,
-    train: TrainParams,
-    on_epoch: OnEpoch,
-    parents: Sequence[int] = (),
-    tuned: bool = False,
-) -> tuple[keras.Model, History, np.ndarray]:
-    """Chooses the penalty by validation loss, then fits the kernel head on training and validation photos together.
-
-    Without `learn_validation` it is chosen by leave-one-out on the training photos, which alone are learnt from: so the
-    validation photos stay as unknown to the head as any new photo.
-
-    Args:
-        model: the head, and the penalties to choose from.
-        known: training features, shape (photos, features).
-        labels: their class indices.
-        val: validation features.
-        val_labels: their class indices.
-        classes: the number of classes.
-        blocks: the number of features in each block.
-        train: whether classes are balanced; nothing else of it concerns this head.
-        on_epoch: called after each penalty.
-        parents: of `labels: separate`, the mineral class's index of each class.
-        tuned: whether the extractor has learnt from the training photos. Leave-one-out scores flatter it then, so the
-            validation photos calibrate, and are not learnt from.
-
-    Returns:
-        The head; its figures by penalty, leave-one-out on the training photos and on the validation photos; and the
-        leave-one-out probabilities of the photos that it learnt from.
-    """
-    history, heads = History(), []
-    sizes: dict[str, Any] = {"classes": classes, "blocks": blocks, "parents": parents}
-    for number, penalty in enumerate(model.penalties):
-        sizes["penalty"] = penalty / _weights(train, labels)
-        head, values, left_out = fusion.kernel_head(model, known, labels, **sizes)
-        if tuned:
-            scores = keras.Model(head.inputs, head.get_layer("gem").output).predict(val, verbose=0)
-            calibration = fusion.calibrate(scores, val_labels, [np.arange(classes)])
-            head, values, left_out = fusion.kernel_head(model, known, labels, **sizes, calibration=calibration)
-        told = np.asarray(head(val))
-        values |= {
-            "val_loss": float(log_loss(val_labels, told, labels=range(classes))),
-            "val_accuracy": float((told.argmax(axis=1) == val_labels).mean()),
-        }
-        history = {name: [*history.get(name, []), value] for name, value in values.items()}
-        on_epoch(number, values)
-        heads.append((head, left_out))
-    if tuned or not model.learn_validation:
-        head, left_out = heads[int(np.argmin(history["val_loss" if tuned else "loss"]))]
-        return head, history, left_out
-    both, both_labels = np.concatenate([known, val]), np.concatenate([labels, val_labels])
-    sizes["penalty"] = model.penalties[int(np.argmin(history["val_loss"]))] / _weights(train, both_labels)
-    head, _, left_out = fusion.kernel_head(model, both, both_labels, **sizes)
-    return head, history, left_out
-
-
-def _weights(train: TrainParams, labels: np.ndarray) -> np.ndarray:
-    """Returns what each photo weighs."""
-    by_class = class_weight(train, labels)
-    return np.array([by_class[label] for label in labels.tolist()]) if by_class else np.ones(len(labels))
 
 
 def train_network(

@@ -37,7 +37,8 @@ def project(tmp_path_factory: pytest.TempPathFactory, draw: Callable[..., Image.
         places = np.flatnonzero(inside)
         np.savez(
             root / "features" / f"{part}.npz",
-            features=known[places], labels=labels[places], classes=np.array(GEMS),
+            features=known[places], labels=labels[places], files=places.astype(str), classes=np.array(GEMS),
+            blocks=[12, 12],
         )  # fmt: skip
         for place in places:
             gem = GEMS[labels[place]]
@@ -56,7 +57,7 @@ def write(project: Path, tmp_path: Path, settings: Callable[..., Any]) -> Callab
     def written(most: int = 50) -> pd.DataFrame:
         return disputes.write(
             tmp_path / "page.html", features=project / "features", folds=project / "folds.csv",
-            clean=project / "clean", params=settings().model.fusion, blocks=[12, 12], most=most,
+            clean=project / "clean", params=settings().model.fusion, most=most,
         )  # fmt: skip
 
     return written

@@ -160,8 +160,10 @@ def test_embedded_photos_come_back_with_their_labels(tmp_path: Path, draw: Draw,
     model = features.extractor(settings({"embed.views": ["photo"], "embed.weights": "none"}).embed, image_size=32)
     classes = ["Agate", "Ruby", "Topaz"]
     assert features.embed(tmp_path / "photos", tmp_path / "out.npz", model, classes=classes) == 3
-    known, labels, names = features.read(tmp_path / "out.npz")
+    known, labels, files, names, sizes = features.read(tmp_path / "out.npz")
     assert (labels.tolist(), names) == ([0, 0, 2], classes)
+    assert files.tolist() == ["Agate/1.png", "Agate/2.png", "Topaz/3.png"]
+    assert sizes == features.blocks(model)
     pixels = images.load(tmp_path / "photos" / "Topaz" / "3.png", 32)[np.newaxis].astype(np.float32)
     np.testing.assert_allclose(known[2:], told(model, pixels), atol=1e-5)
     with pytest.raises(DataError, match="Topaz is no class"):
@@ -170,4 +172,7 @@ def test_embedded_photos_come_back_with_their_labels(tmp_path: Path, draw: Draw,
 
 def test_features_that_are_not_there_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"train\.npz: no such file"):
+        features.read(tmp_path / "train.npz")
+    np.savez(tmp_path / "train.npz", features=np.zeros((1, 2)), labels=[0], files=["1.png"], classes=["Agate"])
+    with pytest.raises(DataError, match=r"train\.npz: blocks .*makes it anew"):
         features.read(tmp_path / "train.npz")

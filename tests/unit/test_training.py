@@ -17,7 +17,7 @@ from sklearn.kernel_ridge import KernelRidge
 
 from gemmodel.data import dataset, folders, images
 from gemmodel.errors import DataError, ModelError
-from gemmodel.models import archive, features, fusion, training
+from gemmodel.models import archive, features, fusion, fusion_training, training
 from gemmodel.params import Params
 
 Settings = Callable[..., Params]
@@ -168,14 +168,14 @@ def test_both_models_balance_the_classes_of_their_photos(
     else:
         for part in ("train", "val"):
             features.embed(few / part, few / f"{part}.npz", extractor, classes=CLASSES)
-        model, classes, history, *_ = training.train_fusion(
+        model, classes, history, *_ = fusion_training.train_fusion(
             params.model.fusion, params.train, params.embed, folder=few, **common
         )
     paths, labels = dataset.labelled(few / "train", classes)
     assert np.bincount(labels).tolist() == [6, 3, 1]
     given = np.stack([images.load(path, 32) for path in paths]).astype(np.float32)
     if name == "fusion":  # its extractor has random weights of its own: the cached features are what was seen
-        given = features.read(few / "train.npz")[0]
+        given = features.read(few / "train.npz").features
         model = model.get_layer("head")
     loss = -np.log(told(model, given)[np.arange(10), labels])
     assert history["loss"][0] == pytest.approx((loss * np.take([10 / 18, 10 / 9, 10 / 3], labels)).mean(), rel=1e-3)
@@ -252,10 +252,13 @@ def test_the_validation_photos_choose_the_penalty_and_then_teach(settings: Setti
     val, val_hot = cloud(2, 30)
     params = settings({"model.fusion.penalties": [1000, 0.1]}).model.fusion
     seen: list[int] = []
-    head, history, _ = training.fit_kernel(
-        params, points, one_hot.argmax(axis=1), val, val_hot.argmax(axis=1), 3, [5], train=settings().train,
-        on_epoch=lambda number, values: seen.append(number),
-    )  # fmt: skip
+    parts = [
+        features.Embedded(x, hot.argmax(axis=1), np.arange(len(x)).astype(str), ["A", "B", "C"], [5])
+        for x, hot in ((points, one_hot), (val, val_hot))
+    ]
+    head, history, _ = fusion_training.fit_kernel(
+        params, *parts, train=settings().train, on_epoch=lambda number, values: seen.append(number)
+    )
     assert seen == [0, 1]
     assert set(history) == {"loss", "accuracy", "val_loss", "val_accuracy"}
     best = params.penalties[training.summary(history)["best_epoch"]]
@@ -284,9 +287,10 @@ def test_validation_photos_that_set_the_sets_are_not_learnt_from(settings: Setti
             np.savez(
                 tmp_path / f"{part}.npz", features=known.astype(np.float32) + labels[:, None], labels=labels,
                 files=np.array([f"{part}{place}" for place in range(number)]), classes=CLASSES,
+                blocks=features.blocks(extractor),
             )  # fmt: skip
         folder: dict[str, Any] = {"base": params.base, "folder": tmp_path, "on_epoch": lambda *_: None}
-        fitted.append(training.train_fusion(params.model.fusion, params.train, params.embed, **folder))
+        fitted.append(fusion_training.train_fusion(params.model.fusion, params.train, params.embed, **folder))
         evidence = fitted[draw].evidence
         told = fitted[draw].model.get_layer("head").predict(known.astype(np.float32) + labels[:, None], verbose=0)
         np.testing.assert_allclose(evidence.probabilities, told, atol=1e-5)

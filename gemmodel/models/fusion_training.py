@@ -1,0 +1,157 @@
+"""Fitting fusion: the head on cached features, then attached to the extractor that made them."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from sklearn.metrics import log_loss
+
+from gemmodel.data import hierarchy as primary_labels
+from gemmodel.models import archive, features, fusion
+from gemmodel.models.confidence import Evidence, Reference
+from gemmodel.models.features import Embedded
+from gemmodel.models.training import Fitted, History, OnEpoch, class_weight, evidence, fit
+from gemmodel.params import BaseParams, EmbedParams, FusionParams, TrainParams
+
+
+def train_fusion(
+    model: FusionParams,
+    params: TrainParams,
+    embed: EmbedParams,
+    *,
+    base: BaseParams,
+    folder: Path,
+    on_epoch: OnEpoch,
+    hierarchy: Mapping[str, str] | None = None,
+) -> Fitted:
+    """Fits the head on cached features and attaches it to the extractor that made them.
+
+    Args:
+        model: the head; of the kernel head each penalty counts as an epoch.
+        params: how it is fitted.
+        embed: the extractor.
+        base: seed and image size.
+        folder: holds `train.npz` and `val.npz`.
+        on_epoch: called after each epoch.
+        hierarchy: the mineral class of each gem, which `labels: separate` needs.
+
+    Returns:
+        The model from pixels to probabilities and what there is to tell of it. Evidence of a kernel head that learns
+        from the validation photos too is every photo's, left out in turn; of others the validation photos'.
+    """
+    known, val = features.read(folder / "train.npz"), features.read(folder / "val.npz")
+    classes = known.classes
+    extractor = features.extractor(embed, image_size=base.image_size)
+    given: dict[str, Any] = {"train": params, "on_epoch": on_epoch}
+    given["parents"] = primary_labels.parents(classes, hierarchy or {gem: gem for gem in classes})[1].tolist()
+    chosen_by = "val_loss"
+    if model.head == "softmax":
+        head, history = fit_softmax(model, known, val, seed=base.seed, **given)
+        found = evidence(head, known[:3], val[:2])
+    else:
+        head, history, left_out = fit_kernel(model, known, val, **given)
+        if model.learn_validation:
+            both = known.joined(val)
+            embedding = archive.embedder(head).predict(both.features, verbose=0)[1]
+            found = Evidence(left_out, both.labels, Reference(embedding, both.labels, both.files))
+        else:
+            found, chosen_by = evidence(head, known[:3], val[:2]), "loss"
+    return Fitted(fusion.attach(extractor, head), classes, history, found, chosen_by)
+
+
+def fit_softmax(
+    model: FusionParams,
+    known: Embedded,
+    val: Embedded,
+    *,
+    seed: int,
+    train: TrainParams,
+    on_epoch: OnEpoch,
+    parents: Sequence[int] = (),
+) -> tuple[keras.Model, History]:
+    """Fits the softmax head by epochs.
+
+    Args:
+        model: the head.
+        known: the training photos.
+        val: the validation photos, which select the epoch.
+        seed: of the batches.
+        train: how it is fitted.
+        on_epoch: called after each epoch.
+        parents: of `labels: separate`, the mineral class's index of each class.
+
+    Returns:
+        The head, and its figures by epoch.
+    """
+    one_hot = np.eye(len(known.classes), dtype=np.float32)
+    head = fusion.head(model, known.features, classes=len(known.classes), parents=parents)
+    data = tf.data.Dataset.from_tensor_slices((known.features, one_hot[known.labels]))
+    data = data.shuffle(len(known.labels), seed=seed).batch(train.batch_size).prefetch(tf.data.AUTOTUNE)
+    val_data = tf.data.Dataset.from_tensor_slices((val.features, one_hot[val.labels])).batch(train.batch_size)
+    return head, fit(head, data, val_data, train, labels=known.labels, on_epoch=on_epoch)
+
+
+def fit_kernel(
+    model: FusionParams,
+    known: Embedded,
+    val: Embedded,
+    *,
+    train: TrainParams,
+    on_epoch: OnEpoch,
+    parents: Sequence[int] = (),
+    tuned: bool = False,
+) -> tuple[keras.Model, History, np.ndarray]:
+    """Chooses the penalty by validation loss, then fits the kernel head on training and validation photos together.
+
+    Without `learn_validation` it is chosen by leave-one-out on the training photos, which alone are learnt from: so the
+    validation photos stay as unknown to the head as any new photo.
+
+    Args:
+        model: the head, and the penalties to choose from.
+        known: the training photos.
+        val: the validation photos.
+        train: whether classes are balanced; nothing else of it concerns this head.
+        on_epoch: called after each penalty.
+        parents: of `labels: separate`, the mineral class's index of each class.
+        tuned: whether the extractor has learnt from the training photos. Leave-one-out scores flatter it then, so the
+            validation photos calibrate, and are not learnt from.
+
+    Returns:
+        The head; its figures by penalty, leave-one-out on the training photos and on the validation photos; and the
+        leave-one-out probabilities of the photos that it learnt from.
+    """
+    history, heads, classes = History(), [], len(known.classes)
+    sizes: dict[str, Any] = {"classes": classes, "blocks": known.blocks, "parents": parents}
+    for number, penalty in enumerate(model.penalties):
+        sizes["penalty"] = penalty / _weights(train, known.labels)
+        head, values, left_out = fusion.kernel_head(model, known.features, known.labels, **sizes)
+        if tuned:
+            scores = keras.Model(head.inputs, head.get_layer("gem").output).predict(val.features, verbose=0)
+            calibration = fusion.calibrate(scores, val.labels, [np.arange(classes)])
+            head, values, left_out = fusion.kernel_head(
+                model, known.features, known.labels, **sizes, calibration=calibration
+            )
+        told = np.asarray(head(val.features))
+        values |= {
+            "val_loss": float(log_loss(val.labels, told, labels=range(classes))),
+            "val_accuracy": float((told.argmax(axis=1) == val.labels).mean()),
+        }
+        history = {name: [*history.get(name, []), value] for name, value in values.items()}
+        on_epoch(number, values)
+        heads.append((head, left_out))
+    if tuned or not model.learn_validation:
+        head, left_out = heads[int(np.argmin(history["val_loss" if tuned else "loss"]))]
+        return head, history, left_out
+    both = known.joined(val)
+    sizes["penalty"] = model.penalties[int(np.argmin(history["val_loss"]))] / _weights(train, both.labels)
+    head, _, left_out = fusion.kernel_head(model, both.features, both.labels, **sizes)
+    return head, history, left_out
+
+
+def _weights(train: TrainParams, labels: np.ndarray) -> np.ndarray:
+    """Returns what each photo weighs."""
+    by_class = class_weight(train, labels)
+    return np.array([by_class[label] for label in labels.tolist()]) if by_class else np.ones(len(labels))
