@@ -133,5 +133,5 @@ def test_folds_of_other_photos_are_refused(
     with pytest.raises(DataError, match="of other photos than"):
         disputes.write(
             tmp_path / "page.html", features=project / "features", folds=tmp_path / "folds.csv",
-            clean=project / "clean", params=settings().model.fusion, blocks=[24], most=5,
+            clean=project / "clean", params=settings().model.fusion, most=5,
         )  # fmt: skip
