@@ -221,9 +221,9 @@ def retitle(version: str | None) -> None:
     Raises:
         TrackingError: there is no such version, or no former champion.
     """
-    name = params.load(Path("params.yaml")).register.name
     from gemmodel.delivery import tracking, versions
 
+    name = registered_name()
     with tracking.connected():
         print(versions.rollback(name) if version is None else versions.promote(name, version))
 

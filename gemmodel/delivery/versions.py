@@ -147,9 +147,8 @@ def rollback(name: str) -> str:
                 f"{name}: no version was champion before {found.version}; there is nothing to go back to"
             )
         confirm()
-        client = mlflow.MlflowClient()
-        client.set_registered_model_alias(name, "champion", former[-1])
-        client.set_registered_model_tag(name, FORMER, ",".join(former[:-1]))
+        _entitle(name, former[-1])
+        mlflow.MlflowClient().set_registered_model_tag(name, FORMER, ",".join(former[:-1]))
     return f"{name}: version {former[-1]} is champion again, in place of {now.version}"
 
 
@@ -158,7 +157,14 @@ def _crown(name: str, number: str) -> None:
     client, before = mlflow.MlflowClient(), champion(name)
     if before is not None and before.version != number:
         client.set_registered_model_tag(name, FORMER, ",".join([*_former(name, before), str(before.version)]))
+    _entitle(name, number)
+
+
+def _entitle(name: str, number: str) -> None:
+    """Sets the alias, and the champion's model card as the description of the registered model."""
+    client = mlflow.MlflowClient()
     client.set_registered_model_alias(name, "champion", number)
+    client.update_registered_model(name, get(name, number).description or "")
 
 
 def _former(name: str, now: ModelVersion | None) -> list[str]:

@@ -68,26 +68,28 @@ class ColourHistogram(layers.Layer):
 
     def call(self, pixels: Any) -> Any:
         """Returns the histograms of a batch of pixels."""
-        rgb = ops.reshape(ops.cast(pixels, "float32"), (-1, pixels.shape[1] * pixels.shape[2], 3)) / 255.0
-        return ops.concatenate([self._histogram(COLOUR_SPACES[space](rgb)) for space in self.spaces], axis=-1)
+        flat = ops.reshape(ops.cast(pixels, "float32"), (-1, pixels.shape[1] * pixels.shape[2], 3)) / 255.0
+        rgb = [flat[..., channel] for channel in range(3)]  # apart from here on: LiteRT is slow at joining and parting
+        return ops.concatenate([self._histogram(COLOUR_SPACES[space](*rgb)) for space in self.spaces], axis=-1)
 
-    def _histogram(self, colours: Any) -> Any:
-        index = ops.cast(ops.clip(ops.floor(colours * self.bins + EDGE), 0, self.bins - 1), "int32")
-        bins = (index[..., 0] * self.bins + index[..., 1]) * self.bins + index[..., 2]
+    def _histogram(self, channels: Sequence[Any]) -> Any:
+        first, second, third = (
+            ops.clip(ops.floor(channel * self.bins + EDGE), 0, self.bins - 1) for channel in channels
+        )
+        bins = ops.cast((first * self.bins + second) * self.bins + third, "int32")
         photos = ops.shape(bins)[0]
         places = ops.reshape(bins + self.bins**3 * ops.arange(photos)[:, None], (-1,))
         # Sums of ones are exact in float32, so the histogram is the same in any order of summation.
         counts = ops.segment_sum(ops.ones_like(places, "float32"), places, num_segments=photos * self.bins**3)
-        return ops.sqrt(ops.reshape(counts, (-1, self.bins**3)) / colours.shape[1])
+        return ops.sqrt(ops.reshape(counts, (-1, self.bins**3)) / bins.shape[1])
 
     def get_config(self) -> dict[str, Any]:
         """Returns what makes the layer anew."""
         return {**super().get_config(), "bins": self.bins, "spaces": list(self.spaces)}
 
 
-def _hsv(rgb: Any) -> Any:
-    value, low = ops.max(rgb, axis=-1), ops.min(rgb, axis=-1)
-    red, green, blue = rgb[..., 0], rgb[..., 1], rgb[..., 2]
+def _hsv(red: Any, green: Any, blue: Any) -> tuple[Any, Any, Any]:
+    value, low = ops.maximum(ops.maximum(red, green), blue), ops.minimum(ops.minimum(red, green), blue)
     chroma = value - low
     safe = ops.where(chroma > 0, chroma, 1.0)
     sixth = ops.where(
@@ -97,17 +99,16 @@ def _hsv(rgb: Any) -> Any:
     )
     hue = ops.where(chroma > 0, sixth / 6, 0.0)
     hue = ops.where(hue < 0, hue + 1, hue)
-    return ops.stack([hue, chroma / ops.where(value > 0, value, 1.0), value], axis=-1)
+    return hue, chroma / ops.where(value > 0, value, 1.0), value
 
 
-def _ycbcr(rgb: Any) -> Any:
-    luma = 0.299 * rgb[..., 0] + 0.587 * rgb[..., 1] + 0.114 * rgb[..., 2]  # ITU-R BT.601, as in JPEG
+def _ycbcr(red: Any, green: Any, blue: Any) -> tuple[Any, Any, Any]:
+    luma = 0.299 * red + 0.587 * green + 0.114 * blue  # ITU-R BT.601, as in JPEG
     # Grey lies at 128 of 255, as in JPEG: at 0.5 it would lie on the edge of two bins, and rounding would choose.
-    blue, red = 0.564 * (rgb[..., 2] - luma), 0.713 * (rgb[..., 0] - luma)
-    return ops.stack([luma, 128 / 255 + blue, 128 / 255 + red], axis=-1)
+    return luma, 128 / 255 + 0.564 * (blue - luma), 128 / 255 + 0.713 * (red - luma)
 
 
-COLOUR_SPACES = {"rgb": lambda rgb: rgb, "hsv": _hsv, "ycbcr": _ycbcr}
+COLOUR_SPACES = {"rgb": lambda *rgb: rgb, "hsv": _hsv, "ycbcr": _ycbcr}
 
 
 @keras.saving.register_keras_serializable(package="gemmodel")

@@ -210,12 +210,16 @@ def test_people_promote_and_roll_back(place: Any, registered: Any, run: Any, ref
     registered(place("second", wrong=2, model=2.0))
     registered(place("third", wrong=2, model=3.0))
     assert aliases() == {"challenger": "3", "champion": "1"}
-    for command, told in (
-        (("promote", "3"), "version 3 is champion now, in place of 1"),
-        (("rollback",), "version 1 is champion again, in place of 3"),
+    client = mlflow.MlflowClient()
+    for number in "123":
+        client.update_model_version("gemstones", number, f"card {number}")
+    for command, told, card in (
+        (("promote", "3"), "version 3 is champion now, in place of 1", "card 3"),
+        (("rollback",), "version 1 is champion again, in place of 3", "card 1"),
     ):
         ended = gemmodel(*command)
         assert (ended.returncode, ended.stderr, ended.stdout) == (0, "", f"gemstones: {told}\n")
+        assert client.get_registered_model("gemstones").description == card
     assert aliases() == {"challenger": "3", "champion": "1"}
     for number, told in (("2", "now, in place of 1"), ("2", "already"), ("3", "now, in place of 2")):
         assert versions.promote("gemstones", number) == f"gemstones: version {number} is champion {told}"
