@@ -122,7 +122,8 @@ def nearest(
     """
     places, distances = [], []
     for start in range(0, len(embedding), ROWS):
-        away = 1 - embedding[start : start + ROWS] @ known.T
+        # Not a product of matrices: BLAS would wake its threads for it, which then wait on cores that others need.
+        away = 1 - np.vecdot(embedding[start : start + ROWS, np.newaxis], known)
         if leave_out:
             away[np.arange(len(away)), start + np.arange(len(away))] = np.inf
         places.append(np.argsort(away, axis=1, kind="stable")[:, :neighbours])
