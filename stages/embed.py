@@ -1,24 +1,33 @@
 """Embed: the features of the training and validation photos."""
 
+import shutil
 from pathlib import Path
 
 from gemmodel import devices, params
 from gemmodel.data import folders
+from gemmodel.models import backup as backups
 from gemmodel.models import features
 from stages import command
 
 
-def main(train: Path, val: Path, out: Path, params_file: Path = Path("params.yaml")) -> None:
-    """Compute the features that a fusion head is trained on, once for all heads."""
+def main(
+    train: Path, val: Path, out: Path, backup: Path = Path(".train-backup"), params_file: Path = Path("params.yaml")
+) -> None:
+    """Compute the features that a fusion head is trained on, once for all heads; killed, it goes on where it was."""
     settings = params.load(params_file)
     print(f"embed: on {devices.prepare(settings.base)}")
     extractor = features.extractor(settings.embed, image_size=settings.base.image_size)
     classes = list(folders.photos(train))
+    read = [path for part in (train, val) for paths in folders.photos(part).values() for path in paths]
+    if (weights := Path(settings.embed.weights)).is_file():
+        read.append(weights)
+    shards = backup / backups.key([settings.base, settings.embed], read)
     with folders.replacing(out) as new:
         new.mkdir()
         for part in (train, val):
-            number = features.embed(part, new / f"{part.name}.npz", extractor, classes=classes)
+            number = features.embed(part, new / f"{part.name}.npz", extractor, classes=classes, shards=shards)
             print(f"embed: {number} photos of {part} to {extractor.output_shape[1]} features each")
+    shutil.rmtree(shards, ignore_errors=True)
 
 
 if __name__ == "__main__":

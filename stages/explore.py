@@ -13,7 +13,7 @@ def main(
 ) -> None:
     """Show what the features of the training and validation photos know without a classifier."""
     settings = params.load(params_file)
-    known = exploration.read(features, ("train", "val"))
+    known = exploration.drawn(exploration.read(features, ("train", "val")), seed=settings.base.seed)
     classes = folders.read_json(hierarchy)
     found = exploration.explore(known, classes, settings.explore, seed=settings.base.seed)
     exploration_page.write(out, known, classes, found, split, settings.explore)

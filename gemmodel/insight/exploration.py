@@ -21,6 +21,8 @@ from threadpoolctl import threadpool_limits
 from gemmodel.errors import DataError, ParameterError
 from gemmodel.params import ExploreParams
 
+MOST = 4_000  # photos: the time of the components grows with their cube, and each one's picture is in the page
+
 
 @dataclass(frozen=True)
 class Known:
@@ -70,6 +72,14 @@ def read(features: Path, parts: Sequence[str]) -> Known:
         [name for part in kept for name in part.files],
         [gem for part in kept for gem in part.gems],
     )
+
+
+def drawn(known: Known, *, seed: int) -> Known:
+    """Returns the photos that are explored: all, or MOST of them at random."""
+    places = np.sort(np.random.default_rng(seed).permutation(len(known.gems))[:MOST])
+    if len(places) == len(known.gems):
+        return known
+    return Known(known.features[places], [known.files[i] for i in places], [known.gems[i] for i in places])
 
 
 def explore(known: Known, mineral_classes: Mapping[str, str], params: ExploreParams, *, seed: int) -> Exploration:

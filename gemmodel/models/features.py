@@ -9,12 +9,13 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from gemmodel.data import arrays, dataset
+from gemmodel.data import arrays, dataset, folders
 from gemmodel.errors import DataError, ModelError
 from gemmodel.models.backbones import backbone
 from gemmodel.params import EmbedParams
 
 EDGE = 1e-4  # of a bin: ratios of whole pixels lie on the edges of bins, where rounding, which differs, would choose
+SHARD = 4096  # photos, a multiple of the batch: whole batches are the same with and without shards
 BATCH = 8  # photos; larger batches leave the processor's caches: half as fast at 32
 
 # Each maps pixels of shape (batch, side, side, 3) to the same shape. Gems have no upright: turning changes nothing.
@@ -171,7 +172,7 @@ def blocks(model: keras.Model) -> list[int]:
     return [part.shape[-1] for part in keras.tree.flatten(model.get_layer("blocks").input)]
 
 
-def embed(photos: Path, out: Path, model: keras.Model, *, classes: Sequence[str]) -> int:
+def embed(photos: Path, out: Path, model: keras.Model, *, classes: Sequence[str], shards: Path | None = None) -> int:
     """Writes the features of a part's photos.
 
     Args:
@@ -179,13 +180,26 @@ def embed(photos: Path, out: Path, model: keras.Model, *, classes: Sequence[str]
         out: becomes an `.npz` of the arrays that Embedded names.
         model: the extractor.
         classes: the class names in the order of their indices.
+        shards: a folder for the features so far, of these photos and this extractor alone; what a killed process left
+            there is not computed again.
 
     Returns:
         The number of photos.
     """
     paths, labels = dataset.labelled(photos, classes)
-    data = dataset.batches(paths, labels, classes=len(classes), image_size=model.input_shape[1], batch_size=BATCH)
-    known = model.predict(data, verbose=1 if sys.stdout.isatty() else 2)
+    sizes: dict[str, Any] = {"classes": len(classes), "image_size": model.input_shape[1], "batch_size": BATCH}
+    known = np.empty((len(paths), model.output_shape[1]), np.float32)
+    for start in range(0, len(paths), SHARD):
+        some = slice(start, start + SHARD)
+        shard = shards / f"{photos.name}-{start}.npy" if shards else None
+        if shard and shard.exists():
+            known[some] = np.load(shard)
+            continue
+        data = dataset.batches(paths[some], labels[some], **sizes)
+        known[some] = model.predict(data, verbose=1 if sys.stdout.isatty() else 2)
+        if shard:
+            with folders.replacing(shard) as new:
+                np.save(new, known[some])
     files = [path.relative_to(photos).as_posix() for path in paths]
     told = Embedded(known, labels, np.array(files), list(classes), blocks(model))
     arrays.write(out, **{name: np.asarray(value) for name, value in told._asdict().items()})
