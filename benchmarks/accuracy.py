@@ -96,7 +96,7 @@ def tuned(settings: Params, file: Path, clean: Path, scratch: Path, train: np.nd
         folder=scratch, split=scratch, backup=scratch / "backup", on_epoch=lambda epoch, values: print(epoch, values),
     )  # fmt: skip
     paths = [clean / name for name in embedded.files[test]]
-    data = dataset.batches(paths, labels[test], classes=len(classes), image_size=size, batch_size=features.BATCH)
+    data = dataset.batches(paths, labels[test], classes=len(classes), image_size=size, batch_size=8)
     return np.asarray(model.predict(data, verbose=2))
 
 

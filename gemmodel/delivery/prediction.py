@@ -1,21 +1,20 @@
 """Asking a trained model about photos, by its LiteRT export: no TensorFlow, no MLflow, the first answer at once."""
 
 import os
-import queue
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO
 
 import numpy as np
-from ai_edge_litert.interpreter import Interpreter, SignatureRunner
 from PIL import Image
 
 from gemmodel.data import cropping, folders, images
 from gemmodel.delivery import answers
 from gemmodel.delivery.answers import Answer
-from gemmodel.errors import DataError, ModelError, silence
+from gemmodel.errors import DataError
 from gemmodel.models import knowledge
+from gemmodel.models.litert import Graph
 
 Photo = Path | IO[bytes]
 
@@ -40,11 +39,7 @@ class Predictor:
             raise DataError(f"{self.export}: no export of a model here; `dvc repro` trains one, `dvc pull` fetches one")
         self.knowledge = knowledge.read(folder)
         self.crop: cropping.Method = folders.read_json(folder / "input.json")["crop"]
-        self._threads = max(1, cores // (workers or cores))
-        self._idle: queue.SimpleQueue[SignatureRunner] = queue.SimpleQueue()  # each serves one thread at a time
-        with silence():  # LiteRT tells once a process that it computes on the CPU
-            self._idle.put(first := self._runner())
-        self.size: int = first.get_input_details()["pixels"]["shape"][1]
+        self._graph = Graph(self.export, threads=max(1, cores // (workers or cores)))
         self._pool = ThreadPoolExecutor(workers or cores)
 
     def answers(self, photos: Sequence[Photo], *, top: int = 5) -> Iterator[Answer | DataError]:
@@ -69,18 +64,11 @@ class Predictor:
         Raises:
             DataError: it cannot be read as a photo.
         """
-        return images.pixels(cropping.crop(images.read(photo), self.crop)[0], self.size)
+        return images.pixels(cropping.crop(images.read(photo), self.crop)[0], self._graph.size)
 
     def outputs(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns probabilities (1, classes) and embedding (1, D) for pixels (side, side, 3) in [0, 255]."""
-        try:
-            runner = self._idle.get_nowait()
-        except queue.Empty:
-            runner = self._runner()
-        try:
-            told = runner(pixels=pixels[None].astype(np.float32))
-        finally:
-            self._idle.put(runner)
+        told = self._graph(pixels)
         return told["probabilities"], told["embedding"]
 
     def probabilities(self, photos: Iterator[np.ndarray]) -> np.ndarray:
@@ -102,12 +90,3 @@ class Predictor:
             return np.log(np.maximum(self.probabilities(photos)[:, target], 1e-9))
 
         return overlays.beside(pixels, occlusion.occlusion(scores, pixels))
-
-    def _runner(self) -> SignatureRunner:
-        try:
-            interpreter = Interpreter(str(self.export), num_threads=self._threads)
-            interpreter.allocate_tensors()
-            return interpreter.get_signature_runner()
-        except (ValueError, RuntimeError) as error:
-            line = (str(error).splitlines() or [type(error).__name__])[0]
-            raise ModelError(f"{self.export}: damaged or of another version: {line}; train it anew") from None

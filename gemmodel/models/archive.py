@@ -9,9 +9,10 @@ from typing import Any
 import keras
 
 from gemmodel.data import folders
-from gemmodel.errors import DataError, ModelError, silence
+from gemmodel.errors import DataError, ModelError
 from gemmodel.models import features as features  # registers the layers that a model is read with
 from gemmodel.models import labels as labels  # likewise
+from gemmodel.models import litert
 from gemmodel.models.knowledge import EXPORT, Knowledge, write
 
 
@@ -89,14 +90,9 @@ def load(folder: Path) -> tuple[keras.Model, list[str]]:
 
 
 def export(model: keras.Model, path: Path) -> None:
-    """Writes a model as a LiteRT graph: `pixels` (1, side, side, 3) in [0, 255] to `probabilities` and `embedding`.
-
-    Of one photo at a time: a batch is no faster there, and a batch of unknown size keeps shapes from being folded.
-    """
+    """Writes a model as a LiteRT graph: `pixels` (1, side, side, 3) in [0, 255] to `probabilities` and `embedding`."""
     pixels = keras.Input(batch_shape=(1, *model.input_shape[1:]), name="pixels")
-    outputs = dict(zip(("probabilities", "embedding"), embedder(model)(pixels), strict=True))
-    with silence():
-        keras.Model(pixels, outputs).export(path, format="litert", verbose=False)
+    litert.export(dict(zip(("probabilities", "embedding"), embedder(model)(pixels), strict=True)), pixels, path)
 
 
 def embedder(model: keras.Model) -> keras.Model:

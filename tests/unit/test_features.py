@@ -176,3 +176,18 @@ def test_features_that_are_not_there_are_named(tmp_path: Path) -> None:
     np.savez(tmp_path / "train.npz", features=np.zeros((1, 2)), labels=[0], files=["1.png"], classes=["Agate"])
     with pytest.raises(DataError, match=r"train\.npz: blocks .*makes it anew"):
         features.read(tmp_path / "train.npz")
+
+
+def test_both_engines_embed_alike_in_the_order_of_the_photos(tmp_path: Path, draw: Draw, settings: Settings) -> None:
+    paths = [tmp_path / f"{seed}.png" for seed in range(5)]
+    for seed, path in enumerate(paths):
+        draw(seed, size=(64, 64), tint=(1, 0.6, 0.3)).save(path)
+    model = features.extractor(settings().embed, image_size=64)
+    with features.features_on_cpu(model) as cpu, features.features_on_gpu(model) as gpu:
+        one, other = (np.stack(list(engine(paths))) for engine in (cpu, gpu))
+    expected = told(model, np.stack([images.load(path, 64) for path in paths]).astype(np.float32))
+    np.testing.assert_allclose(one, expected, atol=2e-3)
+    np.testing.assert_allclose(other, expected, atol=2e-3)
+    (tmp_path / "3.png").write_bytes(b"no photo")
+    with features.features_on_cpu(model) as cpu, pytest.raises(DataError, match=r"3\.png"):
+        list(cpu(paths))
