@@ -1,6 +1,7 @@
 """Where joblib's work on photos is done: in processes of this machine, or by the workers of a Dask scheduler."""
 
 import hashlib
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +13,6 @@ from joblib import parallel_config
 from gemmodel.errors import DeviceError
 
 ADDRESS = "DASK_SCHEDULER_ADDRESS"  # Dask's own name for it
-PATIENCE = 20  # seconds for a scheduler to answer, and for it to have a worker
 SOURCES = sorted(Path(__file__).parent.rglob("*.py"))
 # As this process imported it: a worker that was started before an edit would go on doing what the old code says.
 CODE = hashlib.sha256(b"".join(path.read_bytes() for path in SOURCES)).hexdigest()[:12]
@@ -33,30 +33,36 @@ def connected() -> Iterator[None]:
         yield
         return
     try:
-        from distributed import Client, KilledWorker
-    except ImportError:
+        import dask
+        from distributed import CancelledError, Client, KilledWorker
+        from distributed.comm.addressing import get_address_host
+    except ModuleNotFoundError:
         raise DeviceError(f"{ADDRESS} is set, but Dask is not installed: `pip install -e '.[dask]'`") from None
+    for name in ("distributed.client", "tornado.application"):  # what they say of errors is told in one line here
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    patience = dask.config.get("distributed.comm.timeouts.connect")
     try:
-        client = Client(address, timeout=PATIENCE, set_as_default=False)
+        get_address_host(address)  # refuses what is no address; a client takes long to do so
+        client = Client(address, set_as_default=False)
     except (OSError, ValueError) as error:
-        raise DeviceError(
-            f"{ADDRESS}: no scheduler at {address} ({error}); start `dask scheduler` or unset it"
-        ) from None
+        raise DeviceError(f"{ADDRESS}: no scheduler at {address} ({error}); start one, or unset it") from None
     with client:
         try:
-            client.wait_for_workers(1, timeout=PATIENCE)
+            client.wait_for_workers(1, timeout=patience)
         except TimeoutError:
-            raise DeviceError(f"{address}: no worker within {PATIENCE} s; start `dask worker {address}`") from None
+            raise DeviceError(f"{address}: no worker within {patience}; start `dask worker {address}`") from None
         _check(client.run(surroundings, on_error="return"), surroundings())
         try:
             with parallel_config(backend="dask", client=client):
                 yield
-        except KilledWorker as error:
-            raise DeviceError(f"{address}: workers died at one piece of work, again and again: {error}") from None
+        except KilledWorker:
+            raise DeviceError(f"{address}: a piece of work killed worker after worker; see their logs") from None
+        except CancelledError:
+            raise DeviceError(f"{address}: the scheduler is gone; start it and its workers, then run again") from None
 
 
 def surroundings() -> dict[str, str]:
-    """Returns what the bytes of an output depend on that may differ from process to process."""
+    """Returns what an output's bytes depend on that may differ from process to process."""
     return {"folder": str(Path.cwd()), "Pillow": version("pillow"), "code": CODE}
 
 

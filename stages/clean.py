@@ -2,14 +2,16 @@
 
 from pathlib import Path
 
-from gemmodel import params
+from gemmodel import params, workers
 from gemmodel.data import cleaning, folders
 from stages import command
 
 
 def main(raw: Path, out: Path, report: Path, params_file: Path = Path("params.yaml")) -> None:
     """Keep the photos that are fit to learn from; set the others aside, with the reason."""
-    found = cleaning.clean(raw, out, params.load(params_file).clean)
+    settings = params.load(params_file).clean
+    with workers.connected():
+        found = cleaning.clean(raw, out, settings)
     folders.write_json(report, found)
     aside = ", ".join(f"{number} {reason}" for reason, number in found["set_aside"].items())
     corrected, unknown = len(found["corrected"]), len(found["unknown_corrections"])

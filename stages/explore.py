@@ -13,12 +13,14 @@ def main(
 ) -> None:
     """Show what the features of the training and validation photos know without a classifier."""
     settings = params.load(params_file)
-    known = exploration.drawn(exploration.read(features, ("train", "val")), seed=settings.base.seed)
+    whole = exploration.read(features, ("train", "val"))
+    known = exploration.drawn(whole, seed=settings.base.seed)
     classes = folders.read_json(hierarchy)
     found = exploration.explore(known, classes, settings.explore, seed=settings.base.seed)
     exploration_page.write(out, known, classes, found, split, settings.explore)
     folders.write_json(metrics, found.scores)
-    print(f"explore: {out / 'index.html'}, {(out / 'index.html').stat().st_size / 1e6:.1f} MB")
+    some = f", of {len(known.gems)} photos drawn from {len(whole.gems)}" if known is not whole else ""
+    print(f"explore: {out / 'index.html'}, {(out / 'index.html').stat().st_size / 1e6:.1f} MB{some}")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """Colours and names of groups in the exploration."""
 
 import numpy as np
+import pytest
 
-from gemmodel.insight import exploration_page
+from gemmodel.insight import exploration, exploration_page
 
 CLASSES = {"Ruby": "Corundum", "Sapphire": "Corundum", "Emerald": "Beryl", "Morganite": "Beryl", "Opal": "Opal"}
 
@@ -27,3 +28,16 @@ def test_names_of_gems_that_lie_on_one_another_can_all_be_read() -> None:
     heights = sorted(found[gem][1] for gem in gems)
     assert np.diff(heights).min() >= 0.99 * exploration_page.LINE
     assert all(abs(height - 0.5) < 6 * exploration_page.LINE for height in heights)
+
+
+def test_of_many_photos_some_are_drawn_with_their_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers = np.arange(50, dtype=np.float32)
+    known = exploration.Known(
+        numbers[:, None], [f"{n:.0f}.jpg" for n in numbers], [f"gem {n % 3:.0f}" for n in numbers]
+    )
+    assert exploration.drawn(known, seed=1) is known
+    monkeypatch.setattr(exploration, "MOST", 20)
+    some = exploration.drawn(known, seed=1)
+    assert some.files == [f"{n:.0f}.jpg" for n in some.features[:, 0]] and len(set(some.files)) == 20
+    assert some.gems == [f"gem {n % 3:.0f}" for n in some.features[:, 0]]
+    assert some.files == exploration.drawn(known, seed=1).files != exploration.drawn(known, seed=2).files

@@ -170,6 +170,31 @@ def test_embedded_photos_come_back_with_their_labels(tmp_path: Path, draw: Draw,
         features.embed(tmp_path / "photos", tmp_path / "out.npz", model, classes=["Agate", "Ruby"])
 
 
+def test_shards_give_the_same_bytes_and_are_not_computed_again(
+    tmp_path: Path, draw: Draw, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "photos" / "Agate").mkdir(parents=True)
+    for seed in range(2 * features.BATCH + 1):
+        draw(seed, size=(48, 48)).save(tmp_path / "photos" / "Agate" / f"{seed:02}.png")
+    model = features.extractor(settings({"embed.views": ["photo"], "embed.weights": "none"}).embed, image_size=32)
+
+    def embedded(name: str, shards: Path | None = None) -> bytes:
+        features.embed(tmp_path / "photos", tmp_path / name, model, classes=["Agate"], shards=shards)
+        return (tmp_path / name).read_bytes()
+
+    whole = embedded("whole.npz")
+    monkeypatch.setattr(features, "SHARD", features.BATCH)
+    assert embedded("first.npz", tmp_path / "shards") == whole
+    shards = sorted((tmp_path / "shards").iterdir())
+    assert [path.name for path in shards] == ["photos-0.npy", "photos-16.npy", "photos-8.npy"]
+    shards[0].unlink()  # as if killed before this one
+    np.save(shards[1], np.full((1, model.output_shape[1]), 7, np.float32))
+    embedded("second.npz", tmp_path / "shards")
+    known, _, _ = features.read(tmp_path / "second.npz")
+    np.testing.assert_array_equal(known[:-1], features.read(tmp_path / "whole.npz")[0][:-1])
+    assert (known[-1] == 7).all(), "taken from the disk"
+
+
 def test_features_that_are_not_there_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"train\.npz: no such file"):
         features.read(tmp_path / "train.npz")
