@@ -1,6 +1,5 @@
 """The whole pipeline as a user meets it, on a small sample, in a fresh repository with the project's files."""
 
-import hashlib
 import json
 import os
 import shutil
@@ -10,15 +9,14 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
+from repository import change, copy_project, digests, environment, runner, stages_run
 
-ROOT = Path(__file__).parents[2]
 SMALL = {
     "crawl": {"only": ["Ruby", "Spinel", "Malachite", "Diamond"], "max_per_gem": 12},
     "base": {"image_size": 64},
@@ -50,51 +48,6 @@ STAGES = [
     "register",
     "report",
 ]
-Run = Callable[..., str]
-
-
-def environment() -> dict[str, str]:
-    """Returns the variables of a user with this environment activated and a name in git, and nothing set for MLflow."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "DVC_", "GIT_"))}
-    kept["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{kept['PATH']}"
-    for role in ("AUTHOR", "COMMITTER"):
-        kept |= {f"GIT_{role}_NAME": "Test", f"GIT_{role}_EMAIL": "test@gemmodel.example"}
-    return kept
-
-
-def runner(folder: Path) -> Run:
-    """Returns a function that runs a command in a folder and gives back what it printed."""
-
-    def run(*command: str | Path, ok: bool = True) -> str:
-        done = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True)
-        assert (done.returncode == 0) is ok, f"{command}\n{done.stdout}\n{done.stderr}"
-        return done.stdout + (done.stderr if not ok else "")
-
-    return run
-
-
-def change(folder: Path, **sections: dict[str, Any]) -> None:
-    """Sets values in a folder's params.yaml."""
-    path = folder / "params.yaml"
-    params = yaml.safe_load(path.read_text(encoding="utf-8"))
-    for section, values in sections.items():
-        for key, value in values.items():
-            params[section][key] = params[section][key] | value if isinstance(value, dict) else value
-    path.write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
-
-
-def stages_run(output: str) -> list[str]:
-    return [line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")]
-
-
-def digests(folder: Path) -> dict[str, str]:
-    """Returns the hash of every output of the pipeline; none is what tells of one crawl, or of the commit."""
-    files = [file for part in ("data", "models", "reports") for file in (folder / part).rglob("*") if file.is_file()]
-    return {
-        str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest()
-        for file in files
-        if file.relative_to(folder).as_posix() not in ("reports/crawl.json", "reports/crawl.md", "reports/index.html")
-    }
 
 
 def mlflow_runs(folder: Path) -> list[Any]:
@@ -109,14 +62,7 @@ def mlflow_runs(folder: Path) -> list[Any]:
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A repository with this working tree's files, small settings, and one `dvc repro` behind it."""
     folder = tmp_path_factory.mktemp("e2e") / "project"
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT, check=True, capture_output=True, text=True,
-    ).stdout  # fmt: skip
-    for name in filter(None, listed.split("\0")):
-        if (ROOT / name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, folder / name)
+    copy_project(folder)
     change(folder, **SMALL)
     run = runner(folder)
     run("git", "init", "-q", "-b", "main")
