@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from repository import change, copy_project, digests, environment, runner, stages_run
 
 SMALL = {
@@ -75,9 +76,10 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def project(built: Path) -> Iterator[Path]:
     """The built repository; whatever a test changes in it is undone."""
-    yield built
     run = runner(built)
-    run("git", "checkout", "-q", "--", ".")
+    commit = run("git", "rev-parse", "HEAD").strip()
+    yield built
+    run("git", "checkout", "-q", "--force", "-B", "main", commit)
     run("dvc", "checkout", "-q", "--force")
 
 
@@ -236,6 +238,52 @@ def test_a_folder_of_photos_is_watched(project: Path, tmp_path: Path) -> None:
     known[0].unlink()
     assert stages_run(run("dvc", "repro", "crawl")) == ["crawl"]
     assert len(list((project / "data" / "raw").rglob("*.jpg"))) == len(known)
+
+
+def test_scores_on_two_versions_of_the_photos(project: Path, draw: Any) -> None:
+    run = runner(project)
+    run("git", "tag", "data-1")
+    before = digests(project)
+    for gem in SMALL["crawl"]["only"]:
+        shutil.copytree(project / "data" / "raw" / gem, project / "stones" / gem)
+    (project / "stones" / "Topaz").mkdir()
+    for seed in range(50):
+        draw(seed, tint=(0.2, 0.6, 1)).save(project / "stones" / "Topaz" / f"{seed}.jpg")
+    run("git", "switch", "-qc", "topazes")
+    run("dvc", "add", "-q", "stones")
+    change(project, crawl={"source": "folder", "folder": "stones", "only": []})
+    run("dvc", "repro", "evaluate")
+    run("git", "add", "-A")
+    run("git", "commit", "-qm", "50 topazes")
+    run("git", "tag", "data-2")
+
+    scores = json.loads(run("dvc", "metrics", "diff", "--json", "data-1", "data-2"))["reports/metrics.json"]
+    assert scores["photos"]["new"] > scores["photos"]["old"] > 0
+    assert "accuracy" in scores
+    run("git", "switch", "-q", "main")
+    run("dvc", "checkout", "-q")
+    assert digests(project) == before
+    assert not (project / "stones").exists()
+
+
+def test_ci_tells_what_a_pull_request_does_to_the_scores(project: Path, tmp_path: Path) -> None:
+    workflow = yaml.safe_load((project / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8"))
+    steps = {step["name"]: step["run"] for step in workflow["jobs"]["pipeline"]["steps"] if "name" in step}
+    run = runner(project, GITHUB_STEP_SUMMARY=str(tmp_path / "summary"), GITHUB_OUTPUT=str(tmp_path / "output"))
+    run("git", "switch", "-qc", "change")
+    change(project, evaluate={"top": 2})
+    run("git", "commit", "-qam", "the two best")
+    run("git", "switch", "-q", "main")
+    run("git", "merge", "-q", "--no-ff", "--no-edit", "change")  # what a pull request's run checks out
+    shutil.rmtree(project / "reports")
+    assert stages_run(run("bash", "-e", "-c", steps["Scores of the base branch"])) == []
+    ran = run("bash", "-e", "-c", steps["Pipeline"])
+    assert stages_run(ran) == ["evaluate", "report"]
+    assert "champion" in ran
+    run("bash", "-e", "-c", steps["Compare the scores"])
+    summary = (tmp_path / "summary").read_text(encoding="utf-8")
+    assert "| reports/metrics.json |" in summary and "top" in summary
+    assert summary in (tmp_path / "output").read_text(encoding="utf-8")
 
 
 def test_make_ui_shows_the_run_and_the_registered_model(project: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Teams of two clones that share photos through DVC's remotes, each over its real protocol on loopback."""
 
 import itertools
+import json
 import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -132,3 +133,43 @@ def test_two_clones_share_photos(
     published = alice.run("git", "log", "--all", "--patch", "--", ".dvc")
     assert store.url in published
     assert not store.secret or store.secret not in published
+
+
+def test_versions_of_the_photos_travel(alice: Member, take: Callable[[Path, int], None], tmp_path: Path) -> None:
+    alice.run("dvc", "remote", "add", "--default", "shared", tmp_path / "store")
+    alice.run("git", "commit", "-qam", "a remote")
+    versions = {}
+    for tag in ("data-1", "data-2"):
+        if tag == "data-2":
+            take(alice.folder / "stones" / "Topaz", 50)
+            alice.run("dvc", "add", "-q", "stones")
+            assert stages_run(alice.run("dvc", "repro")) == FIRST
+            alice.run("git", "commit", "-qam", "50 topazes")
+        alice.run("dvc", "push", "-q")
+        alice.run("git", "tag", tag)
+        alice.run("git", "push", "-q", "origin", "main", tag)
+        versions[tag] = digests(alice.folder, "data", "stones")
+
+    other = tmp_path / "other"  # another project: nothing but the clean photos, and where they came from
+    other.mkdir()
+    run = runner(other)
+    run("git", "init", "-q")
+    run("dvc", "init", "-q")
+    clean = {tag: sorted(h for name, h in files.items() if "data/clean" in name) for tag, files in versions.items()}
+
+    def has(folder: str, tag: str) -> bool:
+        return sorted(digests(other, folder).values()) == clean[tag]
+
+    run("dvc", "import", tmp_path / "origin.git", "data/clean", "--rev", "data-1", "--out", "photos")
+    assert has("photos", "data-1")
+    run("dvc", "update", "--rev", "data-2", "photos.dvc")
+    assert has("photos", "data-2")
+    run("dvc", "get", tmp_path / "origin.git", "data/clean", "--rev", "data-1", "--out", "old")
+    assert has("old", "data-1")
+
+    assert len(json.loads(alice.run("dvc", "diff", "--json", "data-1", "data-2", "--targets", "stones"))["added"]) == 50
+    for tag in ("data-1", "data-2"):
+        alice.run("git", "checkout", "-q", tag)
+        alice.run("dvc", "checkout", "-q")
+        assert digests(alice.folder, "data", "stones") == versions[tag]
+        assert stages_run(alice.run("dvc", "repro")) == []
