@@ -12,7 +12,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -44,15 +44,10 @@ class Store:
     """
 
     url: str
-    shared: dict[str, str] = field(default_factory=dict)
-    own: dict[str, str] = field(default_factory=dict)
-    wrong: dict[str, str] = field(default_factory=dict)
-    secret: str = ""
-
-
-@contextmanager
-def folder(root: Path) -> Iterator[Store]:
-    yield Store(str(root / "store"))
+    shared: dict[str, str]
+    own: dict[str, str]
+    wrong: dict[str, str]
+    secret: str
 
 
 @contextmanager
