@@ -1,6 +1,5 @@
 """The whole pipeline as a user meets it, on a small sample, in a fresh repository with the project's files."""
 
-import hashlib
 import json
 import os
 import shutil
@@ -10,15 +9,15 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from repository import change, copy_project, digests, environment, runner, stages_run
 
-ROOT = Path(__file__).parents[2]
 SMALL = {
     "crawl": {"only": ["Ruby", "Spinel", "Malachite", "Diamond"], "max_per_gem": 12},
     "base": {"image_size": 64},
@@ -50,51 +49,6 @@ STAGES = [
     "register",
     "report",
 ]
-Run = Callable[..., str]
-
-
-def environment() -> dict[str, str]:
-    """Returns the variables of a user with this environment activated and a name in git, and nothing set for MLflow."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "DVC_", "GIT_"))}
-    kept["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{kept['PATH']}"
-    for role in ("AUTHOR", "COMMITTER"):
-        kept |= {f"GIT_{role}_NAME": "Test", f"GIT_{role}_EMAIL": "test@gemmodel.example"}
-    return kept
-
-
-def runner(folder: Path) -> Run:
-    """Returns a function that runs a command in a folder and gives back what it printed."""
-
-    def run(*command: str | Path, ok: bool = True) -> str:
-        done = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True)
-        assert (done.returncode == 0) is ok, f"{command}\n{done.stdout}\n{done.stderr}"
-        return done.stdout + (done.stderr if not ok else "")
-
-    return run
-
-
-def change(folder: Path, **sections: dict[str, Any]) -> None:
-    """Sets values in a folder's params.yaml."""
-    path = folder / "params.yaml"
-    params = yaml.safe_load(path.read_text(encoding="utf-8"))
-    for section, values in sections.items():
-        for key, value in values.items():
-            params[section][key] = params[section][key] | value if isinstance(value, dict) else value
-    path.write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
-
-
-def stages_run(output: str) -> list[str]:
-    return [line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")]
-
-
-def digests(folder: Path) -> dict[str, str]:
-    """Returns the hash of every output of the pipeline; none is what tells of one crawl, or of the commit."""
-    files = [file for part in ("data", "models", "reports") for file in (folder / part).rglob("*") if file.is_file()]
-    return {
-        str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest()
-        for file in files
-        if file.relative_to(folder).as_posix() not in ("reports/crawl.json", "reports/crawl.md", "reports/index.html")
-    }
 
 
 def mlflow_runs(folder: Path) -> list[Any]:
@@ -109,14 +63,7 @@ def mlflow_runs(folder: Path) -> list[Any]:
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A repository with this working tree's files, small settings, and one `dvc repro` behind it."""
     folder = tmp_path_factory.mktemp("e2e") / "project"
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT, check=True, capture_output=True, text=True,
-    ).stdout  # fmt: skip
-    for name in filter(None, listed.split("\0")):
-        if (ROOT / name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, folder / name)
+    copy_project(folder)
     change(folder, **SMALL)
     run = runner(folder)
     run("git", "init", "-q", "-b", "main")
@@ -129,9 +76,10 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def project(built: Path) -> Iterator[Path]:
     """The built repository; whatever a test changes in it is undone."""
-    yield built
     run = runner(built)
-    run("git", "checkout", "-q", "--", ".")
+    commit = run("git", "rev-parse", "HEAD").strip()
+    yield built
+    run("git", "checkout", "-q", "--force", "-B", "main", commit)
     run("dvc", "checkout", "-q", "--force")
 
 
@@ -290,6 +238,52 @@ def test_a_folder_of_photos_is_watched(project: Path, tmp_path: Path) -> None:
     known[0].unlink()
     assert stages_run(run("dvc", "repro", "crawl")) == ["crawl"]
     assert len(list((project / "data" / "raw").rglob("*.jpg"))) == len(known)
+
+
+def test_scores_on_two_versions_of_the_photos(project: Path, draw: Any) -> None:
+    run = runner(project)
+    run("git", "tag", "data-1")
+    before = digests(project)
+    for gem in SMALL["crawl"]["only"]:
+        shutil.copytree(project / "data" / "raw" / gem, project / "stones" / gem)
+    (project / "stones" / "Topaz").mkdir()
+    for seed in range(50):
+        draw(seed, tint=(0.2, 0.6, 1)).save(project / "stones" / "Topaz" / f"{seed}.jpg")
+    run("git", "switch", "-qc", "topazes")
+    run("dvc", "add", "-q", "stones")
+    change(project, crawl={"source": "folder", "folder": "stones", "only": []})
+    run("dvc", "repro", "evaluate")
+    run("git", "add", "-A")
+    run("git", "commit", "-qm", "50 topazes")
+    run("git", "tag", "data-2")
+
+    scores = json.loads(run("dvc", "metrics", "diff", "--json", "data-1", "data-2"))["reports/metrics.json"]
+    assert scores["photos"]["new"] > scores["photos"]["old"] > 0
+    assert "accuracy" in scores
+    run("git", "switch", "-q", "main")
+    run("dvc", "checkout", "-q")
+    assert digests(project) == before
+    assert not (project / "stones").exists()
+
+
+def test_ci_tells_what_a_pull_request_does_to_the_scores(project: Path, tmp_path: Path) -> None:
+    workflow = yaml.safe_load((project / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8"))
+    steps = {step["name"]: step["run"] for step in workflow["jobs"]["pipeline"]["steps"] if "name" in step}
+    run = runner(project, GITHUB_STEP_SUMMARY=str(tmp_path / "summary"), GITHUB_OUTPUT=str(tmp_path / "output"))
+    run("git", "switch", "-qc", "change")
+    change(project, evaluate={"top": 2})
+    run("git", "commit", "-qam", "the two best")
+    run("git", "switch", "-q", "main")
+    run("git", "merge", "-q", "--no-ff", "--no-edit", "change")  # what a pull request's run checks out
+    shutil.rmtree(project / "reports")
+    assert stages_run(run("bash", "-e", "-c", steps["Scores of the base branch"])) == []
+    ran = run("bash", "-e", "-c", steps["Pipeline"])
+    assert stages_run(ran) == ["evaluate", "report"]
+    assert "champion" in ran
+    run("bash", "-e", "-c", steps["Compare the scores"])
+    summary = (tmp_path / "summary").read_text(encoding="utf-8")
+    assert "| reports/metrics.json |" in summary and "top" in summary
+    assert summary in (tmp_path / "output").read_text(encoding="utf-8")
 
 
 def test_make_ui_shows_the_run_and_the_registered_model(project: Path, tmp_path: Path) -> None:
