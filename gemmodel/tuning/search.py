@@ -6,12 +6,13 @@ one point to two of them, and SQLite, which locks no rows, one queued trial. A t
 heartbeat any longer and is queued again.
 """
 
+import logging
 import os
 import shutil
 import statistics
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, redirect_stdout
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -32,6 +33,7 @@ from gemmodel.models import architectures, training
 from gemmodel.tuning import spaces, studies
 from gemmodel.tuning.studies import AGREED, CHANGES, DEVIATION, FIRST, IDENTITY, REASON, VALUES, alone, connected
 
+logging.getLogger("tensorflow").setLevel(logging.ERROR)  # which wonders at so many networks in one process
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 warnings.simplefilter("ignore", ExperimentalWarning)  # the heartbeat, experimental since version 2.5
 
@@ -138,7 +140,7 @@ class Search:
             with alone(self.uri):
                 self._fill(study, wanted)
                 parent = trials.study(self.name, study.user_attrs[IDENTITY], study.user_attrs[AGREED])
-            idle = None
+            idle, patience = None, studies.LOST_AFTER * self.heartbeat + 2
             while time.monotonic() - begun < timeout:
                 if self._next(study, parent):
                     idle = None
@@ -148,18 +150,16 @@ class Search:
                     break
                 if idle is None:
                     idle = time.monotonic()
-                    self.say(f"trial {running[0].number} is being done elsewhere; waiting whether it is still alive")
-                if (
-                    time.monotonic() - idle > studies.LOST_AFTER * self.heartbeat + 2
-                ):  # all that still run have shown life
+                    self.say(f"trial {running[0].number} is being done elsewhere; seeing whether that is still alive")
+                if time.monotonic() - idle > patience:  # it is, or it would have been queued again
                     break
-                time.sleep(min(self.heartbeat, 1))
+                time.sleep(1)
             table, best = studies.standing(study), studies.best(study)
             left = study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING))
         told = {}
         if best:
-            told = {"trial": best.user_attrs[FIRST], "value": best.value, DEVIATION: best.user_attrs[DEVIATION]}
-            told |= best.user_attrs[CHANGES]
+            told = {"trial": best.user_attrs[FIRST], "value": best.value} | best.user_attrs[CHANGES]
+            told |= {DEVIATION: best.user_attrs[DEVIATION]} if self.repeats > 1 else {}
         trials.conclude(parent, table, told, over=not left)
 
     def _fill(self, study: optuna.Study, wanted: int) -> None:
@@ -212,20 +212,23 @@ class Search:
                     for number in range(len(values), self.repeats):
                         values.append(self._value(trial, settings, number, backup))
                         trial.set_user_attr(VALUES, values)
-                    mean, deviation = statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
-                    trial.set_user_attr(DEVIATION, deviation)
-                    trials.end("complete", {"value": mean, DEVIATION: deviation})
-                    told = f"{self.metric} {_score(mean, values, deviation)}"
+                    mean, told = statistics.fmean(values), {}
+                    if self.repeats > 1:
+                        told = {DEVIATION: statistics.stdev(values)}
+                        trial.set_user_attr(DEVIATION, told[DEVIATION])
+                    trials.end("complete", {"value": mean} | told)
+                    line = f"{self.metric} {mean:.4f}" + "".join(f" +- {value:.4f}" for value in told.values())
                 except (TrialPruned, TrialError) as error:
                     ended, state = error, "pruned" if isinstance(error, TrialPruned) else "failed"
                     trial.set_user_attr(REASON, str(error))
                     trials.end(state, {}, str(error))
-                    told = f"{state}: {error}"
+                    line = f"{state}: {error}"
         except (KeyboardInterrupt, TrackingError):
             RetryHeartbeatStaleTrialCallback()(study, study.trials[trial.number])
             raise
         shutil.rmtree(backup, ignore_errors=True)
-        self.say(f"trial {first}: {told}; {in_words(changes)}; {time.monotonic() - begun:.0f} s")
+        done, of = studies.progress(study)
+        self.say(f"{done + 1} of {of}: trial {first}: {line}; {in_words(changes)}; {time.monotonic() - begun:.0f} s")
         if ended:
             raise ended
         return mean
@@ -267,7 +270,3 @@ class Search:
 def in_words(changes: Mapping[str, Any]) -> str:
     """Returns what a trial tries, in one line."""
     return ", ".join(f"{key} {spaces.word(value)}" for key, value in changes.items())
-
-
-def _score(mean: float, values: Sequence[float], deviation: float) -> str:
-    return f"{mean:.4f}" + (f" +- {deviation:.4f} ({len(values)} seeds)" if len(values) > 1 else "")

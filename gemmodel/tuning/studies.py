@@ -111,6 +111,12 @@ def best(study: optuna.Study) -> FrozenTrial | None:
     return next((trial for trial in ranked(study) if trial.state == TrialState.COMPLETE), None)
 
 
+def progress(study: optuna.Study) -> tuple[int, int]:
+    """Returns how many trials are over, and how many there are."""
+    trials = ranked(study)
+    return sum(trial.state.is_finished() for trial in trials), len(trials)
+
+
 def standing(study: optuna.Study) -> pd.DataFrame:
     """Returns a row a trial, by rank: its number, state, value, deviation, the values of the axes, and a reason."""
     rows = []
@@ -120,7 +126,9 @@ def standing(study: optuna.Study) -> pd.DataFrame:
         row |= {"value": trial.value if state == "complete" else None, DEVIATION: trial.user_attrs.get(DEVIATION)}
         row |= trial.user_attrs.get(CHANGES, {})
         rows.append(row | {REASON: trial.user_attrs.get(REASON, "")})
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    empty = [name for name in (DEVIATION, REASON) if name in table and (table[name].isna() | (table[name] == "")).all()]
+    return table.drop(columns=empty)
 
 
 def _counts(trial: FrozenTrial) -> bool:
