@@ -68,8 +68,9 @@ def run(arguments: argparse.Namespace) -> None:
     file = Path("params.yaml")
     values = params.read(file)
     params.checked(values, file.name)
-    from gemmodel.tuning import spaces
+    from gemmodel.tuning import spaces, studies
 
+    uri = studies.located(arguments.storage)
     space = spaces.read(arguments.space, values)
     sampler = arguments.sampler or ("grid" if space.listed else "tpe")
     if sampler == "grid":
@@ -80,12 +81,12 @@ def run(arguments: argparse.Namespace) -> None:
 
     from gemmodel import devices
     from gemmodel.delivery import tracking
-    from gemmodel.tuning import search, studies
+    from gemmodel.tuning import search
 
     device = devices.prepare(settings.base, device=settings.train.device)
     searching = search.Search(
         name=arguments.study or arguments.space.stem,
-        uri=studies.located(arguments.storage),
+        uri=uri,
         space=space,
         values=values,
         sampler=sampler,

@@ -28,7 +28,7 @@ from optuna.trial import TrialState
 
 from gemmodel import params
 from gemmodel.delivery import trials
-from gemmodel.errors import ParameterError, TrackingError
+from gemmodel.errors import GemError, ParameterError, TrackingError
 from gemmodel.models import architectures, training
 from gemmodel.tuning import spaces, studies
 from gemmodel.tuning.studies import AGREED, CHANGES, DEVIATION, FIRST, IDENTITY, REASON, VALUES, alone, connected
@@ -257,7 +257,8 @@ class Search:
         except (OptunaError, TrackingError):
             raise
         except Exception as error:  # a network that its photos do not fit, or no memory
-            reason = f"{type(error).__name__}: {error}".strip().splitlines()[0]
+            kind = "" if isinstance(error, GemError) else f"{type(error).__name__}: "
+            reason = f"{kind}{error}".strip().splitlines()[0]
             raise TrialError(reason[:200]) from error
         finally:
             keras.config.set_dtype_policy("float32")

@@ -67,6 +67,8 @@ def located(uri: str) -> str:
         raise ParameterError(f"--storage: {url.drivername}: it must be sqlite:///FILE or postgresql://USER@HOST/NAME")
     if url.get_backend_name() == "sqlite":
         url = url.set(database=str(tracking.root() / url.database))
+    elif url.drivername == "postgresql":  # SQLAlchemy's default is another driver from version to version
+        url = url.set(drivername="postgresql+psycopg2")
     return url.render_as_string(hide_password=False)
 
 
