@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import hashlib
+import importlib.util
 import os
 import shlex
 from collections.abc import Mapping
@@ -29,11 +30,29 @@ def add(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     tune.add_argument("space", type=Path, metavar="SPACE", help="like tune/fusion.yaml")
-    tune.add_argument("--sampler", choices=["grid", "tpe", "random"], help="(default: grid of choices, tpe of ranges)")
-    tune.add_argument("--trials", type=int, default=30, help="of the whole study; a grid: all (default: %(default)s)")
-    tune.add_argument("--repeats", type=int, default=1, help="seeds of a setting, whose mean counts (default: 1)")
-    tune.add_argument("--metric", choices=["val_accuracy", "val_loss"], default="val_accuracy", help="(%(default)s)")
-    tune.add_argument("--pruner", choices=["median", "none"], help="give up below it (default: none of a grid)")
+    tune.add_argument(
+        "--sampler", choices=["grid", "tpe", "random"], help="(default: grid where all are choices, else tpe)"
+    )
+    tune.add_argument(
+        "--trials", type=int, default=30, help="of the study in all; a grid has its own number (default: 30)"
+    )
+    tune.add_argument(
+        "--repeats",
+        type=int,
+        default=1,
+        help="trainings of a setting, with the seeds from base.seed on, whose mean counts (default: 1)",
+    )
+    tune.add_argument(
+        "--metric",
+        choices=["val_accuracy", "val_loss"],
+        default="val_accuracy",
+        help="what ranks, of the validation part (default: %(default)s)",
+    )
+    tune.add_argument(
+        "--pruner",
+        choices=["median", "none"],
+        help="median: give up what is worse than half so far (default: none for a grid, else median)",
+    )
     tune.add_argument("--study", metavar="NAME", help="to go on with or begin (default: SPACE's name)")
     tune.add_argument(
         "--storage",
@@ -43,7 +62,11 @@ def add(commands: Any) -> None:
     )
     tune.add_argument("--timeout", type=float, default=float("inf"), metavar="SECONDS", help="begin no trial after it")
     tune.add_argument(
-        "--heartbeat", type=int, default=20, metavar="SECONDS", help="a trial silent for 3 is redone (default: 20)"
+        "--heartbeat",
+        type=int,
+        default=20,
+        metavar="SECONDS",
+        help="between signs of life; a trial without three is done again (default: 20)",
     )
     tune.add_argument("--show", action="store_true", help="train nothing, tell how the study stands")
     tune.add_argument("--apply", action="store_true", help="write the best setting into params.yaml")
@@ -68,6 +91,8 @@ def run(arguments: argparse.Namespace) -> None:
     file = Path("params.yaml")
     values = params.read(file)
     params.checked(values, file.name)
+    if importlib.util.find_spec("optuna") is None:
+        raise ParameterError("tune: Optuna is not installed; `pip install -e '.[tune]'` brings it")
     from gemmodel.tuning import spaces, studies
 
     uri = studies.located(arguments.storage)
