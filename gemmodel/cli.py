@@ -12,6 +12,7 @@ from pathlib import Path
 from gemmodel import params
 from gemmodel.data import folders
 from gemmodel.errors import DataError, ParameterError, told_in_one_line
+from gemmodel.tuning import command as tuning
 
 
 def main() -> None:
@@ -49,6 +50,7 @@ def main() -> None:
     )
     page.add_argument("--per-minute", type=int, default=60, help="requests of one address (default: %(default)s)")
     page.set_defaults(run=serve_page)
+    tuning.add(commands)
     keep = commands.add_parser("keep-test", help="write the list that keeps the present test part as it is")
     keep.add_argument("--test", type=Path, default=Path("data/split/test"), help="the test part (default: %(default)s)")
     keep.add_argument("--clean", type=Path, default=Path("data/clean"), help="its source (default: %(default)s)")

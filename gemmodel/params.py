@@ -280,13 +280,30 @@ def load(path: Path) -> Params:
     Raises:
         ParameterError: the file is missing or no YAML, or a key is unknown, missing, ill-typed or out of range.
     """
+    return checked(read(path), path.name)
+
+
+def read(path: Path) -> Any:
+    """Reads a YAML file.
+
+    Raises:
+        ParameterError: it is missing or no YAML.
+    """
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ParameterError(f"{path}: no such file; run this from the project's root") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ParameterError(f"{path}: not valid YAML: {error}".replace("\n", " ")) from None
-    return _checked(values, Params, f"{path.name}: ")
+
+
+def checked(values: Any, name: str) -> Params:
+    """Checks what a parameter file holds; the name is of that file, for messages.
+
+    Raises:
+        ParameterError: a key is unknown, missing, ill-typed or out of range.
+    """
+    return _checked(values, Params, f"{name}: ")
 
 
 def _checked(value: Any, kind: Any, name: str) -> Any:

@@ -9,7 +9,7 @@ from gemmodel import devices, params
 from gemmodel.data import folders
 from gemmodel.delivery import tracking
 from gemmodel.insight import plots
-from gemmodel.models import archive, confidence, fine_tuning, fusion_training, training
+from gemmodel.models import architectures, archive, confidence, training
 from gemmodel.models.knowledge import Knowledge
 from stages import command
 
@@ -29,16 +29,11 @@ def main(
     logged |= {"model": asdict(getattr(model, model.name)), "model_name": model.name}
     datasets, of_gems = {"train": split / "train", "val": split / "val"}, folders.read_json(hierarchy)
     with tracking.training(model.name, logged, datasets, device=device):
-        shared: dict[str, Any] = {"base": base, "on_epoch": tracking.log_epoch}
-        if model.name == "fusion" and model.fusion.fine_tune_epochs:
-            shared |= {"folder": features, "split": split, "backup": backup}
-            fitted = fine_tuning.fine_tune(model.fusion, train, augment, embed, **shared)
-        elif model.name == "fusion":
-            shared |= {"folder": features, "hierarchy": of_gems}
-            fitted = fusion_training.train_fusion(model.fusion, train, embed, **shared)
-        else:
-            shared |= {"split": split, "augmented": augmented, "backup": backup, "logs": tracking.root() / "logs"}
-            fitted = training.train_network(getattr(model, model.name), train, augment, **shared)
+        fitted = architectures.train(
+            model, train, augment, embed,
+            base=base, split=split, augmented=augmented, features=features, hierarchy=of_gems,
+            backup=backup, logs=tracking.root() / "logs", on_epoch=tracking.log_epoch,
+        )  # fmt: skip
         network, classes, history, evidence, chosen_by = fitted
         known = Knowledge(classes, of_gems, confidence.calibrate(evidence, train), evidence.reference)
         archive.save(network, classes, out, crop=settings.clean.crop, knowledge=known)

@@ -163,17 +163,20 @@ def test_experiments_elsewhere_land_in_the_same_store(project: Path) -> None:
     run = runner(project)
     before = len(mlflow_runs(project))
     run("dvc", "exp", "run", "--temp", "--name", "in-temp", "-S", "train.epochs=1")
-    run("dvc", "exp", "run", "--queue", "--name", "in-queue", "-S", "train.learning_rate=0.01")
-    run("dvc", "queue", "start")
-    run("dvc", "queue", "logs", "in-queue", "--follow")
+    for number in (1, 2):
+        run("dvc", "exp", "run", "--queue", "--name", f"in-queue-{number}", "-S", f"train.learning_rate=0.0{number}")
+    run("dvc", "queue", "start", "--jobs", "2")
+    for number in (1, 2):
+        run("dvc", "queue", "logs", f"in-queue-{number}", "--follow")
     runs = mlflow_runs(project)
-    assert len(runs) == before + 2
-    assert {run_.data.tags.get("dvc_experiment") for run_ in runs} >= {"in-temp", "in-queue"}
+    assert len(runs) == before + 3
+    experiments = {"in-temp", "in-queue-1", "in-queue-2"}
+    assert {run_.data.tags.get("dvc_experiment") for run_ in runs} >= experiments
     for run_ in runs:
         assert run_.info.artifact_uri.startswith((project / "mlruns").as_uri())
         assert list(Path(run_.info.artifact_uri.removeprefix("file://")).rglob("confusion.png"))
     table = run("dvc", "exp", "show", "--csv")
-    assert "in-temp" in table and "in-queue" in table
+    assert all(name in table for name in experiments)
     assert "accuracy" in table.splitlines()[0] and "train.epochs" in table.splitlines()[0]
 
 

@@ -1,0 +1,297 @@
+"""`gemmodel tune` as people run it: several processes at once, killed, gone on with; and what MLflow has of it."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+import yaml
+from PIL import Image
+
+from gemmodel import params
+from gemmodel.errors import ParameterError, TrackingError
+from gemmodel.tuning import studies
+
+ROOT = Path(__file__).parents[2]
+TINY = {
+    "base.image_size": 32,
+    "base.threads": 1,
+    "train.epochs": 3,
+    "train.batch_size": 8,
+    "train.precision": "float32",
+    "train.device": "cpu",
+    "model.name": "cnn",
+    "model.cnn.augmentation": "none",
+    "model.cnn.pooling": "max",
+    "model.cnn.dense": 4,
+    "model.cnn.filters": [4],
+}
+TOO_DEEP = [4] * 7  # pooled to nothing at 32 pixels
+GRID = {"model.cnn.kernel": [1, 3], "model.cnn.filters": [[4], TOO_DEEP]}
+LIKE_STAGE_TRAIN = """
+import json, pathlib
+from gemmodel import devices, params
+settings = params.load(pathlib.Path("params.yaml"))
+devices.prepare(settings.base, device="cpu")
+from gemmodel.models import architectures, training
+split = pathlib.Path("data/split")
+fitted = architectures.train(
+    settings.model, settings.train, settings.augment, settings.embed, base=settings.base, split=split, augmented=split,
+    features=split, hierarchy={}, backup=pathlib.Path("backup"), logs=split, on_epoch=lambda *_: None,
+)
+print(json.dumps(training.summary(fitted.history)))
+"""
+
+
+class Folder:
+    """A project's folder with photos, and what a search in it came to."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        kept = {
+            name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "OPTUNA_", "DVC_"))
+        }
+        self.environment = kept | {"PYTHONPATH": str(ROOT)}
+
+    def start(self, space: dict[str, Any], *options: str, name: str) -> subprocess.Popen[str]:
+        """Start `gemmodel tune` with a space of that name, which is the study's too."""
+        (self.root / f"{name}.yaml").write_text(yaml.safe_dump(space))
+        command = [sys.executable, "-m", "gemmodel.cli", "tune", f"{name}.yaml", "--metric", "val_loss", *options]
+        pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        return subprocess.Popen([*command, "--heartbeat", "1"], cwd=self.root, env=self.environment, **pipes)
+
+    def tune(self, space: dict[str, Any], *options: str, name: str) -> str:
+        """Run it to its end, and return what it said."""
+        return ended(self.start(space, *options, name=name))
+
+    def study(self, name: str) -> optuna.Study:
+        return optuna.load_study(study_name=name, storage=f"sqlite:///{self.root / 'tune.db'}")
+
+    def values(self, name: str) -> dict[str, list[float]]:
+        """Return the values of each setting, of all its seeds, by what it is."""
+        found = [trial for trial in studies.ranked(self.study(name)) if trial.state.is_finished()]
+        return {json.dumps(trial.user_attrs["changes"]): trial.user_attrs.get("values", []) for trial in found}
+
+    def runs(self) -> list[Any]:
+        from mlflow import MlflowClient
+
+        client = MlflowClient(f"sqlite:///{self.root / 'mlflow.db'}")
+        return list(client.search_runs([client.get_experiment_by_name("gemstones").experiment_id]))
+
+
+def ended(process: subprocess.Popen[str]) -> str:
+    out, error = process.communicate(timeout=300)
+    assert process.returncode == 0, out + error
+    return out
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, draw: Callable[..., Image.Image]) -> Folder:
+    """Photos of three classes, 24 to train on and 6 to validate with; the shipped params.yaml with tiny values."""
+    from gemmodel.tuning import spaces
+
+    root = tmp_path_factory.mktemp("tune")
+    for part, number in (("train", 8), ("val", 2)):
+        for place, gem in enumerate(("Agate", "Beryl", "Ruby")):
+            (root / "data" / "split" / part / gem).mkdir(parents=True)
+            for seed in range(number):
+                picture = draw(100 * place + 10 * number + seed, size=(32, 32), tint=(1 - place / 3, place / 3, 0.5))
+                picture.save(root / "data" / "split" / part / gem / f"{seed}.png")
+    (root / "data" / "split" / "hierarchy.json").write_text("{}")
+    shipped = (ROOT / "params.yaml").read_text(encoding="utf-8")
+    (root / "params.yaml").write_text(spaces.edited(shipped, TINY), encoding="utf-8")
+    return Folder(root)
+
+
+@pytest.fixture(scope="module")
+def both(folder: Folder) -> list[str]:
+    """What two processes said that searched one grid at once, each setting twice."""
+    started = [folder.start(GRID, "--repeats", "2", name="grid") for _ in range(2)]
+    return [ended(process) for process in started]
+
+
+def test_two_processes_do_each_point_of_a_grid_once(folder: Folder, both: list[str]) -> None:
+    trials = folder.study("grid").trials
+    points = [trial.user_attrs["changes"] for trial in trials]
+    assert len(points) == 4
+    for kernel in (1, 3):
+        for filters in ([4], TOO_DEEP):
+            assert {"model.cnn.kernel": kernel, "model.cnn.filters": filters} in points
+    said = [line for out in both for line in out.splitlines() if " of 4: trial " in line]
+    assert sorted(line.split("trial ")[1].split(":")[0] for line in said) == ["0", "1", "2", "3"]
+
+
+def test_repeats_of_a_setting_give_mean_and_deviation(folder: Folder, both: list[str]) -> None:
+    complete = [
+        trial for trial in folder.study("grid").trials if trial.user_attrs["changes"]["model.cnn.filters"] == [4]
+    ]
+    for trial in complete:
+        seeds = trial.user_attrs["values"]
+        assert len(set(seeds)) == 2
+        assert trial.value == pytest.approx(statistics.mean(seeds))
+        assert trial.user_attrs["deviation"] == pytest.approx(statistics.stdev(seeds))
+    best = min(complete, key=lambda trial: trial.value or 0)
+    rows = [line.split() for line in both[0].splitlines()]
+    header = next(row for row in rows if row[:3] == ["trial", "state", "value"])
+    assert header[3] == "deviation"
+    first = rows[rows.index(header) + 1]
+    assert first[:2] == [str(best.number), "complete"]
+    assert float(first[2]) == pytest.approx(best.value, rel=1e-3)
+
+
+def test_a_setting_that_cannot_be_trained_is_told_of_and_the_others_are_done(folder: Folder, both: list[str]) -> None:
+    told = [line for line in both[-1].splitlines() if " failed " in line and "too small for 7 blocks" in line]
+    assert len(told) == 2
+    assert {trial.state.name for trial in folder.study("grid").trials} == {"COMPLETE", "FAIL"}
+
+
+def test_mlflow_has_a_run_a_trial_in_the_run_of_the_study(folder: Folder, both: list[str]) -> None:
+    runs = folder.runs()
+    parents = [run for run in runs if run.info.run_name == "grid"]
+    assert len(parents) == 1
+    parent = parents[0]
+    children = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    assert sorted(run.data.tags["state"] for run in children) == ["complete", "complete", "failed", "failed"]
+    trials = {str(trial.number): trial for trial in folder.study("grid").trials}
+    for run in children:
+        trial = trials[run.data.tags["trial"]]
+        assert run.data.params["model.kernel"] == f"({trial.user_attrs['changes']['model.cnn.kernel']},)"
+        if run.data.tags["state"] == "complete":
+            assert run.data.metrics["value"] == pytest.approx(trial.value)
+            assert {"seed_1337/val_loss", "seed_1338/val_loss", "deviation"} <= set(run.data.metrics)
+    assert parent.data.metrics["best_value"] == pytest.approx(folder.study("grid").best_value)
+    assert parent.data.tags["best_model.cnn.filters"] == "[4]"
+
+
+def test_a_killed_worker_loses_nothing(folder: Folder, both: list[str]) -> None:
+    worker = folder.start(GRID, "--repeats", "2", name="killed")
+    deadline = time.monotonic() + 200
+    while True:  # until it is in the second training of the first setting
+        assert worker.poll() is None and time.monotonic() < deadline
+        if (folder.root / "tune.db").exists() and "killed" in optuna.get_all_study_names(folder.study("grid")._storage):
+            trials = folder.study("killed").trials
+            if trials and len(trials[0].user_attrs.get("values", [])) == 1:
+                break
+        time.sleep(0.05)
+    worker.send_signal(signal.SIGKILL)
+    worker.communicate()
+    out = folder.tune(GRID, "--repeats", "2", name="killed")
+    study = folder.study("killed")
+    assert folder.values("killed") == folder.values("grid")
+    assert study.trials[0].state.name == "FAIL"
+    again = study.trials[4]
+    assert (again.user_attrs["first"], again.state.name) == (0, "COMPLETE")
+    assert "of 4: trial 0: " in out
+    parent = next(run for run in folder.runs() if run.info.run_name == "killed")
+    children = [run for run in folder.runs() if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+    assert [parent.info.status, *(run.info.status for run in children)] == ["FINISHED"] * 5
+    assert sorted(path.name for path in (folder.root / ".train-backup").rglob("*") if path.is_file()) == []
+
+
+def test_what_begins_badly_is_pruned_and_the_best_is_applied(folder: Folder, run: Any, tmp_path: Path) -> None:
+    shutil.copytree(folder.root / "data", tmp_path / "data")
+    before = (folder.root / "params.yaml").read_text()
+    (tmp_path / "params.yaml").write_text(before)
+    mine = Folder(tmp_path)
+    rates = [0.01, 0.012, 0.014, 0.016, 0.018, 1e-9]  # the median is asked for after five
+    out = mine.tune(
+        {"train.learning_rate": rates, "model.cnn.kernel": 1}, "--pruner", "median", "--apply", name="rates"
+    )
+
+    pruned = mine.study("rates").trials[-1]
+    assert (pruned.user_attrs["changes"]["train.learning_rate"], pruned.state.name) == (1e-9, "PRUNED")
+    assert len(pruned.intermediate_values) < 3
+    assert "6 of 6: trial 5: pruned: val_loss " in out
+    told = next(run_ for run_ in mine.runs() if run_.data.params.get("train.learning_rate") == "1e-09")
+    assert (told.data.tags["state"], told.info.status) == ("pruned", "FINISHED")
+    assert not list((tmp_path / ".train-backup" / "tune").iterdir())
+
+    best = mine.study("rates").best_trial
+    rate = best.user_attrs["changes"]["train.learning_rate"]
+    assert f"dvc exp run -S model.cnn.kernel=1 -S train.learning_rate={rate}" in out
+    assert "-  learning_rate: 0.001" in out and f"+  learning_rate: {rate}" in out
+    after = (tmp_path / "params.yaml").read_text()
+    changed = [pair for pair in zip(before.splitlines(), after.splitlines(), strict=True) if pair[0] != pair[1]]
+    assert len(changed) == 2
+    assert all(old.partition("#")[2] == new.partition("#")[2] for old, new in changed)
+    loaded = params.load(tmp_path / "params.yaml")
+    assert (loaded.train.learning_rate, loaded.model.cnn.kernel) == (rate, (1,))
+
+    # Among other trials in one process it came to what a process of its own comes to.
+    trained = run("-c", LIKE_STAGE_TRAIN, cwd=tmp_path)
+    assert trained.returncode == 0, trained.stderr
+    assert json.loads(trained.stdout.splitlines()[-1])["best_val_loss"] == best.value
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (["--repeats", "3"], ["grid was begun with other settings (repeats: 2 there, 3 here)"]),
+        (["--split", "nowhere"], ["nowhere/train: not there", "dvc repro split"]),
+    ],
+)
+def test_a_mistake_is_one_line(
+    folder: Folder, both: list[str], refused: Any, options: list[str], named: list[str]
+) -> None:
+    process = folder.start(GRID, *options, name="grid")
+    out, error = process.communicate(timeout=300)
+    refused(subprocess.CompletedProcess([], process.returncode, out, error), "gemmodel", *named)
+
+
+def test_a_database_that_cannot_be_used_is_refused_without_its_password() -> None:
+    for uri in ("mysql://host/name", "tune.db", "sqlite://"):
+        with pytest.raises(ParameterError, match="--storage: "):
+            studies.located(uri)
+    pytest.importorskip("psycopg2")
+    uri = studies.located("postgresql://me:secret@127.0.0.1:1/none")
+    with pytest.raises(TrackingError, match=r"me:\*\*\*@127\.0\.0\.1:1/none: .*refused"):
+        with studies.connected(uri), studies.alone(uri):
+            pass
+
+
+@pytest.fixture
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A PostgreSQL server of its own on loopback, and the URI of an empty database in it."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin")) or [Path(shutil.which("initdb") or "none").parent]
+    if not (found[-1] / "initdb").exists():
+        pytest.skip("PostgreSQL is not installed")
+    base = tmp_path_factory.mktemp("postgres")
+    user: list[str] = []
+    if os.getuid() == 0:  # which PostgreSQL refuses to run as
+        user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
+        shutil.chown(base, "postgres", "postgres")
+        for parent in base.parents[:3]:
+            parent.chmod(parent.stat().st_mode | 0o011)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    quiet: dict[str, Any] = {"check": True, "stdout": subprocess.DEVNULL, "cwd": base}
+    subprocess.run([*user, found[-1] / "initdb", "-D", base / "data", "-A", "trust", "-U", "me", "--no-sync"], **quiet)
+    options = f"-p {port} -k {base} -h 127.0.0.1 -F"
+    control = [*user, found[-1] / "pg_ctl", "-D", base / "data", "-l", base / "log", "-w"]
+    subprocess.run([*control, "-o", options, "start"], **quiet)
+    try:
+        yield f"postgresql://me@127.0.0.1:{port}/postgres"
+    finally:
+        subprocess.run([*control, "-m", "immediate", "stop"], **quiet)
+
+
+def test_a_team_shares_a_study_in_postgresql(folder: Folder, postgres: str) -> None:
+    pytest.importorskip("psycopg2")
+    space = {"train.learning_rate": {"low": 0.001, "high": 0.1, "log": True}, "train.epochs": 1}
+    options = ("--storage", postgres, "--sampler", "tpe", "--trials", "3")
+    for process in [folder.start(space, *options, name="team") for _ in range(2)]:
+        ended(process)
+    trials = optuna.load_study(study_name="team", storage=studies.located(postgres)).trials
+    assert [trial.state.name for trial in trials] == ["COMPLETE"] * 3
+    assert len({trial.user_attrs["changes"]["train.learning_rate"] for trial in trials}) == 3

@@ -1,0 +1,112 @@
+"""The space of a search: what its file may say, the points of a grid, and the change of params.yaml."""
+
+import difflib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+import yaml
+
+from gemmodel import params
+from gemmodel.errors import ParameterError
+from gemmodel.tuning import spaces
+
+ROOT = Path(__file__).parents[2]
+SHIPPED = (ROOT / "params.yaml").read_text(encoding="utf-8")
+CNN = {"model.name": "cnn"}
+
+
+@pytest.fixture
+def space(tmp_path: Path) -> Callable[[dict[str, Any]], spaces.Space]:
+    """Read a space from a file, against the shipped parameters."""
+
+    def read(told: dict[str, Any]) -> spaces.Space:
+        (tmp_path / "space.yaml").write_text(yaml.safe_dump(told))
+        return spaces.read(tmp_path / "space.yaml", yaml.safe_load(SHIPPED))
+
+    return read
+
+
+def test_a_grid_has_each_combination_once(space: Any) -> None:
+    found = space(CNN | {"model.cnn.kernel": [3, 5, 3], "model.cnn.filters": [[32, 32], [64, 64]], "train.epochs": 2})
+    assert found.fixed == {"model.name": "cnn", "train.epochs": 2}
+    assert found.listed
+    told = [found.suggest(optuna.trial.FixedTrial(point)) for point in found.points()]
+    assert len(told) == 4
+    for filters in ([32, 32], [64, 64]):
+        for kernel in (3, 5):
+            assert {"model.cnn.filters": filters, "model.cnn.kernel": kernel} in told
+
+
+def test_a_range_with_a_step_is_listed_to_its_end(space: Any) -> None:
+    steps = {"model.cnn.dropout": {"low": 0, "high": 0.9, "step": 0.3}, "model.cnn.dense": {"low": 8, "high": 9}}
+    values = sorted((point["model.cnn.dropout"], point["model.cnn.dense"]) for point in space(CNN | steps).points())
+    assert values == [(pytest.approx(dropout), dense) for dropout in (0, 0.3, 0.6, 0.9) for dense in (8, 9)]
+
+
+def test_a_range_without_a_step_is_no_grid(space: Any) -> None:
+    found = space({"model.fusion.penalties": {"low": "1e-3", "high": 10, "log": True}})
+    assert not found.listed
+    with pytest.raises(ParameterError, match=r"model\.fusion\.penalties: a grid needs a list"):
+        found.points()
+
+
+def test_a_proposed_number_can_be_read(space: Any) -> None:
+    found = space({"model.fusion.penalties": {"low": 0.001, "high": 10, "log": True}})
+    assert found.suggest(optuna.trial.FixedTrial({"model.fusion.penalties": 0.0734567891})) == {
+        "model.fusion.penalties": 0.07346
+    }
+
+
+@pytest.mark.parametrize(
+    ("told", "named"),
+    [
+        (CNN | {"model.cnn.kernal": [3, 5]}, "space.yaml: model.cnn.kernal is not a known key"),
+        (CNN | {"model.cnn.kernel": [3, "wide"]}, "model.cnn.kernel is 'wide'"),
+        (CNN | {"model.cnn.dropout": {"low": 0.5, "high": 1.5}}, "model.cnn.dropout is 1.5"),
+        (CNN | {"model.cnn.dropout": {"low": 0.5}}, "model.cnn.dropout: a range is"),
+        (CNN | {"model.cnn.dropout": {"low": 0.9, "high": 0.5}}, "model.cnn.dropout: "),
+        (CNN | {"model.cnn.kernel": []}, "model.cnn.kernel: an empty choice"),
+        (CNN | {"model.cnn.kernel": 5}, "nothing to search"),
+        ({"model.cnn.kernel": [3, 5]}, "begin with model.fusion., train."),
+        ({"split.seed": [1, 2]}, "dvc exp run --queue -S split.seed="),
+        ({"embed.histogram_bins": [4, 8]}, "embed.histogram_bins: a search changes only"),
+        ({"train.epochs.more": [1, 2]}, "epochs holds a value"),
+        ({}, "no space"),
+    ],
+)  # fmt: skip
+def test_a_wrong_space_is_refused_by_name(space: Any, told: dict[str, Any], named: str) -> None:
+    with pytest.raises(ParameterError) as error:
+        space(told)
+    assert named in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["recipe_4", "fusion"])
+def test_shipped_spaces_are_understood(name: str) -> None:
+    found = spaces.read(ROOT / "tune" / f"{name}.yaml", yaml.safe_load(SHIPPED))
+    assert (len(found.points()) == 12) if name == "recipe_4" else not found.listed
+
+
+def test_a_change_leaves_all_other_lines_and_each_comment(tmp_path: Path) -> None:
+    changes = {"model.name": "cnn", "model.cnn.filters": [64, 64], "model.cnn.kernel": 5, "train.learning_rate": 2e-5}
+    changes |= {"train.resume": False, "train.batch_size": 64}
+    new = spaces.edited(SHIPPED, changes)
+    (tmp_path / "params.yaml").write_text(new)
+    loaded = params.load(tmp_path / "params.yaml")
+    assert (loaded.model.name, loaded.model.cnn.filters, loaded.model.cnn.kernel) == ("cnn", (64, 64), (5,))
+    assert (loaded.train.learning_rate, loaded.train.resume, loaded.train.batch_size) == (2e-5, False, 64)
+    marks = [line[:2] for line in difflib.ndiff(SHIPPED.splitlines(), new.splitlines())]
+    assert (marks.count("- "), marks.count("+ ")) == (5, 5)  # batch_size was 64 before
+
+    def comments(text: str) -> list[str]:
+        return [line.split("#", 1)[1] for line in text.splitlines() if "#" in line]
+
+    assert comments(new) == comments(SHIPPED)
+    assert spaces.edited(SHIPPED, {}) == SHIPPED
+
+
+def test_values_are_told_as_dvc_takes_them() -> None:
+    assert [spaces.word(value) for value in ("cnn", 3, 0.5, True, [64, 64])] == ["cnn", "3", "0.5", "true", "[64, 64]"]
