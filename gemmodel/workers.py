@@ -1,12 +1,15 @@
 """Where joblib's work on photos is done: in processes of this machine, or by the workers of a Dask scheduler."""
 
+import asyncio
 import hashlib
 import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from joblib import parallel_config
 
@@ -34,8 +37,10 @@ def connected() -> Iterator[None]:
         return
     try:
         import dask
-        from distributed import CancelledError, Client, KilledWorker
+        from distributed import CancelledError, Client
         from distributed.comm.addressing import get_address_host
+        from distributed.scheduler import KilledWorker, NoWorkerError
+        from joblib._dask import DaskDistributedBackend
     except ModuleNotFoundError:
         raise DeviceError(f"{ADDRESS} is set, but Dask is not installed: `pip install -e '.[dask]'`") from None
     for name in ("distributed.client", "tornado.application"):  # what they say of errors is told in one line here
@@ -52,11 +57,15 @@ def connected() -> Iterator[None]:
         except TimeoutError:
             raise DeviceError(f"{address}: no worker within {patience}; start `dask worker {address}`") from None
         _check(client.run(surroundings, on_error="return"), surroundings())
+        backend = DaskDistributedBackend(client=client)
+        backend._collect = partial(_collect, backend)
         try:
-            with parallel_config(backend="dask", client=client):
+            with parallel_config(backend=backend):
                 yield
         except KilledWorker:
             raise DeviceError(f"{address}: a piece of work killed worker after worker; see their logs") from None
+        except NoWorkerError:
+            raise DeviceError(f"{address}: all workers are gone; start some, then run again") from None
         except CancelledError:
             raise DeviceError(f"{address}: the scheduler is gone; start it and its workers, then run again") from None
 
@@ -64,6 +73,15 @@ def connected() -> Iterator[None]:
 def surroundings() -> dict[str, str]:
     """Returns what an output's bytes depend on that may differ from process to process."""
     return {"folder": str(Path.cwd()), "Pillow": version("pillow"), "code": CODE}
+
+
+async def _collect(backend: Any) -> None:
+    """Hands results to joblib, whose own method (of 1.6) keeps to itself what failed in Dask, and waits for ever."""
+    while backend._continue:
+        async for future, result in backend.waiting_futures:
+            backend._results.pop(future)
+            backend._callbacks.pop(future)(result[1] if future.status == "error" else result)
+        await asyncio.sleep(0.01)
 
 
 def _check(told: dict[str, dict[str, str] | Exception], here: dict[str, str]) -> None:

@@ -67,9 +67,8 @@ def batches(
     data = tf.data.Dataset.from_tensor_slices(
         ([str(path) for path in paths], np.eye(classes, dtype=np.float32)[labels])
     )
-    data = data.map(decode, num_parallel_calls=tf.data.AUTOTUNE)
     if keep:
-        data = data.cache()
+        data = data.map(decode, num_parallel_calls=tf.data.AUTOTUNE).cache()
     if shuffle_seed is not None:
         # Keras' and TensorFlow's own reshuffling goes by the epochs of this process, not of this training.
         kept, number = data, len(paths)
@@ -80,6 +79,8 @@ def batches(
 
         data = tf.data.Dataset.range(1).flat_map(shuffled)
         data = data.apply(tf.data.experimental.assert_cardinality(number))
+    if not keep:  # so that paths are shuffled, not pixels, all of which would be in memory
+        data = data.map(decode, num_parallel_calls=tf.data.AUTOTUNE)
     data = data.batch(batch_size).map(lambda x, y: (tf.cast(x, tf.float32), y), num_parallel_calls=tf.data.AUTOTUNE)
     if augmenter is not None:
         data = data.map(lambda x, y: (augmenter(x, training=True), y), num_parallel_calls=tf.data.AUTOTUNE)

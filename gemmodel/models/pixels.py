@@ -11,6 +11,8 @@ import tensorflow as tf
 from gemmodel.data import augmentation, dataset, folders
 from gemmodel.params import AugmentParams, BaseParams, TrainParams
 
+MOST_KEPT = 8 * 2**30  # bytes of pixels in memory, 57,000 photos at 224 pixels; more are decoded anew in each epoch
+
 
 @dataclass(frozen=True)
 class Pixels:
@@ -67,13 +69,13 @@ def batches(
         "classes": len(classes),
         "image_size": base.image_size,
         "batch_size": params.batch_size,
-        "keep": True,
+        "keep": 3 * base.image_size**2 * len(paths) <= MOST_KEPT,
     }
     fly = augmenter if augmentation_from == "fly" else None
     return Pixels(
         train=dataset.batches(paths, labels, **sizes, augmenter=fly, shuffle_seed=order),
         val=dataset.batches(val_paths, val_labels, **sizes),
-        known=dataset.batches(known, known_labels, **sizes),
+        known=dataset.batches(known, known_labels, **sizes | {"keep": False}),  # are read but once
         labels=labels,
         val_labels=val_labels,
         known_labels=known_labels,

@@ -36,11 +36,11 @@ def until(ask: Ask) -> Any:
 
 
 @contextmanager
-def dask(*arguments: str, cwd: Path) -> Iterator[subprocess.Popen[bytes]]:
+def dask(*arguments: str, cwd: Path, **variables: str) -> Iterator[subprocess.Popen[bytes]]:
     with (cwd / "dask.log").open("ab") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "dask", *arguments, "--no-dashboard"],
-            cwd=cwd, env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=log, stderr=log,
+            cwd=cwd, env=os.environ | {"PYTHONPATH": str(ROOT)} | variables, stdout=log, stderr=log,
         )  # fmt: skip
     try:
         yield process
@@ -50,9 +50,10 @@ def dask(*arguments: str, cwd: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 
 @contextmanager
-def scheduler(cwd: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+def scheduler(cwd: Path, **variables: str) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     told = cwd / "scheduler.json"
-    with dask("scheduler", "--host", "127.0.0.1", "--port", "0", "--scheduler-file", str(told), cwd=cwd) as process:
+    options = ("--host", "127.0.0.1", "--port", "0", "--scheduler-file", str(told))
+    with dask("scheduler", *options, cwd=cwd, **variables) as process:
         until(told.exists)
         yield until(lambda: told.read_text() and json.loads(told.read_text())["address"]), process
 
@@ -136,21 +137,23 @@ def test_no_scheduler_is_told_in_one_line(
     assert not (project / "none").exists()
 
 
-def test_workers_that_do_not_fit_and_a_scheduler_that_dies(
+def test_workers_that_do_not_fit_or_die_and_a_scheduler_that_dies(
     run: Run, project: Path, tmp_path: Path, refused: Callable[..., None]
 ) -> None:
-    with scheduler(tmp_path) as (address, process):
+    with scheduler(tmp_path, DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES="0") as (address, process):
         refused(cleaned(run, project, "none", DASK_SCHEDULER_ADDRESS=address), "clean", "no worker", "dask worker")
-        with worker(address, tmp_path), distributed.Client(address, set_as_default=False) as client:
-            client.wait_for_workers(1, timeout=DEADLINE)
-            ended = cleaned(run, project, "none", DASK_SCHEDULER_ADDRESS=address)
-            refused(ended, "clean", "folder", str(tmp_path), "anew")
-        # Two threads: where a cluster has but one, joblib does the work itself.
-        with worker(address, project, threads=2), ThreadPoolExecutor() as pool:
-            with distributed.Client(address, set_as_default=False) as client:
-                until(lambda: list(client.run(os.getcwd).values()) == [str(project)])
-                running = pool.submit(cleaned, run, project, "none", DASK_SCHEDULER_ADDRESS=address)
-                until(lambda: any(client.processing().values()))
-                process.kill()
-            refused(running.result(DEADLINE), "clean", address, "scheduler is gone")
+        with distributed.Client(address, set_as_default=False) as client:
+            with worker(address, tmp_path):
+                client.wait_for_workers(1, timeout=DEADLINE)
+                ended = cleaned(run, project, "none", DASK_SCHEDULER_ADDRESS=address)
+                refused(ended, "clean", "folder", str(tmp_path), "anew")
+            # Two threads: where a cluster has but one, joblib does the work itself.
+            with worker(address, project, threads=2), ThreadPoolExecutor() as pool:
+                for dies, told in (("worker", "killed worker after worker"), ("scheduler", "scheduler is gone")):
+                    until(lambda: list(client.run(os.getcwd).values()) == [str(project)])
+                    [pid] = client.run(os.getpid).values()
+                    running = pool.submit(cleaned, run, project, "none", DASK_SCHEDULER_ADDRESS=address)
+                    until(lambda: any(client.processing().values()))
+                    os.kill(pid if dies == "worker" else process.pid, signal.SIGKILL)
+                    refused(running.result(DEADLINE), "clean", address, told)
     assert not (project / "none" / "clean").exists()

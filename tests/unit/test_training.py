@@ -379,3 +379,39 @@ def test_a_model_that_cannot_be_used_is_named(
     spoil(small)
     with pytest.raises(error, match=r"models"):
         archive.load(small)
+
+
+def test_pixels_come_in_one_order_whether_they_are_kept_or_read_anew(tmp_path: Path) -> None:
+    paths = [tmp_path / f"{place}.png" for place in range(20)]
+    for place, path in enumerate(paths):
+        Image.fromarray(np.full((8, 8, 3), 10 * place, np.uint8)).save(path)
+    seed = tf.Variable(5, dtype=tf.int64)
+    epochs: dict[bool, list[list[int]]] = {}
+    for keep in (True, False):
+        data = dataset.batches(
+            paths, np.arange(20) % 3, classes=3, image_size=8, batch_size=4, shuffle_seed=seed, keep=keep
+        )
+        epochs[keep] = []
+        for number in (5, 6):
+            seed.assign(number)
+            told = [
+                (int(x[0, 0, 0]) // 10, int(y.argmax()))
+                for xs, ys in data
+                for x, y in zip(xs.numpy(), ys.numpy(), strict=True)
+            ]
+            assert all(place % 3 == label for place, label in told)
+            epochs[keep].append([place for place, _ in told])
+    assert epochs[True] == epochs[False]
+    assert epochs[True][0] != epochs[True][1]
+
+
+def test_of_many_photos_a_model_remembers_some(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "REMEMBERED", 12)
+    points = np.random.default_rng(0).normal(size=(40, 5)).astype(np.float32)
+    labels, files = np.arange(40) % 3, np.array([f"{place}" for place in range(40)])
+    head = fusion.head(settings().model.fusion, points, classes=3)
+    found = training.evidence(head, (points, labels, files), (points[:6], labels[:6])).reference
+    places = found.files.astype(int)
+    assert len(set(places)) == 12 and found.labels.tolist() == (places % 3).tolist()
+    whole = archive.embedder(head).predict(points, verbose=0)[1]
+    np.testing.assert_array_equal(found.embedding, whole[places])
