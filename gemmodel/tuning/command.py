@@ -135,13 +135,19 @@ def run(arguments: argparse.Namespace) -> None:
         print(f"tune: {settings.model.name} on {device}, study {searching.name}", flush=True)
         searching.run(study, wanted=arguments.trials, timeout=arguments.timeout)
     table = studies.standing(study)
-    print(table.to_string(index=False, na_rep="", float_format=lambda value: f"{value:.4g}"))
+    begun = table[table.state != "waiting"]
+    print(begun.to_string(index=False, na_rep="", float_format=lambda value: f"{value:.4g}"))
+    if len(begun) < len(table):
+        print(f"{len(table) - len(begun)} trials are still to be done: run this again")
     best = studies.best(study)
     if best is None:
         raise DataError(
             f"{searching.name}: no trial is complete yet; the table's last column tells of those that failed"
         )
-    changes = space.fixed | best.user_attrs[studies.CHANGES]
+    changes = spaces.differing(values, space.fixed | best.user_attrs[studies.CHANGES])
+    if not changes:
+        print("\nparams.yaml has the best setting")
+        return
     text = file.read_text(encoding="utf-8")
     new = spaces.edited(text, changes)
     options = [shlex.quote(f"{key}={spaces.word(value)}") for key, value in changes.items()]

@@ -119,6 +119,11 @@ def changed(values: Mapping[str, Any], changes: Mapping[str, Any], path: Path = 
     return result
 
 
+def differing(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns those of some changes that change the parameters."""
+    return {key: value for key, value in changes.items() if changed(values, {key: value}) != values}
+
+
 def edited(text: str, changes: Mapping[str, Any]) -> str:
     """Returns a params.yaml's text with other values; comments and all other lines stay as they are."""
     values = parse_yaml_for_update(text, "params.yaml")
@@ -127,8 +132,7 @@ def edited(text: str, changes: Mapping[str, Any]) -> str:
         place = values
         for section in sections:
             place = place[section]
-        if place[key] != value:
-            place[key] = _in_one_line(value) if isinstance(value, list) else value
+        place[key] = _in_one_line(value) if isinstance(value, list) else value
     return str(dumps_yaml(values))
 
 

@@ -128,7 +128,7 @@ def standing(study: optuna.Study) -> pd.DataFrame:
         row |= {"value": trial.value if state == "complete" else None, DEVIATION: trial.user_attrs.get(DEVIATION)}
         row |= trial.user_attrs.get(CHANGES, {})
         rows.append(row | {REASON: trial.user_attrs.get(REASON, "")})
-    table = pd.DataFrame(rows)
+    table = pd.DataFrame(rows or {"trial": [], "state": []})
     empty = [name for name in (DEVIATION, REASON) if name in table and (table[name].isna() | (table[name] == "")).all()]
     return table.drop(columns=empty)
 
