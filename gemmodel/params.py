@@ -117,7 +117,7 @@ class FusionParams:
     head: Literal["kernel", "softmax"]
     labels: Literal["all", "separate"]
     degree: Annotated[tuple[Annotated[int, Range(1, 8)], ...], Range(1)]
-    confusion_penalty: Annotated[float, Range(0)]
+    confusion_penalty: Rate
     components: Positive
     penalties: Annotated[tuple[Annotated[float, Range(1e-6)], ...], Range(1)]
     learn_validation: bool
