@@ -17,8 +17,8 @@ from gemmodel.errors import ModelError
 from gemmodel.models.labels import JointProbability
 from gemmodel.params import FusionParams
 
-FOLDS = 5  # of the photos that tell what was learnt of confusions
-MOST_PHOTOS = 12_000  # a kernel matrix of them takes 1.2 GB, and three are alive at once
+FOLDS = 5  # of the photos; each is told by the confusions that the others taught
+MOST_PHOTOS = 12_000  # a kernel matrix of them takes 1.2 GB, and four are alive at once
 
 
 def head(params: FusionParams, features: np.ndarray, *, classes: int, parents: Sequence[int] = ()) -> keras.Model:
@@ -115,19 +115,18 @@ def kernel_head(
     lengths, vectors = np.sqrt(values[kept]), vectors[:, kept]
     components, support = described.T @ (vectors / lengths), vectors * lengths
 
-    def kernels(components: np.ndarray) -> list[np.ndarray]:
-        similar = (1 + (components @ support.T).astype(np.float64)) / 2
-        return [similar**degree for degree in params.degree]
+    def likeness(components: np.ndarray) -> np.ndarray:
+        return (1 + (components @ support.T).astype(np.float64)) / 2
 
-    penalties, all_of_them = np.broadcast_to(penalty, photos), [np.arange(classes)]
-    others = (kernels(np.asarray(describe(calibrate_on[0])) @ components), calibrate_on[1]) if calibrate_on else None
+    alike, penalties = likeness(support), np.broadcast_to(penalty, photos)
+    others = calibrate_on and (likeness(np.asarray(describe(calibrate_on[0])) @ components), calibrate_on[1])
     if params.labels == "all":
-        found, left_out = _regression(params, kernels(support), penalties, labels, all_of_them, others)
+        found, left_out = _regression(params, alike, penalties, labels, [np.arange(classes)], others)
     else:
         primary, mineral_classes = np.asarray(parents)[labels], np.arange(max(parents) + 1)
         groups = [np.flatnonzero(np.equal(parents, group)) for group in mineral_classes]
-        of_classes, class_left_out = _regression(params, kernels(support), penalties, primary, [mineral_classes])
-        found, left_out = _regression(params, kernels(support), penalties, labels, groups)
+        of_classes, class_left_out = _regression(params, alike, penalties, primary, [mineral_classes])
+        found, left_out = _regression(params, alike, penalties, labels, groups)
         left_out = left_out * class_left_out[:, parents]
 
     # Names that a reader of the summary understands: the projection, similarity to each training photo, score a gem.
@@ -153,35 +152,38 @@ def kernel_head(
 
 def _regression(
     params: FusionParams,
-    kernels: Sequence[np.ndarray],
+    alike: np.ndarray,
     penalties: np.ndarray,
     labels: np.ndarray,
     groups: Sequence[np.ndarray],
-    others: tuple[Sequence[np.ndarray], np.ndarray] | None = None,
+    others: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> tuple[Regression, np.ndarray]:
     """Returns what is fitted to each group's photos, and its probabilities of each photo, left out in turn."""
     coefficients, scales, scaled = [], [], []
-    for number, kernel in enumerate(kernels):
-        found, scores = _ridges(kernel, penalties, labels, groups)
-        by, by_labels = (others[0][number] @ found, others[1]) if others else (scores, labels)
+    for degree in params.degree:
+        found, scores = _ridges(alike**degree, penalties, labels, groups)
+        by, by_labels = (others[0] ** degree @ found, others[1]) if others else (scores, labels)
         outer, inner = calibrate(by, by_labels, groups)
         coefficients.append(found)
         scales.append((outer, inner))
         scaled.append(outer * np.arcsinh(inner * scores))
     known = np.concatenate(scaled, axis=1)
-    classes, photos = known.shape[1] // len(kernels), np.arange(len(labels))
-    mean = np.tile(np.eye(classes) / len(kernels), (len(kernels), 1))
+    classes, photos = scaled[0].shape[1], np.arange(len(labels))
+    mean = np.tile(np.eye(classes) / len(scaled), (len(scaled), 1))
     if others or len(groups) > 1 or not params.confusion_penalty:
         return Regression(coefficients, scales, mean), _shares(known @ mean, groups)
-    left_out = np.zeros((len(labels), classes))
-    for fold in range(FOLDS):  # photos lie class by class, so each fifth photo is of most classes
-        rest, part = photos[photos % FOLDS != fold], photos[photos % FOLDS == fold]
-        left_out[part] = softmax(known[part] @ confusions(known[rest], labels[rest], mean, params.confusion_penalty), 1)
-    return Regression(coefficients, scales, confusions(known, labels, mean, params.confusion_penalty)), left_out
+    learnt, left_out = confusions(known, labels, mean, params.confusion_penalty), np.zeros((len(labels), classes))
+    for fold in range(FOLDS):  # photos lie class by class: each fifth one makes folds that are alike
+        part = photos % FOLDS == fold
+        of_rest = confusions(known[~part], labels[~part], mean, params.confusion_penalty)
+        left_out[part] = softmax(known[part] @ of_rest, axis=1)
+    return Regression(coefficients, scales, learnt), left_out
 
 
 def confusions(scores: np.ndarray, labels: np.ndarray, mean: np.ndarray, penalty: float) -> np.ndarray:
     """Returns the weights W of softmax regression, softmax(scores @ W), drawn to those of no confusion.
+
+    Stacked generalisation (Wolpert, Neural Networks 5, 1992) of the leave-one-out scores.
 
     Args:
         scores: of photos that they do not know, shape (photos, scores).
