@@ -116,7 +116,8 @@ class FusionParams:
 
     head: Literal["kernel", "softmax"]
     labels: Literal["all", "separate"]
-    degree: Annotated[int, Range(1, 8)]
+    degree: Annotated[tuple[Annotated[int, Range(1, 8)], ...], Range(1)]
+    confusion_penalty: Rate
     components: Positive
     penalties: Annotated[tuple[Annotated[float, Range(1e-6)], ...], Range(1)]
     learn_validation: bool

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -9,14 +10,15 @@ from keras import layers, ops
 from scipy.linalg import cho_factor, cho_solve, eigh
 from scipy.linalg.lapack import dpotri
 from scipy.optimize import minimize
-from scipy.special import softmax
+from scipy.special import log_softmax, softmax
 from sklearn.metrics import log_loss
 
 from gemmodel.errors import ModelError
 from gemmodel.models.labels import JointProbability
 from gemmodel.params import FusionParams
 
-MOST_PHOTOS = 12_000  # a kernel matrix of them takes 1.2 GB, and three are alive at once
+FOLDS = 5  # of the photos; each is told by the confusions that the others taught
+MOST_PHOTOS = 12_000  # a kernel matrix of them takes 1.2 GB, and four are alive at once
 
 
 def head(params: FusionParams, features: np.ndarray, *, classes: int, parents: Sequence[int] = ()) -> keras.Model:
@@ -40,6 +42,20 @@ def head(params: FusionParams, features: np.ndarray, *, classes: int, parents: S
     return keras.Model(known, x, name="head")
 
 
+class Regression(NamedTuple):
+    """Kernel ridge regressions of several degrees, calibrated and joined to one score a class.
+
+    Attributes:
+        coefficients: (photos, classes) a degree.
+        scales: a and b of `probabilities` a degree.
+        confusions: what the score of each degree and class tells of each class, (degrees * classes, classes).
+    """
+
+    coefficients: list[np.ndarray]
+    scales: list[tuple[float, float]]
+    confusions: np.ndarray
+
+
 def kernel_head(
     params: FusionParams,
     features: np.ndarray,
@@ -49,19 +65,21 @@ def kernel_head(
     blocks: Sequence[int],
     penalty: float | np.ndarray,
     parents: Sequence[int] = (),
-    calibration: tuple[float, float] | None = None,
+    calibrate_on: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> tuple[keras.Model, dict[str, float], np.ndarray]:
     """Fits kernel ridge regression to one-hot labels, in closed form, with calibrated probabilities.
 
     The kernel is ((1 + s) / 2) ** degree, s the mean over the blocks of the cosine between two photos' standardised
-    features. Scores become probabilities by softmax(a * arcsinh(b * score)); a and b minimise the log loss of the
-    leave-one-out scores, which ridge regression gives in closed form too, so calibration costs no photo.
+    features. Scores become a * arcsinh(b * score), whose softmax is the probabilities; a and b minimise the log loss of
+    the leave-one-out scores, which ridge regression gives in closed form too, so calibration costs no photo. From the
+    same scores, of all degrees, softmax regression then learns which gems are mistaken for which.
 
     With `labels: separate` there is one such regression of the mineral classes on all photos, and one of the gems of
-    each on its own photos; the probabilities are the products of both.
+    each on its own photos, without the last step; the probabilities are the products of both.
 
     Args:
-        params: `degree`, `components` (principal components that stand for the features) and `clip`.
+        params: `degree` (one regression each), `confusion_penalty`, `components` (principal components that stand for
+            the features) and `clip`.
         features: the training features, shape (photos, features).
         labels: class indices, shape (photos,).
         classes: the number of classes.
@@ -69,7 +87,8 @@ def kernel_head(
         penalty: added to the kernel's diagonal, which is 1; one for all photos, or one each, shape (photos,): a photo
             of half the penalty weighs twice.
         parents: of `labels: separate`, the mineral class's index of each class.
-        calibration: a and b, of `labels: all`, where known.
+        calibrate_on: of `labels: all`, features and labels of other photos, whose scores then calibrate in place of
+            the leave-one-out scores; no confusions are learnt.
 
     Returns:
         A model from features of shape (batch, features) to probabilities of shape (batch, classes), its leave-one-out
@@ -87,7 +106,8 @@ def kernel_head(
     starts = np.cumsum([0, *blocks]).tolist()
     parts = [x[:, start:end] for start, end in pairwise(starts)]
     x = ops.concatenate([layers.UnitNormalization()(part) for part in parts], axis=-1) / len(blocks) ** 0.5
-    described = np.asarray(keras.Model(known, x)(features))
+    describe = keras.Model(known, x)
+    described = np.asarray(describe(features))
     photos = len(described)
     first = max(0, photos - params.components)
     values, vectors = eigh(described @ described.T, subset_by_index=[first, photos - 1])
@@ -95,36 +115,31 @@ def kernel_head(
     lengths, vectors = np.sqrt(values[kept]), vectors[:, kept]
     components, support = described.T @ (vectors / lengths), vectors * lengths
 
-    kernel = ((1 + (support @ support.T).astype(np.float64)) / 2) ** params.degree
-    penalties = np.broadcast_to(penalty, photos)
+    def likeness(components: np.ndarray) -> np.ndarray:
+        return (1 + (components @ support.T).astype(np.float64)) / 2
+
+    alike, penalties = likeness(support), np.broadcast_to(penalty, photos)
+    others = calibrate_on and (likeness(np.asarray(describe(calibrate_on[0])) @ components), calibrate_on[1])
     if params.labels == "all":
-        coefficients, scores = _ridge(kernel, penalties, labels, classes)
-        outer, inner = calibration or calibrate(scores, labels, [np.arange(classes)])
-        left_out = probabilities(scores, outer, inner, [np.arange(classes)])
+        found, left_out = _regression(params, alike, penalties, labels, [np.arange(classes)], others)
     else:
-        primary = np.asarray(parents)[labels]
-        class_coefficients, scores = _ridge(kernel, penalties, primary, max(parents) + 1)
-        together = [np.arange(max(parents) + 1)]
-        class_outer, class_inner = calibrate(scores, primary, together)
-        class_left_out = probabilities(scores, class_outer, class_inner, together)
-        groups = [np.flatnonzero(np.equal(parents, group)) for group in range(max(parents) + 1)]
-        coefficients, scores = _ridges(kernel, penalties, labels, groups)
-        outer, inner = calibrate(scores, labels, groups)
-        left_out = probabilities(scores, outer, inner, groups) * class_left_out[:, parents]
+        primary, mineral_classes = np.asarray(parents)[labels], np.arange(max(parents) + 1)
+        groups = [np.flatnonzero(np.equal(parents, group)) for group in mineral_classes]
+        of_classes, class_left_out = _regression(params, alike, penalties, primary, [mineral_classes])
+        found, left_out = _regression(params, alike, penalties, labels, groups)
+        left_out = left_out * class_left_out[:, parents]
 
     # Names that a reader of the summary understands: the projection, similarity to each training photo, score a gem.
     x = layers.Dense(components.shape[1], use_bias=False, name="components")(x)
     x = layers.Dense(photos, use_bias=False, name="photos")(x)
-    similar = ops.power((1 + x) / 2, params.degree)
-    x = _scaled(layers.Dense(classes, use_bias=False, name="gem")(similar), outer, inner)
-    fitted = {"components": components, "photos": support.T, "gem": coefficients}
+    similar = [ops.power((1 + x) / 2, degree) for degree in params.degree]
+    fitted = {"components": components, "photos": support.T}
+    x = _scored(similar, found, "gem", fitted)
     if params.labels == "all":
         x = layers.Softmax(name="calibrated")(x)
     else:
-        told = layers.Dense(max(parents) + 1, use_bias=False, name="mineral_class")(similar)
-        told = layers.Softmax()(_scaled(told, class_outer, class_inner))
+        told = layers.Softmax()(_scored(similar, of_classes, "mineral_class", fitted))
         x = JointProbability(parents=parents, name="calibrated")([told, x])
-        fitted["mineral_class"] = class_coefficients
     model = keras.Model(known, x, name="head")
     for name, weights in fitted.items():
         model.get_layer(name).set_weights([weights])
@@ -133,6 +148,58 @@ def kernel_head(
         "accuracy": float((left_out.argmax(axis=1) == labels).mean()),
     }
     return model, figures, left_out
+
+
+def _regression(
+    params: FusionParams,
+    alike: np.ndarray,
+    penalties: np.ndarray,
+    labels: np.ndarray,
+    groups: Sequence[np.ndarray],
+    others: tuple[np.ndarray, np.ndarray] | None = None,
+) -> tuple[Regression, np.ndarray]:
+    """Returns what is fitted to each group's photos, and its probabilities of each photo, left out in turn."""
+    coefficients, scales, scaled = [], [], []
+    for degree in params.degree:
+        found, scores = _ridges(alike**degree, penalties, labels, groups)
+        by, by_labels = (others[0] ** degree @ found, others[1]) if others else (scores, labels)
+        outer, inner = calibrate(by, by_labels, groups)
+        coefficients.append(found)
+        scales.append((outer, inner))
+        scaled.append(outer * np.arcsinh(inner * scores))
+    known = np.concatenate(scaled, axis=1)
+    classes, photos = scaled[0].shape[1], np.arange(len(labels))
+    mean = np.tile(np.eye(classes) / len(scaled), (len(scaled), 1))
+    if others or len(groups) > 1 or not params.confusion_penalty:
+        return Regression(coefficients, scales, mean), _shares(known @ mean, groups)
+    learnt, left_out = confusions(known, labels, mean, params.confusion_penalty), np.zeros((len(labels), classes))
+    for fold in range(FOLDS):  # photos lie class by class: each fifth one makes folds that are alike
+        part = photos % FOLDS == fold
+        of_rest = confusions(known[~part], labels[~part], mean, params.confusion_penalty)
+        left_out[part] = softmax(known[part] @ of_rest, axis=1)
+    return Regression(coefficients, scales, learnt), left_out
+
+
+def confusions(scores: np.ndarray, labels: np.ndarray, mean: np.ndarray, penalty: float) -> np.ndarray:
+    """Returns the weights W of softmax regression, softmax(scores @ W), drawn to those of no confusion.
+
+    Stacked generalisation (Wolpert, Neural Networks 5, 1992) of the leave-one-out scores.
+
+    Args:
+        scores: of photos that they do not know, shape (photos, scores).
+        labels: class indices, shape (photos,).
+        mean: the weights that it is drawn to, shape (scores, classes).
+        penalty: W minimises the photos' summed log loss + penalty / 2 * the summed squares of W - mean.
+    """
+    one_hot = np.eye(mean.shape[1])[labels]
+
+    def loss(flat: np.ndarray) -> tuple[float, np.ndarray]:
+        away = flat.reshape(mean.shape) - mean
+        logs = log_softmax(scores @ flat.reshape(mean.shape), axis=1)
+        slope = scores.T @ (np.exp(logs) - one_hot) + penalty * away
+        return float(penalty / 2 * (away**2).sum() - (one_hot * logs).sum()), slope.ravel()
+
+    return minimize(loss, mean.ravel(), jac=True, method="L-BFGS-B", options={"maxiter": 200}).x.reshape(mean.shape)
 
 
 def _ridge(
@@ -184,10 +251,28 @@ def calibrate(scores: np.ndarray, labels: np.ndarray, groups: Sequence[np.ndarra
 
 def probabilities(scores: np.ndarray, outer: float, inner: float, groups: Sequence[np.ndarray]) -> np.ndarray:
     """Returns softmax(a * arcsinh(b * score)) over each group of classes, shape (photos, classes)."""
-    scaled = outer * np.arcsinh(inner * scores)
+    return _shares(outer * np.arcsinh(inner * scores), groups)
+
+
+def _shares(scaled: np.ndarray, groups: Sequence[np.ndarray]) -> np.ndarray:
     for group in groups:
         scaled[:, group] = softmax(scaled[:, group], axis=1)
     return scaled
+
+
+def _scored(
+    similar: Sequence[keras.KerasTensor], found: Regression, name: str, fitted: dict[str, np.ndarray]
+) -> keras.KerasTensor:
+    """Adds the layers from similarity of each degree to a score a class, and their weights to `fitted`."""
+    classes, parts = found.confusions.shape[1], []
+    for number, (x, coefficients, (outer, inner)) in enumerate(
+        zip(similar, found.coefficients, found.scales, strict=True)
+    ):
+        layer = layers.Dense(classes, use_bias=False, name=f"{name}_{number}")
+        parts.append(_scaled(layer(x), outer, inner))
+        fitted[layer.name] = coefficients
+    fitted[name] = found.confusions
+    return layers.Dense(classes, use_bias=False, name=name)(layers.Concatenate()(parts))
 
 
 def _scaled(x: keras.KerasTensor, outer: float, inner: float) -> keras.KerasTensor:

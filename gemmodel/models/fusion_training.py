@@ -127,13 +127,10 @@ def fit_kernel(
     sizes: dict[str, Any] = {"classes": classes, "blocks": known.blocks, "parents": parents}
     for number, penalty in enumerate(model.penalties):
         sizes["penalty"] = penalty / _weights(train, known.labels)
-        head, values, left_out = fusion.kernel_head(model, known.features, known.labels, **sizes)
-        if tuned:
-            scores = keras.Model(head.inputs, head.get_layer("gem").output).predict(val.features, verbose=0)
-            calibration = fusion.calibrate(scores, val.labels, [np.arange(classes)])
-            head, values, left_out = fusion.kernel_head(
-                model, known.features, known.labels, **sizes, calibration=calibration
-            )
+        calibrate_on = (val.features, val.labels) if tuned else None
+        head, values, left_out = fusion.kernel_head(
+            model, known.features, known.labels, **sizes, calibrate_on=calibrate_on
+        )
         told = np.asarray(head(val.features))
         values |= {
             "val_loss": float(log_loss(val.labels, told, labels=range(classes))),

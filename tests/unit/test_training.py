@@ -13,7 +13,9 @@ import pytest
 import tensorflow as tf
 from keras import layers
 from PIL import Image
+from scipy.special import softmax
 from sklearn.kernel_ridge import KernelRidge
+from sklearn.linear_model import LogisticRegression
 
 from gemmodel.data import dataset, folders, images
 from gemmodel.errors import DataError, ModelError
@@ -215,19 +217,20 @@ def test_the_kernel_head_is_calibrated_kernel_ridge_regression(settings: Setting
     """Against scikit-learn's, and leave-one-out against leaving each photo out."""
     points, one_hot = cloud(5, 45)
     labels, new, blocks = one_hot.argmax(axis=1), cloud(6, 20)[0], [2, 3]
-    params = settings({"model.fusion.clip": 2, "model.fusion.degree": 3}).model.fusion
+    changes = {"model.fusion.clip": 2, "model.fusion.degree": 3, "model.fusion.confusion_penalty": 0}
+    params = settings(changes).model.fusion
     head, figures, left_out = fusion.kernel_head(params, points, labels, classes=3, blocks=blocks, penalty=0.2)
     grams = kernel(points, blocks, 2, points), kernel(new, blocks, 2, points)
     ridge = KernelRidge(alpha=0.2, kernel="precomputed").fit(grams[0], one_hot - 1 / 3)
     weights = np.where(labels == 0, 4.0, 0.5)
     heavy = ridge.fit(grams[0], one_hot - 1 / 3, sample_weight=weights).dual_coef_
     weighed, *_ = fusion.kernel_head(params, points, labels, classes=3, blocks=blocks, penalty=0.2 / weights)
-    np.testing.assert_allclose(weighed.get_layer("gem").get_weights()[0], heavy, atol=1e-3)
+    np.testing.assert_allclose(weighed.get_layer("gem_0").get_weights()[0], heavy, atol=1e-3)
     ridge = KernelRidge(alpha=0.2, kernel="precomputed").fit(grams[0], one_hot - 1 / 3)
     given = told(head, new)
     np.testing.assert_allclose(given.sum(axis=1), 1, atol=1e-5)
     score = ridge.predict(grams[1])
-    a, b = head.layers[-2].scale, head.get_layer("gem")._outbound_nodes[0].operation.scale
+    b, a = (layer.scale for layer in head.layers if isinstance(layer, layers.Rescaling))
     exponential = np.exp(a * np.arcsinh(b * score))
     np.testing.assert_allclose(given, exponential / exponential.sum(axis=1, keepdims=True), atol=1e-3)
     right = []
@@ -236,6 +239,49 @@ def test_the_kernel_head_is_calibrated_kernel_ridge_regression(settings: Setting
         less = KernelRidge(alpha=0.2, kernel="precomputed").fit(grams[0][np.ix_(rest, rest)], one_hot[rest] - 1 / 3)
         right.append(less.predict(grams[0][left : left + 1, rest]).argmax() == labels[left])
     assert figures["accuracy"] == pytest.approx(np.mean(right)) == (left_out.argmax(axis=1) == labels).mean()
+
+
+def test_confusions_are_softmax_regression_drawn_to_none() -> None:
+    """Against scikit-learn's, which draws to 0; the class that is always taken for another one gets its photos back."""
+    rng = np.random.default_rng(1)
+    labels = np.arange(90) % 3
+    scores = rng.normal(size=(90, 3)) + 2 * np.eye(3)[np.where(labels == 2, 1, labels)] + np.eye(3)[labels]
+    known = LogisticRegression(C=1 / 5, fit_intercept=False, tol=1e-8).fit(scores, labels)
+    found = fusion.confusions(scores, labels, np.zeros((3, 3)), 5)
+    np.testing.assert_allclose(found, known.coef_.T, atol=1e-2)
+    none = np.eye(3)
+    np.testing.assert_allclose(fusion.confusions(scores, labels, none, 1e9), none, atol=1e-4)
+    mended = scores @ fusion.confusions(scores, labels, none, 1)
+    mistaken = labels == 2
+    assert (scores.argmax(axis=1) == 2)[mistaken].mean() < 0.2
+    assert (mended.argmax(axis=1) == 2)[mistaken].mean() > 0.4
+    assert (mended.argmax(axis=1) == labels).mean() > (scores.argmax(axis=1) == labels).mean()
+
+
+def test_a_head_of_two_degrees_joins_their_scores(settings: Settings) -> None:
+    """Against scikit-learn's ridge regressions; and no photo's own name tells of it when it is left out."""
+    points, one_hot = cloud(5, 45)
+    labels, new, blocks = one_hot.argmax(axis=1), cloud(6, 20)[0], [2, 3]
+    params = settings({"model.fusion.clip": 2, "model.fusion.degree": [2, 5]}).model.fusion
+    given: dict[str, Any] = {"classes": 3, "blocks": blocks, "penalty": 0.2}
+    head, figures, left_out = fusion.kernel_head(params, points, labels, **given)
+    scales = [layer.scale for layer in head.layers if isinstance(layer, layers.Rescaling)]
+    scaled = []
+    for degree, b, a in zip(params.degree, scales[:2], scales[2:], strict=True):
+        grams = (kernel(x, blocks, 2, points) ** (degree / 3) for x in (points, new))
+        ridge = KernelRidge(alpha=0.2, kernel="precomputed").fit(next(grams), one_hot - 1 / 3)
+        scaled.append(a * np.arcsinh(b * ridge.predict(next(grams))))
+    expected = softmax(np.concatenate(scaled, axis=1) @ head.get_layer("gem").get_weights()[0], axis=1)
+    np.testing.assert_allclose(told(head, new), expected, atol=1e-3)
+    np.testing.assert_allclose(left_out.sum(axis=1), 1, atol=1e-6)
+    assert figures["accuracy"] == (left_out.argmax(axis=1) == labels).mean()
+    unjoined = settings({"model.fusion.clip": 2, "model.fusion.degree": [2, 5], "model.fusion.confusion_penalty": 1e9})
+    strict, *_, strict_left_out = fusion.kernel_head(unjoined.model.fusion, points, labels, **given)
+    np.testing.assert_allclose(strict.get_layer("gem").get_weights()[0], np.tile(np.eye(3) / 2, (2, 1)), atol=1e-4)
+    none = settings({"model.fusion.clip": 2, "model.fusion.degree": [2, 5], "model.fusion.confusion_penalty": 0})
+    np.testing.assert_allclose(
+        strict_left_out, fusion.kernel_head(none.model.fusion, points, labels, **given)[2], atol=1e-4
+    )
 
 
 def test_too_many_photos_for_a_kernel_are_told_with_the_remedy(
