@@ -166,8 +166,11 @@ def test_experiments_elsewhere_land_in_the_same_store(project: Path) -> None:
     for number in (1, 2):
         run("dvc", "exp", "run", "--queue", "--name", f"in-queue-{number}", "-S", f"train.learning_rate=0.0{number}")
     run("dvc", "queue", "start", "--jobs", "2")
-    for number in (1, 2):
-        run("dvc", "queue", "logs", f"in-queue-{number}", "--follow")
+    deadline = time.monotonic() + 900  # `dvc queue logs --follow` fails where a worker has not begun yet
+    while {"Queued", "Running"} & set((status := run("dvc", "queue", "status")).split()):
+        assert time.monotonic() < deadline, status
+        time.sleep(1)
+    assert status.split().count("Success") == 2, status
     runs = mlflow_runs(project)
     assert len(runs) == before + 3
     experiments = {"in-temp", "in-queue-1", "in-queue-2"}

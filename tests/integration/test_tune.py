@@ -90,7 +90,7 @@ class Folder:
 
 
 def ended(process: subprocess.Popen[str]) -> str:
-    out, error = process.communicate(timeout=300)
+    out, error = process.communicate(timeout=600)
     assert process.returncode == 0, out + error
     return out
 
@@ -176,7 +176,7 @@ def test_mlflow_has_a_run_a_trial_in_the_run_of_the_study(folder: Folder, both: 
 
 def test_a_killed_worker_loses_nothing(folder: Folder, both: list[str]) -> None:
     worker = folder.start(GRID, "--repeats", "2", name="killed")
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + 500
     while True:  # until it is in the second training of the first setting
         assert worker.poll() is None and time.monotonic() < deadline
         if (folder.root / "tune.db").exists() and "killed" in optuna.get_all_study_names(folder.study("grid")._storage):
@@ -245,7 +245,7 @@ def test_a_mistake_is_one_line(
     folder: Folder, both: list[str], refused: Any, options: list[str], named: list[str]
 ) -> None:
     process = folder.start(GRID, *options, name="grid")
-    out, error = process.communicate(timeout=300)
+    out, error = process.communicate(timeout=600)
     refused(subprocess.CompletedProcess([], process.returncode, out, error), "gemmodel", *named)
 
 
