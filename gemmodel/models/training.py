@@ -195,7 +195,11 @@ def evidence(model: keras.Model, known: tuple[Any, np.ndarray, np.ndarray], val:
     """
     embedder = archive.embedder(model)
     drawn = np.sort(np.random.default_rng(0).permutation(len(known[1]))[:REMEMBERED])
-    reference = Reference(embedder.predict(known[0], verbose=0)[1][drawn], known[1][drawn], known[2][drawn])
+    if isinstance(known[0], np.ndarray):
+        embedding = embedder.predict(known[0][drawn], verbose=0)[1]
+    else:
+        embedding = embedder.predict(known[0], verbose=0)[1][drawn]
+    reference = Reference(embedding, known[1][drawn], known[2][drawn])
     told, embedding = embedder.predict(val[0], verbose=0)
     return Evidence(told, val[1], reference, embedding)
 
@@ -216,8 +220,9 @@ def fit_softmax(
     """Fits the softmax head on features; the arguments are those of `fit_kernel`, and the seed of the batches."""
     one_hot = np.eye(classes, dtype=np.float32)
     head = fusion.head(model, known, classes=classes, parents=parents)
-    data = tf.data.Dataset.from_tensor_slices((known, one_hot[labels]))
-    data = data.shuffle(len(known), seed=seed).batch(train.batch_size).prefetch(tf.data.AUTOTUNE)
+    rows = tf.constant(known), tf.constant(one_hot[labels])
+    data = tf.data.Dataset.range(len(known)).shuffle(len(known), seed=seed).batch(train.batch_size)  # of places only
+    data = data.map(lambda places: tuple(tf.gather(row, places) for row in rows)).prefetch(tf.data.AUTOTUNE)
     val_data = tf.data.Dataset.from_tensor_slices((val, one_hot[val_labels])).batch(train.batch_size)
     return head, fit(head, data, val_data, train, labels=labels, on_epoch=on_epoch)
 
