@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,21 +33,20 @@ STAGES = ["crawl", "clean", "split", "describe", "augment", "embed", "train", "e
 def copy(source: Path, target: Path, number: int) -> None:
     """Writes a photo, from the second copy on turned, cropped to some half of its area, and tinted."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        if not number:
-            raise DataError("as it is")
-        picture = images.read(source)
-    except DataError:
-        folders.copy(source, target)
-        return
-    draw = random.Random(f"{source.name} {number}")
+    if number:
+        with suppress(DataError):  # one that is damaged stays so
+            changed(images.read(source), random.Random(f"{source.name} {number}")).save(target, "JPEG", quality=88)
+            return
+    folders.copy(source, target)
+
+
+def changed(picture: Image.Image, draw: random.Random) -> Image.Image:
     turned = picture.rotate(draw.uniform(0, 360), Image.Resampling.BICUBIC, fillcolor=picture.getpixel((0, 0)))
     across, down = (round(side * draw.uniform(0.65, 0.8)) for side in picture.size)
     left, top = draw.randint(0, picture.width - across), draw.randint(0, picture.height - down)
     cropped = turned.crop((left, top, left + across, top + down)).resize(picture.size, Image.Resampling.BICUBIC)
     gains = [draw.uniform(0.7, 1.2) for _ in range(3)]
-    tinted = cropped.point([min(255, round(value * gain)) for gain in gains for value in range(256)])
-    tinted.save(target, "JPEG", quality=88)
+    return cropped.point([min(255, round(value * gain)) for gain in gains for value in range(256)])
 
 
 def make(photos: Path, out: Path, number: int) -> None:

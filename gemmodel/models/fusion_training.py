@@ -88,8 +88,9 @@ def fit_softmax(
     """
     one_hot = np.eye(len(known.classes), dtype=np.float32)
     head = fusion.head(model, known.features, classes=len(known.classes), parents=parents)
-    data = tf.data.Dataset.from_tensor_slices((known.features, one_hot[known.labels]))
-    data = data.shuffle(len(known.labels), seed=seed).batch(train.batch_size).prefetch(tf.data.AUTOTUNE)
+    rows, number = (tf.constant(known.features), tf.constant(one_hot[known.labels])), len(known.labels)
+    data = tf.data.Dataset.range(number).shuffle(number, seed=seed).batch(train.batch_size)  # of places only
+    data = data.map(lambda places: tuple(tf.gather(row, places) for row in rows)).prefetch(tf.data.AUTOTUNE)
     val_data = tf.data.Dataset.from_tensor_slices((val.features, one_hot[val.labels])).batch(train.batch_size)
     return head, fit(head, data, val_data, train, labels=known.labels, on_epoch=on_epoch)
 

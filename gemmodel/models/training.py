@@ -142,7 +142,11 @@ def evidence(model: keras.Model, known: tuple[Any, np.ndarray, np.ndarray], val:
     """
     embedder = archive.embedder(model)
     drawn = np.sort(np.random.default_rng(0).permutation(len(known[1]))[:REMEMBERED])
-    reference = Reference(embedder.predict(known[0], verbose=0)[1][drawn], known[1][drawn], known[2][drawn])
+    if isinstance(known[0], np.ndarray):
+        embedding = embedder.predict(known[0][drawn], verbose=0)[1]
+    else:
+        embedding = embedder.predict(known[0], verbose=0)[1][drawn]
+    reference = Reference(embedding, known[1][drawn], known[2][drawn])
     told, embedding = embedder.predict(val[0], verbose=0)
     return Evidence(told, val[1], reference, embedding)
 
