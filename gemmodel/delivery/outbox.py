@@ -117,4 +117,4 @@ def deliver(model_sha256: str, folder: Path) -> None:
 
 
 def _told(error: Exception) -> str:
-    return f"{mlflow.get_tracking_uri()}: {str(error).splitlines()[0]}"
+    return f"{mlflow.get_tracking_uri()}: {str(error).splitlines()[0].split(' with exception ')[0]}"
