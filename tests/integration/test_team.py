@@ -11,6 +11,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -220,3 +221,43 @@ def test_a_killed_server_costs_a_training_nothing(
     assert "learning_curves.png" in {file.path for file in client.list_artifacts(theirs)}
     assert client.get_model_version_by_alias("gemstones", "champion").run_id == theirs
     assert list((place / "logs" / "unsent").iterdir()) == []
+
+
+def test_two_people_register_at_once(
+    team: Team, logged_in: None, run: Any, place: Path, write_params: Any, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    import mlflow.server
+
+    users = mlflow.server.get_app_client("basic-auth", tracking_uri=team.variables["MLFLOW_TRACKING_URI"])
+    role = users.create_role("default", "team")
+    rights = {"experiment": "EDIT", "registered_model": "EDIT", "registered_model_version": "MANAGE"}  # as docs/team.md
+    for kind, right in rights.items():
+        users.add_role_permission(role.id, kind, "*", right)
+
+    def work(name: str) -> str:
+        """Train and register as one of them, and return the model's hash."""
+        users.create_user(name, f"{name} 's own word")
+        users.assign_role(name, role.id)
+        folder = tmp_path_factory.mktemp(name)
+        shutil.copytree(place, folder, dirs_exist_ok=True)
+        write_params(folder, TINY | {"train.epochs": 1, "base.seed": len(name), "register.name": "shared"})
+        mine = {"MLFLOW_TRACKING_USERNAME": name, "MLFLOW_TRACKING_PASSWORD": f"{name} 's own word"}
+        for stage, options in (("train", TRAIN), ("register", REGISTER)):
+            ended = run("-m", f"stages.{stage}", *options.split(), cwd=folder, **team.variables | mine)
+            assert ended.returncode == 0, f"{name}: {ended.stderr}"
+        return folders.sha256(folder / "models" / "model.keras")
+
+    with ThreadPoolExecutor(2) as pool:
+        trained = set(pool.map(work, ("alice", "bob")))
+    client = mlflow.MlflowClient(team.variables["MLFLOW_TRACKING_URI"])
+    found = {str(version.version): version.tags for version in client.search_model_versions("name = 'shared'")}
+    assert {tags[tracking.MODEL_TAG] for tags in found.values()} == trained
+    assert len(found) == len(trained) == 2
+    titles = {tags["champion"]: number for number, tags in found.items()}
+    aliases = client.get_registered_model("shared").aliases
+    assert set(titles) == {"True", "False"}  # the second met the first's champion, with the same answers
+    assert {alias: str(number) for alias, number in aliases.items()} == {
+        "champion": titles["True"],
+        "challenger": titles["False"],
+    }
+    assert client.search_model_versions("name = 'shared-queue'") == []
