@@ -4,7 +4,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 INSTALLED := .venv/installed
 UI_STORE ?= $(if $(MLFLOW_TRACKING_URI),$(MLFLOW_TRACKING_URI),sqlite:///$(CURDIR)/mlflow.db)
 
-.PHONY: help repro pull test lint ui bench lock clean
+.PHONY: help repro pull test lint ui server bench lock clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -29,6 +29,9 @@ lint: $(INSTALLED) ## format, lint and types, as CI checks them
 ui: $(INSTALLED) ## open the MLflow UI on http://127.0.0.1:5000 (PORT=...)
 	@case '$(UI_STORE)' in http*) echo 'the runs are on a server: open $(UI_STORE)';; *) set -x; \
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow server --workers 1 --port $(or $(PORT),5000) --backend-store-uri '$(UI_STORE)';; esac
+
+server: $(INSTALLED) ## try out a team's MLflow server: PostgreSQL, S3, users (PORT=...)
+	python -m gemmodel.delivery.trial_server --port $(or $(PORT),5000)
 
 bench: $(INSTALLED) ## run the benchmarks of speed that the README quotes
 	for name in nothing_to_do stage_imports mixed_precision cleaning augmentation; do echo "== $$name"; python benchmarks/$$name.py || exit 1; done

@@ -28,26 +28,24 @@ def main(
     }
     logged |= {"model": asdict(getattr(model, model.name)), "model_name": model.name}
     datasets, of_gems = {"train": split / "train", "val": split / "val"}, folders.read_json(hierarchy)
-    with tracking.training(model.name, logged, datasets, device=device):
+    with tracking.training(model.name, logged, datasets, device=device) as log:
         fitted = architectures.train(
             model, train, augment, embed,
             base=base, split=split, augmented=augmented, features=features, hierarchy=of_gems,
-            backup=backup, logs=tracking.root() / "logs", on_epoch=tracking.log_epoch,
+            backup=backup, logs=tracking.root() / "logs", on_epoch=log.log_epoch,
         )  # fmt: skip
         network, classes, history, evidence, chosen_by = fitted
         known = Knowledge(classes, of_gems, confidence.calibrate(evidence, train), evidence.reference)
         archive.save(network, classes, out, crop=settings.clean.crop, knowledge=known)
         best = training.summary(history, chosen_by)
-        tracking.identify(folders.sha256(out / "model.keras"))
         folders.write_json(report, best)
         with folders.replacing(curves) as new, new.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(["epoch", *history])
             writer.writerows([epoch, *values] for epoch, values in enumerate(zip(*history.values(), strict=True)))
-        tracking.log_metrics(best)
         figure = plots.learning_curves(history, int(best["best_epoch"]))
         figure.savefig(curves.with_suffix(".png"), dpi=110, metadata={"Software": None})
-        tracking.log_figure(figure, "learning_curves.png")
+        log.finish(folders.sha256(out / "model.keras"), tracking.MODEL_TAG, best, figure)
     print(f"train: validation accuracy {best['best_val_accuracy']:.4f} at epoch {best['best_epoch']}")
 
 

@@ -8,27 +8,30 @@ import logging
 import os
 import subprocess
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")  # of a server that does not answer: seconds, not minutes
+# Of a server that is gone or frozen: a call fails after 13 s or two minutes, and not after several or many minutes.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 import mlflow
 import pandas as pd
 import yaml
 from filelock import FileLock
-from matplotlib.figure import Figure
 from mlflow.entities import Dataset, DatasetInput, InputTag
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 from mlflow.types.schema import Array
+from requests import RequestException
 from sqlalchemy.exc import SQLAlchemyError
 
 import gemmodel
+from gemmodel.delivery import outbox
 from gemmodel.errors import TrackingError
 
 logging.getLogger("mlflow").setLevel(logging.WARNING)
@@ -98,7 +101,7 @@ def connected() -> Iterator[None]:
                     mlflow.create_experiment(name, artifact_location=local, tags=KIND)
             mlflow.set_experiment(name)
         yield
-    except (MlflowException, SQLAlchemyError) as error:
+    except (MlflowException, RequestException, SQLAlchemyError) as error:
         line = str(error).splitlines()[0]
         if "database schema" in line or "revision identified by" in line:
             raise TrackingError(
@@ -109,7 +112,9 @@ def connected() -> Iterator[None]:
 
 
 @contextmanager
-def training(name: str, parameters: Mapping[str, Any], datasets: Mapping[str, Path], *, device: str) -> Iterator[None]:
+def training(
+    name: str, parameters: Mapping[str, Any], datasets: Mapping[str, Path], *, device: str
+) -> Iterator[outbox.Outbox]:
     """Opens the run of a training, with all that leads back to how it came about.
 
     Args:
@@ -117,19 +122,35 @@ def training(name: str, parameters: Mapping[str, Any], datasets: Mapping[str, Pa
         parameters: sections by name, nested; logged as `section.key`.
         datasets: what is read, by its role; each is logged with its DVC hash.
         device: in words.
+
+    Yields:
+        What takes the figures of each epoch and, last, what the training came to. From here on nothing fails because
+        the store does.
     """
     mlflow.set_system_metrics_sampling_interval(1)
     mlflow.set_system_metrics_samples_before_logging(1)
-    with connected(), mlflow.start_run(run_name=name, tags=origin() | {"device": device}, log_system_metrics=True):
-        mlflow.log_params(pd.json_normalize(dict(parameters)).iloc[0].to_dict())
-        log_datasets(datasets)
-        yield
+    with connected():
+        mlflow.start_run(run_name=name, tags=origin() | {"device": device}, log_system_metrics=True)
+        figures, status = outbox.Outbox(active(), _unsent()), "FAILED"
+        try:
+            mlflow.log_params(pd.json_normalize(dict(parameters)).iloc[0].to_dict())
+            log_datasets(datasets)
+            yield figures
+            status = "FINISHED"
+        finally:
+            figures.wait()
+            with suppress(MlflowException):
+                mlflow.end_run(status)
 
 
 @contextmanager
 def run_of(model_sha256: str) -> Iterator[None]:
-    """Opens the run that trained a model again, or, where this store does not know it, one tagged with its hash."""
+    """Opens the run that trained a model again, or, where this store does not know it, one tagged with its hash.
+
+    Figures that the training could not log, since the server was away, are logged first.
+    """
     with connected():
+        outbox.deliver(model_sha256, _unsent())
         found = mlflow.search_runs(
             filter_string=f"tags.{MODEL_TAG} = '{model_sha256}'", order_by=["start_time DESC"], max_results=1
         )
@@ -142,19 +163,9 @@ def run_of(model_sha256: str) -> Iterator[None]:
                 yield
 
 
-def identify(model_sha256: str) -> None:
-    """Tags the open run with the hash of the model that it made."""
-    mlflow.set_tag(MODEL_TAG, model_sha256)
-
-
-def log_metrics(values: Mapping[str, float], epoch: int | None = None) -> None:
-    """Logs figures, those of one epoch or final ones, in one call."""
-    mlflow.log_metrics({name: float(value) for name, value in values.items()}, step=epoch)
-
-
-def log_epoch(epoch: int, values: Mapping[str, float]) -> None:
-    """Logs the figures of an epoch, counted from 0."""
-    log_metrics(values, epoch)
+def log_metrics(values: Mapping[str, float]) -> None:
+    """Logs final figures in one call."""
+    mlflow.log_metrics({name: float(value) for name, value in values.items()})
 
 
 def log_datasets(datasets: Mapping[str, Path]) -> None:
@@ -172,11 +183,6 @@ def log_files(*paths: Path, folder: str | None = None) -> None:
     """Logs files as they are, into a folder of the run where one is named."""
     for path in paths:
         mlflow.log_artifact(str(path), folder)
-
-
-def log_figure(figure: Figure, name: str) -> None:
-    """Logs a picture under a file name."""
-    mlflow.log_figure(figure, name)
 
 
 def log_table(table: pd.DataFrame, name: str) -> None:
@@ -249,6 +255,10 @@ def active() -> str:
     run = mlflow.active_run()
     assert run is not None, "inside training() or run_of()"
     return str(run.info.run_id)
+
+
+def _unsent() -> Path:
+    return root() / "logs" / "unsent"
 
 
 def origin() -> dict[str, str]:
