@@ -3,11 +3,14 @@
 import argparse
 import json
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+
+import yaml
 
 from gemmodel import params
 from gemmodel.data import folders
@@ -61,6 +64,8 @@ def main() -> None:
     promote.set_defaults(run=lambda arguments: retitle(arguments.version))
     rollback = commands.add_parser("rollback", help="make the former champion champion again")
     rollback.set_defaults(run=lambda arguments: retitle(None))
+    worker = commands.add_parser("worker", help="take part in a training on several hosts; TF_CONFIG tells which one")
+    worker.set_defaults(run=lambda arguments: train_along())
     arguments = parser.parse_args()
     with told_in_one_line("gemmodel"):
         arguments.run(arguments)
@@ -228,6 +233,19 @@ def retitle(version: str | None) -> None:
     name = registered_name()
     with tracking.connected():
         print(versions.rollback(name) if version is None else versions.promote(name, version))
+
+
+def train_along() -> None:
+    """Runs the train stage's command without DVC, since a worker that is not the chief has no outputs.
+
+    Raises:
+        ParameterError: TF_CONFIG is not set.
+    """
+    if "TF_CONFIG" not in os.environ:
+        raise ParameterError("TF_CONFIG is not set: it names all workers, and which of them this is; see docs/gpus.md")
+    stages = yaml.safe_load(Path("dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    _, *command = shlex.split(stages["train"]["cmd"])
+    sys.exit(subprocess.call([sys.executable, *command]))
 
 
 def print_devices() -> None:

@@ -189,6 +189,7 @@ class TrainParams:
     label_smoothing: Annotated[float, Range(0, 0.99)]
     patience: Positive
     device: Literal["auto", "cpu", "gpu"]
+    strategy: Literal["auto", "one", "mirrored", "multiworker"]
     precision: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"]
     resume: bool
     tensorboard: bool

@@ -9,7 +9,7 @@ from gemmodel import devices, params
 from gemmodel.data import folders
 from gemmodel.delivery import tracking
 from gemmodel.insight import plots
-from gemmodel.models import architectures, archive, confidence, training
+from gemmodel.models import architectures, archive, confidence, distribution, training
 from gemmodel.models.knowledge import Knowledge
 from stages import command
 
@@ -22,18 +22,23 @@ def main(
     settings = params.load(params_file)
     base, model, train, embed, augment = settings.base, settings.model, settings.train, settings.embed, settings.augment
     device = devices.prepare(base, device=train.device)
-    print(f"train: {model.name} on {device}")
+    spread = distribution.strategy(train.strategy, of=model.name)
+    device += distribution.describe(spread)
+    print(f"train: {model.name} on {device}", flush=True)
     logged: dict[str, Any] = {
         name: asdict(getattr(settings, name)) for name in ("base", "train", "embed", "split", "augment")
     }
     logged |= {"model": asdict(getattr(model, model.name)), "model_name": model.name}
     datasets, of_gems = {"train": split / "train", "val": split / "val"}, folders.read_json(hierarchy)
-    with tracking.training(model.name, logged, datasets, device=device) as log:
+    with distribution.together(spread, tracking.training(model.name, logged, datasets, device=device)) as log:
         fitted = architectures.train(
             model, train, augment, embed,
             base=base, split=split, augmented=augmented, features=features, hierarchy=of_gems,
-            backup=backup, logs=tracking.root() / "logs", on_epoch=log.log_epoch,
+            backup=backup, logs=tracking.root() / "logs", spread=spread,
+            on_epoch=log.log_epoch if log else lambda *_: None,
         )  # fmt: skip
+        if log is None:  # not the chief
+            return
         network, classes, history, evidence, chosen_by = fitted
         known = Knowledge(classes, of_gems, confidence.calibrate(evidence, train), evidence.reference)
         archive.save(network, classes, out, crop=settings.clean.crop, knowledge=known)

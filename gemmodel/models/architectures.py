@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import tensorflow as tf
+
 from gemmodel.models import fine_tuning, fusion_training, training
 from gemmodel.params import AugmentParams, BaseParams, EmbedParams, ModelParams, TrainParams
 
@@ -22,6 +24,7 @@ def train(
     backup: Path,
     logs: Path,
     on_epoch: training.OnEpoch,
+    spread: tf.distribute.Strategy | None = None,
 ) -> training.Fitted:
     """Fits the classifier that `model.name` names.
 
@@ -38,6 +41,7 @@ def train(
         backup: a folder for the state of unfinished trainings.
         logs: a folder for what TensorBoard shows.
         on_epoch: called after each epoch.
+        spread: over which devices networks are fitted; None: one.
 
     Returns:
         The model from pixels to probabilities, and what there is to tell of it.
@@ -49,5 +53,5 @@ def train(
     if model.name == "fusion":
         shared |= {"folder": features, "hierarchy": hierarchy}
         return fusion_training.train_fusion(model.fusion, params, embed, **shared)
-    shared |= {"split": split, "augmented": augmented, "backup": backup, "logs": logs}
+    shared |= {"split": split, "augmented": augmented, "backup": backup, "logs": logs, "spread": spread}
     return training.train_network(getattr(model, model.name), params, augment, **shared)

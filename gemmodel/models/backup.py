@@ -3,7 +3,7 @@
 import hashlib
 import json
 import pickle
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -24,16 +24,26 @@ class Backup(keras.callbacks.Callback):
     Args:
         path: of the file; gone on with where it exists.
         callbacks: the others of the fit whose memory is kept, all before this one in the fit's list.
+        keeps: whether this process keeps the state; of several hosts one does.
+        agreed: from what this process has kept to what all take up.
     """
 
     REMEMBERED = ("wait", "best", "best_epoch", "best_weights", "cooldown_counter", "epoch", "history")
 
-    def __init__(self, path: Path, callbacks: Sequence[keras.callbacks.Callback]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        callbacks: Sequence[keras.callbacks.Callback],
+        *,
+        keeps: bool = True,
+        agreed: Callable[[bytes], bytes] = bytes,
+    ) -> None:
         super().__init__()
-        self.path, self.callbacks = path, callbacks
+        self.path, self.callbacks, self.keeps = path, callbacks, keeps
         self.kept: dict[str, Any] = {}
-        with suppress(FileNotFoundError, EOFError, pickle.UnpicklingError):  # damaged: the training starts anew
-            self.kept = pickle.loads(path.read_bytes())
+        content = agreed(path.read_bytes() if keeps and path.exists() else b"")
+        with suppress(EOFError, pickle.UnpicklingError):  # damaged: the training starts anew
+            self.kept = pickle.loads(content)
 
     @property
     def initial_epoch(self) -> int:
@@ -62,6 +72,8 @@ class Backup(keras.callbacks.Callback):
                 for callback in self.callbacks
             ],
         }
+        if not self.keeps:
+            return
         with folders.replacing(self.path) as new:
             new.write_bytes(pickle.dumps(state))
 

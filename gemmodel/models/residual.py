@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+import tensorflow as tf
 from keras import layers
 
 from gemmodel.errors import ParameterError
@@ -48,7 +49,8 @@ def _convolution(filters: int) -> keras.Layer:
 
 
 def _activated(x: Any) -> Any:
-    return layers.ELU()(layers.BatchNormalization()(x))
+    # Over several devices its statistics are of the whole batch, as on one.
+    return layers.ELU()(layers.BatchNormalization(synchronized=tf.distribute.has_strategy())(x))
 
 
 def _block(x: Any, layer: Callable[[int], keras.Layer]) -> Any:

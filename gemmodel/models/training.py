@@ -14,7 +14,8 @@ import tensorflow as tf
 from sklearn.utils.class_weight import compute_class_weight
 
 from gemmodel.devices import precision
-from gemmodel.models import archive, boards, cnn, pixels, residual, transfer
+from gemmodel.errors import ParameterError
+from gemmodel.models import archive, boards, cnn, distribution, pixels, residual, transfer
 from gemmodel.models import backup as backups
 from gemmodel.models.confidence import Evidence, Reference
 from gemmodel.params import (
@@ -69,7 +70,8 @@ def fit(
     """Fits a model, stops early, and leaves it with the weights of its best epoch by validation loss.
 
     Args:
-        model: changed in place; its last layer gives probabilities.
+        model: changed in place; its last layer gives probabilities. Built by `distribution.build` it is fitted on all
+            those devices.
         train: batches of input and one-hot labels.
         val: the same of the validation part.
         params: optimiser, schedule, epochs, patience and whether classes are balanced.
@@ -81,6 +83,8 @@ def fit(
     Returns:
         Each figure's values by epoch.
     """
+    spread = model.distribute_strategy
+    train = distribution.shared(spread, train, len(labels), params.batch_size)
     rate: Any = params.learning_rate
     if params.schedule == "cosine":
         rate = keras.optimizers.schedules.CosineDecay(rate, params.epochs * int(train.cardinality()))
@@ -88,25 +92,29 @@ def fit(
         "adam": lambda: keras.optimizers.Adam(rate),
         "adamw": lambda: keras.optimizers.AdamW(rate, weight_decay=params.weight_decay),
     }
-    model.compile(
-        optimizers[params.optimizer](),
-        loss=keras.losses.CategoricalCrossentropy(label_smoothing=params.label_smoothing),
-        metrics=["accuracy"],
-    )
+    with spread.scope():
+        model.compile(
+            optimizers[params.optimizer](),
+            loss=keras.losses.CategoricalCrossentropy(label_smoothing=params.label_smoothing),
+            metrics=["accuracy"],
+        )
     stop = keras.callbacks.EarlyStopping("val_loss", patience=params.patience, restore_best_weights=True)
     history = keras.callbacks.History()
     remembering: list[keras.callbacks.Callback] = [stop, history]
     if params.schedule == "plateau":
         patience = max(1, params.patience // 3)
         remembering.insert(0, keras.callbacks.ReduceLROnPlateau("val_loss", factor=0.5, patience=patience))
-    keep = [backups.Backup(backup, remembering)] if backup else []
+    keep = []
+    if backup:
+        agreed = partial(distribution.from_chief, spread)
+        keep = [backups.Backup(backup, remembering, keeps=distribution.is_chief(spread), agreed=agreed)]
 
     def past(_: Any) -> None:
         for epoch in history.epoch:
             on_epoch(epoch, {name: values[epoch] for name, values in history.history.items()})
 
     log = keras.callbacks.LambdaCallback(on_train_begin=past, on_epoch_end=on_epoch)
-    verbose = 1 if sys.stdout.isatty() else 2
+    verbose = 0 if not distribution.is_chief(spread) else 1 if sys.stdout.isatty() else 2
     # The batches are shuffled already; Keras could not, and would say so.
     model.fit(
         train,
@@ -162,6 +170,7 @@ def train_network(
     backup: Path,
     on_epoch: OnEpoch,
     logs: Path = Path("logs"),
+    spread: tf.distribute.Strategy | None = None,
 ) -> Fitted:
     """Fits a network on pixels; with `resume` it goes on where a killed training of the same settings and photos ended.
 
@@ -177,20 +186,25 @@ def train_network(
         backup: a folder for the state of unfinished trainings.
         on_epoch: called after each epoch, and for each one that a killed training had done.
         logs: a folder for what TensorBoard shows; a training's own has its settings' key for a name.
+        spread: over which devices; None: one. Of several hosts each calls this, and the chief alone writes.
 
     Returns:
         The float32 model from pixels to probabilities, and what there is to tell of it.
     """
+    spread = spread or tf.distribute.get_strategy()
     if params.tensorboard:
         boards.check()
+        if distribution.hosts(spread) > 1:
+            raise ParameterError("train.tensorboard is of one host; set it to false, MLflow shows the same figures")
     photos = pixels.batches(
         params, augment, base=base, split=split, augmentation_from=model.augmentation, augmented=augmented
     )
     state = backup / backups.key([base, model, params, augment], photos.paths)
+    distribution.agree(spread, state.name)
 
     build = partial(NETWORKS[type(model)], model, image_size=base.image_size, classes=len(photos.classes))
     keras.config.set_dtype_policy(_policy(model, params))
-    fitted = build()
+    fitted = distribution.build(spread, build)
     best, history = np.inf, History()
     for number, (phase, learns_from) in enumerate(_phases(model, params)):
         if learns_from:
@@ -219,7 +233,8 @@ def train_network(
     keras.config.set_dtype_policy("float32")  # mixed precision is for training: the kept model runs anywhere
     kept = build()
     kept.set_weights(fitted.get_weights())
-    shutil.rmtree(state, ignore_errors=True)
+    if distribution.is_chief(spread):
+        shutil.rmtree(state, ignore_errors=True)
     known = photos.known, photos.known_labels, photos.files
     return Fitted(kept, photos.classes, history, evidence(kept, known, (photos.val, photos.val_labels)))
 
