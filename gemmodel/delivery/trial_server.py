@@ -44,8 +44,8 @@ export MLFLOW_TRACKING_PASSWORD="$(cat '{password}')"
 """
 
 
-class Interrupted(Exception):  # noqa: N818
-    """The server was asked to end."""
+class Interrupted(BaseException):
+    """The server was asked to end. No library that catches errors is to catch this."""
 
 
 def main() -> None:
@@ -57,10 +57,14 @@ def main() -> None:
                         "variables and MLFLOW_S3_ENDPOINT_URL (default: a store of the trial's own)")  # fmt: skip
     arguments = parser.parse_args()
 
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
     def interrupt(*_: Any) -> None:
+        for number in signals:
+            signal.signal(number, signal.SIG_IGN)  # it is ending, and ends all others first
         raise Interrupted
 
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in signals:
         signal.signal(number, interrupt)
     with told_in_one_line(parser.prog):
         try:
