@@ -174,7 +174,7 @@ def test_shards_give_the_same_bytes_and_are_not_computed_again(
     tmp_path: Path, draw: Draw, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "photos" / "Agate").mkdir(parents=True)
-    for seed in range(2 * features.BATCH + 1):
+    for seed in range(2 * 8 + 1):
         draw(seed, size=(48, 48)).save(tmp_path / "photos" / "Agate" / f"{seed:02}.png")
     model = features.extractor(settings({"embed.views": ["photo"], "embed.weights": "none"}).embed, image_size=32)
 
@@ -183,15 +183,15 @@ def test_shards_give_the_same_bytes_and_are_not_computed_again(
         return (tmp_path / name).read_bytes()
 
     whole = embedded("whole.npz")
-    monkeypatch.setattr(features, "SHARD", features.BATCH)
+    monkeypatch.setattr(features, "SHARD", 8)
     assert embedded("first.npz", tmp_path / "shards") == whole
     shards = sorted((tmp_path / "shards").iterdir())
     assert [path.name for path in shards] == ["photos-0.npy", "photos-16.npy", "photos-8.npy"]
     shards[0].unlink()  # as if killed before this one
     np.save(shards[1], np.full((1, model.output_shape[1]), 7, np.float32))
     embedded("second.npz", tmp_path / "shards")
-    known, _, _ = features.read(tmp_path / "second.npz")
-    np.testing.assert_array_equal(known[:-1], features.read(tmp_path / "whole.npz")[0][:-1])
+    known = features.read(tmp_path / "second.npz").features
+    np.testing.assert_array_equal(known[:-1], features.read(tmp_path / "whole.npz").features[:-1])
     assert (known[-1] == 7).all(), "taken from the disk"
 
 
@@ -207,7 +207,7 @@ def test_both_engines_embed_alike_in_the_order_of_the_photos(tmp_path: Path, dra
     paths = [tmp_path / f"{seed}.png" for seed in range(5)]
     for seed, path in enumerate(paths):
         draw(seed, size=(64, 64), tint=(1, 0.6, 0.3)).save(path)
-    model = features.extractor(settings().embed, image_size=64)
+    model = features.extractor(settings({"embed.views": ["photo"]}).embed, image_size=64)
     with features.features_on_cpu(model) as cpu, features.features_on_gpu(model) as gpu:
         one, other = (np.stack(list(engine(paths))) for engine in (cpu, gpu))
     expected = told(model, np.stack([images.load(path, 64) for path in paths]).astype(np.float32))

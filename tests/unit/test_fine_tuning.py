@@ -27,8 +27,9 @@ SMALL = {
 
 
 @pytest.fixture
-def split(tmp_path: Path, draw: Callable[..., Image.Image]) -> Path:
+def split(tmp_path: Path, draw: Callable[..., Image.Image], monkeypatch: pytest.MonkeyPatch) -> Path:
     """Photos of two classes: 8 to train on, 4 to validate with."""
+    monkeypatch.setattr(features, "features_on_cpu", features.features_on_gpu)  # an export would take longer than all
     for part, number in (("train", 4), ("val", 2)):
         for place, gem in enumerate(CLASSES):
             (tmp_path / part / gem).mkdir(parents=True)

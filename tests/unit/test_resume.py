@@ -55,6 +55,7 @@ for folder in folders:
             os.kill(os.getpid(), signal.SIGKILL)
 
     backup.Backup.on_train_batch_end = on_train_batch_end
+    features.features_on_cpu = features.features_on_gpu  # an export would take longer than all the rest
     split, known = pathlib.Path("split"), pathlib.Path(folder + "-features")
     given = {"base": settings.base, "split": split, "backup": pathlib.Path(folder)}
     given["on_epoch"] = lambda epoch, values: seen.append([epoch, dict(values)])
