@@ -140,7 +140,7 @@ def main() -> None:
             file = keep / f"{'-'.join(map(str, tag))}.npz"
             if not file.is_file():
                 extractor = features.extractor(embed, image_size=size)
-                features.embed(keep / "clean", file, extractor, classes=classes)
+                features.embed({keep / "clean": file}, extractor, classes=classes)
             known, labels, _, _, sizes = features.read(file)
             blocks = dict(zip(("maps", "covariances", "colours"), sizes, strict=True))
             taken = [block not in change.get("without", ()) for block in blocks]

@@ -36,7 +36,7 @@ def embedded(method: str, raw: Path, keep: Path, settings: Params) -> Path:
         cleaned = keep / method
         cleaning.clean(raw, cleaned, replace(settings.clean, crop=method))
         extractor = features.extractor(settings.embed, image_size=settings.base.image_size)
-        features.embed(cleaned, kept, extractor, classes=list(folders.photos(cleaned)))
+        features.embed({cleaned: kept}, extractor, classes=list(folders.photos(cleaned)))
     cropped = sum("box" in line for line in folders.read_lines(keep / method / "manifest.jsonl"))
     print(f"{method:<6} {cropped} photos cropped", flush=True)
     return kept

@@ -125,8 +125,7 @@ def fusion(settings: Params, split: Path, scratch: Path) -> tuple[float, float]:
     start = time.perf_counter()
     extractor = features.extractor(settings.embed, image_size=settings.base.image_size)
     classes = list(folders.photos(split / "train"))
-    for part in ("train", "val"):
-        features.embed(split / part, scratch / f"{part}.npz", extractor, classes=classes)
+    features.embed({split / part: scratch / f"{part}.npz" for part in ("train", "val")}, extractor, classes=classes)
     fitted = fusion_training.train_fusion(
         settings.model.fusion, settings.train, settings.embed,
         base=settings.base, folder=scratch, on_epoch=lambda epoch, values: None,

@@ -71,7 +71,7 @@ def main() -> None:
         file = arguments.keep or Path(scratch) / "strangers.npz"
         if not file.is_file():
             names = list(folders.photos(arguments.strangers))
-            features.embed(arguments.strangers, file, extractor, classes=names)
+            features.embed({arguments.strangers: file}, extractor, classes=names)
         strangers = features.read(file).features
     whole = replace(settings.model.fusion, labels="all")
     for seed in arguments.seed:

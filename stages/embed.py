@@ -24,8 +24,8 @@ def main(
     shards = backup / backups.key([settings.base, settings.embed], read)
     with folders.replacing(out) as new:
         new.mkdir()
-        for part in (train, val):
-            number = features.embed(part, new / f"{part.name}.npz", extractor, classes=classes, shards=shards)
+        parts = {part: new / f"{part.name}.npz" for part in (train, val)}
+        for part, number in zip(parts, features.embed(parts, extractor, classes=classes, shards=shards), strict=True):
             print(f"embed: {number} photos of {part} to {extractor.output_shape[1]} features each")
     shutil.rmtree(shards, ignore_errors=True)
 

@@ -151,11 +151,8 @@ def run_of(model_sha256: str) -> Iterator[None]:
     """
     with connected():
         outbox.deliver(model_sha256, _unsent())
-        found = mlflow.search_runs(
-            filter_string=f"tags.{MODEL_TAG} = '{model_sha256}'", order_by=["start_time DESC"], max_results=1
-        )
-        if len(found):
-            with mlflow.start_run(run_id=found.run_id[0]):
+        if found := find_run(f"tags.{MODEL_TAG} = '{model_sha256}'"):
+            with mlflow.start_run(run_id=found):
                 yield
         else:
             tags = origin() | {MODEL_TAG: model_sha256, "trained": "elsewhere"}
@@ -163,9 +160,15 @@ def run_of(model_sha256: str) -> Iterator[None]:
                 yield
 
 
-def log_metrics(values: Mapping[str, float]) -> None:
-    """Logs final figures in one call."""
-    mlflow.log_metrics({name: float(value) for name, value in values.items()})
+def find_run(query: str) -> str | None:
+    """Returns the id of the latest run that a query of MLflow's finds, or None."""
+    found = mlflow.search_runs(filter_string=query, order_by=["start_time DESC"], max_results=1)
+    return str(found.run_id[0]) if len(found) else None
+
+
+def log_metrics(values: Mapping[str, float], epoch: int | None = None) -> None:
+    """Logs figures, those of one epoch or final ones, in one call."""
+    mlflow.log_metrics({name: float(value) for name, value in values.items()}, step=epoch)
 
 
 def log_datasets(datasets: Mapping[str, Path]) -> None:

@@ -23,7 +23,7 @@ def study(name: str, identity: str, settings: Mapping[str, Any]) -> str:
         settings: what all its trials have in common, logged with a run that is made.
     """
     with tracking.connected():
-        client, found = mlflow.MlflowClient(), _find(f"tags.{STUDY_TAG} = '{identity}'")
+        client, found = mlflow.MlflowClient(), tracking.find_run(f"tags.{STUDY_TAG} = '{identity}'")
         if found is None:
             tags = tracking.origin() | {STUDY_TAG: identity}
             with mlflow.start_run(run_name=name, tags=tags) as run:
@@ -43,7 +43,7 @@ def trial(parent: str, number: int, parameters: Mapping[str, Any]) -> Iterator[N
         parameters: sections by name, nested; logged as `section.key`.
     """
     with tracking.connected():
-        known = _find(f"tags.`mlflow.parentRunId` = '{parent}' and tags.{TRIAL_TAG} = '{number}'")
+        known = tracking.find_run(f"tags.`mlflow.parentRunId` = '{parent}' and tags.{TRIAL_TAG} = '{number}'")
         opened: dict[str, Any] = (
             {"run_id": known} if known else {"run_name": f"trial-{number}", "parent_run_id": parent}
         )
@@ -53,15 +53,10 @@ def trial(parent: str, number: int, parameters: Mapping[str, Any]) -> Iterator[N
             yield
 
 
-def log_epoch(epoch: int, values: Mapping[str, float]) -> None:
-    """Logs the figures of an epoch of the open trial, counted from 0."""
-    mlflow.log_metrics({name: float(value) for name, value in values.items()}, step=epoch)
-
-
 def end(state: str, values: Mapping[str, float], reason: str = "") -> None:
     """Logs what the open trial came to: `complete`, `pruned` or `failed`, its final figures, and why it failed."""
     mlflow.set_tags({"state": state} | ({"reason": reason} if reason else {}))
-    mlflow.log_metrics(dict(values))
+    tracking.log_metrics(values)
 
 
 def conclude(parent: str, table: pd.DataFrame, best: Mapping[str, Any], *, over: bool) -> None:
@@ -80,8 +75,3 @@ def conclude(parent: str, table: pd.DataFrame, best: Mapping[str, Any], *, over:
             mlflow.set_tags({f"best_{name}": value for name, value in best.items()})
         if not over:
             mlflow.MlflowClient().update_run(parent, status="RUNNING")
-
-
-def _find(query: str) -> str | None:
-    found = mlflow.search_runs(filter_string=query, max_results=1)
-    return str(found.run_id[0]) if len(found) else None

@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -180,31 +180,39 @@ def blocks(model: keras.Model) -> list[int]:
     return [part.shape[-1] for part in keras.tree.flatten(model.get_layer("blocks").input)]
 
 
-def embed(photos: Path, out: Path, model: keras.Model, *, classes: Sequence[str], shards: Path | None = None) -> int:
-    """Writes the features of a part's photos.
+def embed(
+    parts: Mapping[Path, Path], model: keras.Model, *, classes: Sequence[str], shards: Path | None = None
+) -> list[int]:
+    """Writes the features of photos, part by part, by an extractor that is made ready once.
 
     Args:
-        photos: a folder a class.
-        out: becomes an `.npz` of the arrays that Embedded names.
+        parts: what becomes an `.npz` of the arrays that Embedded names, by its folder of photos, a folder a class.
         model: the extractor.
         classes: the class names in the order of their indices.
         shards: a folder for the features so far, of these photos and this extractor alone; what a killed process left
             there is not computed again.
 
     Returns:
-        The number of photos.
+        The number of photos of each part.
     """
+    engine = features_on_gpu if tf.config.get_visible_devices("GPU") else features_on_cpu
+    with engine(model) as ask:
+        return [_embed(photos, out, model, ask, classes=classes, shards=shards) for photos, out in parts.items()]
+
+
+def _embed(
+    photos: Path, out: Path, model: keras.Model, ask: Ask, *, classes: Sequence[str], shards: Path | None
+) -> int:
     paths, labels = dataset.labelled(photos, classes)
     known = np.empty((len(paths), model.output_shape[1]), np.float32)
-    ask = features_on_gpu if tf.config.get_visible_devices("GPU") else features_on_cpu
-    with ask(model) as features, tqdm(total=len(paths), desc=photos.name, unit="photo", disable=None) as progress:
+    with tqdm(total=len(paths), desc=photos.name, unit="photo", disable=None) as progress:
         for start in range(0, len(paths), SHARD):
             some = slice(start, start + SHARD)
             shard = shards / f"{photos.name}-{start}.npy" if shards else None
             if shard and shard.exists():
                 known[some] = np.load(shard)
                 continue
-            for place, photo in enumerate(features(paths[some]), start):
+            for place, photo in enumerate(ask(paths[some]), start):
                 known[place] = photo
                 progress.update()
             if shard:

@@ -70,8 +70,7 @@ def fine_tune(
 
     extractor = features.extractor(embed, image_size=base.image_size)
     extractor.get_layer(embed.backbone).set_weights(single.get_layer(embed.backbone).get_weights())
-    for part in ("train", "val"):
-        features.embed(split / part, state / f"{part}.npz", extractor, classes=classes)
+    features.embed({split / part: state / f"{part}.npz" for part in ("train", "val")}, extractor, classes=classes)
     known, val = features.read(state / "train.npz"), features.read(state / "val.npz")
     done = len(history["loss"])
     if model.head == "kernel":

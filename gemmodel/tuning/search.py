@@ -27,7 +27,7 @@ from optuna.storages import RetryHeartbeatStaleTrialCallback, fail_stale_trials
 from optuna.trial import TrialState
 
 from gemmodel import params
-from gemmodel.delivery import trials
+from gemmodel.delivery import tracking, trials
 from gemmodel.errors import GemError, ParameterError, TrackingError
 from gemmodel.models import architectures, training
 from gemmodel.tuning import spaces, studies
@@ -240,7 +240,7 @@ class Search:
         kernel = settings.model.name == "fusion" and settings.model.fusion.head == "kernel"  # has no epochs
 
         def on_epoch(epoch: int, values: Mapping[str, float]) -> None:
-            trials.log_epoch(epoch, {prefix + name: value for name, value in values.items()})
+            tracking.log_metrics({prefix + name: value for name, value in values.items()}, epoch)
             if repeat == 0 and not kernel:  # a setting that begins badly is given up in its first training or never
                 trial.report(values[self.metric], epoch)
                 if trial.should_prune():

@@ -159,7 +159,7 @@ def test_embedded_photos_come_back_with_their_labels(tmp_path: Path, draw: Draw,
         draw(seed, size=(64, 64), tint=(1, 0.6, 0.3)).save(tmp_path / "photos" / name)
     model = features.extractor(settings({"embed.views": ["photo"], "embed.weights": "none"}).embed, image_size=32)
     classes = ["Agate", "Ruby", "Topaz"]
-    assert features.embed(tmp_path / "photos", tmp_path / "out.npz", model, classes=classes) == 3
+    assert features.embed({tmp_path / "photos": tmp_path / "out.npz"}, model, classes=classes) == [3]
     known, labels, files, names, sizes = features.read(tmp_path / "out.npz")
     assert (labels.tolist(), names) == ([0, 0, 2], classes)
     assert files.tolist() == ["Agate/1.png", "Agate/2.png", "Topaz/3.png"]
@@ -167,7 +167,7 @@ def test_embedded_photos_come_back_with_their_labels(tmp_path: Path, draw: Draw,
     pixels = images.load(tmp_path / "photos" / "Topaz" / "3.png", 32)[np.newaxis].astype(np.float32)
     np.testing.assert_allclose(known[2:], told(model, pixels), atol=1e-5)
     with pytest.raises(DataError, match="Topaz is no class"):
-        features.embed(tmp_path / "photos", tmp_path / "out.npz", model, classes=["Agate", "Ruby"])
+        features.embed({tmp_path / "photos": tmp_path / "out.npz"}, model, classes=["Agate", "Ruby"])
 
 
 def test_shards_give_the_same_bytes_and_are_not_computed_again(
@@ -179,7 +179,7 @@ def test_shards_give_the_same_bytes_and_are_not_computed_again(
     model = features.extractor(settings({"embed.views": ["photo"], "embed.weights": "none"}).embed, image_size=32)
 
     def embedded(name: str, shards: Path | None = None) -> bytes:
-        features.embed(tmp_path / "photos", tmp_path / name, model, classes=["Agate"], shards=shards)
+        features.embed({tmp_path / "photos": tmp_path / name}, model, classes=["Agate"], shards=shards)
         return (tmp_path / name).read_bytes()
 
     whole = embedded("whole.npz")

@@ -43,8 +43,8 @@ def tuned(params: Params, split: Path) -> tuple[keras.Model, keras.Model, traini
     """Returns the untuned extractor, the model that was kept, the figures, and the epochs that were told."""
     keras.utils.set_random_seed(1)
     extractor = features.extractor(params.embed, image_size=32)
-    for part in ("train", "val"):
-        features.embed(split / part, split / "features" / f"{part}.npz", extractor, classes=CLASSES)
+    parts = {split / part: split / "features" / f"{part}.npz" for part in ("train", "val")}
+    features.embed(parts, extractor, classes=CLASSES)
     seen: list[int] = []
     model, classes, history, *_ = fine_tuning.fine_tune(
         params.model.fusion, params.train, params.augment, params.embed, base=params.base, split=split,

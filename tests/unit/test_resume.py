@@ -62,8 +62,8 @@ for folder in folders:
     model = getattr(settings.model, name)
     if name == "fusion":
         extractor = features.extractor(settings.embed, image_size=settings.base.image_size)
-        for part in ("train", "val"):
-            features.embed(split / part, known / f"{part}.npz", extractor, classes=["Agate", "Beryl", "Ruby"])
+        parts = {split / part: known / f"{part}.npz" for part in ("train", "val")}
+        features.embed(parts, extractor, classes=["Agate", "Beryl", "Ruby"])
         fitted = fine_tuning.fine_tune(model, settings.train, settings.augment, settings.embed, folder=known, **given)
     else:
         fitted = training.train_network(model, settings.train, settings.augment, augmented=split, **given)

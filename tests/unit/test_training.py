@@ -169,8 +169,7 @@ def test_both_models_balance_the_classes_of_their_photos(
             params.model.cnn, params.train, params.augment, **folders, **common
         )
     else:
-        for part in ("train", "val"):
-            features.embed(few / part, few / f"{part}.npz", extractor, classes=CLASSES)
+        features.embed({few / part: few / f"{part}.npz" for part in ("train", "val")}, extractor, classes=CLASSES)
         model, classes, history, *_ = fusion_training.train_fusion(
             params.model.fusion, params.train, params.embed, folder=few, **common
         )
