@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,6 +106,18 @@ def split_project(tmp_path_factory: pytest.TempPathFactory, new_project: Callabl
     made = new_project(tmp_path_factory.mktemp("project"))
     made.run("crawl", "clean", "split", "describe", "augment")
     return made
+
+
+@pytest.fixture(scope="module")
+def for_postgres() -> Iterator[Path]:
+    """A folder that PostgreSQL can keep its data in: root's runs as another user, who cannot reach pytest's folders."""
+    if not (shutil.which("postgres") or list(Path("/usr/lib/postgresql").glob("*/bin/postgres"))):
+        pytest.skip("PostgreSQL is not installed")
+    pytest.importorskip("psycopg2")
+    folder = Path(tempfile.mkdtemp())
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="session")

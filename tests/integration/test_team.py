@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -100,12 +99,8 @@ class Team:
 
 
 @pytest.fixture(scope="module")
-def team() -> Iterator[Team]:
-    if not (shutil.which("postgres") or list(Path("/usr/lib/postgresql").glob("*/bin/postgres"))):
-        pytest.skip("PostgreSQL is not installed")
-    folder = Path(tempfile.mkdtemp())  # root's PostgreSQL runs as another user, who cannot reach pytest's folders
-    folder.chmod(0o755)
-    made = Team(folder / "server")
+def team(for_postgres: Path) -> Iterator[Team]:
+    made = Team(for_postgres / "server")
     try:
         made.start()
         yield made
@@ -114,7 +109,6 @@ def team() -> Iterator[Team]:
     finally:
         if made.started and made.started.poll() is None:
             made.kill()
-        shutil.rmtree(folder)
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import statistics
 import subprocess
 import sys
@@ -19,6 +18,7 @@ import yaml
 from PIL import Image
 
 from gemmodel import params
+from gemmodel.delivery import trial_server
 from gemmodel.errors import ParameterError, TrackingError
 from gemmodel.tuning import studies
 
@@ -253,7 +253,6 @@ def test_a_database_that_cannot_be_used_is_refused_without_its_password() -> Non
     for uri in ("mysql://host/name", "tune.db", "sqlite://"):
         with pytest.raises(ParameterError, match="--storage: "):
             studies.located(uri)
-    pytest.importorskip("psycopg2")
     uri = studies.located("postgresql://me:secret@127.0.0.1:1/none")
     with pytest.raises(TrackingError, match=r"me:\*\*\*@127\.0\.0\.1:1/none: .*refused"):
         with studies.connected(uri), studies.alone(uri):
@@ -261,29 +260,10 @@ def test_a_database_that_cannot_be_used_is_refused_without_its_password() -> Non
 
 
 @pytest.fixture
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A PostgreSQL server of its own on loopback, and the URI of an empty database in it."""
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin")) or [Path(shutil.which("initdb") or "none").parent]
-    if not (found[-1] / "initdb").exists():
-        pytest.skip("PostgreSQL is not installed")
-    base = tmp_path_factory.mktemp("postgres")
-    user: list[str] = []
-    if os.getuid() == 0:  # which PostgreSQL refuses to run as
-        user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
-        shutil.chown(base, "postgres", "postgres")
-        for parent in base.parents[:3]:
-            parent.chmod(parent.stat().st_mode | 0o011)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    quiet: dict[str, Any] = {"check": True, "stdout": subprocess.DEVNULL, "cwd": base}
-    subprocess.run([*user, found[-1] / "initdb", "-D", base / "data", "-A", "trust", "-U", "me", "--no-sync"], **quiet)
-    options = f"-p {port} -k {base} -h 127.0.0.1 -F"
-    control = [*user, found[-1] / "pg_ctl", "-D", base / "data", "-l", base / "log", "-w"]
-    subprocess.run([*control, "-o", options, "start"], **quiet)
-    try:
-        yield f"postgresql://me@127.0.0.1:{port}/postgres"
-    finally:
-        subprocess.run([*control, "-m", "immediate", "stop"], **quiet)
+def postgres(for_postgres: Path) -> Iterator[str]:
+    """A PostgreSQL server of its own, and the URI of an empty database in it."""
+    with trial_server.postgres(for_postgres, {}) as sockets:
+        yield f"postgresql://mlflow@/runs?host={sockets}"
 
 
 def test_a_team_shares_a_study_in_postgresql(folder: Folder, postgres: str) -> None:
