@@ -23,6 +23,7 @@ from sklearn.model_selection import StratifiedKFold, train_test_split
 
 from gemmodel import devices, params
 from gemmodel.data import cleaning, folders
+from gemmodel.models import embeddings
 from gemmodel.params import Params
 
 FOLDS, TOP = 5, 5
@@ -62,12 +63,12 @@ def changed(settings: Params, changes: dict[str, Any]) -> Params:
 
 def head(settings: Params, known: np.ndarray, labels: np.ndarray, sizes: list[int], train: np.ndarray) -> np.ndarray:
     """Fits the head as the train stage does and returns the probabilities of all photos."""
-    from gemmodel.models import features, fusion, fusion_training
+    from gemmodel.models import fusion, fusion_training
 
     model, classes = settings.model.fusion, int(labels.max()) + 1
     fit, val = train_test_split(train, test_size=0.1, stratify=labels[train], random_state=settings.base.seed)
     names = list(map(str, range(classes)))
-    parts = [features.Embedded(known[part], labels[part], part.astype(str), names, sizes) for part in (fit, val)]
+    parts = [embeddings.Embedded(known[part], labels[part], part.astype(str), names, sizes) for part in (fit, val)]
     given = {"train": settings.train, "on_epoch": lambda *_: None}
     if model.head == "kernel" and len(model.penalties) == 1:  # nothing to select: the validation photos are learnt from
         all_of_them = (known[train], labels[train])
@@ -82,10 +83,10 @@ def head(settings: Params, known: np.ndarray, labels: np.ndarray, sizes: list[in
 def tuned(settings: Params, file: Path, clean: Path, scratch: Path, train: np.ndarray, test: np.ndarray) -> np.ndarray:
     """Fine-tunes as the train stage does and returns the probabilities of the photos left out."""
     from gemmodel.data import arrays, dataset
-    from gemmodel.models import features, fine_tuning
+    from gemmodel.models import fine_tuning
 
     shutil.rmtree(scratch, ignore_errors=True)
-    embedded = features.read(file)
+    embedded = embeddings.read(file)
     labels, size = embedded.labels, settings.base.image_size
     fit, val = train_test_split(train, test_size=0.1, stratify=labels[train], random_state=settings.base.seed)
     for name, part in (("train", fit), ("val", val)):
@@ -141,7 +142,7 @@ def main() -> None:
             if not file.is_file():
                 extractor = features.extractor(embed, image_size=size)
                 features.embed({keep / "clean": file}, extractor, classes=classes)
-            known, labels, _, _, sizes = features.read(file)
+            known, labels, _, _, sizes = embeddings.read(file)
             blocks = dict(zip(("maps", "covariances", "colours"), sizes, strict=True))
             taken = [block not in change.get("without", ()) for block in blocks]
             known = known[:, np.repeat(taken, list(blocks.values()))]

@@ -20,7 +20,7 @@ from sklearn.model_selection import StratifiedKFold, train_test_split
 from gemmodel import devices, params
 from gemmodel.data import folders
 from gemmodel.data.hierarchy import parents
-from gemmodel.models import confidence
+from gemmodel.models import confidence, embeddings
 
 FOLDS = 5
 
@@ -38,9 +38,9 @@ def main() -> None:
     arguments = parser.parse_args()
     settings = params.load(Path("params.yaml"))
     print(devices.prepare(settings.base))
-    from gemmodel.models import features, fusion
+    from gemmodel.models import fusion
 
-    photos = features.read(arguments.features / "train.npz").joined(features.read(arguments.features / "val.npz"))
+    photos = embeddings.read(arguments.features / "train.npz").joined(embeddings.read(arguments.features / "val.npz"))
     known, labels, _, classes, blocks = photos
     names, of_gems = parents(classes, folders.read_json(arguments.hierarchy))
     sizes: dict[str, Any] = {"classes": len(classes), "blocks": blocks, "parents": of_gems.tolist()}

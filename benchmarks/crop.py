@@ -21,6 +21,7 @@ from sklearn.preprocessing import StandardScaler
 
 from gemmodel import devices, params
 from gemmodel.data import cleaning, folders
+from gemmodel.models import embeddings
 from gemmodel.params import Params
 
 METHODS = ("none", "canny", "otsu")
@@ -84,7 +85,6 @@ def main() -> None:
     if arguments.seed is not None:
         settings = replace(settings, base=replace(settings.base, seed=arguments.seed))
     print(devices.prepare(settings.base))
-    from gemmodel.models import features
     from scraper.sources import crawl
 
     with tempfile.TemporaryDirectory() as scratch:
@@ -92,7 +92,7 @@ def main() -> None:
         source = {"source": ("folder",), "folder": str(arguments.photos), "max_per_gem": arguments.per_gem}
         crawl(replace(settings.crawl, **source), raw, logs=Path(scratch, "logs"))
         keep = arguments.keep or Path(scratch, "kept")
-        known = {method: features.read(embedded(method, raw, keep, settings)) for method in METHODS}
+        known = {method: embeddings.read(embedded(method, raw, keep, settings)) for method in METHODS}
     labels = known["none"].labels
     assert all((other.labels == labels).all() for other in known.values()), "the methods differ in their photos"
     classifier = {"head": head, "logistic": logistic}[arguments.classifier]

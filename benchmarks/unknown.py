@@ -22,7 +22,7 @@ from sklearn.model_selection import StratifiedKFold
 
 from gemmodel import devices, params
 from gemmodel.data import folders
-from gemmodel.models import confidence
+from gemmodel.models import confidence, embeddings
 from gemmodel.models.confidence import Evidence, Reference
 
 
@@ -64,7 +64,7 @@ def main() -> None:
     print(devices.prepare(settings.base))
     from gemmodel.models import archive, features, fusion
 
-    photos = features.read(arguments.features / "train.npz").joined(features.read(arguments.features / "val.npz"))
+    photos = embeddings.read(arguments.features / "train.npz").joined(embeddings.read(arguments.features / "val.npz"))
     known, labels, _, classes, blocks = photos
     extractor = features.extractor(settings.embed, image_size=settings.base.image_size)
     with tempfile.TemporaryDirectory() as scratch:
@@ -72,7 +72,7 @@ def main() -> None:
         if not file.is_file():
             names = list(folders.photos(arguments.strangers))
             features.embed({arguments.strangers: file}, extractor, classes=names)
-        strangers = features.read(file).features
+        strangers = embeddings.read(file).features
     whole = replace(settings.model.fusion, labels="all")
     for seed in arguments.seed:
         found, flagged = defaultdict(list), defaultdict(list)

@@ -11,8 +11,8 @@ from gemmodel.data import folders
 from gemmodel.errors import DataError
 from gemmodel.insight import data_plots, pages
 from gemmodel.models import fusion
-from gemmodel.models.features import Embedded
-from gemmodel.models.features import read as read_features
+from gemmodel.models.embeddings import Embedded
+from gemmodel.models.embeddings import read as read_features
 from gemmodel.params import FusionParams
 
 TEMPLATE = Path(__file__).with_suffix(".html")

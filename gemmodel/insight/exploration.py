@@ -18,7 +18,8 @@ from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score, s
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
-from gemmodel.errors import DataError, ParameterError
+from gemmodel.errors import ParameterError
+from gemmodel.models import embeddings
 from gemmodel.params import ExploreParams
 
 MOST = 4_000  # photos: the time of the components grows with their cube, and each one's picture is in the page
@@ -59,18 +60,11 @@ def read(features: Path, parts: Sequence[str]) -> Known:
     Raises:
         DataError: a part is missing.
     """
-    kept: list[Known] = []
-    for part in parts:
-        try:
-            with np.load(features / f"{part}.npz") as of:
-                gems, files = of["classes"][of["labels"]].tolist(), [f"{part}/{name}" for name in of["files"]]
-                kept.append(Known(of["features"], files, gems))
-        except FileNotFoundError:
-            raise DataError(f"{features / part}.npz: no such file; `dvc repro embed` makes it") from None
+    kept = {part: embeddings.read(features / f"{part}.npz") for part in parts}
     return Known(
-        np.concatenate([part.features for part in kept]),
-        [name for part in kept for name in part.files],
-        [gem for part in kept for gem in part.gems],
+        np.concatenate([of.features for of in kept.values()]),
+        [f"{part}/{name}" for part, of in kept.items() for name in of.files],
+        [of.classes[label] for of in kept.values() for label in of.labels],
     )
 
 

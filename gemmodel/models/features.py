@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 import numpy as np
@@ -18,6 +18,7 @@ from gemmodel.data import arrays, dataset, folders, images
 from gemmodel.errors import DataError, ModelError
 from gemmodel.models import litert
 from gemmodel.models.backbones import backbone
+from gemmodel.models.embeddings import Embedded
 from gemmodel.params import EmbedParams
 
 Ask = Callable[[Sequence[Path]], Iterator[np.ndarray]]
@@ -33,29 +34,6 @@ VIEWS = {
     "quarter_turn": lambda x: ops.flip(ops.transpose(x, (0, 2, 1, 3)), axis=1),
     "half_turn": lambda x: ops.flip(ops.flip(x, axis=1), axis=2),
 }
-
-
-class Embedded(NamedTuple):
-    """Photos as features.
-
-    Attributes:
-        features: float32 (photos, features).
-        labels: class indices, int32 (photos,).
-        files: the photos' paths within their part, str (photos,).
-        classes: the class names in the order of their indices.
-        blocks: how many features are pooled maps, covariances and colours, in their order.
-    """
-
-    features: np.ndarray
-    labels: np.ndarray
-    files: np.ndarray
-    classes: list[str]
-    blocks: list[int]
-
-    def joined(self, more: "Embedded") -> "Embedded":
-        """Returns these photos and, after them, those of another part."""
-        features, labels, files = (np.concatenate(parts) for parts in zip(self[:3], more[:3], strict=True))
-        return self._replace(features=features, labels=labels, files=files)
 
 
 @keras.saving.register_keras_serializable(package="gemmodel")
@@ -259,20 +237,3 @@ def features_on_gpu(model: keras.Model) -> Iterator[Ask]:
             yield from model.predict_on_batch(pixels)
 
     yield ask
-
-
-def read(path: Path) -> Embedded:
-    """Returns what `embed` wrote.
-
-    Raises:
-        DataError: there is no such file, or it is one of an older version.
-    """
-    try:
-        with np.load(path) as kept:
-            return Embedded(
-                kept["features"], kept["labels"], kept["files"], kept["classes"].tolist(), kept["blocks"].tolist()
-            )
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file; `dvc repro embed` makes it") from None
-    except KeyError as error:
-        raise DataError(f"{path}: {error.args[0]}; `dvc repro embed` makes it anew") from None

@@ -9,7 +9,7 @@ import numpy as np
 
 from gemmodel.errors import ParameterError
 from gemmodel.models import backup as backups
-from gemmodel.models import features, fusion, fusion_training, pixels, training, transfer
+from gemmodel.models import embeddings, features, fusion, fusion_training, pixels, training, transfer
 from gemmodel.params import AugmentParams, BaseParams, EmbedParams, FusionParams, TrainParams
 
 
@@ -71,7 +71,7 @@ def fine_tune(
     extractor = features.extractor(embed, image_size=base.image_size)
     extractor.get_layer(embed.backbone).set_weights(single.get_layer(embed.backbone).get_weights())
     features.embed({split / part: state / f"{part}.npz" for part in ("train", "val")}, extractor, classes=classes)
-    known, val = features.read(state / "train.npz"), features.read(state / "val.npz")
+    known, val = embeddings.read(state / "train.npz"), embeddings.read(state / "val.npz")
     done = len(history["loss"])
     if model.head == "kernel":
         head, found, _ = fusion_training.fit_kernel(

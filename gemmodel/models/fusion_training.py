@@ -10,9 +10,9 @@ import tensorflow as tf
 from sklearn.metrics import log_loss
 
 from gemmodel.data import hierarchy as primary_labels
-from gemmodel.models import archive, features, fusion
+from gemmodel.models import archive, embeddings, features, fusion
 from gemmodel.models.confidence import Evidence, Reference
-from gemmodel.models.features import Embedded
+from gemmodel.models.embeddings import Embedded
 from gemmodel.models.training import Fitted, History, OnEpoch, class_weight, evidence, fit
 from gemmodel.params import BaseParams, EmbedParams, FusionParams, TrainParams
 
@@ -42,7 +42,7 @@ def train_fusion(
         The model from pixels to probabilities and what there is to tell of it. Evidence of a kernel head that learns
         from the validation photos too is every photo's, left out in turn; of others the validation photos'.
     """
-    known, val = features.read(folder / "train.npz"), features.read(folder / "val.npz")
+    known, val = embeddings.read(folder / "train.npz"), embeddings.read(folder / "val.npz")
     classes = known.classes
     extractor = features.extractor(embed, image_size=base.image_size)
     given: dict[str, Any] = {"train": params, "on_epoch": on_epoch}

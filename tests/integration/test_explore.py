@@ -29,7 +29,8 @@ def explored(
         features = random.normal(centres[labels]).astype(np.float32)
         files = [f"{GEMS[label]}/{place}.jpg" for place, label in enumerate(labels)]
         target = project.root / "data" / "features" / f"{part}.npz"
-        np.savez(target, features=features, labels=labels, files=np.array(files), classes=np.array(GEMS))
+        arrays = {"features": features, "labels": labels, "files": files, "classes": GEMS, "blocks": [60]}
+        np.savez(target, **arrays)
         for place, name in enumerate(files):
             path = project.root / "data" / "split" / part / name
             path.parent.mkdir(parents=True, exist_ok=True)

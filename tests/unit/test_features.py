@@ -11,7 +11,7 @@ from PIL import Image
 
 from gemmodel.data import images
 from gemmodel.errors import DataError, ModelError
-from gemmodel.models import features
+from gemmodel.models import embeddings, features
 from gemmodel.models.features import ColourHistogram
 from gemmodel.params import Params
 
@@ -160,7 +160,7 @@ def test_embedded_photos_come_back_with_their_labels(tmp_path: Path, draw: Draw,
     model = features.extractor(settings({"embed.views": ["photo"], "embed.weights": "none"}).embed, image_size=32)
     classes = ["Agate", "Ruby", "Topaz"]
     assert features.embed({tmp_path / "photos": tmp_path / "out.npz"}, model, classes=classes) == [3]
-    known, labels, files, names, sizes = features.read(tmp_path / "out.npz")
+    known, labels, files, names, sizes = embeddings.read(tmp_path / "out.npz")
     assert (labels.tolist(), names) == ([0, 0, 2], classes)
     assert files.tolist() == ["Agate/1.png", "Agate/2.png", "Topaz/3.png"]
     assert sizes == features.blocks(model)
@@ -190,17 +190,17 @@ def test_shards_give_the_same_bytes_and_are_not_computed_again(
     shards[0].unlink()  # as if killed before this one
     np.save(shards[1], np.full((1, model.output_shape[1]), 7, np.float32))
     embedded("second.npz", tmp_path / "shards")
-    known = features.read(tmp_path / "second.npz").features
-    np.testing.assert_array_equal(known[:-1], features.read(tmp_path / "whole.npz").features[:-1])
+    known = embeddings.read(tmp_path / "second.npz").features
+    np.testing.assert_array_equal(known[:-1], embeddings.read(tmp_path / "whole.npz").features[:-1])
     assert (known[-1] == 7).all(), "taken from the disk"
 
 
 def test_features_that_are_not_there_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"train\.npz: no such file"):
-        features.read(tmp_path / "train.npz")
+        embeddings.read(tmp_path / "train.npz")
     np.savez(tmp_path / "train.npz", features=np.zeros((1, 2)), labels=[0], files=["1.png"], classes=["Agate"])
     with pytest.raises(DataError, match=r"train\.npz: blocks .*makes it anew"):
-        features.read(tmp_path / "train.npz")
+        embeddings.read(tmp_path / "train.npz")
 
 
 def test_both_engines_embed_alike_in_the_order_of_the_photos(tmp_path: Path, draw: Draw, settings: Settings) -> None:

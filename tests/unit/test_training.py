@@ -19,7 +19,7 @@ from sklearn.linear_model import LogisticRegression
 
 from gemmodel.data import dataset, folders, images
 from gemmodel.errors import DataError, ModelError
-from gemmodel.models import archive, features, fusion, fusion_training, training
+from gemmodel.models import archive, embeddings, features, fusion, fusion_training, training
 from gemmodel.params import Params
 
 Settings = Callable[..., Params]
@@ -177,7 +177,7 @@ def test_both_models_balance_the_classes_of_their_photos(
     assert np.bincount(labels).tolist() == [6, 3, 1]
     given = np.stack([images.load(path, 32) for path in paths]).astype(np.float32)
     if name == "fusion":  # its extractor has random weights of its own: the cached features are what was seen
-        given = features.read(few / "train.npz").features
+        given = embeddings.read(few / "train.npz").features
         model = model.get_layer("head")
     loss = -np.log(told(model, given)[np.arange(10), labels])
     assert history["loss"][0] == pytest.approx((loss * np.take([10 / 18, 10 / 9, 10 / 3], labels)).mean(), rel=1e-3)
@@ -299,7 +299,7 @@ def test_the_validation_photos_choose_the_penalty_and_then_teach(settings: Setti
     params = settings({"model.fusion.penalties": [1000, 0.1]}).model.fusion
     seen: list[int] = []
     parts = [
-        features.Embedded(x, hot.argmax(axis=1), np.arange(len(x)).astype(str), ["A", "B", "C"], [5])
+        embeddings.Embedded(x, hot.argmax(axis=1), np.arange(len(x)).astype(str), ["A", "B", "C"], [5])
         for x, hot in ((points, one_hot), (val, val_hot))
     ]
     head, history, _ = fusion_training.fit_kernel(
