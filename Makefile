@@ -19,7 +19,7 @@ pull: $(INSTALLED) ## set up and fetch what a teammate pushed
 	dvc pull
 
 test: $(INSTALLED) ## set up and run all tests
-	python -m pytest -n 2 --dist loadfile
+	python -m pytest -n 2 --dist loadfile --no-loadscope-reorder  # the slow ones, by name first, are not left for last
 
 lint: $(INSTALLED) ## format, lint and types, as CI checks them
 	ruff format --check .

@@ -6,10 +6,11 @@ import hashlib
 import importlib.util
 import os
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import gemmodel
 from gemmodel import params
 from gemmodel.data import folders
 from gemmodel.errors import DataError, ParameterError
@@ -120,6 +121,7 @@ def run(arguments: argparse.Namespace) -> None:
         repeats=arguments.repeats,
         heartbeat=arguments.heartbeat,
         photos=digest(parts),
+        code=digest([Path(gemmodel.__file__).parent / name for name in ("data", "models")], "*.py"),
         places={
             "split": arguments.split,
             "augmented": arguments.augmented,
@@ -196,11 +198,11 @@ def check_made(made: Mapping[Path, str], values: Mapping[str, Any]) -> None:
                 raise DataError(f"{name}: not the value that the data was made with; run `dvc repro {stage}` first")
 
 
-def digest(made: Mapping[Path, str]) -> str:
-    """Returns a hash of all files in some folders, their names included."""
+def digest(places: Iterable[Path], pattern: str = "*") -> str:
+    """Returns a hash of all files in some folders whose names fit, their names included."""
     told = hashlib.sha256()
-    for place in made:
-        for path in sorted(place.rglob("*")) if place.is_dir() else [place]:
+    for place in places:
+        for path in sorted(place.rglob(pattern)) if place.is_dir() else [place]:
             if path.is_file():
                 told.update(f"{path.relative_to(place.parent)} {folders.sha256(path)}\n".encode())
     return told.hexdigest()[:16]

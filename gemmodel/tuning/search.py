@@ -31,7 +31,7 @@ from gemmodel.delivery import tracking, trials
 from gemmodel.errors import GemError, ParameterError, TrackingError
 from gemmodel.models import architectures, training
 from gemmodel.tuning import spaces, studies
-from gemmodel.tuning.studies import AGREED, CHANGES, DEVIATION, FIRST, IDENTITY, REASON, VALUES, alone, connected
+from gemmodel.tuning.studies import AGREED, CHANGES, DEVIATION, IDENTITY, REASON, VALUES, alone, connected
 
 logging.getLogger("tensorflow").setLevel(logging.ERROR)  # which wonders at so many networks in one process
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -57,6 +57,7 @@ class Search:
         repeats: trainings of one setting, with the seeds from base.seed on; their mean is the trial's value.
         heartbeat: seconds between signs of life; a trial without three of them is done again.
         photos: a hash of what is learnt from.
+        code: a hash of what trains.
         places: folders and files, as `architectures.train` takes them.
         say: takes a line about each trial.
     """
@@ -71,6 +72,7 @@ class Search:
     repeats: int
     heartbeat: int
     photos: str
+    code: str
     places: Mapping[str, Any]
     say: Callable[[str], None] = print
 
@@ -90,7 +92,7 @@ class Search:
             flat.pop(key, None)
         flat |= {key: str(axis) for key, axis in self.space.axes.items()}
         flat |= {"sampler": self.sampler, "pruner": self.pruner, "metric": self.metric, "repeats": self.repeats}
-        return {key: str(value) for key, value in flat.items()} | {"photos": self.photos}
+        return {key: str(value) for key, value in flat.items()} | {"photos": self.photos, "code": self.code}
 
     def load(self, *, create: bool) -> optuna.Study:
         """Opens the study, or begins it.
@@ -158,7 +160,7 @@ class Search:
             left = study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING))
         told = {}
         if best:
-            told = {"trial": best.user_attrs[FIRST], "value": best.value} | best.user_attrs[CHANGES]
+            told = {"trial": studies.first(best), "value": best.value} | best.user_attrs[CHANGES]
             told |= {DEVIATION: best.user_attrs[DEVIATION]} if self.repeats > 1 else {}
         trials.conclude(parent, table, told, over=not left)
 
@@ -181,6 +183,8 @@ class Search:
             study.sampler = (
                 optuna.samplers.TPESampler(seed=seed) if self.sampler == "tpe" else optuna.samplers.RandomSampler(seed)
             )
+            # It has one before it begins: without any, a trial that was taken and then killed would run for ever.
+            study._storage.record_heartbeat(waiting[0]._trial_id)  # type: ignore[attr-defined]
             try:
                 study.optimize(partial(self._trial, study, parent, taking.close), n_trials=1, catch=(TrialError,))
             except (UpdateFinishedTrialError, ValueError) as error:
@@ -192,8 +196,7 @@ class Search:
     def _trial(self, study: optuna.Study, parent: str, taken: Callable[[], None], trial: optuna.Trial) -> float:
         """Trains one setting, as often as is to be repeated, and returns the mean of the metric."""
         changes = self.space.suggest(trial)
-        first = trial.user_attrs.get(FIRST, trial.number)
-        trial.set_user_attr(FIRST, first)
+        first = studies.first(study.trials[trial.number])
         trial.set_user_attr(CHANGES, changes)
         taken()
         settings = params.checked(spaces.changed(self.values, self.space.fixed | changes), "params.yaml")

@@ -18,8 +18,8 @@ from gemmodel.errors import ParameterError, TrackingError
 
 RETRIES = 3  # of a trial whose process was killed: it may be what kills it
 LOST_AFTER = 3  # heartbeats
-AGREED, IDENTITY, FIRST, CHANGES, VALUES, DEVIATION, REASON = (
-    "agreed", "identity", "first", "changes", "values", "deviation", "reason",
+AGREED, IDENTITY, CHANGES, VALUES, DEVIATION, REASON = (
+    "agreed", "identity", "changes", "values", "deviation", "reason",
 )  # fmt: skip
 BUSY = {"sqlite": {"timeout": 120}, "postgresql": {"connect_timeout": 10}}  # seconds
 ORDER = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.RUNNING, TrialState.WAITING)
@@ -96,9 +96,15 @@ def missing(study: optuna.Study, points: list[dict[str, object]]) -> list[dict[s
     return found
 
 
+def first(trial: FrozenTrial) -> int:
+    """Returns the number of a trial; of one that is done again, of its first time."""
+    number = RetryHeartbeatStaleTrialCallback.retried_trial_number(trial)
+    return trial.number if number is None else number
+
+
 def ranked(study: optuna.Study) -> list[FrozenTrial]:
     """Returns the trials, the best first, then what is not complete; one that was done again stands once."""
-    last = {trial.user_attrs.get(FIRST, trial.number): trial for trial in study.get_trials(deepcopy=False)}
+    last = {first(trial): trial for trial in study.get_trials(deepcopy=False)}
     sign = 1 if study.direction == StudyDirection.MINIMIZE else -1
 
     def rank(trial: FrozenTrial) -> tuple[int, float, int]:
@@ -124,7 +130,7 @@ def standing(study: optuna.Study) -> pd.DataFrame:
     rows = []
     for trial in ranked(study):
         state = "failed" if trial.state == TrialState.FAIL else trial.state.name.lower()
-        row = {"trial": trial.user_attrs.get(FIRST, trial.number), "state": state}
+        row = {"trial": first(trial), "state": state}
         row |= {"value": trial.value if state == "complete" else None, DEVIATION: trial.user_attrs.get(DEVIATION)}
         row |= trial.user_attrs.get(CHANGES, {})
         rows.append(row | {REASON: trial.user_attrs.get(REASON, "")})

@@ -19,8 +19,8 @@ from PIL import Image
 
 from gemmodel import params
 from gemmodel.delivery import trial_server
-from gemmodel.errors import ParameterError, TrackingError
-from gemmodel.tuning import studies
+from gemmodel.errors import DataError, ParameterError, TrackingError
+from gemmodel.tuning import command, studies
 
 ROOT = Path(__file__).parents[2]
 TINY = {
@@ -87,6 +87,16 @@ class Folder:
 
         client = MlflowClient(f"sqlite:///{self.root / 'mlflow.db'}")
         return list(client.search_runs([client.get_experiment_by_name("gemstones").experiment_id]))
+
+
+DIES_TAKING = """
+import os, signal
+import optuna
+from gemmodel import cli
+
+optuna.samplers.RandomSampler.before_trial = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+cli.main()
+"""
 
 
 def ended(process: subprocess.Popen[str]) -> str:
@@ -191,12 +201,35 @@ def test_a_killed_worker_loses_nothing(folder: Folder, both: list[str]) -> None:
     assert folder.values("killed") == folder.values("grid")
     assert study.trials[0].state.name == "FAIL"
     again = study.trials[4]
-    assert (again.user_attrs["first"], again.state.name) == (0, "COMPLETE")
+    assert (studies.first(again), again.state.name) == (0, "COMPLETE")
     assert "of 4: trial 0: " in out
     parent = next(run for run in folder.runs() if run.info.run_name == "killed")
     children = [run for run in folder.runs() if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
     assert [parent.info.status, *(run.info.status for run in children)] == ["FINISHED"] * 5
     assert sorted(path.name for path in (folder.root / ".train-backup").rglob("*") if path.is_file()) == []
+
+
+def test_a_trial_whose_worker_is_killed_as_it_takes_it_is_done_again(folder: Folder, run: Any) -> None:
+    space = {"model.cnn.kernel": [1, 3]}
+    (folder.root / "taking.yaml").write_text(yaml.safe_dump(space))
+    options = ("--metric", "val_loss", "--heartbeat", "1")
+    killed = run("-c", DIES_TAKING, "tune", "taking.yaml", *options, cwd=folder.root)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert [trial.state.name for trial in folder.study("taking").trials] == ["RUNNING", "WAITING"]
+    assert "2 of 2: trial " in folder.tune(space, name="taking")
+    assert [trial.state.name for trial in folder.study("taking").trials] == ["FAIL", "COMPLETE", "COMPLETE"]
+
+
+def test_data_older_than_params_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    values = params.read(ROOT / "params.yaml")
+    locked = {"stages": {"split": {"params": {"params.yaml": {"split": values["split"] | {"seed": 1}}}}}}
+    Path("dvc.lock").write_text(yaml.safe_dump(locked))
+    with pytest.raises(DataError, match="dvc repro split"):
+        command.check_made({Path("data/split/train"): "split"}, values)
+    locked["stages"]["split"]["params"]["params.yaml"]["split"]["seed"] = values["split"]["seed"]
+    Path("dvc.lock").write_text(yaml.safe_dump(locked))
+    command.check_made({Path("data/split/train"): "split"}, values)
 
 
 def test_what_begins_badly_is_pruned_and_the_best_is_applied(folder: Folder, run: Any, tmp_path: Path) -> None:
