@@ -29,7 +29,11 @@ from gemmodel.params import Params
 FOLDS, TOP = 5, 5
 FIGURES = ("accuracy", f"top_{TOP}_accuracy", "log_loss", "calibration_error")
 LITE2 = {"embed": {"backbone": "efficientnet_lite2"}, "base": {"image_size": 260}}
-TUNED = {"fine_tune_epochs": 3}
+TUNED: dict[str, Any] = {
+    "fusion": {"fine_tune_epochs": 16, "learning_rate": 0.0007, "unfreeze": "blocks.2"},
+    "train": {"batch_size": 32},
+    "augment": {"rotation": 180.0, "shift": 0.1, "shear": 0.1, "vertical_flip": True},
+}
 ABLATIONS: dict[str, dict[str, Any]] = {
     "default": {},
     "no covariances": {"without": ["covariances"]},
@@ -48,15 +52,15 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "softmax head, no covariances": {"without": ["covariances"], "fusion": {"head": "softmax"}},
     "Lite2 at 260 pixels": LITE2,
 }
-SLOW = {"fine-tuned": {"fusion": TUNED}, "Lite2 at 260 pixels, fine-tuned": LITE2 | {"fusion": TUNED}}
+SLOW = {"fine-tuned": TUNED, "Lite2 at 260 pixels, fine-tuned": LITE2 | TUNED}
 
 
 def changed(settings: Params, changes: dict[str, Any]) -> Params:
-    """Returns the parameters with some values of `base`, `embed` and `fusion` replaced."""
+    """Returns the parameters with some values of a few sections replaced."""
+    sections = ("base", "embed", "train", "augment")
     return replace(
         settings,
-        base=replace(settings.base, **changes.get("base", {})),
-        embed=replace(settings.embed, **changes.get("embed", {})),
+        **{name: replace(getattr(settings, name), **changes.get(name, {})) for name in sections},
         model=replace(settings.model, fusion=replace(settings.model.fusion, **changes.get("fusion", {}))),
     )
 

@@ -107,9 +107,13 @@ def embedder(model: keras.Model) -> keras.Model:
     Returns:
         A model from the same input to [probabilities, embedding], of shape (batch, classes) and (batch, D).
     """
-    head = model.layers[-1] if isinstance(model.layers[-1], keras.Model) else model
+    head = next((layer for layer in model.layers if layer.name == "head"), model)
     dense = [layer for layer in head.layers if isinstance(layer, keras.layers.Dense)]
     components = [layer.output for layer in dense if layer.name == "components"]
     embedding = components[0] if components else keras.layers.UnitNormalization(name="embedding")(dense[-1].input)
-    both = keras.Model(head.inputs[0], [head.outputs[0], embedding])
-    return both if head is model else keras.Model(model.inputs[0], both(model.layers[-2].output))
+    if head is model:
+        return keras.Model(head.inputs[0], [head.outputs[0], embedding])
+    known = model.get_layer("blocks").output
+    if model.layers[-1] is head:
+        return keras.Model(model.inputs[0], keras.Model(head.inputs[0], [head.outputs[0], embedding])(known))
+    return keras.Model(model.inputs[0], [model.outputs[0], keras.Model(head.inputs[0], embedding)(known)])

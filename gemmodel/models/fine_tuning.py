@@ -1,4 +1,4 @@
-"""Fine-tuning of fusion: the backbone learns the gems too, and the head is fitted anew on what it then sees."""
+"""Fine-tuning beside fusion: a backbone learns the gems from the photos, and its answers are joined with fusion's."""
 
 import shutil
 from dataclasses import replace
@@ -6,11 +6,17 @@ from pathlib import Path
 
 import keras
 import numpy as np
+from scipy.optimize import minimize
+from scipy.special import log_softmax
+from sklearn.metrics import log_loss
 
 from gemmodel.errors import ParameterError
+from gemmodel.models import backbones, embeddings, features, fusion, fusion_training, pixels, training, transfer
 from gemmodel.models import backup as backups
-from gemmodel.models import embeddings, features, fusion, fusion_training, pixels, training, transfer
 from gemmodel.params import AugmentParams, BaseParams, EmbedParams, FusionParams, TrainParams
+
+DROPOUT = 0.3  # of the pooled map
+LEAST = 1e-7  # a probability whose logarithm is taken
 
 
 def fine_tune(
@@ -25,11 +31,12 @@ def fine_tune(
     backup: Path,
     on_epoch: training.OnEpoch,
 ) -> training.Fitted:
-    """Fits `fusion`, then fits it anew with a backbone that has learnt from the photos, and keeps the better one.
+    """Fits `fusion`, lets a second backbone learn from the photos themselves, and joins what both tell.
 
-    A softmax head, trained on the cached features, and the backbone's last layers learn together from augmented
-    photos, one view of each; batch norm keeps its statistics. The kernel head would teach a backbone little, since it
-    knows each training photo by heart; it is fitted anew, in closed form, on the features of the tuned backbone.
+    The second network is the backbone with a softmax layer on its last map's mean, which is fitted to cached features
+    first; then both learn together from augmented photos, batch norm keeping its statistics. The joined probabilities
+    are softmax(a * log p + b * log q), p fusion's and q the network's, over the views of `embed`. The validation
+    photos, from which neither learns for that, choose a and b; where the network adds too little, fusion stays alone.
 
     Args:
         model: the head, the epochs and learning rate of the tuning, and the layer from which on the backbone learns.
@@ -40,10 +47,13 @@ def fine_tune(
         folder: holds `train.npz` and `val.npz`, features of the photos in `split`.
         split: holds `train` and `val`, a folder a class each.
         backup: a folder for the state of an unfinished tuning, which the next one goes on with (`train.resume`).
-        on_epoch: called after each epoch of both heads; those of the tuning itself are told by Keras alone.
+        on_epoch: called after each epoch of fusion's head and once for the joined model; the epochs of the tuning
+            itself are told by Keras alone.
 
     Returns:
-        The model of lower validation loss, and what there is to tell of it; figures of both heads by epoch.
+        The model of lower validation loss, and what there is to tell of it: figures of fusion's head by epoch and then
+        of the joined model, whose loss and accuracy are the network's at its best epoch. Evidence of the joined model
+        is the validation photos'.
 
     Raises:
         ParameterError: no layer of the backbone is named as `unfreeze` says, or the labels are separate.
@@ -51,47 +61,102 @@ def fine_tune(
     if model.labels == "separate":
         raise ParameterError("model.fusion.fine_tune_epochs: labels: separate has no fine-tuning; set labels to all")
     before = fusion_training.train_fusion(model, params, embed, base=base, folder=folder, on_epoch=on_epoch)
-    classes, history = before.classes, before.history
-    single, *_ = fusion_training.train_fusion(
-        replace(model, head="softmax"), params, replace(embed, views=("photo",)),
-        base=base, folder=folder, on_epoch=lambda *_: None,
-    )  # fmt: skip
-    transfer.freeze(single.get_layer(embed.backbone), below=model.unfreeze)
+    known, val = embeddings.read(folder / "train.npz"), embeddings.read(folder / "val.npz")
+    tuned = network(model, params, embed, base=base, known=known, val=val)
+    transfer.freeze(tuned, below=model.unfreeze)
     photos = pixels.batches(params, augment, base=base, split=split, augmentation_from="fly")
     state = backup / backups.key([base, model, params, augment, embed], photos.paths)
-    training.fit(
-        single, photos.train, photos.val,
+    figures = training.fit(
+        tuned, photos.train, photos.val,
         replace(params, epochs=model.fine_tune_epochs, learning_rate=model.learning_rate),
         labels=photos.labels,
         on_epoch=lambda *_: None,
         callbacks=[photos.reseed],
         backup=state / "fine_tuning.pickle" if params.resume else None,
+        warm_up=True,
     )  # fmt: skip
 
-    extractor = features.extractor(embed, image_size=base.image_size)
-    extractor.get_layer(embed.backbone).set_weights(single.get_layer(embed.backbone).get_weights())
-    features.embed({split / part: state / f"{part}.npz" for part in ("train", "val")}, extractor, classes=classes)
-    known, val = embeddings.read(state / "train.npz"), embeddings.read(state / "val.npz")
-    done = len(history["loss"])
-    if model.head == "kernel":
-        head, found, _ = fusion_training.fit_kernel(
-            model, known, val,
-            train=params, on_epoch=lambda epoch, values: on_epoch(done + epoch, values), tuned=True,
-        )  # fmt: skip
-    else:
-        head = single.get_layer("head")
-        smoothed = keras.losses.CategoricalCrossentropy(label_smoothing=params.label_smoothing)
-        head.compile(loss=smoothed, metrics=["accuracy"])
-        found = training.History()
-        for name, photos_of in {"": known, "val_": val}.items():
-            one_hot = np.eye(len(classes), dtype=np.float32)[photos_of.labels]
-            told = head.evaluate(photos_of.features, one_hot, verbose=0, return_dict=True)
-            found |= {name + figure: [value] for figure, value in told.items()}
-        on_epoch(done, {name: values[0] for name, values in found.items()})
-    both = {name: history[name] + values for name, values in found.items()}
-    kept = before._replace(history=both, chosen_by="val_loss")
-    if min(found["val_loss"]) < min(history["val_loss"]):
-        told_by = training.evidence(head, known[:3], val[:2])
-        kept = kept._replace(model=fusion.attach(extractor, head), evidence=told_by)
-    shutil.rmtree(state)
-    return kept
+    tuned = in_views(tuned, embed.views)
+    head = before.model.get_layer("head")
+    if model.head == "kernel":  # which has learnt from the validation photos as well
+        alone = replace(model, learn_validation=False)
+        head, *_ = fusion_training.fit_kernel(alone, known, val, train=params, on_epoch=lambda *_: None)
+    told = [head.predict(val.features, verbose=0), tuned.predict(photos.val, verbose=0)]
+    shutil.rmtree(state, ignore_errors=True)
+    best = int(np.argmin(figures["val_loss"]))
+    found = shares(*told, labels=val.labels)
+    if found is None:
+        print(
+            f"fine-tuning: a network of validation accuracy {figures['val_accuracy'][best]:.3f} adds nothing to fusion"
+        )
+        return before
+    weights, joined = found
+    values = {name: figures[name][best] for name in ("loss", "accuracy")}
+    values |= {
+        "val_loss": float(log_loss(val.labels, joined, labels=range(len(known.classes)))),
+        "val_accuracy": float((joined.argmax(axis=1) == val.labels).mean()),
+    }
+    on_epoch(len(before.history["loss"]), values)
+    return before._replace(
+        model=fusion.join(before.model, tuned, weights=weights),
+        history={name: [*before.history[name], value] for name, value in values.items()},
+        evidence=replace(before.evidence, probabilities=joined, labels=val.labels),
+        chosen_by="val_loss",
+    )
+
+
+def network(
+    model: FusionParams,
+    params: TrainParams,
+    embed: EmbedParams,
+    *,
+    base: BaseParams,
+    known: embeddings.Embedded,
+    val: embeddings.Embedded,
+) -> keras.Model:
+    """Returns a backbone and a softmax layer on the mean of its last map, which is fitted to cached features."""
+    maps = backbones.backbone(embed.backbone, weights=embed.weights, image_size=base.image_size)
+    pooled = keras.layers.GlobalAveragePooling2D(name="pooled")(maps.outputs[-1])
+    end = known.blocks[0] - pooled.shape[-1]  # the first block ends with the last map's mean and deviation
+    part = slice(end - pooled.shape[-1], end)
+    cached = (photos._replace(features=photos.features[:, part]) for photos in (known, val))
+    head, _ = fusion_training.fit_softmax(
+        replace(model, dropout=DROPOUT), *cached,
+        seed=base.seed, train=params, on_epoch=lambda *_: None,
+    )  # fmt: skip
+    return keras.Model(maps.inputs[0], head(pooled), name="network")
+
+
+def in_views(network: keras.Model, views: tuple[str, ...]) -> keras.Model:
+    """Returns a network whose probabilities are the geometric mean of those that it tells of several views."""
+    photo = keras.Input(network.input_shape[1:], name="pixels")
+    told = [keras.ops.log(keras.ops.maximum(network(features.VIEWS[view](photo)), LEAST)) for view in views]
+    mean = keras.layers.Softmax()(sum(told[1:], start=told[0]) / len(told))
+    return keras.Model(photo, mean, name="tuned")
+
+
+def shares(told: np.ndarray, other: np.ndarray, *, labels: np.ndarray) -> tuple[tuple[float, float], np.ndarray] | None:
+    """Returns the weights a and b, 0 or more, of the logarithms of two probabilities that minimise the log loss.
+
+    Args:
+        told: probabilities, shape (photos, classes).
+        other: the same of another model.
+        labels: class indices, shape (photos,).
+
+    Returns:
+        The weights, and the joined probabilities softmax(a * log told + b * log other); None where the other one does
+        not raise the logarithm of the likelihood by the 1 that Akaike's criterion wants for a parameter more.
+    """
+    logs = [np.log(np.maximum(part, LEAST)).astype(np.float64) for part in (told, other)]
+
+    def joined(weights: np.ndarray) -> np.ndarray:
+        return np.asarray(log_softmax(weights[0] * logs[0] + weights[1] * logs[1], axis=1))
+
+    def loss(weights: np.ndarray) -> float:
+        return float(-joined(weights)[np.arange(len(labels)), labels].mean())
+
+    best = minimize(loss, [0.7, 0.3], method="Nelder-Mead", bounds=[(0, 5)] * 2)
+    alone = minimize(lambda weight: loss(np.array([weight[0], 0.0])), [1.0], method="Nelder-Mead", bounds=[(0, 5)])
+    if len(labels) * (alone.fun - best.fun) <= 1:
+        return None
+    return (float(best.x[0]), float(best.x[1])), np.exp(joined(best.x))

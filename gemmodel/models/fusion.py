@@ -66,7 +66,6 @@ def kernel_head(
     blocks: Sequence[int],
     penalty: float | np.ndarray,
     parents: Sequence[int] = (),
-    calibrate_on: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> tuple[keras.Model, dict[str, float], np.ndarray]:
     """Fits kernel ridge regression to one-hot labels, in closed form, with calibrated probabilities.
 
@@ -88,8 +87,6 @@ def kernel_head(
         penalty: added to the kernel's diagonal, which is 1; one for all photos, or one each, shape (photos,): a photo
             of half the penalty weighs twice.
         parents: of `labels: separate`, the mineral class's index of each class.
-        calibrate_on: of `labels: all`, features and labels of other photos, whose scores then calibrate in place of
-            the leave-one-out scores; no confusions are learnt.
 
     Returns:
         A model from features of shape (batch, features) to probabilities of shape (batch, classes), its leave-one-out
@@ -116,13 +113,10 @@ def kernel_head(
     lengths, vectors = np.sqrt(values[kept]), vectors[:, kept]
     components, support = described.T @ (vectors / lengths), vectors * lengths
 
-    def likeness(components: np.ndarray) -> np.ndarray:
-        return (1 + (components @ support.T).astype(np.float64)) / 2
-
-    alike, penalties = likeness(support), np.broadcast_to(penalty, photos)
-    others = calibrate_on and (likeness(np.asarray(describe(calibrate_on[0])) @ components), calibrate_on[1])
+    alike = (1 + (support @ support.T).astype(np.float64)) / 2
+    penalties = np.broadcast_to(penalty, photos)
     if params.labels == "all":
-        found, left_out = _regression(params, alike, penalties, labels, [np.arange(classes)], others)
+        found, left_out = _regression(params, alike, penalties, labels, [np.arange(classes)])
     else:
         primary, mineral_classes = np.asarray(parents)[labels], np.arange(max(parents) + 1)
         groups = [np.flatnonzero(np.equal(parents, group)) for group in mineral_classes]
@@ -157,21 +151,19 @@ def _regression(
     penalties: np.ndarray,
     labels: np.ndarray,
     groups: Sequence[np.ndarray],
-    others: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> tuple[Regression, np.ndarray]:
     """Returns what is fitted to each group's photos, and its probabilities of each photo, left out in turn."""
     coefficients, scales, scaled = [], [], []
     for degree in params.degree:
         found, scores = _ridges(alike**degree, penalties, labels, groups)
-        by, by_labels = (others[0] ** degree @ found, others[1]) if others else (scores, labels)
-        outer, inner = calibrate(by, by_labels, groups)
+        outer, inner = calibrate(scores, labels, groups)
         coefficients.append(found)
         scales.append((outer, inner))
         scaled.append(outer * np.arcsinh(inner * scores))
     known = np.concatenate(scaled, axis=1)
     classes, photos = scaled[0].shape[1], np.arange(len(labels))
     mean = np.tile(np.eye(classes) / len(scaled), (len(scaled), 1))
-    if others or len(groups) > 1 or not params.confusion_penalty:
+    if len(groups) > 1 or not params.confusion_penalty:
         return Regression(coefficients, scales, mean), _shares(known @ mean, groups)
     learnt, left_out = confusions(known, labels, mean, params.confusion_penalty), np.zeros((len(labels), classes))
     for fold in range(FOLDS):  # photos lie class by class: each fifth one makes folds that are alike
@@ -294,3 +286,18 @@ def _standardised(params: FusionParams, features: np.ndarray) -> tuple[keras.Ker
 def attach(extractor: keras.Model, head: keras.Model) -> keras.Model:
     """Joins a feature extractor and a trained head to one model from pixels in [0, 255] to probabilities."""
     return keras.Model(extractor.inputs, head(extractor.outputs[0]), name="fusion")
+
+
+def join(model: keras.Model, other: keras.Model, *, weights: tuple[float, float]) -> keras.Model:
+    """Joins two models from pixels to probabilities to one, softmax(a * log p + b * log q).
+
+    Args:
+        model: what `attach` made; its layers stay layers of the joined model.
+        other: one layer of it.
+        weights: a and b.
+    """
+    told = (model.outputs[0], other(model.inputs[0]))
+    logs = [
+        layers.Rescaling(weight)(ops.log(ops.maximum(part, 1e-7))) for part, weight in zip(told, weights, strict=True)
+    ]
+    return keras.Model(model.inputs, layers.Softmax(name="joined")(layers.Add()(logs)), name="fusion")

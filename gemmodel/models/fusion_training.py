@@ -103,7 +103,6 @@ def fit_kernel(
     train: TrainParams,
     on_epoch: OnEpoch,
     parents: Sequence[int] = (),
-    tuned: bool = False,
 ) -> tuple[keras.Model, History, np.ndarray]:
     """Chooses the penalty by validation loss, then fits the kernel head on training and validation photos together.
 
@@ -117,8 +116,6 @@ def fit_kernel(
         train: whether classes are balanced; nothing else of it concerns this head.
         on_epoch: called after each penalty.
         parents: of `labels: separate`, the mineral class's index of each class.
-        tuned: whether the extractor has learnt from the training photos. Leave-one-out scores flatter it then, so the
-            validation photos calibrate, and are not learnt from.
 
     Returns:
         The head; its figures by penalty, leave-one-out on the training photos and on the validation photos; and the
@@ -128,10 +125,7 @@ def fit_kernel(
     sizes: dict[str, Any] = {"classes": classes, "blocks": known.blocks, "parents": parents}
     for number, penalty in enumerate(model.penalties):
         sizes["penalty"] = penalty / _weights(train, known.labels)
-        calibrate_on = (val.features, val.labels) if tuned else None
-        head, values, left_out = fusion.kernel_head(
-            model, known.features, known.labels, **sizes, calibrate_on=calibrate_on
-        )
+        head, values, left_out = fusion.kernel_head(model, known.features, known.labels, **sizes)
         told = np.asarray(head(val.features))
         values |= {
             "val_loss": float(log_loss(val.labels, told, labels=range(classes))),
@@ -140,8 +134,8 @@ def fit_kernel(
         history = {name: [*history.get(name, []), value] for name, value in values.items()}
         on_epoch(number, values)
         heads.append((head, left_out))
-    if tuned or not model.learn_validation:
-        head, left_out = heads[int(np.argmin(history["val_loss" if tuned else "loss"]))]
+    if not model.learn_validation:
+        head, left_out = heads[int(np.argmin(history["loss"]))]
         return head, history, left_out
     both = known.joined(val)
     sizes["penalty"] = model.penalties[int(np.argmin(history["val_loss"]))] / _weights(train, both.labels)

@@ -66,6 +66,7 @@ def fit(
     on_epoch: OnEpoch,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     backup: Path | None = None,
+    warm_up: bool = False,
 ) -> History:
     """Fits a model, stops early, and leaves it with the weights of its best epoch by validation loss.
 
@@ -79,6 +80,8 @@ def fit(
         on_epoch: called after each epoch with its number, from 0, and its figures.
         callbacks: more of Keras', called before those of this fit.
         backup: a file of the state after each epoch; where it exists, the fit goes on from there.
+        warm_up: whether the rate of the cosine schedule rises from 0 over the first epoch, and a batch's gradient is
+            at most 1 long: what has learnt already would be spoilt by the first steps.
 
     Returns:
         Each figure's values by epoch.
@@ -87,10 +90,14 @@ def fit(
     train = distribution.shared(spread, train, len(labels), params.batch_size)
     rate: Any = params.learning_rate
     if params.schedule == "cosine":
-        rate = keras.optimizers.schedules.CosineDecay(rate, params.epochs * int(train.cardinality()))
+        epoch = int(train.cardinality())
+        first = {"initial_learning_rate": 0.0, "warmup_target": rate, "warmup_steps": epoch} if warm_up else {}
+        steps = {"initial_learning_rate": rate, "decay_steps": epoch * max(1, params.epochs - warm_up)}
+        rate = keras.optimizers.schedules.CosineDecay(**steps | first)
+    clip = {"clipnorm": 1.0} if warm_up else {}
     optimizers = {
-        "adam": lambda: keras.optimizers.Adam(rate),
-        "adamw": lambda: keras.optimizers.AdamW(rate, weight_decay=params.weight_decay),
+        "adam": lambda: keras.optimizers.Adam(rate, **clip),
+        "adamw": lambda: keras.optimizers.AdamW(rate, weight_decay=params.weight_decay, **clip),
     }
     with spread.scope():
         model.compile(
