@@ -93,7 +93,7 @@ def tuned(settings: Params, file: Path, clean: Path, scratch: Path, train: np.nd
     embedded = embeddings.read(file)
     labels, size = embedded.labels, settings.base.image_size
     fit, val = train_test_split(train, test_size=0.1, stratify=labels[train], random_state=settings.base.seed)
-    for name, part in (("train", fit), ("val", val)):
+    for name, part in (("train", np.sort(fit)), ("val", np.sort(val))):  # by class, as the stages have them
         for place in part:
             link = scratch / name / embedded.files[place]
             link.parent.mkdir(parents=True, exist_ok=True)

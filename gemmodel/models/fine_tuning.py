@@ -10,7 +10,7 @@ from scipy.optimize import minimize
 from scipy.special import log_softmax
 from sklearn.metrics import log_loss
 
-from gemmodel.errors import ParameterError
+from gemmodel.errors import DataError, ParameterError
 from gemmodel.models import backbones, embeddings, features, fusion, fusion_training, pixels, training, transfer
 from gemmodel.models import backup as backups
 from gemmodel.params import AugmentParams, BaseParams, EmbedParams, FusionParams, TrainParams
@@ -56,6 +56,7 @@ def fine_tune(
         is the validation photos'.
 
     Raises:
+        DataError: the features are of other photos, or in another order.
         ParameterError: no layer of the backbone is named as `unfreeze` says, or the labels are separate.
     """
     if model.labels == "separate":
@@ -65,6 +66,8 @@ def fine_tune(
     tuned = network(model, params, embed, base=base, known=known, val=val)
     transfer.freeze(tuned, below=model.unfreeze)
     photos = pixels.batches(params, augment, base=base, split=split, augmentation_from="fly")
+    if not np.array_equal(photos.val_labels, val.labels):  # what both tell is joined photo by photo
+        raise DataError(f"{folder}: its photos are not those of {split}; `dvc repro embed` makes it anew")
     state = backup / backups.key([base, model, params, augment, embed], photos.paths)
     figures = training.fit(
         tuned, photos.train, photos.val,
