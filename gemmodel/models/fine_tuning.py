@@ -16,7 +16,6 @@ from gemmodel.models import backup as backups
 from gemmodel.params import AugmentParams, BaseParams, EmbedParams, FusionParams, TrainParams
 
 DROPOUT = 0.3  # of the pooled map
-LEAST = 1e-7  # a probability whose logarithm is taken
 
 
 def fine_tune(
@@ -57,8 +56,13 @@ def fine_tune(
 
     Raises:
         DataError: the features are of other photos, or in another order.
-        ParameterError: no layer of the backbone is named as `unfreeze` says, or the labels are separate.
+        ParameterError: no layer of the backbone is named as `unfreeze` says, the labels are separate, or validation
+            photos, which choose a and b, are to set the prediction sets alone.
     """
+    if not model.learn_validation:
+        raise ParameterError(
+            "model.fusion.fine_tune_epochs: it learns from validation photos; set learn_validation to true"
+        )
     if model.labels == "separate":
         raise ParameterError("model.fusion.fine_tune_epochs: labels: separate has no fine-tuning; set labels to all")
     before = fusion_training.train_fusion(model, params, embed, base=base, folder=folder, on_epoch=on_epoch)
@@ -133,7 +137,7 @@ def network(
 def in_views(network: keras.Model, views: tuple[str, ...]) -> keras.Model:
     """Returns a network whose probabilities are the geometric mean of those that it tells of several views."""
     photo = keras.Input(network.input_shape[1:], name="pixels")
-    told = [keras.ops.log(keras.ops.maximum(network(features.VIEWS[view](photo)), LEAST)) for view in views]
+    told = [keras.ops.log(keras.ops.maximum(network(features.VIEWS[view](photo)), fusion.LEAST)) for view in views]
     mean = keras.layers.Softmax()(sum(told[1:], start=told[0]) / len(told))
     return keras.Model(photo, mean, name="tuned")
 
@@ -150,7 +154,7 @@ def shares(told: np.ndarray, other: np.ndarray, *, labels: np.ndarray) -> tuple[
         The weights, and the joined probabilities softmax(a * log told + b * log other); None where the other one does
         not raise the logarithm of the likelihood by the 1 that Akaike's criterion wants for a parameter more.
     """
-    logs = [np.log(np.maximum(part, LEAST)).astype(np.float64) for part in (told, other)]
+    logs = [np.log(np.maximum(part, fusion.LEAST)).astype(np.float64) for part in (told, other)]
 
     def joined(weights: np.ndarray) -> np.ndarray:
         return np.asarray(log_softmax(weights[0] * logs[0] + weights[1] * logs[1], axis=1))

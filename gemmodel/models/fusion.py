@@ -19,6 +19,7 @@ from gemmodel.models.labels import JointProbability
 from gemmodel.params import FusionParams
 
 FOLDS = 5  # of the photos; each is told by the confusions that the others taught
+LEAST = 1e-7  # a probability whose logarithm is taken
 MOST_PHOTOS = 12_000  # a kernel matrix of them takes 1.2 GB, and four are alive at once
 
 
@@ -298,6 +299,6 @@ def join(model: keras.Model, other: keras.Model, *, weights: tuple[float, float]
     """
     told = (model.outputs[0], other(model.inputs[0]))
     logs = [
-        layers.Rescaling(weight)(ops.log(ops.maximum(part, 1e-7))) for part, weight in zip(told, weights, strict=True)
+        layers.Rescaling(weight)(ops.log(ops.maximum(part, LEAST))) for part, weight in zip(told, weights, strict=True)
     ]
     return keras.Model(model.inputs, layers.Softmax(name="joined")(layers.Add()(logs)), name="fusion")

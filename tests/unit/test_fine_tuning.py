@@ -114,6 +114,11 @@ def test_two_models_are_joined_by_what_they_tell_of_new_photos() -> None:
     assert fine_tuning.shares(first, guesses, labels=labels) is None
 
 
+def test_a_guaranteed_coverage_is_not_broken(settings: Settings, split: Path) -> None:
+    with pytest.raises(ParameterError, match="set learn_validation to true"):
+        tuned(settings(SMALL | {"model.fusion.learn_validation": False}), split)
+
+
 def test_a_layer_that_is_not_there_is_named(settings: Settings, split: Path) -> None:
     with pytest.raises(ParameterError, match="unfreeze: no layer's name begins with 'block5'"):
         tuned(settings(SMALL | {"model.fusion.unfreeze": "block5"}), split)
