@@ -32,7 +32,7 @@ def marked(body: bytes) -> Callable[[Exchange], None]:
 
 
 def routes() -> dict[str, Any]:
-    found: dict[str, Any] = {"/robots.txt": b"", LIST: list_page(GEMS)} | PLAIN
+    found: dict[str, Any] = {"/robots.txt": b"User-agent: *\nDisallow: /none\n", LIST: list_page(GEMS)} | PLAIN
     for gem, path in GEMS.items():
         found[path] = gem_page(*(name for name in {**MARKED, **PLAIN} if name.startswith(f"/{gem}/")))
     return found | {path: marked(body) for path, body in MARKED.items()}
