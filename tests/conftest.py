@@ -2,9 +2,10 @@
 
 import copy
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,26 @@ def refused() -> Callable[..., None]:
             assert name in lines[0]
 
     return check
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """Return the system's Chromium, or skip the test that wants it."""
+    for name in ("chromium", "chromium-browser", "google-chrome"):
+        if path := shutil.which(name):
+            return path
+    pytest.skip("Chromium is not installed")
+
+
+@pytest.fixture(scope="module")
+def browser(chromium: str) -> Iterator[Any]:
+    """A headless Chromium with a camera that shows a test picture; open for one file, since no process may open two."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    camera = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
+    with playwright.sync_playwright() as driver:
+        opened = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu", *camera])
+        yield opened
+        opened.close()
 
 
 def shared(name: str) -> Path:

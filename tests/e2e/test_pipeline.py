@@ -292,10 +292,7 @@ def test_ci_tells_what_a_pull_request_does_to_the_scores(project: Path, tmp_path
     assert summary in (tmp_path / "output").read_text(encoding="utf-8")
 
 
-def test_make_ui_shows_the_run_and_the_registered_model(project: Path, tmp_path: Path) -> None:
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if chromium is None:
-        pytest.skip("Chromium is not installed")
+def test_make_ui_shows_the_run_and_the_registered_model(project: Path, chromium: str, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     address = f"http://127.0.0.1:{port}"

@@ -84,25 +84,6 @@ def photos(trained: Path) -> list[Path]:
 
 
 @pytest.fixture
-def browser() -> Iterator[Any]:
-    """A headless Chromium with a camera that shows a test picture."""
-    playwright = pytest.importorskip("playwright.sync_api")
-    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if path is None:
-        pytest.skip("needs Chromium")
-    arguments = [
-        "--no-sandbox",
-        "--disable-gpu",
-        "--use-fake-device-for-media-stream",
-        "--use-fake-ui-for-media-stream",
-    ]
-    with playwright.sync_playwright() as started:
-        chromium = started.chromium.launch(executable_path=path, args=arguments)
-        yield chromium
-        chromium.close()
-
-
-@pytest.fixture
 def page(browser: Any, server: Server) -> Iterator[Any]:
     """The page on a phone; it asks no other host, and nothing goes wrong in it."""
     context = browser.new_context(viewport={"width": 390, "height": 844}, permissions=["camera"])

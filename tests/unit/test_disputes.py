@@ -1,8 +1,7 @@
 """Names that are planted wrong are disputed, and a review of them becomes a table of corrections."""
 
 import hashlib
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -88,19 +87,6 @@ def test_the_page_shows_the_most_disputed_and_needs_no_other_file(
     before = (tmp_path / "page.html").read_bytes()
     write(most=1)
     assert (tmp_path / "page.html").read_bytes() == before
-
-
-@pytest.fixture
-def browser() -> Iterator[Any]:
-    """A headless Chromium, as a person's browser."""
-    playwright = pytest.importorskip("playwright.sync_api")
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if chromium is None:
-        pytest.skip("no Chromium is installed")
-    with playwright.sync_playwright() as driver:
-        opened = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
-        yield opened
-        opened.close()
 
 
 def test_a_review_becomes_a_table_that_cleaning_reads(
