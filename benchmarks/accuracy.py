@@ -12,6 +12,7 @@ The rows under "slow" run only when named: "fine-tuned" learns from pixels, minu
 
 import argparse
 import shutil
+import sys
 import tempfile
 import time
 from dataclasses import replace
@@ -157,12 +158,13 @@ def main() -> None:
                 keras.utils.set_random_seed(seed)
                 told, by_fold, scored = np.zeros((len(labels), len(classes)), np.float32), [], []
                 splits = list(StratifiedKFold(FOLDS, shuffle=True, random_state=seed).split(labels, labels))
-                for train, test in splits[: arguments.folds]:
+                for number, (train, test) in enumerate(splits[: arguments.folds]):
                     if given.model.fusion.fine_tune_epochs:
                         told[test] = tuned(given, file, keep / "clean", scratch / "fold", train, test)
                     else:
                         told[test] = head(given, known, labels, sizes, train)[test]
                     by_fold.append(figures(told, labels, classes, test))
+                    print(name, f"seed {seed}, fold {number}", *np.round(by_fold[-1], 4), file=sys.stderr, flush=True)
                     scored += test.tolist()
                     fits += 1
                 scores.append(figures(told, labels, classes, np.array(scored)))

@@ -4,7 +4,7 @@ Labels: one point for each right label (mineral class, gem) of each photo, and t
 class's gems against that of the best gem. Sets: share of photos whose gem is in its set, gems a set, share of sets of
 one gem; with thresholds from every photo, left out in turn, or from a tenth of the photos, which the head has not seen
 (split conformal, exact), and with the latter for a head that has then learnt from all.
-The penalty is fixed, so nothing is chosen here.
+The penalty is the first one of params.yaml, so nothing is chosen here.
 
 python benchmarks/answers.py [--features data/features] [--hierarchy data/split/hierarchy.json] [--seed 1 2 3]
 """
@@ -34,7 +34,6 @@ def main() -> None:
     parser.add_argument("--features", type=Path, default=Path("data/features"), help="what `embed` wrote")
     parser.add_argument("--hierarchy", type=Path, default=Path("data/split/hierarchy.json"), help="what `split` wrote")
     parser.add_argument("--seed", type=int, nargs="+", default=[1, 2, 3], help="of the folds")
-    parser.add_argument("--penalty", type=float, default=0.3)
     arguments = parser.parse_args()
     settings = params.load(Path("params.yaml"))
     print(devices.prepare(settings.base))
@@ -47,8 +46,8 @@ def main() -> None:
     coverage = settings.train.coverage
 
     def fitted(kind: str, part: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        params = replace(settings.model.fusion, labels=kind)
-        head, _, left_out = fusion.kernel_head(params, known[part], labels[part], **sizes, penalty=arguments.penalty)
+        model = replace(settings.model.fusion, labels=kind)
+        head, _, left_out = fusion.kernel_head(model, known[part], labels[part], **sizes, penalty=model.penalties[0])
         return head.predict(known[test], verbose=0), left_out
 
     for seed in arguments.seed:

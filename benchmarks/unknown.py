@@ -58,7 +58,6 @@ def main() -> None:
     parser.add_argument("--strangers", type=Path, default=Path("../shared/cats_dogs"), help="a folder a class")
     parser.add_argument("--keep", type=Path, help="keeps their features in this file, and reuses it")
     parser.add_argument("--seed", type=int, nargs="+", default=[1, 2], help="of the folds and the gems left out")
-    parser.add_argument("--penalty", type=float, default=0.3)
     arguments = parser.parse_args()
     settings = params.load(Path("params.yaml"))
     print(devices.prepare(settings.base))
@@ -84,7 +83,7 @@ def main() -> None:
             learnt, tested = train[~left[train]], test[~left[test]]
             _, of_photos = np.unique(labels[learnt], return_inverse=True)
             sizes = {"classes": int(of_photos.max()) + 1, "blocks": blocks}
-            head, _, left_out = fusion.kernel_head(whole, known[learnt], of_photos, **sizes, penalty=arguments.penalty)
+            head, _, left_out = fusion.kernel_head(whole, known[learnt], of_photos, **sizes, penalty=whole.penalties[0])
             embedder = archive.embedder(head)
             reference = Reference(embedder.predict(known[learnt], verbose=0)[1], of_photos, learnt.astype(str))
             limits = confidence.calibrate(Evidence(left_out, of_photos, reference), settings.train)
