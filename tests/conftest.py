@@ -2,7 +2,6 @@
 
 import copy
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -102,19 +101,20 @@ def refused() -> Callable[..., None]:
 
 @pytest.fixture(scope="session")
 def chromium() -> str:
-    """Return the system's Chromium, or skip the test that wants it."""
-    for name in ("chromium", "chromium-browser", "google-chrome"):
-        if path := shutil.which(name):
-            return path
-    pytest.skip("Chromium is not installed")
+    """Return the system's Chromium or Chrome, as the crawl finds it, or skip the test that wants it."""
+    pytest.importorskip("scrapy_playwright")
+    from scraper.browser import executable
+
+    return executable() or pytest.skip("no Chromium or Chrome is installed")
 
 
 @pytest.fixture(scope="module")
 def browser(chromium: str) -> Iterator[Any]:
     """A headless Chromium with a camera that shows a test picture; open for one file, since no process may open two."""
-    playwright = pytest.importorskip("playwright.sync_api")
+    from playwright.sync_api import sync_playwright
+
     camera = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
-    with playwright.sync_playwright() as driver:
+    with sync_playwright() as driver:
         opened = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu", *camera])
         yield opened
         opened.close()
