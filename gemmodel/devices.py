@@ -2,6 +2,7 @@
 
 import os
 from contextlib import nullcontext
+from pathlib import Path
 
 from gemmodel.errors import DeviceError, silence
 from gemmodel.params import BaseParams
@@ -16,7 +17,8 @@ with silence() if QUIET else nullcontext():
 # Where a matrix unit makes bfloat16 convolutions faster (tensor cores from this CUDA compute capability on).
 GPU_BFLOAT16 = (8, 0)
 GPU_FLOAT16 = (7, 0)
-CPU_BFLOAT16 = "amx_bf16"  # AVX512-bf16 alone was slower than float32: docs/decisions/0006-mixed-precision.md
+# Likewise on CPUs: Intel's matrix unit, and AMD's AVX-512, which then multiplies twice as many (decision 6).
+CPU_BFLOAT16 = {"GenuineIntel": "amx_bf16", "AuthenticAMD": "avx512_bf16"}
 
 
 def prepare(base: BaseParams, *, device: str = "auto") -> str:
@@ -61,7 +63,7 @@ def precision(wanted: str) -> str:
 
     Args:
         wanted: a policy, or `auto` for the fastest that this device gains from: bfloat16 or float16 on GPUs with
-            tensor cores, bfloat16 on CPUs with AMX, float32 elsewhere.
+            tensor cores, bfloat16 on Intel's CPUs with AMX and AMD's with AVX512-bf16, float32 elsewhere.
 
     Returns:
         `float32`, `mixed_bfloat16` or `mixed_float16`.
@@ -75,15 +77,17 @@ def precision(wanted: str) -> str:
         if capability >= GPU_BFLOAT16:
             return "mixed_bfloat16"
         return "mixed_float16" if capability >= GPU_FLOAT16 else "float32"
-    return "mixed_bfloat16" if CPU_BFLOAT16 in _cpu_flags() else "float32"
+    cpu = _cpu()
+    return "mixed_bfloat16" if CPU_BFLOAT16.get(cpu.get("vendor_id", "")) in cpu.get("flags", "").split() else "float32"
 
 
-def _cpu_flags() -> set[str]:
+def _cpu() -> dict[str, str]:
+    """Returns what Linux tells of the processor by name; elsewhere nothing."""
     try:
-        with open("/proc/cpuinfo", encoding="ascii", errors="ignore") as lines:
-            return next((set(line.split()) for line in lines if line.startswith("flags")), set())
-    except OSError:  # not Linux
-        return set()
+        first = Path("/proc/cpuinfo").read_text("ascii", errors="ignore").split("\n\n")[0]
+    except OSError:
+        return {}
+    return {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in first.splitlines())}
 
 
 def describe() -> list[str]:

@@ -84,4 +84,15 @@ def batches(
     data = data.batch(batch_size).map(lambda x, y: (tf.cast(x, tf.float32), y), num_parallel_calls=tf.data.AUTOTUNE)
     if augmenter is not None:
         data = data.map(lambda x, y: (augmenter(x, training=True), y), num_parallel_calls=tf.data.AUTOTUNE)
-    return data.prefetch(tf.data.AUTOTUNE)
+    return steady(data.prefetch(tf.data.AUTOTUNE))
+
+
+def steady(data: tf.data.Dataset) -> tf.data.Dataset:
+    """Returns batches whose stages get all threads at once, not what TensorFlow's autotuning finds by and by.
+
+    An epoch of an autotuned data set often ends only when the tuning's thread wakes up next, which it does after 0.01,
+    0.02, 0.04 ... 60 s: up to twice its time (docs/decisions/0022-ends-of-epochs.md).
+    """
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return data.with_options(options)
