@@ -31,8 +31,8 @@ FOLDS, TOP = 5, 5
 FIGURES = ("accuracy", f"top_{TOP}_accuracy", "log_loss", "calibration_error")
 LITE2 = {"embed": {"backbone": "efficientnet_lite2"}, "base": {"image_size": 260}}
 TUNED: dict[str, Any] = {
-    "fusion": {"fine_tune_epochs": 16, "learning_rate": 0.0007, "unfreeze": "blocks.2"},
-    "train": {"batch_size": 32},
+    "fusion": {"fine_tune_epochs": 16, "networks": 3, "learning_rate": 0.0007, "unfreeze": "blocks.5"},
+    "train": {"batch_size": 32, "mixup": 0.4},
     "augment": {"rotation": 180.0, "shift": 0.1, "shear": 0.1, "vertical_flip": True},
 }
 ABLATIONS: dict[str, dict[str, Any]] = {

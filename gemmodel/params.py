@@ -124,6 +124,7 @@ class FusionParams:
     dropout: Annotated[float, Range(0, 0.99)]
     clip: Rate
     fine_tune_epochs: Count
+    networks: Positive
     learning_rate: LearningRate
     unfreeze: str
 
@@ -187,6 +188,7 @@ class TrainParams:
     weight_decay: Rate
     class_weight: Literal["none", "balanced"]
     label_smoothing: Annotated[float, Range(0, 0.99)]
+    mixup: Share
     patience: Positive
     device: Literal["auto", "cpu", "gpu"]
     strategy: Literal["auto", "one", "mirrored", "multiworker"]

@@ -134,9 +134,9 @@ def examples(
     return [[Image.fromarray(copy) for copy in row] for row in rows]
 
 
-def reseed(model: keras.Sequential, text: str) -> None:
-    """Lets what an augmenter does next depend on a text alone."""
-    random = [layer for layer in model.layers if hasattr(layer, "generator")]
+def reseed(steps: Sequence[keras.Layer], text: str) -> None:
+    """Lets what layers of augmentation do next depend on a text alone."""
+    random = [layer for layer in steps if hasattr(layer, "generator")]
     for layer, state in zip(random, _states(text, len(random)), strict=True):
         layer.generator.state.assign(state)
 

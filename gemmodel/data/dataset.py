@@ -41,6 +41,7 @@ def batches(
     image_size: int,
     batch_size: int,
     augmenter: keras.Model | None = None,
+    mixup: keras.layers.MixUp | None = None,
     shuffle_seed: tf.Variable | None = None,
     keep: bool = False,
 ) -> tf.data.Dataset:
@@ -53,6 +54,7 @@ def batches(
         image_size: side of the square in pixels.
         batch_size: photos a batch.
         augmenter: acts on each batch, anew in every epoch.
+        mixup: blends the photos of a batch, and their labels, after that.
         shuffle_seed: int64; read as each epoch begins, whose order depends on its value alone. None: no shuffling.
         keep: decodes each photo once and keeps it in memory, for more than one epoch.
 
@@ -84,6 +86,9 @@ def batches(
     data = data.batch(batch_size).map(lambda x, y: (tf.cast(x, tf.float32), y), num_parallel_calls=tf.data.AUTOTUNE)
     if augmenter is not None:
         data = data.map(lambda x, y: (augmenter(x, training=True), y), num_parallel_calls=tf.data.AUTOTUNE)
+    if mixup is not None:
+        data = data.map(lambda x, y: mixup({"images": x, "labels": y}), num_parallel_calls=tf.data.AUTOTUNE)
+        data = data.map(lambda both: (both["images"], both["labels"]))
     return steady(data.prefetch(tf.data.AUTOTUNE))
 
 

@@ -1,4 +1,4 @@
-"""Fine-tuning beside fusion: a backbone learns the gems from the photos, and its answers are joined with fusion's."""
+"""Fine-tuning beside fusion: backbones learn the gems from the photos, and their answers are joined with fusion's."""
 
 import shutil
 from dataclasses import replace
@@ -30,15 +30,17 @@ def fine_tune(
     backup: Path,
     on_epoch: training.OnEpoch,
 ) -> training.Fitted:
-    """Fits `fusion`, lets a second backbone learn from the photos themselves, and joins what both tell.
+    """Fits `fusion`, lets more backbones learn from the photos themselves, and joins what all tell.
 
-    The second network is the backbone with a softmax layer on its last map's mean, which is fitted to cached features
-    first; then both learn together from augmented photos, batch norm keeping its statistics. The joined probabilities
-    are softmax(a * log p + b * log q), p fusion's and q the network's, over the views of `embed`. The validation
-    photos, from which neither learns for that, choose a and b; where the network adds too little, fusion stays alone.
+    Each of these networks is the backbone with a softmax layer on its last map's mean, which is fitted to cached
+    features first; then both learn together from augmented photos, batch norm keeping its statistics. The networks
+    differ in their seed. The joined probabilities are softmax(a * log p + b * log q), p fusion's and q the networks'
+    geometric mean, over the views of `embed`. The validation photos, from which none learns for that, choose a and b;
+    where the networks add too little, fusion stays alone.
 
     Args:
-        model: the head, the epochs and learning rate of the tuning, and the layer from which on the backbone learns.
+        model: the head; of the tuning how many networks, their epochs and learning rate, and the layer from which on
+            the backbone learns.
         params: how networks are fitted.
         augment: the augmentation of the photos that the backbone learns from.
         embed: the extractor.
@@ -51,8 +53,8 @@ def fine_tune(
 
     Returns:
         The model of lower validation loss, and what there is to tell of it: figures of fusion's head by epoch and then
-        of the joined model, whose loss and accuracy are the network's at its best epoch. Evidence of the joined model
-        is the validation photos'.
+        of the joined model, whose loss and accuracy are the networks' mean at their best epochs. Evidence of the
+        joined model is the validation photos'.
 
     Raises:
         DataError: the features are of other photos, or in another order.
@@ -67,38 +69,40 @@ def fine_tune(
         raise ParameterError("model.fusion.fine_tune_epochs: labels: separate has no fine-tuning; set labels to all")
     before = fusion_training.train_fusion(model, params, embed, base=base, folder=folder, on_epoch=on_epoch)
     known, val = embeddings.read(folder / "train.npz"), embeddings.read(folder / "val.npz")
-    tuned = network(model, params, embed, base=base, known=known, val=val)
-    transfer.freeze(tuned, below=model.unfreeze)
-    photos = pixels.batches(params, augment, base=base, split=split, augmentation_from="fly")
-    if not np.array_equal(photos.val_labels, val.labels):  # what both tell is joined photo by photo
-        raise DataError(f"{folder}: its photos are not those of {split}; `dvc repro embed` makes it anew")
-    state = backup / backups.key([base, model, params, augment, embed], photos.paths)
-    figures = training.fit(
-        tuned, photos.train, photos.val,
-        replace(params, epochs=model.fine_tune_epochs, learning_rate=model.learning_rate),
-        labels=photos.labels,
-        on_epoch=lambda *_: None,
-        callbacks=[photos.reseed],
-        backup=state / "fine_tuning.pickle" if params.resume else None,
-        warm_up=True,
-    )  # fmt: skip
+    networks, best = [], []
+    for number in range(model.networks):
+        own = replace(base, seed=base.seed + number)
+        networks.append(network(model, params, embed, base=own, known=known, val=val, name=f"network_{number}"))
+        transfer.freeze(networks[-1], below=model.unfreeze)
+        photos = pixels.batches(params, augment, base=own, split=split, augmentation_from="fly")
+        if not np.array_equal(photos.val_labels, val.labels):  # what all tell is joined photo by photo
+            raise DataError(f"{folder}: its photos are not those of {split}; `dvc repro embed` makes it anew")
+        state = backup / backups.key([base, model, params, augment, embed], photos.paths)
+        figures = training.fit(
+            networks[-1], photos.train, photos.val,
+            replace(params, epochs=model.fine_tune_epochs, learning_rate=model.learning_rate),
+            labels=photos.labels,
+            on_epoch=lambda *_: None,
+            callbacks=[photos.reseed],
+            backup=state / f"network_{number}.pickle" if params.resume else None,
+            warm_up=True,
+        )  # fmt: skip
+        epoch = int(np.argmin(figures["val_loss"]))
+        best.append({name: figures[name][epoch] for name in ("loss", "accuracy", "val_accuracy")})
 
-    tuned = in_views(tuned, embed.views)
+    tuned = in_views(networks, embed.views)
     head = before.model.get_layer("head")
     if model.head == "kernel":  # which has learnt from the validation photos as well
         alone = replace(model, learn_validation=False)
         head, *_ = fusion_training.fit_kernel(alone, known, val, train=params, on_epoch=lambda *_: None)
     told = [head.predict(val.features, verbose=0), tuned.predict(photos.val, verbose=0)]
     shutil.rmtree(state, ignore_errors=True)
-    best = int(np.argmin(figures["val_loss"]))
+    values = {name: float(np.mean([figures[name] for figures in best])) for name in best[0]}
     found = shares(*told, labels=val.labels)
     if found is None:
-        print(
-            f"fine-tuning: a network of validation accuracy {figures['val_accuracy'][best]:.3f} adds nothing to fusion"
-        )
+        print(f"fine-tuning: networks of validation accuracy {values['val_accuracy']:.3f} add nothing to fusion")
         return before
     weights, joined = found
-    values = {name: figures[name][best] for name in ("loss", "accuracy")}
     values |= {
         "val_loss": float(log_loss(val.labels, joined, labels=range(len(known.classes)))),
         "val_accuracy": float((joined.argmax(axis=1) == val.labels).mean()),
@@ -120,6 +124,7 @@ def network(
     base: BaseParams,
     known: embeddings.Embedded,
     val: embeddings.Embedded,
+    name: str,
 ) -> keras.Model:
     """Returns a backbone and a softmax layer on the mean of its last map, which is fitted to cached features."""
     maps = backbones.backbone(embed.backbone, weights=embed.weights, image_size=base.image_size)
@@ -131,13 +136,14 @@ def network(
         replace(model, dropout=DROPOUT), *cached,
         seed=base.seed, train=params, on_epoch=lambda *_: None,
     )  # fmt: skip
-    return keras.Model(maps.inputs[0], head(pooled), name="network")
+    return keras.Model(maps.inputs[0], head(pooled), name=name)
 
 
-def in_views(network: keras.Model, views: tuple[str, ...]) -> keras.Model:
-    """Returns a network whose probabilities are the geometric mean of those that it tells of several views."""
-    photo = keras.Input(network.input_shape[1:], name="pixels")
-    told = [keras.ops.log(keras.ops.maximum(network(features.VIEWS[view](photo)), fusion.LEAST)) for view in views]
+def in_views(networks: list[keras.Model], views: tuple[str, ...]) -> keras.Model:
+    """Returns a network whose probabilities are the geometric mean of those that all tell of several views."""
+    photo = keras.Input(networks[0].input_shape[1:], name="pixels")
+    seen = [features.VIEWS[view](photo) for view in views]
+    told = [keras.ops.log(keras.ops.maximum(network(view), fusion.LEAST)) for network in networks for view in seen]
     mean = keras.layers.Softmax()(sum(told[1:], start=told[0]) / len(told))
     return keras.Model(photo, mean, name="tuned")
 

@@ -42,7 +42,7 @@ def batches(
     """Returns the batches of pixels and one-hot labels that a network is fitted on.
 
     Args:
-        params: the batch size.
+        params: the batch size, and how much photos are mixed up.
         augment: the augmentation on the fly.
         base: seed and image size.
         split: holds `train` and `val`, a folder a class each.
@@ -58,12 +58,13 @@ def batches(
     val_paths, val_labels = dataset.labelled(split / "val", classes)
 
     augmenter = augmentation.augmenter(augment, seed=base.seed)
+    mixup = keras.layers.MixUp(params.mixup, seed=base.seed, dtype="float32") if params.mixup else None
     with tf.device("CPU:0"):  # where the batches are made
         order = tf.Variable(base.seed, dtype=tf.int64)
 
     def reseed(epoch: int, _: Any = None) -> None:
         order.assign(base.seed + epoch)
-        augmentation.reseed(augmenter, f"{base.seed}/{epoch}")
+        augmentation.reseed(augmenter.layers + ([mixup] if mixup else []), f"{base.seed}/{epoch}")
 
     sizes: dict[str, Any] = {
         "classes": len(classes),
@@ -73,7 +74,7 @@ def batches(
     }
     fly = augmenter if augmentation_from == "fly" else None
     return Pixels(
-        train=dataset.batches(paths, labels, **sizes, augmenter=fly, shuffle_seed=order),
+        train=dataset.batches(paths, labels, **sizes, augmenter=fly, mixup=mixup, shuffle_seed=order),
         val=dataset.batches(val_paths, val_labels, **sizes),
         known=dataset.batches(known, known_labels, **sizes | {"keep": False}),  # are read but once
         labels=labels,

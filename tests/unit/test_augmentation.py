@@ -13,6 +13,7 @@ from keras import layers
 from PIL import Image
 
 from gemmodel.data import augmentation, folders, images
+from gemmodel.models import pixels as network_pixels
 from gemmodel.params import Params
 
 Draw = Callable[..., Image.Image]
@@ -238,3 +239,32 @@ def test_nothing_changes_outside_of_training(draw: Draw, settings: Settings) -> 
     model = augmentation.augmenter(settings().augment, seed=5)
     np.testing.assert_array_equal(np.asarray(model(given, training=False)), given)
     np.testing.assert_array_equal(model.predict(given, verbose=0), given)
+
+
+def test_photos_are_mixed_up_with_their_names_by_one_share(tmp_path: Path, settings: Settings) -> None:
+    greys = np.array([40, 110, 180, 250])
+    for part in ("train", "val"):
+        for name, grey in zip("abcd", greys, strict=True):
+            (tmp_path / part / name).mkdir(parents=True)
+            for number in range(3):
+                Image.new("RGB", (32, 32), (grey, grey, grey)).save(tmp_path / part / name / f"{number}.png")
+
+    def batches(mixup: float) -> tuple[np.ndarray, np.ndarray]:
+        params = settings({"base.image_size": 32, "train.batch_size": 6, "train.mixup": mixup})
+        found = network_pixels.batches(
+            params.train, params.augment, base=params.base, split=tmp_path, augmentation_from="none"
+        )
+        for photos, labels in found.val:
+            np.testing.assert_allclose(photos.numpy().mean(axis=(1, 2, 3)), labels.numpy() @ greys)
+        found.reseed.on_epoch_begin(1)
+        photos, labels = zip(*found.train.as_numpy_iterator(), strict=True)
+        return np.concatenate(photos), np.concatenate(labels)
+
+    photos, labels = batches(1.0)
+    np.testing.assert_allclose(labels.sum(axis=1), 1, atol=1e-6)
+    assert (labels.max(axis=1) < 0.9).any()
+    np.testing.assert_allclose(photos.mean(axis=(1, 2, 3)), labels @ greys, rtol=1e-4)
+    again, _ = batches(1.0)
+    np.testing.assert_array_equal(photos, again)
+    _, alone = batches(0.0)
+    assert set(alone.ravel()) == {0, 1}

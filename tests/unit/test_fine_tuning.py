@@ -22,6 +22,7 @@ SMALL = {
     "embed.views": ["photo"],
     "model.fusion.penalties": 0.1,
     "model.fusion.fine_tune_epochs": 10,
+    "model.fusion.networks": 2,
     "model.fusion.learning_rate": 0.003,
     "model.fusion.unfreeze": "blocks.15",
     "train.epochs": 20,
@@ -83,8 +84,11 @@ def test_what_the_tuned_backbone_tells_is_joined_where_it_helps(
     if joined:
         assert training.summary(history)["best_epoch"] == seen[-1]
         kernels = [f"blocks.15.{name}" for name in ("_expand_conv", "_depthwise_conv", "_project_conv")]
-        network = model.get_layer("tuned").get_layer("network")
-        assert changed(before, network) == [*kernels, "conv_head"]
+        networks = [model.get_layer("tuned").get_layer(f"network_{number}") for number in (0, 1)]
+        for network in networks:
+            assert changed(before, network) == [*kernels, "conv_head"]
+        one, other = (network.get_layer("conv_head").get_weights()[0] for network in networks)
+        assert (one != other).any()
 
 
 def changed(before: keras.Model, after: keras.Model) -> list[str]:

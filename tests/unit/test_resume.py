@@ -24,6 +24,7 @@ TINY = {
     "train.epochs": EPOCHS,
     "train.batch_size": 4,
     "train.precision": "float32",
+    "train.mixup": 0.3,
     "model.cnn.filters": [4, 8],
     "model.cnn.pooling": "max",
     "model.cnn.dense": 8,
@@ -32,6 +33,7 @@ TINY = {
     "embed.views": "photo",
     "embed.weights": "none",
     "model.fusion.fine_tune_epochs": EPOCHS,
+    "model.fusion.networks": 2,
     "model.fusion.unfreeze": "blocks.15",
 }
 TRAIN = """
@@ -92,7 +94,8 @@ def project(tmp_path: Path, draw: Callable[..., Image.Image]) -> Path:
         ("cnn", "cosine", BATCHES + 3, 2 * BATCHES),
         # In the second phase, after one epoch of it.
         ("transfer", "plateau", (EPOCHS + 1) * BATCHES + 3, 2 * BATCHES),
-        ("fusion", "cosine", BATCHES + 3, 2 * BATCHES),
+        # In the second network, after one epoch of it.
+        ("fusion", "cosine", (EPOCHS + 1) * BATCHES + 3, 2 * BATCHES),
     ],
     ids=["cnn", "transfer", "fusion"],
 )
@@ -104,11 +107,11 @@ def test_a_killed_training_ends_with_the_same_bits(
     killed: subprocess.CompletedProcess[str] = run("-c", TRAIN, name, str(kill_at), "resumed", cwd=project)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert not (project / "resumed.json").exists()
-    assert len(list((project / "resumed").rglob("*.pickle"))) == (2 if name == "transfer" else 1)
+    assert len(list((project / "resumed").rglob("*.pickle"))) == (1 if name == "cnn" else 2)
     ended = run("-c", TRAIN, name, "-1", "resumed", "whole", cwd=project)
     assert ended.returncode == 0, ended.stderr
     resumed, whole = (json.loads((project / f"{folder}.json").read_text()) for folder in ("resumed", "whole"))
-    assert (whole["batches"], resumed["batches"]) == ((2 if name == "transfer" else 1) * EPOCHS * BATCHES, left)
+    assert (whole["batches"], resumed["batches"]) == ((1 if name == "cnn" else 2) * EPOCHS * BATCHES, left)
     assert resumed["left"] == whole["left"] == []
     assert resumed["history"] == whole["history"]
     assert resumed["seen"] == whole["seen"]
@@ -133,7 +136,7 @@ def test_an_epochs_photos_depend_on_its_number_alone(
         return {"loss": [0.0], "val_loss": [0.0]}
 
     monkeypatch.setattr(training, "fit", fit)
-    params = settings(TINY | {"model.cnn.augmentation": "none"})
+    params = settings(TINY | {"model.cnn.augmentation": "none", "train.mixup": 0.0})
     training.train_network(
         params.model.cnn, params.train, params.augment, base=params.base, split=project / "split",
         augmented=project, backup=project / "backup", on_epoch=lambda *_: None,
