@@ -34,7 +34,7 @@ server: $(INSTALLED) ## try out a team's MLflow server: PostgreSQL, S3, users (P
 	python -m gemmodel.delivery.trial_server --port $(or $(PORT),5000)
 
 bench: $(INSTALLED) ## run the benchmarks of speed that the README quotes
-	for name in nothing_to_do stage_imports mixed_precision cleaning augmentation; do echo "== $$name"; python benchmarks/$$name.py || exit 1; done
+	for name in nothing_to_do stage_imports cleaning augmentation mixed_precision epoch_ends; do echo "== $$name"; python benchmarks/$$name.py || exit 1; done
 
 lock: $(INSTALLED) ## pin what pyproject.toml asks for, with hashes, for every platform (UPGRADE=--upgrade: all anew)
 	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes --no-header $(UPGRADE) -q -o requirements.lock

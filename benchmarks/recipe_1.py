@@ -3,9 +3,9 @@
 1. Images a second in training that CNN at 160 pixels: ours (photos decoded once, tf.data, one resampling in parallel,
    the precision of this device) against Keras' `ImageDataGenerator.flow_from_directory` in float32 with the same
    augmentation, as those projects did it; and the same of the augmented pictures alone, without the network. The two
-   take turns, an epoch each. The pictures take 1.9 ms of processor against 4.8; the network takes 19 on a CPU without
-   AMX, on either side, most of it convolutions near the processor's peak. So two such cores gain some 1.3 times, and
-   more only where the network is no longer what takes the time: on a GPU, or on many cores.
+   take turns, an epoch each. The pictures are a tenth of the time, and the network's convolutions run near the
+   processor's peak on either side: so two cores gain some 1.3 times in float32, twice where bfloat16 is faster, and
+   more only where the network is no longer what takes the time: on a GPU.
 2. Time to 70 % on real photos: `fusion`, from photos to fitted classifier, against the CNN's published 70 epochs at
    220 pixels, at the time measured for an epoch in its own way. It is credited with 70 %, which it never reached.
 
