@@ -19,6 +19,7 @@ GPU_BFLOAT16 = (8, 0)
 GPU_FLOAT16 = (7, 0)
 # Likewise on CPUs: Intel's matrix unit, and AMD's AVX-512, which then multiplies twice as many (decision 6).
 CPU_BFLOAT16 = {"GenuineIntel": "amx_bf16", "AuthenticAMD": "avx512_bf16"}
+CPU_INFO = Path("/proc/cpuinfo")  # of Linux
 
 
 def prepare(base: BaseParams, *, device: str = "auto") -> str:
@@ -82,9 +83,9 @@ def precision(wanted: str) -> str:
 
 
 def _cpu() -> dict[str, str]:
-    """Returns what Linux tells of the processor by name; elsewhere nothing."""
+    """Returns what Linux tells of the first processor, by name; elsewhere nothing."""
     try:
-        first = Path("/proc/cpuinfo").read_text("ascii", errors="ignore").split("\n\n")[0]
+        first = CPU_INFO.read_text("ascii", errors="ignore").split("\n\n")[0]
     except OSError:
         return {}
     return {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in first.splitlines())}

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from keras import layers
 
+from gemmodel import devices
 from gemmodel.errors import ParameterError
 from gemmodel.models import archive
 from gemmodel.models.cnn import cnn
@@ -93,3 +94,25 @@ def test_each_block_of_the_smallest_image_has_a_pixel_left(settings: Settings, s
     assert cnn(params, image_size=size, classes=2).output_shape == (None, 2)
     with pytest.raises(ParameterError, match="too small"):
         cnn(params, image_size=size - 1, classes=2)
+
+
+@pytest.mark.parametrize(
+    ("vendor", "flags", "policy"),
+    [
+        ("GenuineIntel", "avx2 avx512_bf16 amx_bf16", "mixed_bfloat16"),
+        ("GenuineIntel", "avx2 avx512_bf16", "float32"),
+        ("AuthenticAMD", "avx2 avx512_bf16", "mixed_bfloat16"),
+        ("AuthenticAMD", "avx2", "float32"),
+        (None, None, "float32"),  # not Linux
+    ],
+)
+def test_a_cpu_computes_in_what_it_is_fastest_in(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, vendor: str | None, flags: str | None, policy: str
+) -> None:
+    told = tmp_path / "cpuinfo"
+    if vendor:
+        core = f"processor\t: 0\nvendor_id\t: {vendor}\npower management:\nflags\t\t: fpu {flags}\n"
+        told.write_text(f"{core}\n{core}\n")
+    monkeypatch.setattr(devices, "CPU_INFO", told)
+    assert devices.precision("auto") == policy
+    assert devices.precision("float32") == "float32"
