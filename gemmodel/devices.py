@@ -18,7 +18,7 @@ with silence() if QUIET else nullcontext():
 GPU_BFLOAT16 = (8, 0)
 GPU_FLOAT16 = (7, 0)
 # Likewise on CPUs: Intel's matrix unit, and AMD's AVX-512, which then multiplies twice as many (decision 6).
-CPU_BFLOAT16 = {"GenuineIntel": "amx_bf16", "AuthenticAMD": "avx512_bf16"}
+CPU_BFLOAT16 = ({"GenuineIntel", "amx_bf16"}, {"AuthenticAMD", "avx512_bf16"})
 CPU_INFO = Path("/proc/cpuinfo")  # of Linux
 
 
@@ -78,17 +78,15 @@ def precision(wanted: str) -> str:
         if capability >= GPU_BFLOAT16:
             return "mixed_bfloat16"
         return "mixed_float16" if capability >= GPU_FLOAT16 else "float32"
-    cpu = _cpu()
-    return "mixed_bfloat16" if CPU_BFLOAT16.get(cpu.get("vendor_id", "")) in cpu.get("flags", "").split() else "float32"
+    return "mixed_bfloat16" if any(has <= _cpu() for has in CPU_BFLOAT16) else "float32"
 
 
-def _cpu() -> dict[str, str]:
-    """Returns what Linux tells of the first processor, by name; elsewhere nothing."""
+def _cpu() -> set[str]:
+    """Returns the words that Linux tells of the first processor; elsewhere none."""
     try:
-        first = CPU_INFO.read_text("ascii", errors="ignore").split("\n\n")[0]
+        return set(CPU_INFO.read_text("ascii", errors="ignore").split("\n\n")[0].split())
     except OSError:
-        return {}
-    return {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in first.splitlines())}
+        return set()
 
 
 def describe() -> list[str]:

@@ -1,7 +1,6 @@
 """What the fusion model knows of a photo: a backbone's pooled maps and the colours, as one Keras graph."""
 
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -209,18 +208,14 @@ def features_on_cpu(model: keras.Model) -> Iterator[Ask]:
     On CPUs it takes half of Keras' time, its bits do not depend on the number of threads, and it is what the model
     that is served will compute by.
     """
-    with tempfile.TemporaryDirectory() as scratch:
-        file = Path(scratch) / "extractor.tflite"
-        pixels = keras.Input(batch_shape=(1, *model.input_shape[1:]), name="pixels")
-        litert.export({"features": model(pixels)}, pixels, file)
-        graph = litert.Graph(file)
+    with litert.compiled(model) as graph:
 
         def ask(path: Path) -> np.ndarray:
             try:
                 pixels = images.load(path, graph.size)
             except DataError as error:
                 raise DataError(f"{path}: {error}; `dvc checkout --force` brings back what clean made") from None
-            return graph(pixels)["features"][0]
+            return graph(pixels)["told"][0]
 
         with ThreadPoolExecutor(tf.config.threading.get_intra_op_parallelism_threads() or os.cpu_count()) as pool:
             yield lambda paths: pool.map(ask, paths)

@@ -9,7 +9,6 @@ import numpy as np
 import tensorflow as tf
 from sklearn.metrics import log_loss
 
-from gemmodel.data import dataset
 from gemmodel.data import hierarchy as primary_labels
 from gemmodel.models import archive, embeddings, features, fusion
 from gemmodel.models.confidence import Evidence, Reference
@@ -91,9 +90,9 @@ def fit_softmax(
     head = fusion.head(model, known.features, classes=len(known.classes), parents=parents)
     rows, number = (tf.constant(known.features), tf.constant(one_hot[known.labels])), len(known.labels)
     data = tf.data.Dataset.range(number).shuffle(number, seed=seed).batch(train.batch_size)  # of places only
-    data = dataset.steady(data.map(lambda places: tuple(tf.gather(row, places) for row in rows)).prefetch(1))
+    data = data.map(lambda places: tuple(tf.gather(row, places) for row in rows)).prefetch(1)
     val_data = tf.data.Dataset.from_tensor_slices((val.features, one_hot[val.labels])).batch(train.batch_size)
-    return head, fit(head, data, dataset.steady(val_data), train, labels=known.labels, on_epoch=on_epoch)
+    return head, fit(head, data, val_data, train, labels=known.labels, on_epoch=on_epoch)
 
 
 def fit_kernel(

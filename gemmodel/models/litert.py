@@ -1,14 +1,19 @@
 """LiteRT graphs: a Keras model written as one, which is then asked without TensorFlow, and faster on CPUs."""
 
 import queue
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter, SignatureRunner
 
 from gemmodel.errors import ModelError, silence
+
+if TYPE_CHECKING:
+    import keras
 
 
 class Graph:
@@ -67,3 +72,14 @@ def export(outputs: Mapping[str, Any], pixels: Any, path: Path) -> None:
 
     with silence():
         keras.Model(pixels, dict(outputs)).export(path, format="litert", verbose=False)
+
+
+@contextmanager
+def compiled(model: "keras.Model") -> Iterator[Graph]:
+    """Yields a model from pixels to one output, named `told`, as a graph, whose file lasts as long as this."""
+    import keras
+
+    with tempfile.TemporaryDirectory() as scratch:
+        pixels = keras.Input(batch_shape=(1, *model.input_shape[1:]), name="pixels")
+        export({"told": model(pixels)}, pixels, file := Path(scratch) / "model.tflite")
+        yield Graph(file)

@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 from sklearn.utils.class_weight import compute_class_weight
 
+from gemmodel.data import dataset
 from gemmodel.devices import precision
 from gemmodel.errors import ParameterError
 from gemmodel.models import archive, boards, cnn, distribution, pixels, residual, transfer
@@ -87,7 +88,7 @@ def fit(
         Each figure's values by epoch.
     """
     spread = model.distribute_strategy
-    train = distribution.shared(spread, train, len(labels), params.batch_size)
+    train = dataset.steady(distribution.shared(spread, train, len(labels), params.batch_size))
     rate: Any = params.learning_rate
     if params.schedule == "cosine":
         epoch = int(train.cardinality())
@@ -125,7 +126,7 @@ def fit(
     # The batches are shuffled already; Keras could not, and would say so.
     model.fit(
         train,
-        validation_data=val,
+        validation_data=dataset.steady(val),
         epochs=params.epochs,
         class_weight=class_weight(params, labels),
         initial_epoch=keep[0].initial_epoch if keep else 0,

@@ -35,12 +35,15 @@ def transfer(params: TransferParams, *, image_size: int, classes: int) -> keras.
     return model
 
 
-def freeze(model: keras.Model, *, below: str) -> None:
+def freeze(model: keras.Model, *, below: str) -> keras.Layer:
     """Lets only the layers from a named one on learn; batch norm keeps its statistics and its scale everywhere.
 
     Args:
         model: what `transfer` made, changed in place; to be compiled afterwards.
         below: the beginning of that layer's name; `pooled` lets the head alone learn.
+
+    Returns:
+        That layer.
 
     Raises:
         ParameterError: no layer is named so.
@@ -48,6 +51,7 @@ def freeze(model: keras.Model, *, below: str) -> None:
     first = _place(model, below)
     for place, layer in enumerate(model.layers):
         layer.trainable = place >= first and not isinstance(layer, layers.BatchNormalization)
+    return model.layers[first]
 
 
 def _place(model: keras.Model, beginning: str) -> int:

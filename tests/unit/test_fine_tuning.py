@@ -12,7 +12,7 @@ from sklearn.metrics import log_loss
 
 from gemmodel.data import arrays
 from gemmodel.errors import ParameterError
-from gemmodel.models import archive, embeddings, features, fine_tuning, training
+from gemmodel.models import archive, backbones, embeddings, features, fine_tuning, pixels, training
 from gemmodel.params import Params
 
 Settings = Callable[..., Params]
@@ -83,8 +83,8 @@ def test_what_the_tuned_backbone_tells_is_joined_where_it_helps(
 
     if joined:
         assert training.summary(history)["best_epoch"] == seen[-1]
-        kernels = [f"blocks.15.{name}" for name in ("_expand_conv", "_depthwise_conv", "_project_conv")]
-        networks = [model.get_layer("tuned").get_layer(f"network_{number}") for number in (0, 1)]
+        kernels = [f"blocks.15.{name}" for name in ("_expand_conv", "_project_conv")]
+        networks = [model.get_layer("tuned").get_layer(f"network_{params.base.seed + number}") for number in (0, 1)]
         for network in networks:
             assert changed(before, network) == [*kernels, "conv_head"]
         one, other = (network.get_layer("conv_head").get_weights()[0] for network in networks)
@@ -123,6 +123,32 @@ def test_a_guaranteed_coverage_is_not_broken(settings: Settings, split: Path) ->
         tuned(settings(SMALL | {"model.fusion.learn_validation": False}), split)
 
 
-def test_a_layer_that_is_not_there_is_named(settings: Settings, split: Path) -> None:
-    with pytest.raises(ParameterError, match="unfreeze: no layer's name begins with 'block5'"):
-        tuned(settings(SMALL | {"model.fusion.unfreeze": "block5"}), split)
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [("block5", "no layer's name begins with 'block5'"), ("blocks.4._depthwise", "other layers pass blocks.4._depth")],
+)
+def test_a_layer_from_which_none_can_learn_is_named(settings: Settings, split: Path, name: str, told: str) -> None:
+    with pytest.raises(ParameterError, match=f"unfreeze: {told}"):
+        tuned(settings(SMALL | {"model.fusion.unfreeze": name}), split)
+
+
+def test_above_a_graph_a_network_learns_what_it_learns_as_a_whole(settings: Settings, split: Path) -> None:
+    one_batch = {"train.batch_size": 16}  # of several the augmentation's draws come in any order
+    params = settings(SMALL | one_batch | {"train.precision": "float32", "train.epochs": 5})
+
+    def figures(*, whole: bool) -> tuple[dict[str, float], np.ndarray]:
+        keras.utils.set_random_seed(1)
+        photos = pixels.batches(params.train, params.augment, base=params.base, split=split, augmentation_from="fly")
+        maps = backbones.backbone("efficientnet_lite0", weights="imagenet", image_size=32)
+        x = keras.layers.GlobalAveragePooling2D(name="pooled")(maps.outputs[-1])
+        network = keras.Model(maps.inputs[0], keras.layers.Dense(2, activation="softmax")(x))
+        with fine_tuning.above([network], photos, unfreeze="blocks.13") as ([part], train, val):
+            data = (network, photos.train, photos.val) if whole else (part, train, val)
+            found = fine_tuning.learn(*data, params.train, photos=photos, number=0, backup=None)
+        return found, network.get_layer("conv_head").get_weights()[0]
+
+    (one, weights), (other, others) = figures(whole=True), figures(whole=False)
+    assert one == pytest.approx(other, rel=1e-3)
+    before = backbones.backbone("efficientnet_lite0", weights="imagenet", image_size=32).get_layer("conv_head")
+    learnt = np.abs(weights - before.get_weights()[0]).mean()
+    assert np.abs(weights - others).mean() < 0.01 * learnt
