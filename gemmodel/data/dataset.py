@@ -41,7 +41,6 @@ def batches(
     image_size: int,
     batch_size: int,
     augmenter: keras.Model | None = None,
-    mixup: keras.layers.MixUp | None = None,
     shuffle_seed: tf.Variable | None = None,
     keep: bool = False,
 ) -> tf.data.Dataset:
@@ -54,7 +53,6 @@ def batches(
         image_size: side of the square in pixels.
         batch_size: photos a batch.
         augmenter: acts on each batch, anew in every epoch.
-        mixup: blends the photos of a batch, and their labels, after that.
         shuffle_seed: int64; read as each epoch begins, whose order depends on its value alone. None: no shuffling.
         keep: decodes each photo once and keeps it in memory, for more than one epoch.
 
@@ -62,8 +60,11 @@ def batches(
         Batches of float32 pixels (batch, image_size, image_size, 3) in [0, 255] and float32 one-hot labels.
     """
 
+    def load(name: bytes) -> np.ndarray:
+        return images.load(Path(name.decode()), image_size)
+
     def decode(path: tf.Tensor, label: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        pixels = tf.numpy_function(lambda name: images.load(Path(name.decode()), image_size), [path], tf.uint8)
+        pixels = tf.numpy_function(load, [path], tf.uint8, stateful=False)  # else one at a time, to be deterministic
         return tf.ensure_shape(pixels, (image_size, image_size, 3)), label
 
     data = tf.data.Dataset.from_tensor_slices(
@@ -86,9 +87,6 @@ def batches(
     data = data.batch(batch_size).map(lambda x, y: (tf.cast(x, tf.float32), y), num_parallel_calls=tf.data.AUTOTUNE)
     if augmenter is not None:
         data = data.map(lambda x, y: (augmenter(x, training=True), y), num_parallel_calls=tf.data.AUTOTUNE)
-    if mixup is not None:
-        data = data.map(lambda x, y: mixup({"images": x, "labels": y}), num_parallel_calls=tf.data.AUTOTUNE)
-        data = data.map(lambda both: (both["images"], both["labels"]))
     return steady(data.prefetch(tf.data.AUTOTUNE))
 
 

@@ -73,8 +73,8 @@ def fine_tune(
 
     Raises:
         DataError: the features are of other photos, or in another order.
-        ParameterError: no layer of the backbone is named as `unfreeze` says, the labels are separate, or validation
-            photos, which choose a and b, are to set the prediction sets alone.
+        ParameterError: the backbone cannot learn from the layer on that `unfreeze` names, the labels are separate, or
+            validation photos, which choose a and b, are to set the prediction sets alone.
     """
     if not model.learn_validation:
         raise ParameterError(
@@ -88,7 +88,7 @@ def fine_tune(
     if not np.array_equal(photos.val_labels, val.labels):  # what all tell is joined photo by photo
         raise DataError(f"{folder}: its photos are not those of {split}; `dvc repro embed` makes it anew")
     networks = [
-        network(model, params, embed, base=replace(base, seed=base.seed + number), known=known, val=val)
+        network(params, embed, base=replace(base, seed=base.seed + number), known=known, val=val)
         for number in range(model.networks)
     ]
     state = backup / backups.key([base, model, params, augment, embed], photos.paths)
@@ -125,7 +125,6 @@ def fine_tune(
 
 
 def network(
-    model: FusionParams,
     params: TrainParams,
     embed: EmbedParams,
     *,
@@ -139,10 +138,11 @@ def network(
     end = known.blocks[0] - pooled.shape[-1]  # the first block ends with the last map's mean and deviation
     part = slice(end - pooled.shape[-1], end)
     cached = (photos._replace(features=photos.features[:, part]) for photos in (known, val))
-    head, _ = fusion_training.fit_softmax(
-        replace(model, dropout=DROPOUT), *cached,
-        seed=base.seed, train=params, on_epoch=lambda *_: None,
-    )  # fmt: skip
+    # Not of standardised features, as fusion's: what hardly varies would weigh most, and be lost first of all.
+    mean = keras.Input((pooled.shape[-1],), name="features")
+    gem = keras.layers.Dense(len(known.classes), activation="softmax", name="gem")
+    head = keras.Model(mean, gem(keras.layers.Dropout(DROPOUT)(mean)), name="head")
+    fusion_training.fit_softmax(head, *cached, seed=base.seed, train=params, on_epoch=lambda *_: None)
     return keras.Model(maps.inputs[0], head(pooled), name=f"network_{base.seed}")
 
 
@@ -152,8 +152,8 @@ def above(
 ) -> Iterator[tuple[list[keras.Model], tf.data.Dataset, tf.data.Dataset]]:
     """Yields the parts of networks that learn, and batches of what goes into them, to train and to validate with.
 
-    What lies below stays as it is and is the same in all. On CPUs LiteRT tells what it makes of each photo, in a
-    quarter of Keras' time; on GPUs, and where nothing lies below, the parts are the whole networks.
+    What lies below stays as it is and is the same in all: LiteRT tells what it makes of each photo, in a quarter of
+    Keras' time. Mixup blends these maps (Vikas Verma and others, "Manifold Mixup", arXiv 1806.05236).
 
     Args:
         networks: backbones with their heads.
@@ -164,15 +164,16 @@ def above(
         ParameterError: no layer is named so, or later ones need more than what goes into it.
     """
     starts = [transfer.freeze(network, below=unfreeze) for network in networks]
-    if tf.config.get_visible_devices("GPU") or starts[0] in networks[0].layers[:2]:  # the pixels and their scaling
-        yield networks, photos.train, photos.val
+    if starts[0] in networks[0].layers[:2]:  # the pixels and their scaling: nothing lies below
+        yield networks, photos.mix(photos.train), photos.val
         return
     try:
         parts = [keras.Model(start.input, network.outputs[0]) for start, network in zip(starts, networks, strict=True)]
     except ValueError:
         raise ParameterError(f"unfreeze: other layers pass {starts[0].name} by; name the first of a block") from None
     with litert.compiled(keras.Model(networks[0].inputs[0], starts[0].input)) as below:
-        yield parts, *(maps(data, below, starts[0].input.shape) for data in (photos.train, photos.val))
+        train, val = (maps(data, below, starts[0].input.shape) for data in (photos.train, photos.val))
+        yield parts, photos.mix(train), val
 
 
 def maps(data: tf.data.Dataset, below: litert.Graph, shape: tuple[int | None, ...]) -> tf.data.Dataset:
@@ -197,9 +198,9 @@ def learn(
     number: int,
     backup: Path | None,
 ) -> dict[str, float]:
-    """Lets a network learn, with 1x1 convolutions, nearly all of its weights, in the precision that is fastest here.
+    """Lets a network learn, with 1x1 convolutions, nearly all of its weights, in bfloat16 where that is fastest.
 
-    Depth-wise filters stay as they are: in a quarter of the time of all they would add nothing.
+    Depth-wise filters stay as they are: to learn them takes time and adds nothing (decision 21).
 
     Args:
         network: changed in place.
@@ -213,13 +214,13 @@ def learn(
     Returns:
         The figures of its best epoch.
     """
-    one_by_one = []
+    one_by_one, policy = [], devices.precision(params.precision)
     for layer in network.layers:
         if isinstance(layer, keras.layers.DepthwiseConv2D):
             layer.trainable = False
-        elif isinstance(layer, keras.layers.Conv2D) and layer.kernel_size == (1, 1):
-            one_by_one.append(layer)
-            layer.dtype_policy = devices.precision(params.precision)
+        elif isinstance(layer, keras.layers.Conv2D) and layer.kernel_size == (1, 1) and policy == "mixed_bfloat16":
+            one_by_one.append(layer)  # in float16 they would want a scaled loss
+            layer.dtype_policy = policy
 
     def reseed(epoch: int, _: Any) -> None:
         photos.reseed.on_epoch_begin(number * params.epochs + epoch)

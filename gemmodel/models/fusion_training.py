@@ -46,13 +46,14 @@ def train_fusion(
     classes = known.classes
     extractor = features.extractor(embed, image_size=base.image_size)
     given: dict[str, Any] = {"train": params, "on_epoch": on_epoch}
-    given["parents"] = primary_labels.parents(classes, hierarchy or {gem: gem for gem in classes})[1].tolist()
+    parents = primary_labels.parents(classes, hierarchy or {gem: gem for gem in classes})[1].tolist()
     chosen_by = "val_loss"
     if model.head == "softmax":
-        head, history = fit_softmax(model, known, val, seed=base.seed, **given)
+        head = fusion.head(model, known.features, classes=len(classes), parents=parents)
+        history = fit_softmax(head, known, val, seed=base.seed, **given)
         found = evidence(head, known[:3], val[:2])
     else:
-        head, history, left_out = fit_kernel(model, known, val, **given)
+        head, history, left_out = fit_kernel(model, known, val, parents=parents, **given)
         if model.learn_validation:
             both = known.joined(val)
             embedding = archive.embedder(head).predict(both.features, verbose=0)[1]
@@ -63,36 +64,33 @@ def train_fusion(
 
 
 def fit_softmax(
-    model: FusionParams,
+    head: keras.Model,
     known: Embedded,
     val: Embedded,
     *,
     seed: int,
     train: TrainParams,
     on_epoch: OnEpoch,
-    parents: Sequence[int] = (),
-) -> tuple[keras.Model, History]:
-    """Fits the softmax head by epochs.
+) -> History:
+    """Fits a softmax head by epochs.
 
     Args:
-        model: the head.
+        head: from features to probabilities, changed in place.
         known: the training photos.
         val: the validation photos, which select the epoch.
         seed: of the batches.
         train: how it is fitted.
         on_epoch: called after each epoch.
-        parents: of `labels: separate`, the mineral class's index of each class.
 
     Returns:
-        The head, and its figures by epoch.
+        Its figures by epoch.
     """
     one_hot = np.eye(len(known.classes), dtype=np.float32)
-    head = fusion.head(model, known.features, classes=len(known.classes), parents=parents)
     rows, number = (tf.constant(known.features), tf.constant(one_hot[known.labels])), len(known.labels)
     data = tf.data.Dataset.range(number).shuffle(number, seed=seed).batch(train.batch_size)  # of places only
     data = data.map(lambda places: tuple(tf.gather(row, places) for row in rows)).prefetch(1)
     val_data = tf.data.Dataset.from_tensor_slices((val.features, one_hot[val.labels])).batch(train.batch_size)
-    return head, fit(head, data, val_data, train, labels=known.labels, on_epoch=on_epoch)
+    return fit(head, data, val_data, train, labels=known.labels, on_epoch=on_epoch)
 
 
 def fit_kernel(

@@ -1,5 +1,6 @@
 """Batches of photos that a network learns from, the same in each training and in one that goes on."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,8 @@ class Pixels:
     files: np.ndarray  # of known, relative to the training part
     classes: list[str]
     paths: list[Path]  # of both
-    reseed: keras.callbacks.Callback  # lets order and augmentation of an epoch depend on its number alone
+    mix: Callable[[tf.data.Dataset], tf.data.Dataset]  # blends the photos of each batch, or maps of them, and labels
+    reseed: keras.callbacks.Callback  # lets order, augmentation and blending of an epoch depend on its number alone
 
 
 def batches(
@@ -66,6 +68,12 @@ def batches(
         order.assign(base.seed + epoch)
         augmentation.reseed(augmenter.layers + ([mixup] if mixup else []), f"{base.seed}/{epoch}")
 
+    def mix(data: tf.data.Dataset) -> tf.data.Dataset:
+        if mixup is None:
+            return data
+        data = data.map(lambda x, y: mixup({"images": x, "labels": y}), num_parallel_calls=tf.data.AUTOTUNE)
+        return data.map(lambda both: (both["images"], both["labels"])).prefetch(tf.data.AUTOTUNE)
+
     sizes: dict[str, Any] = {
         "classes": len(classes),
         "image_size": base.image_size,
@@ -74,7 +82,7 @@ def batches(
     }
     fly = augmenter if augmentation_from == "fly" else None
     return Pixels(
-        train=dataset.batches(paths, labels, **sizes, augmenter=fly, mixup=mixup, shuffle_seed=order),
+        train=dataset.batches(paths, labels, **sizes, augmenter=fly, shuffle_seed=order),
         val=dataset.batches(val_paths, val_labels, **sizes),
         known=dataset.batches(known, known_labels, **sizes | {"keep": False}),  # are read but once
         labels=labels,
@@ -83,5 +91,6 @@ def batches(
         files=np.array([path.relative_to(split / "train").as_posix() for path in known]),
         classes=classes,
         paths=[*paths, *val_paths],
+        mix=mix,
         reseed=keras.callbacks.LambdaCallback(on_epoch_begin=reseed),
     )

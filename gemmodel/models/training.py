@@ -227,7 +227,7 @@ def train_network(
                 logs / state.name / str(number), sections, photos.val, photos.classes, anew=anew
             )
         found = fit(
-            fitted, photos.train, photos.val, phase,
+            fitted, photos.mix(photos.train), photos.val, phase,
             labels=photos.labels,
             on_epoch=partial(_counted_on, on_epoch, len(history.get("loss", []))),
             callbacks=watching,

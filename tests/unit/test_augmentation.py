@@ -258,7 +258,7 @@ def test_photos_are_mixed_up_with_their_names_by_one_share(tmp_path: Path, setti
         for photos, labels in found.val:
             np.testing.assert_allclose(photos.numpy().mean(axis=(1, 2, 3)), labels.numpy() @ greys)
         found.reseed.on_epoch_begin(1)
-        photos, labels = zip(*found.train.as_numpy_iterator(), strict=True)
+        photos, labels = zip(*found.mix(found.train).as_numpy_iterator(), strict=True)
         return np.concatenate(photos), np.concatenate(labels)
 
     photos, labels = batches(1.0)
