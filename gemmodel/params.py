@@ -125,6 +125,7 @@ class FusionParams:
     clip: Rate
     fine_tune_epochs: Count
     networks: Positive
+    network_share: Share
     learning_rate: LearningRate
     unfreeze: str
 

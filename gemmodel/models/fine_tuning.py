@@ -10,7 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from scipy.optimize import minimize
+from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 from sklearn.metrics import log_loss
 
@@ -50,12 +50,12 @@ def fine_tune(
     Each of these networks is the backbone with a softmax layer on its last map's mean, which is fitted to cached
     features first; then both learn together from augmented photos, batch norm keeping its statistics. The networks
     differ in their seed. The joined probabilities are softmax(a * log p + b * log q), p fusion's and q the networks'
-    geometric mean, over the views of `embed`. The validation photos, from which none learns for that, choose a and b;
-    where the networks add too little, fusion stays alone.
+    geometric mean, over the views of `embed`. `network_share` is b / (a + b); the validation photos, from which none
+    learns for that, choose a + b. Where the networks add too little, fusion stays alone.
 
     Args:
-        model: the head; of the tuning how many networks, their epochs and learning rate, and the layer from which on
-            the backbone learns.
+        model: the head; of the tuning how many networks, their share, epochs and learning rate, and the layer from
+            which on the backbone learns.
         params: how networks are fitted.
         augment: the augmentation of the photos that the backbone learns from.
         embed: the extractor.
@@ -74,7 +74,7 @@ def fine_tune(
     Raises:
         DataError: the features are of other photos, or in another order.
         ParameterError: the backbone cannot learn from the layer on that `unfreeze` names, the labels are separate, or
-            validation photos, which choose a and b, are to set the prediction sets alone.
+            validation photos, which choose a + b, are to set the prediction sets alone.
     """
     if not model.learn_validation:
         raise ParameterError(
@@ -106,7 +106,7 @@ def fine_tune(
     told = [head.predict(val.features, verbose=0), tuned.predict(photos.val, verbose=0)]
     shutil.rmtree(state, ignore_errors=True)
     values = {name: float(np.mean([figures[name] for figures in best])) for name in best[0]}
-    found = shares(*told, labels=val.labels)
+    found = shares(*told, share=model.network_share, labels=val.labels)
     if found is None:
         print(f"fine-tuning: networks of validation accuracy {values['val_accuracy']:.3f} add nothing to fusion")
         return before
@@ -248,28 +248,30 @@ def in_views(networks: list[keras.Model], views: tuple[str, ...]) -> keras.Model
     return keras.Model(photo, mean, name="tuned")
 
 
-def shares(told: np.ndarray, other: np.ndarray, *, labels: np.ndarray) -> tuple[tuple[float, float], np.ndarray] | None:
-    """Returns the weights a and b, 0 or more, of the logarithms of two probabilities that minimise the log loss.
+def shares(
+    told: np.ndarray, other: np.ndarray, *, share: float, labels: np.ndarray
+) -> tuple[tuple[float, float], np.ndarray] | None:
+    """Returns the weights a and b of the logarithms of two probabilities whose joined ones have the least log loss.
 
     Args:
         told: probabilities, shape (photos, classes).
         other: the same of another model.
+        share: b / (a + b), 0 to 1.
         labels: class indices, shape (photos,).
 
     Returns:
-        The weights, and the joined probabilities softmax(a * log told + b * log other); None where the other one does
-        not raise the logarithm of the likelihood by the 1 that Akaike's criterion wants for a parameter more.
+        The weights, and the joined probabilities softmax(a * log told + b * log other); None where the logarithm of the
+        likelihood is not more than 1 above that of the first one alone, likewise scaled.
     """
     logs = [np.log(np.maximum(part, fusion.LEAST)).astype(np.float64) for part in (told, other)]
 
-    def joined(weights: np.ndarray) -> np.ndarray:
-        return np.asarray(log_softmax(weights[0] * logs[0] + weights[1] * logs[1], axis=1))
+    def scaled(scale: float, share: float) -> np.ndarray:
+        return np.asarray(log_softmax(scale * ((1 - share) * logs[0] + share * logs[1]), axis=1))
 
-    def loss(weights: np.ndarray) -> float:
-        return float(-joined(weights)[np.arange(len(labels)), labels].mean())
+    def loss(scale: float, share: float) -> float:
+        return -float(scaled(scale, share)[np.arange(len(labels)), labels].sum())
 
-    best = minimize(loss, [0.7, 0.3], method="Nelder-Mead", bounds=[(0, 5)] * 2)
-    alone = minimize(lambda weight: loss(np.array([weight[0], 0.0])), [1.0], method="Nelder-Mead", bounds=[(0, 5)])
-    if len(labels) * (alone.fun - best.fun) <= 1:
+    best, alone = (minimize_scalar(loss, bounds=(0, 5), args=(part,), method="bounded") for part in (share, 0.0))
+    if alone.fun - best.fun <= 1:
         return None
-    return (float(best.x[0]), float(best.x[1])), np.exp(joined(best.x))
+    return (best.x * (1 - share), best.x * share), np.exp(scaled(best.x, share))

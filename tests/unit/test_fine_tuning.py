@@ -106,16 +106,19 @@ def test_two_models_are_joined_by_what_they_tell_of_new_photos() -> None:
     labels = draw.integers(3, size=300)
     scores = 2 * np.eye(3)[labels][None] + draw.normal(size=(2, 300, 3))  # both know something, each by itself
     first, second = softmax(scores, axis=2)
-    found = fine_tuning.shares(first, second, labels=labels)
+    found = fine_tuning.shares(first, second, share=0.4, labels=labels)
     assert found
     (a, b), joined = found
-    assert a == pytest.approx(b, rel=0.3)
+    assert b / (a + b) == pytest.approx(0.4)
     np.testing.assert_allclose(joined, softmax(a * np.log(first) + b * np.log(second), axis=1), atol=1e-6)
+    for scale in (0.95, 1.05):
+        other = softmax(scale * (a * np.log(first) + b * np.log(second)), axis=1)
+        assert log_loss(labels, joined) < log_loss(labels, other)
     right = [log_loss(labels, told) for told in (joined, first, second)]
     assert right[0] < 0.8 * min(right[1:])
 
     guesses = softmax(draw.normal(size=(300, 3)), axis=1)
-    assert fine_tuning.shares(first, guesses, labels=labels) is None
+    assert fine_tuning.shares(first, guesses, share=0.4, labels=labels) is None
 
 
 def test_a_guaranteed_coverage_is_not_broken(settings: Settings, split: Path) -> None:
