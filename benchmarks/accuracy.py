@@ -7,7 +7,7 @@ the folds of one seed. Calibration error is in ten bins. Log loss is in nats.
 
 python benchmarks/accuracy.py [--photos ../shared/gemstones] [--keep FOLDER] [--seed 1 2] [--only default "no colours"]
 
-The rows under "slow" run only when named: "fine-tuned" learns from pixels, minutes an epoch; try `--folds 0` first.
+The rows under "slow" run only when named: "fine-tuned" learns from pixels, ten minutes a fold; try `--folds 0` first.
 """
 
 import argparse
@@ -117,7 +117,7 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, help="keeps cleaned photos and features here, and reuses them")
     parser.add_argument("--seed", type=int, nargs="+", help="of the folds and the head; base.seed unless told")
     parser.add_argument("--only", choices=ABLATIONS | SLOW, nargs="+", default=list(ABLATIONS), help="rows")
-    parser.add_argument("--folds", type=int, nargs="+", choices=range(FOLDS), default=list(range(FOLDS)), help="which")
+    parser.add_argument("--folds", type=int, nargs="+", choices=range(FOLDS), default=[*range(FOLDS)], help="numbers")
     arguments = parser.parse_args()
     if not arguments.photos.is_dir():
         raise SystemExit(f"accuracy: {arguments.photos}: no such folder; name one of class folders with --photos")

@@ -60,7 +60,7 @@ def prepare(base: BaseParams, *, device: str = "auto") -> str:
 
 
 def precision(wanted: str) -> str:
-    """Returns the Keras dtype policy for a network of plain convolutions.
+    """Returns the Keras dtype policy for plain convolutions, also those of 1x1.
 
     Args:
         wanted: a policy, or `auto` for the fastest that this device gains from: bfloat16 or float16 on GPUs with

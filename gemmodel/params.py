@@ -125,7 +125,7 @@ class FusionParams:
     clip: Rate
     fine_tune_epochs: Count
     networks: Positive
-    network_share: Share
+    network_share: Annotated[float, Range(0.01, 1)]
     learning_rate: LearningRate
     unfreeze: str
 

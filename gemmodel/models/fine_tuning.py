@@ -31,6 +31,8 @@ from gemmodel.models import backup as backups
 from gemmodel.params import AugmentParams, BaseParams, EmbedParams, FusionParams, TrainParams
 
 DROPOUT = 0.3  # of the pooled map
+FEATURES = ("train.npz", "val.npz")
+LEAST_GAIN = 1  # of the logarithm of the validation photos' likelihood: a little comes by chance
 
 
 def fine_tune(
@@ -49,7 +51,7 @@ def fine_tune(
 
     Each of these networks is the backbone with a softmax layer on its last map's mean, which is fitted to cached
     features first; then both learn together from augmented photos, batch norm keeping its statistics. The networks
-    differ in their seed. The joined probabilities are softmax(a * log p + b * log q), p fusion's and q the networks'
+    differ in chance alone. The joined probabilities are softmax(a * log p + b * log q), p fusion's and q the networks'
     geometric mean, over the views of `embed`. `network_share` is b / (a + b); the validation photos, from which none
     learns for that, choose a + b. Where the networks add too little, fusion stays alone.
 
@@ -67,9 +69,9 @@ def fine_tune(
             itself are told by Keras alone.
 
     Returns:
-        The model of lower validation loss, and what there is to tell of it: figures of fusion's head by epoch and then
-        of the joined model, whose loss and accuracy are the networks' mean at their best epochs. Evidence of the
-        joined model is the validation photos'.
+        The joined model, or fusion where `shares` finds too little in the networks, and what there is to tell of it:
+        figures of fusion's head by epoch and then of the joined model, whose loss and accuracy are the networks' mean
+        at their best epochs. Evidence of the joined model is the validation photos'.
 
     Raises:
         DataError: the features are of other photos, or in another order.
@@ -83,7 +85,7 @@ def fine_tune(
     if model.labels == "separate":
         raise ParameterError("model.fusion.fine_tune_epochs: labels: separate has no fine-tuning; set labels to all")
     before = fusion_training.train_fusion(model, params, embed, base=base, folder=folder, on_epoch=on_epoch)
-    known, val = embeddings.read(folder / "train.npz"), embeddings.read(folder / "val.npz")
+    known, val = (embeddings.read(folder / name) for name in FEATURES)
     photos = pixels.batches(params, augment, base=base, split=split, augmentation_from="fly")
     if not np.array_equal(photos.val_labels, val.labels):  # what all tell is joined photo by photo
         raise DataError(f"{folder}: its photos are not those of {split}; `dvc repro embed` makes it anew")
@@ -91,7 +93,8 @@ def fine_tune(
         network(params, embed, base=replace(base, seed=base.seed + number), known=known, val=val)
         for number in range(model.networks)
     ]
-    state = backup / backups.key([base, model, params, augment, embed], photos.paths)
+    learnt_from = [*photos.paths, *(folder / name for name in FEATURES)]
+    state = backup / backups.key([base, model, params, augment, embed], learnt_from)
     own = replace(params, epochs=model.fine_tune_epochs, learning_rate=model.learning_rate)
     with above(networks, photos, unfreeze=model.unfreeze) as (parts, train, val_batches):
         best = [
@@ -132,9 +135,17 @@ def network(
     known: embeddings.Embedded,
     val: embeddings.Embedded,
 ) -> keras.Model:
-    """Returns a backbone and a softmax layer on the mean of its last map, which is fitted to cached features."""
-    maps = backbones.backbone(embed.backbone, weights=embed.weights, image_size=base.image_size)
-    pooled = keras.layers.GlobalAveragePooling2D(name="pooled")(maps.outputs[-1])
+    """Returns a backbone and a softmax layer on the mean of its last map, which is fitted to cached features.
+
+    Args:
+        params: how the layer is fitted.
+        embed: the backbone.
+        base: image size, and the seed of the batches and of the network's name.
+        known: features of the training photos.
+        val: the same of the validation photos.
+    """
+    backbone = backbones.backbone(embed.backbone, weights=embed.weights, image_size=base.image_size)
+    pooled = keras.layers.GlobalAveragePooling2D(name="pooled")(backbone.outputs[-1])
     end = known.blocks[0] - pooled.shape[-1]  # the first block ends with the last map's mean and deviation
     part = slice(end - pooled.shape[-1], end)
     cached = (photos._replace(features=photos.features[:, part]) for photos in (known, val))
@@ -143,7 +154,7 @@ def network(
     gem = keras.layers.Dense(len(known.classes), activation="softmax", name="gem")
     head = keras.Model(mean, gem(keras.layers.Dropout(DROPOUT)(mean)), name="head")
     fusion_training.fit_softmax(head, *cached, seed=base.seed, train=params, on_epoch=lambda *_: None)
-    return keras.Model(maps.inputs[0], head(pooled), name=f"network_{base.seed}")
+    return keras.Model(backbone.inputs[0], head(pooled), name=f"network_{base.seed}")
 
 
 @contextmanager
@@ -261,7 +272,7 @@ def shares(
 
     Returns:
         The weights, and the joined probabilities softmax(a * log told + b * log other); None where the logarithm of the
-        likelihood is not more than 1 above that of the first one alone, likewise scaled.
+        likelihood is not more than LEAST_GAIN above that of the first one alone, likewise scaled.
     """
     logs = [np.log(np.maximum(part, fusion.LEAST)).astype(np.float64) for part in (told, other)]
 
@@ -272,6 +283,6 @@ def shares(
         return -float(scaled(scale, share)[np.arange(len(labels)), labels].sum())
 
     best, alone = (minimize_scalar(loss, bounds=(0, 5), args=(part,), method="bounded") for part in (share, 0.0))
-    if alone.fun - best.fun <= 1:
+    if alone.fun - best.fun <= LEAST_GAIN:
         return None
     return (best.x * (1 - share), best.x * share), np.exp(scaled(best.x, share))

@@ -39,7 +39,7 @@ def freeze(model: keras.Model, *, below: str) -> keras.Layer:
     """Lets only the layers from a named one on learn; batch norm keeps its statistics and its scale everywhere.
 
     Args:
-        model: what `transfer` made, changed in place; to be compiled afterwards.
+        model: a backbone with a head, changed in place; to be compiled afterwards.
         below: the beginning of that layer's name; `pooled` lets the head alone learn.
 
     Returns:

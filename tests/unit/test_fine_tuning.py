@@ -27,6 +27,7 @@ SMALL = {
     "model.fusion.unfreeze": "blocks.15",
     "train.epochs": 20,
     "train.batch_size": 4,
+    "train.precision": "mixed_bfloat16",
 }
 
 
@@ -87,6 +88,7 @@ def test_what_the_tuned_backbone_tells_is_joined_where_it_helps(
         networks = [model.get_layer("tuned").get_layer(f"network_{params.base.seed + number}") for number in (0, 1)]
         for network in networks:
             assert changed(before, network) == [*kernels, "conv_head"]
+            assert {layer.dtype_policy.name for layer in network.layers} == {"float32"}
         one, other = (network.get_layer("conv_head").get_weights()[0] for network in networks)
         assert (one != other).any()
 
@@ -149,6 +151,8 @@ def test_above_a_graph_a_network_learns_what_it_learns_as_a_whole(settings: Sett
             [keras.Input((32, 32, 3), name="pixels"), layers.Rescaling(1 / 255), below, *learning]
         )
         before = network.get_weights()
+        with fine_tuning.above([network], photos, unfreeze="rescaling") as ([all_of_it], *_):
+            assert all_of_it is network
         with fine_tuning.above([network], photos, unfreeze="learns") as ([part], train, val):
             data = (network, photos.train, photos.val) if whole else (part, train, val)
             found = fine_tuning.learn(*data, params.train, photos=photos, number=0, backup=None)
