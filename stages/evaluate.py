@@ -1,4 +1,4 @@
-"""Evaluate: the scores on the test part, which nothing else reads, and labels that cross-validation disputes."""
+"""Evaluate: the scores on the test part, which nothing learns from, and labels that cross-validation disputes."""
 
 from pathlib import Path
 

@@ -34,6 +34,7 @@ default_permission = READ
 database_uri = {uri}
 admin_username = admin
 authorization_function = mlflow.server.auth:authenticate_request_basic_auth
+auth_cache_ttl_seconds = 60
 """
 READY = """
 MLflow's server is ready; Ctrl+C ends it. In the shell that runs the pipeline:

@@ -79,7 +79,7 @@ def backbone(name: str, *, weights: str, image_size: int) -> keras.Model:
 
     Args:
         name: `efficientnet_lite0` to `efficientnet_lite2`, or a model of keras.applications as `resnet50`,
-            `mobilenet_v3_small`, `efficientnet_v2_b0`.
+            `mobilenet_v3_small`, `efficientnet_v2_b0`, or as Keras spells it, `MobileNetV3Small`.
         weights: `imagenet`; `none` for random weights, the same ones each time; or the path of a file of weights
             without the classifier: Keras' `.weights.h5`, or, of a Lite, torch's legacy `.pth`.
         image_size: side of the square input in pixels.
@@ -91,6 +91,7 @@ def backbone(name: str, *, weights: str, image_size: int) -> keras.Model:
     Raises:
         ModelError: the name or the weights are not known, do not fit each other, or cannot be had here.
     """
+    name = {function: ours for ours, function in APPLICATIONS.items()}.get(name, name)
     if name not in {*LITES, *APPLICATIONS}:
         raise ModelError(f"no backbone {name!r}; known: {', '.join([*LITES, *APPLICATIONS])}")
     if weights not in ("imagenet", "none") and not Path(weights).is_file():

@@ -1,12 +1,15 @@
 """Fitting fusion: the head on cached features, then attached to the extractor that made them."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
+from scipy.optimize import minimize_scalar
+from scipy.special import softmax
 from sklearn.metrics import log_loss
 
 from gemmodel.data import hierarchy as primary_labels
@@ -15,6 +18,8 @@ from gemmodel.models.confidence import Evidence, Reference
 from gemmodel.models.embeddings import Embedded
 from gemmodel.models.training import Fitted, History, OnEpoch, class_weight, evidence, fit
 from gemmodel.params import BaseParams, EmbedParams, FusionParams, TrainParams
+
+SHARPEST = 4.0  # times the logits of a softmax head, or a part of them: few photos, all told rightly, would have no end
 
 
 def train_fusion(
@@ -52,6 +57,8 @@ def train_fusion(
         head = fusion.head(model, known.features, classes=len(classes), parents=parents)
         history = fit_softmax(head, known, val, seed=base.seed, **given)
         found = evidence(head, known[:3], val[:2])
+        if model.labels == "all":
+            found = calibrated(head, found)
     else:
         head, history, left_out = fit_kernel(model, known, val, parents=parents, **given)
         if model.learn_validation:
@@ -91,6 +98,30 @@ def fit_softmax(
     data = data.map(lambda places: tuple(tf.gather(row, places) for row in rows)).prefetch(1)
     val_data = tf.data.Dataset.from_tensor_slices((val.features, one_hot[val.labels])).batch(train.batch_size)
     return fit(head, data, val_data, train, labels=known.labels, on_epoch=on_epoch)
+
+
+def calibrated(head: keras.Model, found: Evidence) -> Evidence:
+    """Divides a softmax head's logits by the temperature of the least log loss on validation photos.
+
+    (Chuan Guo and others, "On Calibration of Modern Neural Networks", ICML 2017.)
+
+    Args:
+        head: its last layer has the softmax; changed in place.
+        found: what these photos tell of it.
+
+    Returns:
+        What they tell of it now.
+    """
+    logs = np.log(np.maximum(found.probabilities, np.finfo(np.float32).tiny))
+
+    def loss(log_scale: float) -> float:
+        told = softmax(np.exp(log_scale) * logs, axis=1)
+        return float(log_loss(found.labels, told, labels=range(logs.shape[1])))
+
+    end = float(np.log(SHARPEST))
+    scale = float(np.exp(minimize_scalar(loss, bounds=(-end, end), method="bounded").x))
+    head.layers[-1].set_weights([scale * weights for weights in head.layers[-1].get_weights()])
+    return replace(found, probabilities=softmax(scale * logs, axis=1))
 
 
 def fit_kernel(

@@ -162,9 +162,10 @@ def test_an_edit_that_changes_no_output_stops_there(project: Path) -> None:
 def test_experiments_elsewhere_land_in_the_same_store(project: Path) -> None:
     run = runner(project)
     before = len(mlflow_runs(project))
-    run("dvc", "exp", "run", "--temp", "--name", "in-temp", "-S", "train.epochs=1")
+    run("dvc", "exp", "run", "--temp", "--name", "in-temp", "-S", "train.epochs=1", "evaluate")
     for number in (1, 2):
-        run("dvc", "exp", "run", "--queue", "--name", f"in-queue-{number}", "-S", f"train.learning_rate=0.0{number}")
+        option = f"train.learning_rate=0.0{number}"
+        run("dvc", "exp", "run", "--queue", "--name", f"in-queue-{number}", "-S", option, "register")
     run("dvc", "queue", "start", "--jobs", "2")
     deadline = time.monotonic() + 900  # `dvc queue logs --follow` fails where a worker has not begun yet
     while {"Queued", "Running"} & set((status := run("dvc", "queue", "status")).split()):

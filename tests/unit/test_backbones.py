@@ -216,6 +216,8 @@ def test_every_model_of_keras_has_a_name() -> None:
     functions = {name for name in dir(keras.applications) if name[0].isupper()}
     assert set(backbones.APPLICATIONS.values()) == functions
     assert all(name == name.lower() for name in backbones.APPLICATIONS)
+    as_keras_spells_it = backbone("MobileNetV3Small", weights="none", image_size=32)
+    assert as_keras_spells_it.name == "mobilenet_v3_small"
 
 
 # One of each way to scale: in the layer as caffe, as tf and as torch did; inside the network; not at all.

@@ -76,6 +76,13 @@ def test_a_template_is_a_dep_of_the_stage_that_fills_it() -> None:
         assert users == {stage for stage in STAGES if template in PIPELINE["stages"][stage]["deps"]} != set()
 
 
+@pytest.mark.parametrize("stage", ["augment", "embed", "train", "explore"])
+def test_what_learns_does_not_see_the_test_part(stage: str) -> None:
+    seen = {dep for dep in PIPELINE["stages"][stage]["deps"] if dep.startswith("data/")}
+    assert seen
+    assert not seen & {"data", "data/split", "data/split/test", "data/clean", "data/raw"}
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_stage_file_is_short(stage: str) -> None:
     assert len((ROOT / "stages" / f"{stage}.py").read_text(encoding="utf-8").splitlines()) <= 60

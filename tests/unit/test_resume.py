@@ -28,6 +28,8 @@ TINY = {
     "model.cnn.filters": [4, 8],
     "model.cnn.pooling": "max",
     "model.cnn.dense": 8,
+    "model.residual.filters": [4, 8],
+    "model.residual.dense": 8,
     "model.transfer.weights": "none",
     "model.transfer.unfreeze": "blocks.15",
     "embed.views": "photo",
@@ -89,29 +91,30 @@ def project(tmp_path: Path, draw: Callable[..., Image.Image]) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("name", "schedule", "kill_at", "left"),
+    ("name", "schedule", "precision", "kill_at"),
     [
-        ("cnn", "cosine", BATCHES + 3, 2 * BATCHES),
+        ("residual", "cosine", "mixed_bfloat16", BATCHES + 3),  # after one epoch
         # In the second phase, after one epoch of it.
-        ("transfer", "plateau", (EPOCHS + 1) * BATCHES + 3, 2 * BATCHES),
+        ("transfer", "plateau", "float32", (EPOCHS + 1) * BATCHES + 3),
         # In the second network, after one epoch of it.
-        ("fusion", "cosine", (EPOCHS + 1) * BATCHES + 3, 2 * BATCHES),
+        ("fusion", "cosine", "float32", (EPOCHS + 1) * BATCHES + 3),
     ],
-    ids=["cnn", "transfer", "fusion"],
+    ids=["residual", "transfer", "fusion"],
 )
 def test_a_killed_training_ends_with_the_same_bits(
-    project: Path, run: Any, write_params: Any, name: str, schedule: str, kill_at: int, left: int
+    project: Path, run: Any, write_params: Any, name: str, schedule: str, precision: str, kill_at: int
 ) -> None:
     changes = {"train.schedule": schedule, "train.patience": 3, "train.learning_rate": 0.01}
-    write_params(project, TINY | changes)
+    write_params(project, TINY | changes | {"train.precision": precision})
+    trainings = 1 if name == "residual" else 2
     killed: subprocess.CompletedProcess[str] = run("-c", TRAIN, name, str(kill_at), "resumed", cwd=project)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert not (project / "resumed.json").exists()
-    assert len(list((project / "resumed").rglob("*.pickle"))) == (1 if name == "cnn" else 2)
+    assert len(list((project / "resumed").rglob("*.pickle"))) == trainings
     ended = run("-c", TRAIN, name, "-1", "resumed", "whole", cwd=project)
     assert ended.returncode == 0, ended.stderr
     resumed, whole = (json.loads((project / f"{folder}.json").read_text()) for folder in ("resumed", "whole"))
-    assert (whole["batches"], resumed["batches"]) == ((1 if name == "cnn" else 2) * EPOCHS * BATCHES, left)
+    assert (whole["batches"], resumed["batches"]) == (trainings * EPOCHS * BATCHES, 2 * BATCHES)
     assert resumed["left"] == whole["left"] == []
     assert resumed["history"] == whole["history"]
     assert resumed["seen"] == whole["seen"]

@@ -170,17 +170,32 @@ def test_both_models_balance_the_classes_of_their_photos(
         )
     else:
         features.embed({few / part: few / f"{part}.npz" for part in ("train", "val")}, extractor, classes=CLASSES)
-        model, classes, history, *_ = fusion_training.train_fusion(
-            params.model.fusion, params.train, params.embed, folder=few, **common
+        known, val = (embeddings.read(few / f"{part}.npz") for part in ("train", "val"))
+        model, classes = fusion.head(params.model.fusion, known.features, classes=3), known.classes
+        history = fusion_training.fit_softmax(
+            model, known, val, seed=params.base.seed, train=params.train, on_epoch=lambda *_: None
         )
     paths, labels = dataset.labelled(few / "train", classes)
     assert np.bincount(labels).tolist() == [6, 3, 1]
     given = np.stack([images.load(path, 32) for path in paths]).astype(np.float32)
     if name == "fusion":  # its extractor has random weights of its own: the cached features are what was seen
-        given = embeddings.read(few / "train.npz").features
-        model = model.get_layer("head")
+        given = known.features
     loss = -np.log(told(model, given)[np.arange(10), labels])
     assert history["loss"][0] == pytest.approx((loss * np.take([10 / 18, 10 / 9, 10 / 3], labels)).mean(), rel=1e-3)
+
+
+def test_a_softmax_head_is_as_sure_as_the_validation_photos_allow(settings: Settings) -> None:
+    rng = np.random.default_rng(5)
+    known, weights = rng.normal(size=(4000, 4)).astype(np.float32), rng.normal(size=(4, 3))
+    head = fusion.head(settings({"model.fusion.clip": 9}).model.fusion, known, classes=3)
+    head.get_layer("gem").set_weights([weights, np.zeros(3)])
+    labels = (told(head, known).cumsum(axis=1) < rng.uniform(size=(4000, 1))).sum(axis=1)
+    for too_sure in (3.0, 0.5):
+        head.get_layer("gem").set_weights([too_sure * weights, np.zeros(3)])
+        found = training.evidence(head, (known[:9], labels[:9], labels[:9].astype(str)), (known, labels))
+        after = fusion_training.calibrated(head, found)
+        np.testing.assert_allclose(head.get_layer("gem").get_weights()[0], weights, rtol=0.1)
+        np.testing.assert_allclose(after.probabilities, told(head, known), atol=1e-4)
 
 
 def test_a_head_standardises_by_the_training_features(settings: Settings) -> None:
