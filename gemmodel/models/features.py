@@ -32,6 +32,7 @@ VIEWS = {
     "mirror": lambda x: ops.flip(x, axis=2),
     "quarter_turn": lambda x: ops.flip(ops.transpose(x, (0, 2, 1, 3)), axis=1),
     "half_turn": lambda x: ops.flip(ops.flip(x, axis=1), axis=2),
+    "three_quarter_turn": lambda x: ops.flip(ops.transpose(x, (0, 2, 1, 3)), axis=2),
 }
 
 
