@@ -1,16 +1,17 @@
 """How accurate and how honest `fusion` is on real photos, by stratified cross-validation: a Markdown table, to print.
 
 Each row has one thing of params.yaml changed, or a block of features left out. In each fold a tenth of the training
-photos, the validation part, selects the epoch, or the penalty where there are several, and is learnt from where there
-is one; calibration is by leave-one-out within the training photos, of a softmax head by the validation part. Figures
-are of all photos' out-of-fold probabilities, averaged over the seeds; +- is the standard error over the folds of one
-seed. Calibration error is in ten bins. Log loss is in nats.
+photos, the validation part, selects the epoch, or the penalty where there are several; a kernel head learns from it
+too. Calibration is by leave-one-out within the photos learnt from; of a softmax head, and of a fine-tuned network's
+joined answers, by the validation part. Figures are of all photos' out-of-fold probabilities, averaged over the seeds;
++- is the standard error over the folds of one seed. Calibration error is in ten bins. Log loss is in nats.
 
 python benchmarks/accuracy.py [--photos ../shared/gemstones] [--keep FOLDER] [--seed 1 2] [--only default "no colours"]
 
 The rows under "slow" run only when named: "fine-tuned" learns from pixels, ten minutes a fold; try `--folds 0` first.
 With --keep each fold's answers stay, by these parameters (take a new folder where the code has changed): so what was
 killed goes on, and after processes that share the folder and do some `--folds` each one more has the figures of all.
+Let one process make photos and features first (`--only default --folds 0`).
 """
 
 import argparse

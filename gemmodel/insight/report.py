@@ -34,7 +34,7 @@ class Section:
 SECTIONS = (
     Section(
         "How good is it?",
-        "Scores on the test part: photos that nothing but this evaluation has read. An interval is one of 95 %.",
+        "Scores on the test part: photos that nothing learnt from. An interval is one of 95 %.",
         tables=("metrics.json",),
         pictures=("evaluation/*.png", "evaluation/*.jpg"),
         links=("evaluation/*.html", "evaluation/*.csv", "evaluation/*.json"),

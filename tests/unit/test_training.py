@@ -332,6 +332,19 @@ def test_the_validation_photos_choose_the_penalty_and_then_teach(settings: Setti
     assert (told(head, points).argmax(axis=1) == one_hot.argmax(axis=1)).mean() > 0.85
 
 
+def write_features(
+    folder: Path, part: str, number: int, extractor: keras.Model, rng: np.random.Generator
+) -> np.ndarray:
+    """Write features of three classes, drawn at random about each class's own number, and return them."""
+    labels = np.arange(number) % 3
+    known = (rng.normal(size=(number, extractor.output_shape[1])) + labels[:, None]).astype(np.float32)
+    np.savez(
+        folder / f"{part}.npz", features=known, labels=labels, classes=CLASSES, blocks=features.blocks(extractor),
+        files=np.array([f"{part}{place}" for place in range(number)]),
+    )  # fmt: skip
+    return known
+
+
 def test_validation_photos_that_set_the_sets_are_not_learnt_from(settings: Settings, tmp_path: Path) -> None:
     """Nothing of the head depends on them, so their scores and those of new photos are exchangeable."""
     changes = {"model.fusion.penalties": [1000, 0.1, 10], "model.fusion.learn_validation": False}
@@ -340,21 +353,13 @@ def test_validation_photos_that_set_the_sets_are_not_learnt_from(settings: Setti
     rng = np.random.default_rng(7)
     fitted = []
     for draw in range(2):
-        for part, number in (("train", 30), ("val", 12)):
-            labels = np.arange(number) % 3
-            known = (np.random.default_rng(1) if part == "train" else rng).normal(
-                size=(number, extractor.output_shape[1])
-            )
-            np.savez(
-                tmp_path / f"{part}.npz", features=known.astype(np.float32) + labels[:, None], labels=labels,
-                files=np.array([f"{part}{place}" for place in range(number)]), classes=CLASSES,
-                blocks=features.blocks(extractor),
-            )  # fmt: skip
+        write_features(tmp_path, "train", 30, extractor, np.random.default_rng(1))
+        known = write_features(tmp_path, "val", 12, extractor, rng)
         folder: dict[str, Any] = {"base": params.base, "folder": tmp_path, "on_epoch": lambda *_: None}
         fitted.append(fusion_training.train_fusion(params.model.fusion, params.train, params.embed, **folder))
         evidence = fitted[draw].evidence
-        told = fitted[draw].model.get_layer("head").predict(known.astype(np.float32) + labels[:, None], verbose=0)
-        np.testing.assert_allclose(evidence.probabilities, told, atol=1e-5)
+        head = fitted[draw].model.get_layer("head")
+        np.testing.assert_allclose(evidence.probabilities, told(head, known), atol=1e-5)
         assert evidence.reference.files.tolist() == [f"train{place}" for place in range(30)]
     heads = [one.model.get_layer("head").get_weights() for one in fitted]
     for one, other in zip(*heads, strict=True):
@@ -362,6 +367,31 @@ def test_validation_photos_that_set_the_sets_are_not_learnt_from(settings: Setti
     history = fitted[0].history
     best = training.summary(history, fitted[0].chosen_by)["best_epoch"]
     assert best == int(np.argmin(history["loss"]))
+
+
+@pytest.mark.parametrize("labels", ["all", "separate"])
+def test_evidence_is_of_the_softmax_head_that_is_kept(settings: Settings, tmp_path: Path, labels: str) -> None:
+    changes = {"model.fusion.head": "softmax", "model.fusion.labels": labels, "train.epochs": 2}
+    params = settings(changes | {"embed.views": ["photo"], "embed.weights": "none", "base.image_size": 32})
+    extractor = features.extractor(params.embed, image_size=32)
+    known, val = (write_features(tmp_path, part, 12, extractor, np.random.default_rng(1)) for part in ("train", "val"))
+    keras.utils.set_random_seed(1)
+    fitted = fusion_training.train_fusion(
+        params.model.fusion, params.train, params.embed, base=params.base, folder=tmp_path,
+        hierarchy=dict(zip(CLASSES, "112", strict=True)), on_epoch=lambda *_: None,
+    )  # fmt: skip
+    kept = fitted.model.get_layer("head")
+    np.testing.assert_allclose(fitted.evidence.probabilities, told(kept, val), atol=1e-5)
+
+    keras.utils.set_random_seed(1)
+    features.extractor(params.embed, image_size=32)
+    plain = fusion.head(params.model.fusion, known, classes=3, parents=[0, 0, 1])
+    parts = [embeddings.read(tmp_path / f"{part}.npz") for part in ("train", "val")]
+    fusion_training.fit_softmax(plain, *parts, seed=params.base.seed, train=params.train, on_epoch=lambda *_: None)
+    one, other = (head.get_layer("gem").get_weights()[0] for head in (kept, plain))
+    scale = np.median(one / other)
+    np.testing.assert_allclose(one, scale * other, atol=1e-5)
+    assert (abs(scale - 1) > 0.01) == (labels == "all")  # one temperature has no meaning for products
 
 
 def test_a_kernel_head_comes_back_as_the_same_bytes(tmp_path: Path, extractor: keras.Model, settings: Settings) -> None:
