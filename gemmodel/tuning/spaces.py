@@ -132,7 +132,10 @@ def edited(text: str, changes: Mapping[str, Any]) -> str:
         place = values
         for section in sections:
             place = place[section]
-        place[key] = _in_one_line(value) if isinstance(value, list) else value
+        if isinstance(value, list) and isinstance(place[key], list):
+            place[key][:] = value  # as it is laid out, in one line or in several: anew its comments would go astray
+        else:
+            place[key] = _in_one_line(value) if isinstance(value, list) else value
     return str(dumps_yaml(values))
 
 

@@ -108,5 +108,18 @@ def test_a_change_leaves_all_other_lines_and_each_comment(tmp_path: Path) -> Non
     assert spaces.edited(SHIPPED, {}) == SHIPPED
 
 
+@pytest.mark.parametrize("value", [[64, 64, 64, 64], 5])
+@pytest.mark.parametrize("key", ["filters", "kernel"])
+def test_lists_in_several_lines_as_dvc_leaves_them_are_changed(key: str, value: Any) -> None:
+    line = next(line for line in SHIPPED.splitlines() if line.startswith(f"    {key}: ") and "block" in line)
+    name, comment = line.split(":")[0], line.split("#", 1)[1]
+    text = SHIPPED.replace(line, f"{name}:      #{comment}\n    - 3\n    - 7")
+    new = spaces.edited(text, {f"model.cnn.{key}": value})
+    expected = yaml.safe_load(text)
+    expected["model"]["cnn"][key] = value
+    assert yaml.safe_load(new) == expected
+    assert new.count("#") == SHIPPED.count("#")
+
+
 def test_values_are_told_as_dvc_takes_them() -> None:
     assert [spaces.word(value) for value in ("cnn", 3, 0.5, True, [64, 64])] == ["cnn", "3", "0.5", "true", "[64, 64]"]
