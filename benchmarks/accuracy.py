@@ -9,13 +9,12 @@ joined answers, by the validation part. Figures are of all photos' out-of-fold p
 python benchmarks/accuracy.py [--photos ../shared/gemstones] [--keep FOLDER] [--seed 1 2] [--only default "no colours"]
 
 The rows under "slow" run only when named: "fine-tuned" learns from pixels, ten minutes a fold; try `--folds 0` first.
-With --keep each fold's answers stay, by these parameters (take a new folder where the code has changed): so what was
-killed goes on, and after processes that share the folder and do some `--folds` each one more has the figures of all.
-Let one process make photos and features first (`--only default --folds 0`).
+With --keep each fold's answers stay, by parameters, features and code: so what was killed goes on, and after processes
+that share the folder and do some `--folds` each one more has the figures of all. Photos and features are taken as they
+lie there: let one process make them first (`--only default --folds 0`), in a new folder where their code has changed.
 """
 
 import argparse
-import hashlib
 import shutil
 import sys
 import tempfile
@@ -131,7 +130,7 @@ def main() -> None:
     print(devices.prepare(settings.base))
     import keras
 
-    from gemmodel.models import features
+    from gemmodel.models import backup, features
     from scraper.sources import crawl
 
     with tempfile.TemporaryDirectory() as temporary:
@@ -164,9 +163,10 @@ def main() -> None:
                 given = replace(given, base=replace(given.base, seed=seed))
                 told, by_fold, scored = np.zeros((len(labels), len(classes)), np.float32), [], []
                 splits = list(StratifiedKFold(FOLDS, shuffle=True, random_state=seed).split(labels, labels))
+                key = backup.key([given], [file])
                 for number in arguments.folds:
                     train, test = splits[number]
-                    answers = keep / f"{hashlib.sha256(repr((given, taken, number)).encode()).hexdigest()[:16]}.npz"
+                    answers = keep / f"{name}-{number}-{key}.npz"
                     if not answers.is_file():
                         keras.utils.set_random_seed(seed)
                         if given.model.fusion.fine_tune_epochs:
