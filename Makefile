@@ -31,7 +31,7 @@ ui: $(INSTALLED) ## open the MLflow UI on http://127.0.0.1:5000 (PORT=...)
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow server --workers 1 --port $(or $(PORT),5000) --backend-store-uri '$(UI_STORE)';; esac
 
 server: $(INSTALLED) ## try out a team's MLflow server: PostgreSQL, S3, users (PORT=...)
-	python -m gemmodel.delivery.trial_server --port $(or $(PORT),5000)
+	python tools/dev_mlflow_server.py --port $(or $(PORT),5000)
 
 bench: $(INSTALLED) ## run the benchmarks of speed that the README quotes
 	for name in nothing_to_do stage_imports cleaning augmentation mixed_precision epoch_ends; do echo "== $$name"; python benchmarks/$$name.py || exit 1; done

@@ -26,10 +26,11 @@ from typing import Any
 import numpy as np
 from sklearn.model_selection import StratifiedKFold, train_test_split
 
-from gemmodel import devices, params
-from gemmodel.data import arrays, cleaning, folders
-from gemmodel.models import embeddings
-from gemmodel.params import Params
+from gemmodel import devices
+from gemmodel.clean import cleaning
+from gemmodel.core import image_folder, npz, params
+from gemmodel.core.params import Params
+from gemmodel.embed import feature_set
 
 FOLDS, TOP = 5, 5
 FIGURES = ("accuracy", f"top_{TOP}_accuracy", "log_loss", "calibration_error")
@@ -46,9 +47,9 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "maps alone": {"without": ["covariances", "colours"]},
     "one view": {"embed": {"views": ("photo",)}},
     "three views": {"embed": {"views": ("photo", "mirror", "quarter_turn")}},
-    "no confusions": {"fusion": {"confusion_penalty": 0.0}},
+    "no confusions": {"fusion": {"stacking_penalty": 0.0}},
     "degree 3 alone": {"fusion": {"degree": (3,)}},
-    "degree 3 alone, no confusions": {"fusion": {"degree": (3,), "confusion_penalty": 0.0}},
+    "degree 3 alone, no confusions": {"fusion": {"degree": (3,), "stacking_penalty": 0.0}},
     "degree 8 alone": {"fusion": {"degree": (8,)}},
     "linear kernel": {"fusion": {"degree": (1,)}},
     "512 components": {"fusion": {"components": 512}},
@@ -72,32 +73,35 @@ def changed(settings: Params, changes: dict[str, Any]) -> Params:
 
 def head(settings: Params, known: np.ndarray, labels: np.ndarray, sizes: list[int], train: np.ndarray) -> np.ndarray:
     """Fits the head as the train stage does and returns the probabilities of all photos."""
-    from gemmodel.models import fusion, fusion_training, training
+    from gemmodel.models import fusion
+    from gemmodel.train import fit, fusion_head, kernel_ridge
 
     model, classes = settings.model.fusion, int(labels.max()) + 1
     fit, val = train_test_split(train, test_size=0.1, stratify=labels[train], random_state=settings.base.seed)
     names = list(map(str, range(classes)))
-    parts = [embeddings.Embedded(known[part], labels[part], part.astype(str), names, sizes) for part in (fit, val)]
+    parts = [feature_set.FeatureSet(known[part], labels[part], part.astype(str), names, sizes) for part in (fit, val)]
     given = {"train": settings.train, "on_epoch": lambda *_: None}
     if model.head == "kernel" and len(model.penalties) == 1:  # nothing to select: the validation photos are learnt from
         all_of_them = (known[train], labels[train])
-        fitted, *_ = fusion.kernel_head(model, *all_of_them, classes=classes, blocks=sizes, penalty=model.penalties[0])
+        fitted, *_ = kernel_ridge.kernel_head(
+            model, *all_of_them, classes=classes, blocks=sizes, penalty=model.penalties[0]
+        )
     elif model.head == "kernel":
-        fitted, *_ = fusion_training.fit_kernel(model, *parts, **given)
+        fitted, *_ = fusion_head.fit_kernel(model, *parts, **given)
     else:
-        fitted = fusion.head(model, parts[0].features, classes=classes)
-        fusion_training.fit_softmax(fitted, *parts, seed=settings.base.seed, **given)
-        fusion_training.calibrated(fitted, training.evidence(fitted, parts[0][:3], parts[1][:2]))
+        fitted = fusion.softmax_head(model, parts[0].features, classes=classes)
+        fusion_head.fit_softmax(fitted, *parts, seed=settings.base.seed, **given)
+        fusion_head.temperature_scale(fitted, fit.held_out_predictions(fitted, parts[0][:3], parts[1][:2]))
     return np.asarray(fitted(known))
 
 
 def tuned(settings: Params, file: Path, clean: Path, scratch: Path, train: np.ndarray, test: np.ndarray) -> np.ndarray:
     """Fine-tunes as the train stage does and returns the probabilities of the photos left out."""
-    from gemmodel.data import dataset
-    from gemmodel.models import fine_tuning
+    from gemmodel.embed import samples
+    from gemmodel.train import fine_tuning
 
     shutil.rmtree(scratch, ignore_errors=True)
-    embedded = embeddings.read(file)
+    embedded = feature_set.read(file)
     labels, size = embedded.labels, settings.base.image_size
     fit, val = train_test_split(train, test_size=0.1, stratify=labels[train], random_state=settings.base.seed)
     for name, part in (("train", np.sort(fit)), ("val", np.sort(val))):  # by class, as the stages have them
@@ -106,13 +110,13 @@ def tuned(settings: Params, file: Path, clean: Path, scratch: Path, train: np.nd
             link.parent.mkdir(parents=True, exist_ok=True)
             link.symlink_to((clean / embedded.files[place]).resolve())
         rows = {key: getattr(embedded, key)[part] for key in ("features", "labels", "files")}
-        arrays.write(scratch / f"{name}.npz", **{**embedded._asdict(), **rows})
+        npz.write(scratch / f"{name}.npz", **{**embedded._asdict(), **rows})
     model, classes, *_ = fine_tuning.fine_tune(
         settings.model.fusion, settings.train, settings.augment, settings.embed, base=settings.base,
         folder=scratch, split=scratch, backup=scratch / "backup", on_epoch=lambda epoch, values: print(epoch, values),
     )  # fmt: skip
     paths = [clean / name for name in embedded.files[test]]
-    data = dataset.batches(paths, labels[test], classes=len(classes), image_size=size, batch_size=8)
+    data = samples.batches(paths, labels[test], classes=len(classes), image_size=size, batch_size=8)
     return np.asarray(model.predict(data, verbose=2))
 
 
@@ -130,7 +134,8 @@ def main() -> None:
     print(devices.prepare(settings.base))
     import keras
 
-    from gemmodel.models import backup, features
+    from gemmodel.core import hashing
+    from gemmodel.embed import embedding, extractor
     from scraper.sources import crawl
 
     with tempfile.TemporaryDirectory() as temporary:
@@ -142,7 +147,7 @@ def main() -> None:
             source = replace(settings.crawl, source=("folder",), folder=str(arguments.photos))
             crawl(source, raw, logs=scratch / "logs")
             cleaning.clean(raw, keep / "clean", settings.clean)
-        classes = list(folders.photos(keep / "clean"))
+        classes = list(image_folder.list_images(keep / "clean"))
         print("| setting | top-1 | top-5 | log loss | calibration error | seconds a fit |\n| --- |" + 5 * " ---: |")
         for name in arguments.only:
             change = (ABLATIONS | SLOW)[name]
@@ -151,9 +156,9 @@ def main() -> None:
             tag = (embed.backbone, size, *embed.views, embed.covariance_channels, *embed.colour_spaces)
             file = keep / f"{'-'.join(map(str, tag))}.npz"
             if not file.is_file():
-                extractor = features.extractor(embed, image_size=size)
-                features.embed({keep / "clean": file}, extractor, classes=classes)
-            known, labels, _, _, sizes = embeddings.read(file)
+                extractor = extractor.extractor(embed, image_size=size)
+                embedding.embed({keep / "clean": file}, extractor, classes=classes)
+            known, labels, _, _, sizes = feature_set.read(file)
             blocks = dict(zip(("maps", "covariances", "colours"), sizes, strict=True))
             taken = [block not in change.get("without", ()) for block in blocks]
             known = known[:, np.repeat(taken, list(blocks.values()))]
@@ -163,7 +168,7 @@ def main() -> None:
                 given = replace(given, base=replace(given.base, seed=seed))
                 told, by_fold, scored = np.zeros((len(labels), len(classes)), np.float32), [], []
                 splits = list(StratifiedKFold(FOLDS, shuffle=True, random_state=seed).split(labels, labels))
-                key = backup.key([given], [file])
+                key = hashing.run_key([given], [file])
                 for number in arguments.folds:
                     train, test = splits[number]
                     answers = keep / f"{name}-{number}-{key}.npz"
@@ -173,7 +178,7 @@ def main() -> None:
                             found = tuned(given, file, keep / "clean", scratch / "fold", train, test)
                         else:
                             found = head(given, known, labels, sizes, train)[test]
-                        arrays.write(answers, told=found)
+                        npz.write(answers, told=found)
                         fits += 1
                     with np.load(answers) as kept:
                         told[test] = kept["told"]
@@ -194,9 +199,9 @@ def main() -> None:
 
 def figures(told: np.ndarray, labels: np.ndarray, classes: list[str], part: np.ndarray) -> list[float]:
     """Returns the FIGURES of some photos."""
-    from gemmodel.insight import evaluation
+    from gemmodel.evaluate import metrics
 
-    found = evaluation.scores(evaluation.Predictions([], labels[part], told[part], classes), top=TOP)
+    found = metrics.scores(metrics.Predictions([], labels[part], told[part], classes), top=TOP)
     return [float(found[name]) for name in FIGURES]
 
 

@@ -17,16 +17,17 @@ from typing import Any
 import numpy as np
 from sklearn.model_selection import StratifiedKFold, train_test_split
 
-from gemmodel import devices, params
-from gemmodel.data import folders
-from gemmodel.data.hierarchy import parents
-from gemmodel.models import confidence, embeddings
+from gemmodel import devices
+from gemmodel.core import files, params
+from gemmodel.embed import feature_set
+from gemmodel.models import conformal
+from gemmodel.models.metadata import mineral_class_indices
 
 FOLDS = 5
 
 
 def threshold(told: np.ndarray, labels: np.ndarray, coverage: float) -> float:
-    return -confidence.quantile(-told[np.arange(len(labels)), labels], coverage, otherwise=0.0)
+    return -conformal.conformal_quantile(-told[np.arange(len(labels)), labels], coverage, otherwise=0.0)
 
 
 def main() -> None:
@@ -37,17 +38,19 @@ def main() -> None:
     arguments = parser.parse_args()
     settings = params.load(Path("params.yaml"))
     print(devices.prepare(settings.base))
-    from gemmodel.models import fusion
+    from gemmodel.train import kernel_ridge
 
-    photos = embeddings.read(arguments.features / "train.npz").joined(embeddings.read(arguments.features / "val.npz"))
+    photos = feature_set.read(arguments.features / "train.npz").joined(feature_set.read(arguments.features / "val.npz"))
     known, labels, _, classes, blocks = photos
-    names, of_gems = parents(classes, folders.read_json(arguments.hierarchy))
+    names, of_gems = mineral_class_indices(classes, files.read_json(arguments.hierarchy))
     sizes: dict[str, Any] = {"classes": len(classes), "blocks": blocks, "parents": of_gems.tolist()}
     coverage = settings.train.coverage
 
     def fitted(kind: str, part: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         model = replace(settings.model.fusion, labels=kind)
-        head, _, left_out = fusion.kernel_head(model, known[part], labels[part], **sizes, penalty=model.penalties[0])
+        head, _, left_out = kernel_ridge.kernel_head(
+            model, known[part], labels[part], **sizes, penalty=model.penalties[0]
+        )
         return head.predict(known[test], verbose=0), left_out
 
     for seed in arguments.seed:
@@ -70,7 +73,7 @@ def main() -> None:
                 ("split", split_told, by_rest),
                 ("split, then all learnt from", told, by_rest),
             ):
-                chosen = confidence.in_set(given, at)
+                chosen = conformal.prediction_sets(given, at)
                 held = chosen[np.arange(len(test)), labels[test]]
                 right = given.argmax(axis=1) == labels[test]
                 sets.setdefault(name, []).append(np.stack([held, chosen.sum(axis=1), chosen.sum(axis=1) == 1, right]))

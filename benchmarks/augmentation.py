@@ -16,23 +16,23 @@ import tempfile
 import time
 from pathlib import Path
 
-from gemmodel import params
-from gemmodel.data import folders, images
-from gemmodel.errors import told_in_one_line
+from gemmodel.core import image_folder, params
+from gemmodel.core.errors import cli_errors
+from gemmodel.images import decode
 
 GEMS, PHOTOS, COPIES, SIDE, RUNS = 20, 20, 20, 224, 3
 
 
 def plain(train: Path, out: Path) -> int:
-    paths = [path for paths in folders.photos(train).values() for path in paths[:COPIES]]
+    paths = [path for paths in image_folder.list_images(train).values() for path in paths[:COPIES]]
     for number, path in enumerate(paths):
-        images.read(path).resize((SIDE, SIDE)).save(out / f"{number}.jpg", **images.JPEG)
+        decode.read(path).resize((SIDE, SIDE)).save(out / f"{number}.jpg", **decode.JPEG)
     return len(paths)
 
 
 def measure(train: Path) -> None:
     from gemmodel import devices
-    from gemmodel.data import augmentation
+    from gemmodel.images import augment
 
     settings = params.load(Path("params.yaml"))
     devices.prepare(settings.base, device="cpu")
@@ -40,7 +40,7 @@ def measure(train: Path) -> None:
     for _ in range(RUNS):
         with tempfile.TemporaryDirectory() as out:
             start = time.perf_counter()
-            copies = augmentation.augment(train, Path(out, "copies"), settings.augment, image_size=SIDE, seed=1)
+            copies = augment.write_copies(train, Path(out, "copies"), settings.augment, image_size=SIDE, seed=1)
             speeds["augment"].append(sum(copies.values()) / (time.perf_counter() - start))
             start = time.perf_counter()
             speeds["plain"].append(plain(train, Path(out)) / (time.perf_counter() - start))
@@ -60,7 +60,7 @@ def main() -> None:
         measure(arguments.photos)
         return
     with tempfile.TemporaryDirectory() as some:
-        for name, paths in list(folders.photos(arguments.photos).items())[:GEMS]:
+        for name, paths in list(image_folder.list_images(arguments.photos).items())[:GEMS]:
             for path in paths[:PHOTOS]:
                 Path(some, name).mkdir(exist_ok=True)
                 shutil.copy(path, Path(some, name))
@@ -69,5 +69,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with told_in_one_line("augmentation"):
+    with cli_errors("augmentation"):
         main()

@@ -12,15 +12,16 @@ from pathlib import Path
 from joblib import Parallel, delayed
 from PIL import Image
 
-from gemmodel import params
-from gemmodel.data import cleaning, folders, images
+from gemmodel.clean import cleaning
+from gemmodel.core import files, image_folder, params
+from gemmodel.images import decode
 
 RUNS = 3
 
 
 def resized(path: Path, target: Path) -> None:
     with Image.open(path) as image:
-        image.convert("RGB").resize((224, 224), Image.Resampling.BICUBIC).save(target, **images.JPEG)
+        image.convert("RGB").resize((224, 224), Image.Resampling.BICUBIC).save(target, **decode.JPEG)
 
 
 def loop(paths: list[Path], out: Path, workers: int) -> None:
@@ -36,12 +37,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         raw, out = Path(folder, "raw"), Path(folder, "out")
         lines = []
-        for gem, paths in folders.photos(photos).items():
+        for gem, paths in image_folder.list_images(photos).items():
             for number, path in enumerate(paths):
                 name = f"{gem}/{path.name}"
-                folders.copy(path, raw / name)
+                files.copy(path, raw / name)
                 lines.append({"path": name, "number": number})
-        folders.write_lines(raw / "manifest.jsonl", lines)
+        files.write_jsonl(raw / "manifest.jsonl", lines)
         names = [raw / line["path"] for line in lines]
         for workers in (1, 2):
             speeds: dict[str, list[float]] = {"loop": [], "clean": []}

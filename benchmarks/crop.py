@@ -19,10 +19,11 @@ from sklearn.model_selection import StratifiedKFold, train_test_split
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from gemmodel import devices, params
-from gemmodel.data import cleaning, folders
-from gemmodel.models import embeddings
-from gemmodel.params import Params
+from gemmodel import devices
+from gemmodel.clean import cleaning
+from gemmodel.core import files, image_folder, params
+from gemmodel.core.params import Params
+from gemmodel.embed import feature_set
 
 METHODS = ("none", "canny", "otsu")
 FOLDS, TOP, RESAMPLES = 5, 5, 10_000
@@ -30,15 +31,15 @@ FOLDS, TOP, RESAMPLES = 5, 5, 10_000
 
 def embedded(method: str, raw: Path, keep: Path, settings: Params) -> Path:
     """Cleans the photos with one crop and returns the file of their features, made unless it is there already."""
-    from gemmodel.models import features
+    from gemmodel.embed import embedding, extractor
 
     kept = keep / f"{method}.npz"
     if not kept.is_file():
         cleaned = keep / method
         cleaning.clean(raw, cleaned, replace(settings.clean, crop=method))
-        extractor = features.extractor(settings.embed, image_size=settings.base.image_size)
-        features.embed({cleaned: kept}, extractor, classes=list(folders.photos(cleaned)))
-    cropped = sum("box" in line for line in folders.read_lines(keep / method / "manifest.jsonl"))
+        extractor = extractor.extractor(settings.embed, image_size=settings.base.image_size)
+        embedding.embed({cleaned: kept}, extractor, classes=list(image_folder.list_images(cleaned)))
+    cropped = sum("box" in line for line in files.read_jsonl(keep / method / "manifest.jsonl"))
     print(f"{method:<6} {cropped} photos cropped", flush=True)
     return kept
 
@@ -54,18 +55,19 @@ def head(train: np.ndarray, labels: np.ndarray, test: np.ndarray, settings: Para
     import keras
     import tensorflow as tf
 
-    from gemmodel.models import fusion, training
+    from gemmodel.models import fusion
+    from gemmodel.train import fit
 
     keras.utils.set_random_seed(settings.base.seed)
     x, x_val, y, y_val = train_test_split(
         train, labels, test_size=0.1, stratify=labels, random_state=settings.base.seed
     )
     one_hot = np.eye(labels.max() + 1, dtype=np.float32)
-    model = fusion.head(settings.model.fusion, x, classes=len(one_hot))
+    model = fusion.softmax_head(settings.model.fusion, x, classes=len(one_hot))
     size = settings.train.batch_size
     data = tf.data.Dataset.from_tensor_slices((x, one_hot[y])).shuffle(len(x), seed=settings.base.seed).batch(size)
     val = tf.data.Dataset.from_tensor_slices((x_val, one_hot[y_val])).batch(size)
-    training.fit(model, data, val, settings.train, labels=y, on_epoch=lambda epoch, logs: None)
+    fit.fit(model, data, val, settings.train, labels=y, on_epoch=lambda epoch, logs: None)
     return model.predict(test, verbose=0)
 
 
@@ -92,7 +94,7 @@ def main() -> None:
         source = {"source": ("folder",), "folder": str(arguments.photos), "max_per_gem": arguments.per_gem}
         crawl(replace(settings.crawl, **source), raw, logs=Path(scratch, "logs"))
         keep = arguments.keep or Path(scratch, "kept")
-        known = {method: embeddings.read(embedded(method, raw, keep, settings)) for method in METHODS}
+        known = {method: feature_set.read(embedded(method, raw, keep, settings)) for method in METHODS}
     labels = known["none"].labels
     assert all((other.labels == labels).all() for other in known.values()), "the methods differ in their photos"
     classifier = {"head": head, "logistic": logistic}[arguments.classifier]

@@ -20,8 +20,9 @@ import numpy as np
 from joblib import Parallel, delayed
 from PIL import Image, ImageOps
 
-from gemmodel import params
-from gemmodel.data import duplicates, folders, images
+from gemmodel.clean import duplicates
+from gemmodel.core import image_folder, params
+from gemmodel.images import decode
 
 Change = Callable[[Image.Image, np.random.Generator], Image.Image]
 
@@ -57,16 +58,16 @@ CHANGES: dict[str, Change] = {
 }
 
 
-def looks(path: Path, seed: int) -> list[duplicates.Look]:
+def looks(path: Path, seed: int) -> list[duplicates.Descriptor]:
     """Describe a photo and its changed copies."""
-    picture = images.read(path)
+    picture = decode.read(path)
     changed = [change(picture, np.random.default_rng([seed, k])) for k, change in enumerate(CHANGES.values())]
-    return [duplicates.look(p.convert("RGB")) for p in (picture, *changed)]
+    return [duplicates.describe(p.convert("RGB")) for p in (picture, *changed)]
 
 
-def pairs(views: list[duplicates.Look], settings: params.CleanParams) -> set[tuple[int, int]]:
+def pairs(views: list[duplicates.Descriptor], settings: params.CleanParams) -> set[tuple[int, int]]:
     near = duplicates.candidates(np.stack([look.layout for look in views]))
-    return {(int(i), int(j)) for i, j, _ in near[duplicates.alike(views, near, settings)]}
+    return {(int(i), int(j)) for i, j, _ in near[duplicates.verify_pairs(views, near, settings)]}
 
 
 def quality(paths: list[Path], settings: params.CleanParams) -> None:
@@ -92,25 +93,25 @@ def row(name: str, scores: np.ndarray) -> None:
     print(f"{name:<32}{right:>7}{missed:>8}{wrong:>7}{shares}")
 
 
-def variation(path: Path, seed: int, number: int) -> list[duplicates.Look]:
+def variation(path: Path, seed: int, number: int) -> list[duplicates.Descriptor]:
     """Make further photos out of one: parts of it, its channels exchanged and dimmed."""
-    picture = images.load(path, 128)
+    picture = decode.load(path, 128)
     made = []
     for k in range(number):
         random = np.random.default_rng([seed, k])
         side = int(random.integers(64, 112))
         left, top = random.integers(0, 128 - side, size=2)
         part = picture[top : top + side, left : left + side][..., random.permutation(3)]
-        made.append(duplicates.look(Image.fromarray((part * random.uniform(0.6, 1, 3)).astype(np.uint8))))
+        made.append(duplicates.describe(Image.fromarray((part * random.uniform(0.6, 1, 3)).astype(np.uint8))))
     return made
 
 
-def flat(seed: int, number: int) -> list[duplicates.Look]:
+def flat(seed: int, number: int) -> list[duplicates.Descriptor]:
     """Make pictures that are nearly the same: one soft light and little noise."""
     random = np.random.default_rng(seed)
     light = 128 + 30 * np.linspace(-1, 1, 64)[:, np.newaxis, np.newaxis] * np.ones((1, 64, 3))
     noise = random.normal(0, 3, (number, 64, 64, 3))
-    return [duplicates.look(Image.fromarray((light + part).astype(np.uint8))) for part in noise]
+    return [duplicates.describe(Image.fromarray((light + part).astype(np.uint8))) for part in noise]
 
 
 def scale(paths: list[Path], number: int, settings: params.CleanParams) -> None:
@@ -127,7 +128,7 @@ def scale(paths: list[Path], number: int, settings: params.CleanParams) -> None:
             start = time.perf_counter()
             duplicates.candidates(np.stack([look.layout for look in views[:size]]))
             middle = time.perf_counter()
-            groups = duplicates.groups(views[:size], settings)
+            groups = duplicates.duplicate_groups(views[:size], settings)
             seconds = middle - start, time.perf_counter() - middle
             memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
             print(f"{kind:<24}{size:>9}{seconds[0]:>15.1f}{seconds[1]:>8.1f}{len(groups):>8}{memory:>13.1f}")
@@ -143,7 +144,7 @@ def main() -> None:
     settings = params.load(Path("params.yaml")).clean
     if arguments.similarity:
         settings = dataclasses.replace(settings, similarity=arguments.similarity)
-    gems = list(folders.photos(arguments.photos).values())[arguments.half == "test" :: 2]
+    gems = list(image_folder.list_images(arguments.photos).values())[arguments.half == "test" :: 2]
     paths = [path for gem in gems for path in gem]
     quality(paths, settings)
     if arguments.scale:

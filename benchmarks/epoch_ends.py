@@ -6,7 +6,8 @@ The default cnn on random pictures of 160 pixels, an epoch of other length each 
 import time
 from pathlib import Path
 
-from gemmodel import devices, params
+from gemmodel import devices
+from gemmodel.core import params
 
 SIDE, CLASSES, BATCH, BATCHES = 160, 87, 32, (2, 3, 4, 6, 8, 10, 12, 14, 16)
 
@@ -18,8 +19,8 @@ def main() -> None:
     import numpy as np
     import tensorflow as tf
 
-    from gemmodel.data import dataset
-    from gemmodel.models.cnn import cnn
+    from gemmodel.embed import samples
+    from gemmodel.train.cnn import cnn
 
     random = np.random.default_rng(0)
     pixels = random.integers(0, 256, (BATCH * max(BATCHES), SIDE, SIDE, 3), np.uint8)
@@ -35,7 +36,10 @@ def main() -> None:
 
     totals = {"autotuned": 0.0, "steady": 0.0}
     for batches in BATCHES:
-        for name, data in (("autotuned", autotuned.take(batches)), ("steady", dataset.steady(autotuned.take(batches)))):
+        for name, data in (
+            ("autotuned", autotuned.take(batches)),
+            ("steady", samples.without_autotune(autotuned.take(batches))),
+        ):
             clock, start = Clock(), time.perf_counter()
             model.fit(data, callbacks=[clock], verbose=0)
             end = time.perf_counter()

@@ -7,7 +7,8 @@ import statistics
 import time
 from pathlib import Path
 
-from gemmodel import devices, params
+from gemmodel import devices
+from gemmodel.core import params
 
 SIDE, CLASSES, BATCH, BATCHES, RUNS = 160, 87, 32, 6, 3
 
@@ -19,13 +20,13 @@ def main() -> None:
     import numpy as np
     import tensorflow as tf
 
-    from gemmodel.data import dataset
-    from gemmodel.models.cnn import cnn
+    from gemmodel.embed import samples
+    from gemmodel.train.cnn import cnn
 
     random = np.random.default_rng(0)
     pixels = random.uniform(0, 255, (BATCH * BATCHES, SIDE, SIDE, 3)).astype(np.float32)
     labels = np.eye(CLASSES, dtype=np.float32)[random.integers(CLASSES, size=len(pixels))]
-    data = dataset.steady(tf.data.Dataset.from_tensor_slices((pixels, labels)).batch(BATCH))
+    data = samples.without_autotune(tf.data.Dataset.from_tensor_slices((pixels, labels)).batch(BATCH))
     speeds: dict[str, list[float]] = {"float32": [], "mixed_bfloat16": []}
     for _ in range(RUNS):
         for policy, measured in speeds.items():

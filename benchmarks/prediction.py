@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from gemmodel.data import folders
-from gemmodel.delivery.prediction import Predictor
+from gemmodel.core import image_folder
+from gemmodel.serve.predictor import Predictor
 
 RUNS = 5
 
@@ -31,9 +31,9 @@ def seconds(*arguments: str) -> float:
 
 
 def speed(predictor: Predictor, photos: list[Path]) -> str:
-    list(predictor.answers(photos[:8]))
+    list(predictor.predict(photos[:8]))
     start, processor = time.perf_counter(), time.process_time()
-    list(predictor.answers(photos))
+    list(predictor.predict(photos))
     wall, processor = time.perf_counter() - start, time.process_time() - processor
     return f"{len(photos) / wall:.1f} photos a second, {1000 * processor / len(photos):.1f} ms of a core each"
 
@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("--photos", type=Path, default=Path("../shared/gemstones"), help="a folder a class")
     parser.add_argument("--number", type=int, default=200, help="of photos")
     arguments = parser.parse_args()
-    found = [path for paths in folders.photos(arguments.photos).values() for path in paths]
+    found = [path for paths in image_folder.list_images(arguments.photos).values() for path in paths]
     photos = found[:: max(1, len(found) // arguments.number)][: arguments.number]
     print(f"{os.cpu_count()} cores, {len(photos)} photos, {arguments.model / 'model.tflite'}")
     command = ["-m", "gemmodel.cli", "predict", "--model", str(arguments.model), str(photos[0])]
@@ -54,11 +54,11 @@ def main() -> None:
     print(f"a photo on each core           {speed(Predictor(arguments.model), photos)}")
     print(f"one photo on all cores         {speed(Predictor(arguments.model, workers=1), photos)}")
     from gemmodel import devices  # noqa: F401  # only now: TensorFlow's threads take time from others
-    from gemmodel.models import archive
+    from gemmodel.models import saving
 
     predictor = Predictor(arguments.model)
     pixels = np.stack([predictor.pixels(path) for path in photos])
-    both = archive.embedder(archive.load(arguments.model)[0])
+    both = saving.with_embedding(saving.load(arguments.model)[0])
     start = time.perf_counter()
     expected, embedding = both.predict(pixels.astype(np.float32), batch_size=8, verbose=0)
     print(

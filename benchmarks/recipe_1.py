@@ -21,10 +21,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from gemmodel import devices, params
-from gemmodel.data import folders
-from gemmodel.errors import told_in_one_line
-from gemmodel.params import Params
+from gemmodel import devices
+from gemmodel.core import image_folder, params
+from gemmodel.core.errors import cli_errors
+from gemmodel.core.params import Params
 
 SIDE, PUBLISHED_SIDE, PUBLISHED_EPOCHS, BATCH, PHOTOS, RUNS = 160, 220, 70, 32, 320, 3
 WANTED = 0.70
@@ -38,7 +38,7 @@ class Legacy:
         import keras
         from keras.src.legacy.preprocessing.image import ImageDataGenerator
 
-        from gemmodel.models.cnn import cnn
+        from gemmodel.train.cnn import cnn
 
         generator = ImageDataGenerator(
             rotation_range=25, zoom_range=0.1, width_shift_range=0.1, height_shift_range=0.1, shear_range=0.2,
@@ -72,13 +72,14 @@ class Ours:
         import keras
         import tensorflow as tf
 
-        from gemmodel.data import augmentation, dataset
-        from gemmodel.models.cnn import cnn
+        from gemmodel.embed import samples
+        from gemmodel.images import augment
+        from gemmodel.train.cnn import cnn
 
-        classes = list(folders.photos(train))
-        paths, labels = dataset.labelled(train, classes)
-        augmenter = augmentation.augmenter(replace(settings.augment, **AUGMENTATION), seed=settings.base.seed)
-        self.data = dataset.batches(
+        classes = list(image_folder.list_images(train))
+        paths, labels = samples.list_samples(train, classes)
+        augmenter = augment.augmenter(replace(settings.augment, **AUGMENTATION), seed=settings.base.seed)
+        self.data = samples.batches(
             paths[:PHOTOS], labels[:PHOTOS], classes=len(classes), image_size=SIDE, batch_size=BATCH, keep=True,
             augmenter=augmenter, shuffle_seed=tf.Variable(settings.base.seed, dtype=tf.int64),
         )  # fmt: skip
@@ -120,17 +121,18 @@ def turns(what: str, **sides: Any) -> None:
 
 def fusion(settings: Params, split: Path, scratch: Path) -> tuple[float, float]:
     """Returns the seconds from photos to a fitted classifier, and the validation accuracy of the penalty chosen."""
-    from gemmodel.models import features, fusion_training, training
+    from gemmodel.embed import embedding, extractor
+    from gemmodel.train import fit, fusion_head
 
     start = time.perf_counter()
-    extractor = features.extractor(settings.embed, image_size=settings.base.image_size)
-    classes = list(folders.photos(split / "train"))
-    features.embed({split / part: scratch / f"{part}.npz" for part in ("train", "val")}, extractor, classes=classes)
-    fitted = fusion_training.train_fusion(
+    extractor = extractor.extractor(settings.embed, image_size=settings.base.image_size)
+    classes = list(image_folder.list_images(split / "train"))
+    embedding.embed({split / part: scratch / f"{part}.npz" for part in ("train", "val")}, extractor, classes=classes)
+    fitted = fusion_head.train_fusion(
         settings.model.fusion, settings.train, settings.embed,
         base=settings.base, folder=scratch, on_epoch=lambda epoch, values: None,
     )  # fmt: skip
-    return time.perf_counter() - start, float(training.summary(fitted.history)["best_val_accuracy"])
+    return time.perf_counter() - start, float(fit.summary(fitted.history)["best_val_accuracy"])
 
 
 def main() -> None:
@@ -140,7 +142,7 @@ def main() -> None:
     train = split / "train"
     settings = params.load(Path("params.yaml"))
     print(devices.prepare(settings.base))
-    photos = sum(map(len, folders.photos(train).values()))
+    photos = sum(map(len, image_folder.list_images(train).values()))
     ours = Ours(settings, train)
     print(f"training the CNN at {SIDE} pixels, ours in {ours.policy}")
     legacy = Legacy(settings, train, SIDE)
@@ -159,5 +161,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with told_in_one_line("recipe_1"):
+    with cli_errors("recipe_1"):
         main()

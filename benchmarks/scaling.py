@@ -23,8 +23,9 @@ import yaml
 from joblib import Parallel, delayed
 from PIL import Image
 
-from gemmodel.data import folders, images
-from gemmodel.errors import DataError
+from gemmodel.core import files, image_folder
+from gemmodel.core.errors import DataError
+from gemmodel.images import decode
 
 ROOT = Path(__file__).parents[1]
 STAGES = ["crawl", "clean", "split", "describe", "augment", "embed", "train", "evaluate", "explore"]
@@ -35,9 +36,9 @@ def copy(source: Path, target: Path, number: int) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     if number:
         with suppress(DataError):  # one that is damaged stays so
-            changed(images.read(source), random.Random(f"{source.name} {number}")).save(target, "JPEG", quality=88)
+            changed(decode.read(source), random.Random(f"{source.name} {number}")).save(target, "JPEG", quality=88)
             return
-    folders.copy(source, target)
+    files.copy(source, target)
 
 
 def changed(picture: Image.Image, draw: random.Random) -> Image.Image:
@@ -51,7 +52,7 @@ def changed(picture: Image.Image, draw: random.Random) -> Image.Image:
 
 def make(photos: Path, out: Path, number: int) -> None:
     """Makes a folder of so many photos in class folders."""
-    found = [path for paths in folders.photos(photos).values() for path in paths]
+    found = [path for paths in image_folder.list_images(photos).values() for path in paths]
     tasks = [(found[place % len(found)], place // len(found)) for place in range(number or len(found))]
     Parallel(n_jobs=-1)(
         delayed(copy)(path, out / path.parent.name / f"{path.stem}-{again}{path.suffix}", again)
@@ -64,7 +65,7 @@ def project(out: Path, photos: Path, changes: dict[str, Any]) -> None:
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
     for name in filter(None, listed.split("\0")):
         if name != "dvc.lock" and (ROOT / name).is_file():
-            folders.copy(ROOT / name, out / name)
+            files.copy(ROOT / name, out / name)
     values = yaml.safe_load((out / "params.yaml").read_text(encoding="utf-8"))
     for name, value in ({"crawl.source": "folder", "crawl.folder": str(photos)} | changes).items():
         *sections, key = name.split(".")

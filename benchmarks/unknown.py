@@ -20,13 +20,14 @@ from scipy.linalg import cho_factor, cho_solve
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedKFold
 
-from gemmodel import devices, params
-from gemmodel.data import folders
-from gemmodel.models import confidence, embeddings
-from gemmodel.models.confidence import Evidence, Reference
+from gemmodel import devices
+from gemmodel.core import image_folder, params
+from gemmodel.embed import feature_set
+from gemmodel.models import conformal
+from gemmodel.models.conformal import HeldOutPredictions, ReferenceSet
 
 
-def strangeness(told: np.ndarray, photos: np.ndarray, reference: Reference) -> dict[str, np.ndarray]:
+def strangeness(told: np.ndarray, photos: np.ndarray, reference: ReferenceSet) -> dict[str, np.ndarray]:
     """Returns several scores, the higher the stranger; float (photos,) each."""
     known = reference.embedding.astype(np.float64)
     means = np.stack([known[reference.labels == label].mean(axis=0) for label in np.unique(reference.labels)])
@@ -41,10 +42,10 @@ def strangeness(told: np.ndarray, photos: np.ndarray, reference: Reference) -> d
     units = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (photos, known)]
     return {
         "1 - highest probability": 1 - told.max(axis=1),
-        "1 - inner product, nearest": confidence.nearest(photos, known, 1)[0].mean(axis=1),
-        "1 - inner product, mean of 3": confidence.nearest(photos, known, 3)[0].mean(axis=1),
-        "1 - inner product, mean of 10": confidence.nearest(photos, known, 10)[0].mean(axis=1),
-        "1 - cosine, mean of 3": confidence.nearest(*units, 3)[0].mean(axis=1),
+        "1 - inner product, nearest": conformal.nearest(photos, known, 1)[0].mean(axis=1),
+        "1 - inner product, mean of 3": conformal.nearest(photos, known, 3)[0].mean(axis=1),
+        "1 - inner product, mean of 10": conformal.nearest(photos, known, 10)[0].mean(axis=1),
+        "1 - cosine, mean of 3": conformal.nearest(*units, 3)[0].mean(axis=1),
         "Euclidean distance, mean of 3": np.sort(euclid, axis=1)[:, :3].mean(axis=1),
         "less the length": -np.linalg.norm(photos, axis=1),
         "Mahalanobis distance": np.min(away, axis=0),
@@ -61,17 +62,19 @@ def main() -> None:
     arguments = parser.parse_args()
     settings = params.load(Path("params.yaml"))
     print(devices.prepare(settings.base))
-    from gemmodel.models import archive, features, fusion
+    from gemmodel.embed import embedding, extractor
+    from gemmodel.models import saving
+    from gemmodel.train import kernel_ridge
 
-    photos = embeddings.read(arguments.features / "train.npz").joined(embeddings.read(arguments.features / "val.npz"))
+    photos = feature_set.read(arguments.features / "train.npz").joined(feature_set.read(arguments.features / "val.npz"))
     known, labels, _, classes, blocks = photos
-    extractor = features.extractor(settings.embed, image_size=settings.base.image_size)
+    extractor = extractor.extractor(settings.embed, image_size=settings.base.image_size)
     with tempfile.TemporaryDirectory() as scratch:
         file = arguments.keep or Path(scratch) / "strangers.npz"
         if not file.is_file():
-            names = list(folders.photos(arguments.strangers))
-            features.embed({arguments.strangers: file}, extractor, classes=names)
-        strangers = embeddings.read(file).features
+            names = list(image_folder.list_images(arguments.strangers))
+            embedding.embed({arguments.strangers: file}, extractor, classes=names)
+        strangers = feature_set.read(file).features
     whole = replace(settings.model.fusion, labels="all")
     for seed in arguments.seed:
         found, flagged = defaultdict(list), defaultdict(list)
@@ -83,15 +86,17 @@ def main() -> None:
             learnt, tested = train[~left[train]], test[~left[test]]
             _, of_photos = np.unique(labels[learnt], return_inverse=True)
             sizes = {"classes": int(of_photos.max()) + 1, "blocks": blocks}
-            head, _, left_out = fusion.kernel_head(whole, known[learnt], of_photos, **sizes, penalty=whole.penalties[0])
-            embedder = archive.embedder(head)
-            reference = Reference(embedder.predict(known[learnt], verbose=0)[1], of_photos, learnt.astype(str))
-            limits = confidence.calibrate(Evidence(left_out, of_photos, reference), settings.train)
+            head, _, left_out = kernel_ridge.kernel_head(
+                whole, known[learnt], of_photos, **sizes, penalty=whole.penalties[0]
+            )
+            embedder = saving.with_embedding(head)
+            reference = ReferenceSet(embedder.predict(known[learnt], verbose=0)[1], of_photos, learnt.astype(str))
+            limits = conformal.fit_thresholds(HeldOutPredictions(left_out, of_photos, reference), settings.train)
             scores = {}
             for kind, photos in (("known", known[tested]), ("strangers", strangers), ("other gems", known[left])):
                 told, embedding = embedder.predict(photos, verbose=0)
                 scores[kind] = strangeness(told, embedding, reference)
-                away = confidence.nearest(embedding, reference.embedding, limits.neighbours)[0].mean(axis=1)
+                away = conformal.nearest(embedding, reference.embedding, limits.neighbours)[0].mean(axis=1)
                 flagged[kind].append((away > limits.unknown_distance).mean())
             for name, own in scores["known"].items():
                 for kind in ("strangers", "other gems"):

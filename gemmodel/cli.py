@@ -12,10 +12,9 @@ from pathlib import Path
 
 import yaml
 
-from gemmodel import params
-from gemmodel.data import folders
-from gemmodel.errors import DataError, ParameterError, told_in_one_line
-from gemmodel.tuning import command as tuning
+from gemmodel.core import files, image_folder, params
+from gemmodel.core.errors import DataError, ParameterError, cli_errors
+from gemmodel.tune import command as tuning
 
 
 def main() -> None:
@@ -54,11 +53,11 @@ def main() -> None:
     page.add_argument("--per-minute", type=int, default=60, help="requests of one address (default: %(default)s)")
     page.set_defaults(run=serve_page)
     tuning.add(commands)
-    keep = commands.add_parser("keep-test", help="write the list that keeps the present test part as it is")
+    keep = commands.add_parser("pin-test", help="write the list that keeps the present test part as it is")
     keep.add_argument("--test", type=Path, default=Path("data/split/test"), help="the test part (default: %(default)s)")
     keep.add_argument("--clean", type=Path, default=Path("data/clean"), help="its source (default: %(default)s)")
     keep.add_argument("--list", type=Path, default=Path("photos/test_list.txt"), help="(default: %(default)s)")
-    keep.set_defaults(run=lambda arguments: keep_test(arguments.test, arguments.clean, arguments.list))
+    keep.set_defaults(run=lambda arguments: pin_test(arguments.test, arguments.clean, arguments.list))
     promote = commands.add_parser("promote", help="make a version of the registered model champion")
     promote.add_argument("version", help="its number in MLflow's registry")
     promote.set_defaults(run=lambda arguments: retitle(arguments.version))
@@ -67,7 +66,7 @@ def main() -> None:
     worker = commands.add_parser("worker", help="take part in a training on several hosts; TF_CONFIG tells which one")
     worker.set_defaults(run=lambda arguments: train_along())
     arguments = parser.parse_args()
-    with told_in_one_line("gemmodel"):
+    with cli_errors("gemmodel"):
         arguments.run(arguments)
 
 
@@ -89,8 +88,8 @@ def summarise(reports: Path) -> None:
     Raises:
         DataError: there are no reports.
     """
-    scores = folders.read_json(reports / "metrics.json")
-    decision = folders.read_json(reports / "registration.json")
+    scores = files.read_json(reports / "metrics.json")
+    decision = files.read_json(reports / "registration.json")
     top = next(name for name in scores if name.startswith("top_"))
     title = "champion" if decision["champion"] else "challenger"
     top_score = f"{top.replace('_', ' ')} {scores[top]:.3f}"
@@ -106,19 +105,19 @@ def print_tree(folder: Path) -> None:
     Raises:
         DataError: the folder does not exist or holds no photos.
     """
-    for line in folders.tree(folder):
+    for line in image_folder.tree(folder):
         print(line)
 
 
-def keep_test(test: Path, clean: Path, out: Path) -> None:
-    """Writes the photos of the test part to the list that split.keep_test names, and says what to do with it.
+def pin_test(test: Path, clean: Path, out: Path) -> None:
+    """Writes the photos of the test part to the list that split.test_list names, and says what to do with it.
 
     Raises:
         DataError: there is no test part, or it does not stem from the clean folder.
     """
-    from gemmodel.data import splitting
+    from gemmodel.split import test_list
 
-    number = splitting.write_test_list(test, clean, out)
+    number = test_list.write(test, clean, out)
     print(f"{out}: {number} photos stay the test part whatever comes in; commit the list")
 
 
@@ -135,11 +134,12 @@ def predict_photos(arguments: argparse.Namespace) -> None:
     if arguments.top is not None and arguments.top < 1:
         raise ParameterError(f"--top: {arguments.top} is less than 1")
     model = model_folder(arguments)
-    from gemmodel.delivery import answers, prediction
+    from gemmodel.serve.predictions import to_text
+    from gemmodel.serve.predictor import Predictor
 
-    predictor = prediction.Predictor(model, workers=1 if len(paths) == 1 and not arguments.explain else 0)
+    predictor = Predictor(model, workers=1 if len(paths) == 1 and not arguments.explain else 0)
     say, failed = print, 0
-    told = zip(paths, predictor.answers(paths, top=arguments.top or 5), strict=True)
+    told = zip(paths, predictor.predict(paths, top=arguments.top or 5), strict=True)
     if len(paths) > 1 and sys.stderr.isatty():
         from tqdm import tqdm
 
@@ -150,11 +150,11 @@ def predict_photos(arguments: argparse.Namespace) -> None:
             print(f"gemmodel: {path}: {answer}", file=sys.stderr)
             told_as = {"photo": str(path), "error": str(answer)}
         else:
-            told_as = {"photo": str(path), **asdict(answer), "in_words": answers.words(answer)}
+            told_as = {"photo": str(path), **asdict(answer), "text": to_text(answer)}
         if arguments.json:
             say(json.dumps(told_as, ensure_ascii=False))
         elif not isinstance(answer, DataError):
-            say(f"{path}: {answer.gem} {answer.probability:.1%} ({answers.words(answer)})")
+            say(f"{path}: {answer.gem} {answer.probability:.1%} ({to_text(answer)})")
             for gem, probability in answer.top if arguments.top else ():
                 say(f"    {probability:6.1%} {gem}")
     if arguments.explain and not failed:
@@ -173,7 +173,7 @@ def photos_named(names: Sequence[str]) -> list[Path]:
     for name in names:
         path = Path(name)
         if path.is_dir():
-            found = sorted(below for below in path.rglob("*") if below.suffix.lower() in folders.SUFFIXES)
+            found = sorted(below for below in path.rglob("*") if below.suffix.lower() in image_folder.SUFFIXES)
         elif path.exists():
             found = [path]
         else:
@@ -188,9 +188,9 @@ def model_folder(arguments: argparse.Namespace) -> Path:
     """Returns the folder that --model names, or that of the registry's champion."""
     if arguments.model:
         return Path(arguments.model)
-    from gemmodel.delivery import champion
+    from gemmodel.register import locate
 
-    return champion.folder(registered_name())
+    return locate.champion_path(registered_name())
 
 
 def registered_name() -> str:
@@ -211,7 +211,7 @@ def serve_champion(host: str, port: int) -> None:
 
 def serve_page(arguments: argparse.Namespace) -> None:
     """Serves the web page until it is interrupted."""
-    from gemmodel.delivery import app
+    from gemmodel.serve import app
 
     page = app.app(
         model_folder(arguments),
@@ -228,10 +228,11 @@ def retitle(version: str | None) -> None:
     Raises:
         TrackingError: there is no such version, or no former champion.
     """
-    from gemmodel.delivery import tracking, versions
+    from gemmodel.register import versions
+    from gemmodel.tracking import runs
 
     name = registered_name()
-    with tracking.connected():
+    with runs.mlflow_store():
         print(versions.rollback(name) if version is None else versions.promote(name, version))
 
 

@@ -4,13 +4,13 @@ import os
 from contextlib import nullcontext
 from pathlib import Path
 
-from gemmodel.errors import DeviceError, silence
-from gemmodel.params import BaseParams
+from gemmodel.core.errors import DeviceError, suppress_stderr
+from gemmodel.core.params import BaseParams
 
 QUIET = os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3") == "3"  # 0 shows what TensorFlow has to say
 
 
-with silence() if QUIET else nullcontext():
+with suppress_stderr() if QUIET else nullcontext():
     import keras
     import tensorflow as tf
 

@@ -20,7 +20,7 @@ from scrapy.settings import BaseSettings
 from scrapy_playwright.handler import ScrapyPlaywrightDownloadHandler
 from scrapy_playwright.page import PageMethod
 
-from scraper.manners import ANOTHER_HOST, belongs
+from scraper.middlewares import ANOTHER_HOST, same_site
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 LEFT_OUT = {"image", "media", "font"}  # resource types
@@ -28,7 +28,7 @@ DATA = {"document", "script", "xhr", "fetch"}  # resource types without which a 
 BLOCKED = "ERR_BLOCKED_BY_CLIENT"  # Chromium's name for what is refused here
 STATUS = "performance.getEntriesByType('navigation')[0].responseStatus"
 # A list may be filled item by item: it is whole when nothing has come for half a second.
-QUIET = """([place, limit]) => new Promise(done => {
+WAIT_UNTIL_IDLE = """([place, limit]) => new Promise(done => {
     let timer = setTimeout(done, 500);
     setTimeout(done, limit);
     new MutationObserver(() => { clearTimeout(timer); timer = setTimeout(done, 500); })
@@ -144,7 +144,7 @@ def _proxy(site: str) -> dict[str, str] | None:
 
 
 def _left_out(request: BrowserRequest, *, site: str) -> bool:
-    return request.resource_type in LEFT_OUT or not belongs(request.url, site)
+    return request.resource_type in LEFT_OUT or not same_site(request.url, site)
 
 
 async def _confine(page: Page, request: Request, *, site: str) -> None:
@@ -154,7 +154,7 @@ async def _confine(page: Page, request: Request, *, site: str) -> None:
     async def judge(event: dict[str, Any]) -> None:
         answer: dict[str, Any] = {"requestId": event["requestId"]}
         with suppress(Error):  # the page has been closed
-            if belongs(event["request"]["url"], site):
+            if same_site(event["request"]["url"], site):
                 await session.send("Fetch.continueRequest", answer)
             else:
                 await session.send("Fetch.failRequest", answer | {"errorReason": "BlockedByClient"})
@@ -178,7 +178,7 @@ async def _filled(page: Page, *, site: str, item: str, place: str, timeout: floa
         return
     try:
         await page.wait_for_selector(f"{place} {item}", state="attached", timeout=timeout)
-        await page.evaluate(QUIET, [place, timeout])
+        await page.evaluate(WAIT_UNTIL_IDLE, [place, timeout])
     except TimeoutError:
         if not await page.query_selector(place) or await _failed(page, site):
             raise
@@ -187,7 +187,7 @@ async def _filled(page: Page, *, site: str, item: str, place: str, timeout: floa
 async def _failed(page: Page, site: str) -> bool:
     """Tells whether a script of the page raised an error, or what it asked of its site did not come."""
     wanted = [
-        request for request in await page.requests() if request.resource_type in DATA and belongs(request.url, site)
+        request for request in await page.requests() if request.resource_type in DATA and same_site(request.url, site)
     ]
     answers = [request.existing_response for request in wanted if BLOCKED not in str(request.failure)]
     return bool(await page.page_errors()) or any(answer is None or answer.status >= 400 for answer in answers)

@@ -16,12 +16,12 @@ from scrapy.extensions.httpcache import FilesystemCacheStorage, RFC2616Policy
 from scrapy.http import Response
 from scrapy.settings import BaseSettings
 
-KEPT = {200, 301, 302, 303, 307, 308, 404, 410}  # statuses that a resumed crawl need not ask for again
-OLDEST = 7 * 24 * 3600  # seconds after which an interrupted crawl is begun anew
-SEAL = "sha256"  # file of an entry
+CACHED_STATUSES = {200, 301, 302, 303, 307, 308, 404, 410}  # statuses that a resumed crawl need not ask for again
+MAX_RESUME_AGE = 7 * 24 * 3600  # seconds after which an interrupted crawl is begun anew
+CHECKSUM = "sha256"  # file of an entry
 
 
-class AskAgain(RFC2616Policy):
+class RevalidatePolicy(RFC2616Policy):
     """Every answer of an earlier crawl is asked for again, with its ETag or date where it has one.
 
     Only what the same crawl got before it was interrupted, since the time CRAWL_SINCE, is taken as it is. Scrapy's own
@@ -34,7 +34,7 @@ class AskAgain(RFC2616Policy):
 
     def should_cache_response(self, response: Response, request: Request) -> bool:
         """Tells whether an answer is kept."""
-        return response.status in KEPT and b"no-store" not in self._parse_cachecontrol(response)
+        return response.status in CACHED_STATUSES and b"no-store" not in self._parse_cachecontrol(response)
 
     def is_cached_response_fresh(self, cachedresponse: Response, request: Request) -> bool:
         """Tells whether a kept answer is used without asking."""
@@ -49,13 +49,13 @@ class AskAgain(RFC2616Policy):
         return response.status == 304
 
 
-class NoFallback(HttpCacheMiddleware):
+class StrictHttpCacheMiddleware(HttpCacheMiddleware):
     """Scrapy's cache, but a site that does not answer is not taken for one on which nothing has changed."""
 
     DOWNLOAD_EXCEPTIONS = ()  # type: ignore[assignment]
 
 
-class WholeEntries(FilesystemCacheStorage):
+class AtomicCacheStorage(FilesystemCacheStorage):
     """Scrapy's storage, but an entry of which something is missing, or not as it was written, is no entry."""
 
     def __init__(self, settings: BaseSettings) -> None:
@@ -73,7 +73,7 @@ class WholeEntries(FilesystemCacheStorage):
         """Reads an entry, if it is there and whole."""
         entry = Path(self._get_request_path(spider, request))
         try:
-            if (entry / SEAL).read_text() != _digest(entry):
+            if (entry / CHECKSUM).read_text() != _digest(entry):
                 return None
         except (OSError, ValueError):
             return None
@@ -84,14 +84,14 @@ class WholeEntries(FilesystemCacheStorage):
         new, entry = (Path(storage._get_request_path(spider, request)) for storage in (self.beside, self))
         shutil.rmtree(new, ignore_errors=True)
         self.beside.store_response(spider, request, response)
-        (new / SEAL).write_text(_digest(new))
+        (new / CHECKSUM).write_text(_digest(new))
         shutil.rmtree(entry, ignore_errors=True)
         entry.parent.mkdir(parents=True, exist_ok=True)
         os.replace(new, entry)
 
 
 def _digest(entry: Path) -> str:
-    parts = (path.read_bytes() for path in sorted(entry.iterdir()) if path.name != SEAL)
+    parts = (path.read_bytes() for path in sorted(entry.iterdir()) if path.name != CHECKSUM)
     return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
 
 
@@ -107,7 +107,7 @@ def session(folder: Path, crawl: Any) -> Iterator[float]:
     begun = {"crawl": crawl, "since": time.time()}
     try:
         earlier = json.loads(unfinished.read_text(encoding="utf-8"))
-        if earlier["crawl"] == crawl and earlier["since"] > begun["since"] - OLDEST:
+        if earlier["crawl"] == crawl and earlier["since"] > begun["since"] - MAX_RESUME_AGE:
             begun = earlier
     except (OSError, ValueError, KeyError, TypeError):  # none, or half of one
         pass

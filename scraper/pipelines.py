@@ -8,8 +8,8 @@ from typing import Any
 from scrapy.crawler import Crawler
 from scrapy.exceptions import DropItem
 
-from gemmodel.errors import DataError
-from scraper import raw
+from gemmodel.core.errors import DataError
+from scraper import manifest, safe_names
 from scraper.items import Picture
 
 
@@ -39,9 +39,9 @@ class OriginalPictures:
         Raises:
             DropItem: it is no picture.
         """
-        path = f"{item.folder}/{raw.file_name(item.picture_url)}"
+        path = f"{item.folder}/{safe_names.file_name(item.picture_url)}"
         try:
-            line = raw.line(
+            line = manifest.line(
                 path,
                 item.gem,
                 item.body,

@@ -1,7 +1,7 @@
 """How the crawl behaves: as a polite guest, who asks whether a picture has changed before loading it again."""
 
-from scraper.cache import AskAgain, NoFallback, WholeEntries
-from scraper.manners import OneSite, RetryAfter
+from scraper.cache import AtomicCacheStorage, RevalidatePolicy, StrictHttpCacheMiddleware
+from scraper.middlewares import RetryAfterMiddleware, SameSiteMiddleware
 from scraper.pipelines import OriginalPictures
 
 BOT_NAME = "gemmodel"
@@ -20,9 +20,9 @@ RETRY_TIMES = 3
 DOWNLOADER_MIDDLEWARES = {
     "scrapy.downloadermiddlewares.offsite.OffsiteMiddleware": None,
     "scrapy.downloadermiddlewares.httpcache.HttpCacheMiddleware": None,
-    OneSite: 50,
-    RetryAfter: 560,  # sees an answer before Scrapy's retry does
-    NoFallback: 900,
+    SameSiteMiddleware: 50,
+    RetryAfterMiddleware: 560,  # sees an answer before Scrapy's retry does
+    StrictHttpCacheMiddleware: 900,
 }
 
 # What a site may send. None of these has a use here but to harm.
@@ -36,8 +36,8 @@ METAREFRESH_ENABLED = False
 COOKIES_ENABLED = False
 
 HTTPCACHE_ENABLED = True
-HTTPCACHE_POLICY = AskAgain
-HTTPCACHE_STORAGE = WholeEntries
+HTTPCACHE_POLICY = RevalidatePolicy
+HTTPCACHE_STORAGE = AtomicCacheStorage
 
 # One picture may stand under two gems, so nothing is dropped as seen before. (`dont_filter` would allow that too, and
 # with it requests to other hosts.)

@@ -13,14 +13,14 @@ from scrapy.crawler import AsyncCrawlerProcess, Crawler
 from scrapy.settings import Settings
 from scrapy.utils.project import data_path
 
-from gemmodel.data import folders
-from gemmodel.errors import DataError, ParameterError, SiteError
-from gemmodel.params import CrawlParams
-from scraper import cache, class_folders, raw
+from gemmodel.core import files
+from gemmodel.core.errors import DataError, ParameterError, SiteError
+from gemmodel.core.params import CrawlParams
+from sample_site import server
+from scraper import cache, local_photos, manifest
 from scraper import settings as project_settings
-from scraper.manners import ANOTHER_HOST, NO_WEB_PAGE
-from scraper.sample_site import server
-from scraper.spiders.gems import NOWHERE, ROBOTS, Findings, GemSpider
+from scraper.middlewares import ANOTHER_HOST, NO_WEB_PAGE
+from scraper.spiders.base import NOWHERE, ROBOTS, CrawlStats, GemSpider
 from scraper.spiders.minerals import MineralsSpider
 from scraper.spiders.rasavgems import RasavgemsSpider
 
@@ -29,7 +29,7 @@ SAMPLE = "sample"
 FOLDER = "folder"
 
 # The bundled site is ours: nobody has to be spared.
-IMPOLITE = {
+LOCAL_SETTINGS = {
     "DOWNLOAD_DELAY": 0,
     "AUTOTHROTTLE_ENABLED": False,
     "CONCURRENT_REQUESTS": 8,
@@ -37,7 +37,7 @@ IMPOLITE = {
 }
 
 # Failures that will be the same next time; a crawl with too many others (a network that went away) replaces nothing.
-LASTING = {
+PERMANENT_FAILURES = {
     "HTTP status 403",
     "HTTP status 404",
     "HTTP status 410",
@@ -50,11 +50,11 @@ LASTING = {
     "more pixels than a photo has",
     "not an image",
 }
-MOST_BROKEN = 0.25  # of all pictures
+MAX_BROKEN = 0.25  # of all pictures
 
 
 @dataclass(frozen=True)
-class Found:
+class SourceResult:
     """What one source gave: manifest lines without their numbers, what stays the same, and what is of this crawl."""
 
     lines: list[dict[str, Any]]
@@ -92,7 +92,7 @@ def crawl(
     if SAMPLE in params.source and len(params.source) > 1:
         raise ParameterError("crawl.source: sample stands alone; its pictures are drawn, those of others are not")
     urls, settings = dict(list_urls or {}), dict(overrides or {})
-    old = raw.before(out)
+    old = manifest.load_previous(out)
     with ExitStack() as stack:
         if SAMPLE in params.source:
             try:
@@ -101,26 +101,26 @@ def crawl(
                 os.environ["no_proxy"] = ""
             except ValueError as error:
                 raise DataError(f"crawl.only: {error}") from None
-            urls, settings = {"minerals": server.LIST_URL}, IMPOLITE | settings
+            urls, settings = {"minerals": server.LIST_URL}, LOCAL_SETTINGS | settings
         sites = {name: spider for name, spider in SITES.items() if name in params.source or name in urls}
         if set(sites) - set(urls) and ("@" not in params.contact or params.contact.endswith(".example")):
             raise ParameterError(
                 f"crawl.contact is {params.contact!r}; set it to your address, so that the site's owner can reach you"
             )
-        new = stack.enter_context(folders.replacing(out))
+        new = stack.enter_context(files.atomic_write(out))
         new.mkdir()
-        found: list[Found] = []
+        found: list[SourceResult] = []
         if FOLDER in params.source:
-            found.append(Found(*class_folders.copy(params, new), {}))
+            found.append(SourceResult(*local_photos.copy(params, new), {}))
         if sites:
             found += crawl_sites(sites, urls, params, new, logs=logs, overrides=settings)
-        lines = raw.numbered([line for source in found for line in source.lines], old)
+        lines = manifest.assign_numbers([line for source in found for line in source.lines], old)
         accounts = [source.account for source in found]
-        folders.write_lines(new / raw.MANIFEST, lines)
-        folders.write_json(new / raw.ACCOUNT, accounts)
+        files.write_jsonl(new / manifest.MANIFEST, lines)
+        files.write_json(new / manifest.SUMMARY, accounts)
     traffic: Counter[str] = sum((Counter(source.traffic) for source in found), Counter())
     return _report(accounts, lines) | {
-        "changes": raw.changes(lines, old),
+        "changes": manifest.changes(lines, old),
         "seconds": round(time.monotonic() - began, 1),
         **{name: traffic[name] for name in ("requests", "bytes_received", "cached", "retried")},
     }
@@ -134,7 +134,7 @@ def crawl_sites(
     *,
     logs: Path,
     overrides: Mapping[str, Any],
-) -> list[Found]:
+) -> list[SourceResult]:
     """Crawls sites side by side into a folder; see `crawl`."""
     logs.mkdir(parents=True, exist_ok=True)
     configured = Settings()
@@ -160,7 +160,7 @@ def crawl_sites(
 
 def _check(url: str, crawler: Crawler) -> None:
     """Refuses a crawl that was cut short; what it got is in the cache, and the next one goes on from there."""
-    findings: Findings = crawler.spider.findings  # type: ignore[union-attr]
+    findings: CrawlStats = crawler.spider.findings  # type: ignore[union-attr]
     stats: dict[str, Any] = crawler.stats.get_stats()
     if findings.disk_error:
         raise findings.disk_error
@@ -169,15 +169,15 @@ def _check(url: str, crawler: Crawler) -> None:
     if stats["finish_reason"] != "finished":
         raise SiteError(f"{url}: crawl interrupted; run it again and it goes on where it was")
     failed = Counter(failure["reason"] for failure in findings.failures)
-    broken = failed.total() - sum(number for reason, number in failed.items() if reason in LASTING)
+    broken = failed.total() - sum(number for reason, number in failed.items() if reason in PERMANENT_FAILURES)
     broken += sum(number for name, number in stats.items() if name.startswith("spider_exceptions/"))
-    if broken > MOST_BROKEN * (len(crawler.pictures.lines) + broken):  # type: ignore[attr-defined]
+    if broken > MAX_BROKEN * (len(crawler.pictures.lines) + broken):  # type: ignore[attr-defined]
         told = ", ".join(f"{number} {reason}" for reason, number in sorted(failed.items()))
         raise SiteError(f"{url}: too much failed to take the crawl for whole ({told}); run it again later")
 
 
-def _found(url: str, crawler: Crawler) -> Found:
-    findings: Findings = crawler.spider.findings  # type: ignore[union-attr]
+def _found(url: str, crawler: Crawler) -> SourceResult:
+    findings: CrawlStats = crawler.spider.findings  # type: ignore[union-attr]
     stats: dict[str, Any] = crawler.stats.get_stats()
     account = {
         "source": url,
@@ -192,7 +192,7 @@ def _found(url: str, crawler: Crawler) -> Found:
         "cached": sum(stats.get(f"httpcache/{kind}", 0) for kind in ("hit", "revalidate")),
         "retried": stats.get("retry/count", 0),
     }
-    return Found(list(crawler.pictures.lines.values()), account, traffic)  # type: ignore[attr-defined]
+    return SourceResult(list(crawler.pictures.lines.values()), account, traffic)  # type: ignore[attr-defined]
 
 
 def _report(accounts: Sequence[Mapping[str, Any]], lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from gemmodel.errors import told_in_one_line
+from gemmodel.core.errors import cli_errors
 
 
 def command(main: Callable[..., None]) -> None:
@@ -18,5 +18,5 @@ def command(main: Callable[..., None]) -> None:
         option = f"--{name.replace('_', '-')}"
         parser.add_argument(option, type=Path, required=default is None, default=default, metavar="PATH", help=told)
     arguments = vars(parser.parse_args())
-    with told_in_one_line(parser.prog):
+    with cli_errors(parser.prog):
         main(**arguments)

@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from gemmodel import devices, params
-from gemmodel.data import augmentation
+from gemmodel import devices
+from gemmodel.core import params
+from gemmodel.images import augment
 from stages import command
 
 
@@ -12,7 +13,7 @@ def main(train: Path, out: Path, params_file: Path = Path("params.yaml")) -> Non
     settings = params.load(params_file)
     devices.prepare(settings.base)
     base = settings.base
-    written = augmentation.augment(train, out, settings.augment, image_size=base.image_size, seed=base.seed)
+    written = augment.write_copies(train, out, settings.augment, image_size=base.image_size, seed=base.seed)
     print(f"augment: {sum(written.values())} copies for {len(written)} classes")
 
 

@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-from gemmodel import params
-from gemmodel.data import folders
+from gemmodel.core import files, params
 from scraper import sources
 from scraper.report import markdown
 from stages import command
@@ -14,8 +13,8 @@ LOGS = Path("logs")  # no output of the stage: it tells times
 def main(out: Path, report: Path, params_file: Path = Path("params.yaml")) -> None:
     """Fill a raw folder from the sources that crawl.source names, and report what was found and what was not."""
     found = sources.crawl(params.load(params_file).crawl, out, logs=LOGS)
-    folders.write_json(report, found)
-    folders.write_text(report.with_suffix(".md"), markdown(found))
+    files.write_json(report, found)
+    files.write_text(report.with_suffix(".md"), markdown(found))
     changes = ", ".join(f"{len(paths)} {kind}" for kind, paths in found["changes"].items())
     print(f"crawl: {found['pictures']} pictures of {found['gems']} gems from {', '.join(found['sources'])}: {changes}")
 

@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from gemmodel import devices, params
-from gemmodel.insight import data_report
+from gemmodel import devices
+from gemmodel.core import params
+from gemmodel.describe import report
 from stages import command
 
 
@@ -14,7 +15,7 @@ def main(
     settings = params.load(params_file)
     devices.prepare(settings.base)
     parts = {name: split / name for name in ("train", "val", "test")}
-    data_report.write(raw, clean, parts, settings, page=page, pictures=pictures)
+    report.write(raw, clean, parts, settings, page=page, pictures=pictures)
     print(f"describe: {page}, {page.stat().st_size / 1e6:.1f} MB")
 
 

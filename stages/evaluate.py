@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
-from gemmodel import devices, params
-from gemmodel.data import folders
-from gemmodel.delivery import tracking
-from gemmodel.insight import certainty, disputes, evaluation, evaluation_report
-from gemmodel.models import archive, knowledge
+from gemmodel import devices
+from gemmodel.core import files, hashing, image_folder, params
+from gemmodel.evaluate import label_issues, report, set_metrics
+from gemmodel.evaluate.metrics import compute_scores, predict
+from gemmodel.models import metadata, saving
+from gemmodel.tracking import runs
 from stages import command
 
 
@@ -18,33 +19,33 @@ def main(
     settings = params.load(params_file)
     base, shown = settings.base, settings.evaluate
     devices.prepare(base)
-    network, classes = archive.load(model)
-    predictions = evaluation.predict(network, split / "test", classes)
-    labels_and_sets = certainty.of_photos(predictions.actual, predictions.probabilities, knowledge.read(model))
-    scores = evaluation.scores(
-        predictions, top=shown.top, resamples=shown.resamples, seed=base.seed, also=labels_and_sets
+    network, classes = saving.load(model)
+    predictions = predict(network, split / "test", classes)
+    labels_and_sets = set_metrics.per_photo(predictions.actual, predictions.probabilities, metadata.read(model))
+    scores = compute_scores(
+        predictions, top=shown.top, bootstrap_samples=shown.bootstrap_samples, seed=base.seed, also=labels_and_sets
     )
-    examples = folders.photos(split / "train")
-    with folders.replacing(out) as new:
+    examples = image_folder.list_images(split / "train")
+    with files.atomic_write(out) as new:
         new.mkdir()
-        tables = evaluation_report.write(new, predictions, split / "test", examples, shown, seed=base.seed)
-        disputed = disputes.write(
-            new / "disputes.html", features=features, folds=split / "folds.csv", clean=clean,
-            params=settings.model.fusion, most=shown.disputes,
+        tables = report.write(new, predictions, split / "test", examples, shown, seed=base.seed)
+        disputed = label_issues.write(
+            new / "label_issues.html", features=features, folds=split / "folds.csv", clean=clean,
+            params=settings.model.fusion, most=shown.label_issues,
         )  # fmt: skip
-        disputed.to_csv(new / "disputes.csv", index=False)
-    folders.write_json(metrics, scores)
-    with tracking.run_of(folders.sha256(model / "model.keras")):
-        tracking.log_datasets({"test": split / "test"})
-        tracking.log_metrics({f"test_{name}": value for name, value in scores.items() if name != "intervals"})
-        tracking.log_table(tables["confusion"], "confusion_matrix.json")
-        tracking.log_table(tables["classes"], "classes.json")
-        tracking.log_files(metrics)
-        tracking.log_files(*sorted(out.iterdir()), folder="evaluation")
-        tracking.log_files(*sorted(data.iterdir()), folder="data")
+        disputed.to_csv(new / "label_issues.csv", index=False)
+    files.write_json(metrics, scores)
+    with runs.model_run(hashing.sha256(model / "model.keras")):
+        runs.log_datasets({"test": split / "test"})
+        runs.log_metrics({f"test_{name}": value for name, value in scores.items() if name != "intervals"})
+        runs.log_table(tables["confusion"], "confusion_matrix.json")
+        runs.log_table(tables["classes"], "classes.json")
+        runs.log_files(metrics)
+        runs.log_files(*sorted(out.iterdir()), folder="evaluation")
+        runs.log_files(*sorted(data.iterdir()), folder="data")
     print(
         f"evaluate: accuracy {scores['accuracy']:.4f} on {scores['photos']} test photos; "
-        f"{len(disputed)} names of other photos disputed, see {out / 'disputes.html'}"
+        f"{len(disputed)} names of other photos disputed, see {out / 'label_issues.html'}"
     )
 
 

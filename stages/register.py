@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from gemmodel import params
-from gemmodel.data import fingerprints, folders
-from gemmodel.delivery import tracking, turns, versions
+from gemmodel.core import files, hashing, image_folder, params
+from gemmodel.register import fingerprints, registration, registry_lock, versions
+from gemmodel.tracking import runs
 from stages import command
 
 
@@ -17,17 +17,17 @@ def main(
 ) -> None:  # fmt: skip
     """Register the model once, and write down why it is champion or not."""
     rule = params.load(params_file).register
-    sha256 = folders.sha256(model / "model.keras")
-    asked = fingerprints.answered(test, predictions)
+    sha256 = hashing.sha256(model / "model.keras")
+    asked = fingerprints.with_predictions(test, predictions)
     learnt_from = fingerprints.table(train, val)
-    photo = next(iter(folders.photos(val).values()))[0]
-    with tracking.run_of(sha256), turns.turn(rule.name, tracking.active()) as confirm:
+    photo = next(iter(image_folder.list_images(val).values()))[0]
+    with runs.model_run(sha256), registry_lock.registry_lock(rule.name, runs.active_run_id()) as confirm:
         version = versions.find(rule.name, sha256)
         if version is None:
             example = pd.DataFrame({"photo": [base64.b64encode(photo.read_bytes()).decode()]})
-            version = versions.get(rule.name, tracking.register(rule.name, model, example, sha256))
-        decision = versions.settle(version, asked, learnt_from, test, rule, confirm)
-    folders.write_json(out, decision)
+            version = versions.get(rule.name, registration.register(rule.name, model, example, sha256))
+        decision = versions.decide_and_promote(version, asked, learnt_from, test, rule, confirm)
+    files.write_json(out, decision)
     print(f"register: {rule.name} version {version.version}: {decision['reason']}")
 
 

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from gemmodel import params
-from gemmodel.data import folders, splitting
-from gemmodel.data import hierarchy as primary_labels
+from gemmodel.core import files, params
+from gemmodel.split import splitting
+from gemmodel.split.hierarchy import mineral_classes, read_hierarchy
 from stages import command
 
 
@@ -14,13 +14,15 @@ def main(
 ) -> None:  # fmt: skip
     """Deal the photos of each class out to three parts, by split-folders, and name each class's mineral class."""
     settings = params.load(params_file).split
-    known = primary_labels.read(Path(settings.hierarchy))
+    known = read_hierarchy(Path(settings.hierarchy))
     parts = {"train": train, "val": val, "test": test}
     found = splitting.split(clean, parts, folds, settings)
-    manifest = folders.read_lines(clean / "manifest.jsonl")
-    folders.write_json(hierarchy, primary_labels.primary_labels(found["classes"], manifest, known))
-    folders.write_json(report, found)
-    print(f"split: {', '.join(f'{number} {part}' for part, number in found['photos'].items())}{splitting.told(found)}")
+    manifest = files.read_jsonl(clean / "manifest.jsonl")
+    files.write_json(hierarchy, mineral_classes(found["classes"], manifest, known))
+    files.write_json(report, found)
+    print(
+        f"split: {', '.join(f'{number} {part}' for part, number in found['photos'].items())}{splitting.summary(found)}"
+    )
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from gemmodel import params
+from gemmodel.core import params
 
 ROOT = Path(__file__).parents[1]
 

@@ -1,1 +1,1 @@
-"""Networks: backbones, features, classifiers and their training."""
+"""What a trained model is: its graph, metadata, thresholds, and its files on disk."""

@@ -9,7 +9,7 @@ import scrapy
 from scrapy.http import Response, TextResponse
 from scrapy.selector import SelectorList
 
-from scraper.spiders.gems import MOST_TEXT, GemSpider, text
+from scraper.spiders.base import MAX_TEXT, GemSpider, text
 
 CONTENT = "ctl00_ContentPlaceHolder1_"
 PROPERTIES = (
@@ -87,4 +87,4 @@ def _thumbnail(source: str) -> str:
 
 
 def _plain(texts: list[str]) -> str | None:
-    return " ".join("".join(texts).split())[:MOST_TEXT].strip() or None
+    return " ".join("".join(texts).split())[:MAX_TEXT].strip() or None

@@ -10,8 +10,8 @@ from scrapy.crawler import Crawler
 from scrapy.http import Response
 from scrapy.settings import BaseSettings
 
-from gemmodel.errors import ParameterError
-from scraper.spiders.gems import GemSpider, text
+from gemmodel.core.errors import ParameterError
+from scraper.spiders.base import GemSpider, text
 
 LIST = "ul#leftNavigation"
 PRODUCTS = "#Product_List"

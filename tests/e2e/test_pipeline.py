@@ -27,9 +27,9 @@ SMALL = {
     "explain": {
         "photos": 4,
         "occlusion": 2,
-        "compared": 1,
+        "comparison_photos": 1,
         "steps": 2,
-        "measured": 4,
+        "ablation_photos": 4,
         "hue_shifts": [180],
         "patches": [4],
     },
@@ -146,7 +146,7 @@ def test_a_kept_test_part_concerns_split_alone_and_stays(project: Path) -> None:
 
     before = test_part()
     assert before
-    run(sys.executable, "-m", "gemmodel.cli", "keep-test")
+    run(sys.executable, "-m", "gemmodel.cli", "pin-test")
     assert set(json.loads(run("dvc", "status", "--json"))) == {"split"}  # not crawl, which depends on the list's folder
     change(project, split={"seed": 7})
     assert stages_run(run("dvc", "repro", "split")) == ["split"]

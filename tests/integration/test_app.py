@@ -110,7 +110,7 @@ def test_a_chosen_photo_is_named_and_explained(page: Any, server: Server, photos
     answered(page)
     status, told = server.ask("/answer", photos[0].read_bytes())
     assert status == 200
-    assert page.locator("#words").inner_text() == told["words"]
+    assert page.locator("#words").inner_text() == told["text"]
     bars = page.locator("#top meter").evaluate_all("all => all.map(one => one.value)")
     assert bars == pytest.approx([share for _, share in told["top"]])
     assert page.locator("#top li").first.inner_text().split("\n")[0] == told["gem"]

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 from loopback import content, jpeg
 
-from gemmodel import params
-from gemmodel.errors import DataError
-from scraper import class_folders, sources
+from gemmodel.core import params
+from gemmodel.core.errors import DataError
+from scraper import local_photos, sources
 
 GOOD = {f"Ruby/{number}.jpg": jpeg(number) for number in range(3)} | {
     "Opal/a.PNG": jpeg(100),
@@ -262,4 +262,4 @@ def test_special_files_of_a_folder_are_no_photos(merged: Path, taken: Any) -> No
     (merged / "Ruby" / "broken.jpg").symlink_to("nowhere")
     (merged / "Ruby" / "folder.jpg").mkdir()
     assert taken(merged)[0]["by_gem"]["Ruby"] == 5
-    assert class_folders.LARGEST == 64 * 2**20
+    assert local_photos.LARGEST == 64 * 2**20

@@ -16,8 +16,8 @@ from urllib.request import ProxyHandler, build_opener
 
 import pytest
 
-from scraper.sample_site import server
-from scraper.sample_site.pictures import BY_NAME, ordinary
+from sample_site import server
+from sample_site.pictures import BY_NAME, ordinary
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 GEMS = ("Ruby", "Citrine", "Painite", "Almandine")  # Painite has no products, Almandine's script fails

@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 from scrapy import Selector
 
-from gemmodel import params
-from gemmodel.models import archive
-from gemmodel.models.cnn import cnn
+from gemmodel.core import params
+from gemmodel.models import saving
+from gemmodel.train.cnn import cnn
 
 QUICK = {
     "explain__photos": 4,
@@ -33,7 +33,7 @@ def explained(split_project: Any) -> Any:
     settings = params.load(split_project.root / "params.yaml")
     keras.utils.set_random_seed(0)
     network = cnn(settings.model.cnn, image_size=64, classes=4)
-    archive.save(network, ["Citrine", "Malachite", "Ruby", "Turquoise"], split_project.root / "untrained")
+    saving.save(network, ["Citrine", "Malachite", "Ruby", "Turquoise"], split_project.root / "untrained")
     split_project.set(**QUICK)
     split_project.run("explain")
     split_project.set()
@@ -57,9 +57,7 @@ def test_the_page_needs_nothing_but_itself(folder: Path) -> None:
 
 
 def test_its_tables_hold_what_was_asked_for(folder: Path) -> None:
-    photos, checks, changes = (
-        pd.read_csv(folder / f"{name}.csv") for name in ("photos", "checks", "colour_dependence")
-    )
+    photos, checks, changes = (pd.read_csv(folder / f"{name}.csv") for name in ("photos", "checks", "ablation"))
     assert len(photos) == 4
     assert (photos["right"] == (photos["actual"] == photos["predicted"])).all()
     assert (~photos["right"]).sum() >= 2

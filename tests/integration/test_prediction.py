@@ -11,19 +11,22 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gemmodel.data import cropping, folders, images
-from gemmodel.delivery import answers
-from gemmodel.delivery.prediction import Predictor
-from gemmodel.errors import DataError, ModelError
-from gemmodel.insight import occlusion, overlays
-from gemmodel.models import archive, fusion
-from gemmodel.models import features as feature_maps
-from gemmodel.models.cnn import cnn
-from gemmodel.models.confidence import Confidence, Reference
-from gemmodel.models.knowledge import EXPORT, Knowledge
-from gemmodel.models.residual import residual
-from gemmodel.models.transfer import transfer
-from gemmodel.params import Params
+from gemmodel.core import files, image_folder
+from gemmodel.core.errors import DataError, ModelError
+from gemmodel.core.params import Params
+from gemmodel.embed import extractor
+from gemmodel.explain import occlusion
+from gemmodel.figures import overlays
+from gemmodel.images import crop, decode
+from gemmodel.models import fusion, saving
+from gemmodel.models.conformal import ReferenceSet, Thresholds
+from gemmodel.models.metadata import EXPORT, ModelMetadata
+from gemmodel.serve import predictions
+from gemmodel.serve.predictor import Predictor
+from gemmodel.train import kernel_ridge
+from gemmodel.train.cnn import cnn
+from gemmodel.train.residual import residual
+from gemmodel.train.transfer import transfer
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 SIDE = 64
@@ -38,35 +41,35 @@ def network(name: str, settings: Params, photos: np.ndarray) -> keras.Model:
         classes = 2 if settings.model.cnn.output == "sigmoid" else 3
         build: dict[str, Callable[..., keras.Model]] = {"cnn": cnn, "residual": residual, "transfer": transfer}
         return build[name](getattr(settings.model, name), image_size=SIDE, classes=classes)
-    extractor = feature_maps.extractor(settings.embed, image_size=SIDE)
+    extractor = extractor.extractor(settings.embed, image_size=SIDE)
     known = extractor.predict(photos, batch_size=8, verbose=0)
     params, labels, parents = settings.model.fusion, np.arange(len(photos)) % 3, [0, 0, 1]
     if params.head == "softmax":
-        head = fusion.head(params, known, classes=3, parents=parents)
+        head = fusion.softmax_head(params, known, classes=3, parents=parents)
         # Of twenty photos some features hardly vary, and are magnified: random weights, unlike learnt ones, heed them.
         head.get_layer("gem").set_weights([0.1 * weights for weights in head.get_layer("gem").get_weights()])
         return fusion.attach(extractor, head)
-    blocks = feature_maps.blocks(extractor)
-    head, *_ = fusion.kernel_head(params, known, labels, classes=3, blocks=blocks, penalty=0.1, parents=parents)
+    blocks = extractor.blocks(extractor)
+    head, *_ = kernel_ridge.kernel_head(params, known, labels, classes=3, blocks=blocks, penalty=0.1, parents=parents)
     return fusion.attach(extractor, head)
 
 
-def save(model: keras.Model, folder: Path, *, crop: str = "none") -> Knowledge:
+def save(model: keras.Model, folder: Path, *, crop: str = "none") -> ModelMetadata:
     """Save a model with a reference of one photo a class, its embedding along an axis of its own."""
     classes = ["Agate", "Ruby", "Topaz"][: model.output_shape[-1]]
-    width = archive.embedder(model).output_shape[1][-1]
-    reference = Reference(
+    width = saving.with_embedding(model).output_shape[1][-1]
+    reference = ReferenceSet(
         np.eye(len(classes), width, dtype=np.float32), np.arange(len(classes), dtype=np.int32), np.array(classes)
     )
-    known = Knowledge(classes, dict.fromkeys(classes, "Stone"), Confidence(0.9, 0.3, 1, 2.0), reference)
-    archive.save(model, classes, folder, crop=crop, knowledge=known)
+    known = ModelMetadata(classes, dict.fromkeys(classes, "Stone"), Thresholds(0.9, 0.3, 1, 2.0), reference)
+    saving.save(model, classes, folder, crop=crop, knowledge=known)
     return known
 
 
 @pytest.fixture(scope="module")
 def real(real_gems: Path) -> list[Path]:
     """Real photos of several gems."""
-    return [path for paths in list(folders.photos(real_gems).values())[::9] for path in paths[:2]]
+    return [path for paths in list(image_folder.list_images(real_gems).values())[::9] for path in paths[:2]]
 
 
 @pytest.mark.photos
@@ -86,17 +89,19 @@ def real(real_gems: Path) -> list[Path]:
 def test_the_export_tells_what_keras_tells(
     tmp_path: Path, settings: Any, real: list[Path], name: str, changes: dict[str, Any]
 ) -> None:
-    pixels = np.stack([images.load(path, SIDE) for path in real]).astype(np.float32)
+    pixels = np.stack([decode.load(path, SIDE) for path in real]).astype(np.float32)
     model = network(name, settings(changes), pixels)
     known = save(model, tmp_path / "models")
-    expected, embedding = (np.asarray(told) for told in archive.embedder(model).predict(pixels, verbose=0))
+    expected, embedding = (np.asarray(told) for told in saving.with_embedding(model).predict(pixels, verbose=0))
     predictor = Predictor(tmp_path / "models")
     told = [predictor.outputs(predictor.pixels(path)) for path in real]
     np.testing.assert_allclose(np.concatenate([probabilities for probabilities, _ in told]), expected, atol=1e-4)
     exported = np.concatenate([one for _, one in told])
     cosines = (exported * embedding).sum(axis=1) / np.linalg.norm(exported, axis=1) / np.linalg.norm(embedding, axis=1)
     np.testing.assert_allclose(cosines, 1, atol=1e-4)  # photos are compared by it
-    for answer, other in zip(predictor.answers(real), answers.answers(expected, embedding, known), strict=True):
+    for answer, other in zip(
+        predictor.predict(real), predictions.to_predictions(expected, embedding, known), strict=True
+    ):
         assert answer.probability == pytest.approx(other.probability, abs=1e-4)
         assert answer.mineral_class == "Stone"
 
@@ -127,7 +132,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory, draw: Any) -> Path:
     """A folder of two photos, one of them deeper, and a file that is none but by its name."""
     folder = tmp_path_factory.mktemp("photos")
     (folder / "deep").mkdir()
-    draw(1).save(folder / "one.jpg", **images.JPEG)
+    draw(1).save(folder / "one.jpg", **decode.JPEG)
     draw(2).save(folder / "deep" / "two.png")
     (folder / "text.jpg").write_text("no photo")
     return folder
@@ -138,19 +143,19 @@ def test_the_same_model_is_exported_as_the_same_bytes(small: Callable[..., Path]
 
 
 @pytest.mark.parametrize("crop", ["canny", "otsu"])
-def test_a_photo_is_cropped_as_in_training(small: Callable[..., Path], tmp_path: Path, crop: cropping.Method) -> None:
+def test_a_photo_is_cropped_as_in_training(small: Callable[..., Path], tmp_path: Path, crop: crop.Method) -> None:
     picture = Image.new("RGB", (640, 400), "white")
     picture.paste((170, 20, 60), (60, 100, 260, 300))
     picture.save(tmp_path / "photo.png")
-    cut, box = cropping.crop(images.read(tmp_path / "photo.png"), crop)
+    cut, box = crop.crop(decode.read(tmp_path / "photo.png"), crop)
     assert box
     seen = Predictor(small(crop)).pixels(tmp_path / "photo.png")
-    np.testing.assert_array_equal(seen, images.pixels(cut, SIDE))
+    np.testing.assert_array_equal(seen, decode.pixels(cut, SIDE))
 
 
 def test_answers_come_in_the_order_of_the_photos(model: Path, photos: Path) -> None:
     paths = [photos / "one.jpg", photos / "text.jpg", photos / "deep" / "two.png"] * 5
-    told = list(Predictor(model).answers(paths, top=2))
+    told = list(Predictor(model).predict(paths, top=2))
     assert [isinstance(answer, DataError) for answer in told] == [False, True, False] * 5
     assert told[0] == told[3] != told[2]
     assert not isinstance(told[0], DataError)
@@ -161,7 +166,7 @@ def test_without_an_export_the_remedy_is_told(tmp_path: Path, model: Path) -> No
     with pytest.raises(DataError, match=r"model\.tflite: no export .*dvc repro"):
         Predictor(tmp_path)
     for path in model.iterdir():
-        folders.copy(path, tmp_path / path.name)
+        files.copy(path, tmp_path / path.name)
     (tmp_path / EXPORT).write_bytes(b"damaged")
     with pytest.raises(ModelError, match=r"model\.tflite: damaged .*train it anew"):
         Predictor(tmp_path)
@@ -179,7 +184,7 @@ def test_what_is_blurred_away_matters_where_the_model_looks() -> None:
     assert fall[: half - 1, : half - 1].min() > 0
     np.testing.assert_allclose(fall[half + 1 :], 0)
     np.testing.assert_allclose(fall[:, half + 1 :], 0)
-    assert overlays.beside(pixels, fall, side=SIDE).size == (2 * SIDE, SIDE)
+    assert overlays.side_by_side(pixels, fall, side=SIDE).size == (2 * SIDE, SIDE)
 
 
 def predict(run: Run, cwd: Path, *arguments: Any, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -191,10 +196,10 @@ def test_predict_tells_a_line_a_photo(run: Run, model: Path, photos: Path, named
     ended = predict(run, photos, *named, "--model", model)
     assert (ended.returncode, ended.stderr) == (0, "")
     lines = sorted(ended.stdout.splitlines())
-    expected = list(Predictor(model).answers([photos / "deep" / "two.png", photos / "one.jpg"]))
+    expected = list(Predictor(model).predict([photos / "deep" / "two.png", photos / "one.jpg"]))
     for line, name, answer in zip(lines, (Path("deep", "two.png"), "one.jpg"), expected, strict=True):
         assert not isinstance(answer, DataError)
-        assert line == f"{name}: {answer.gem} {answer.probability:.1%} ({answers.words(answer)})"
+        assert line == f"{name}: {answer.gem} {answer.probability:.1%} ({predictions.to_text(answer)})"
 
 
 def test_predict_goes_on_after_a_bad_photo_and_fails(run: Run, model: Path, photos: Path) -> None:
@@ -203,7 +208,9 @@ def test_predict_goes_on_after_a_bad_photo_and_fails(run: Run, model: Path, phot
     told = {row["photo"]: row for row in map(json.loads, ended.stdout.splitlines())}
     assert set(told) == {"one.jpg", str(Path("deep", "two.png")), "text.jpg"}
     assert told["text.jpg"] == {"photo": "text.jpg", "error": "not an image"}
-    assert {"gem", "mineral_class", "probability", "top", "possible", "unknown", "nearest"} <= set(told["one.jpg"])
+    assert {"gem", "mineral_class", "probability", "top", "prediction_set", "unknown", "nearest"} <= set(
+        told["one.jpg"]
+    )
     assert sum(told["one.jpg"]["top"][place][1] for place in range(3)) == pytest.approx(1, abs=1e-5)
     assert ended.stderr.splitlines() == [
         "gemmodel: text.jpg: not an image",

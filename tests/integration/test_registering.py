@@ -18,12 +18,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gemmodel.data import folders
-from gemmodel.delivery import tracking, turns, versions
-from gemmodel.errors import TrackingError
-from gemmodel.models import archive
-from gemmodel.models.confidence import Confidence, Reference
-from gemmodel.models.knowledge import Knowledge
+from gemmodel.core import files
+from gemmodel.core.errors import TrackingError
+from gemmodel.models import saving
+from gemmodel.models.conformal import ReferenceSet, Thresholds
+from gemmodel.models.metadata import ModelMetadata
+from gemmodel.register import registry_lock, versions
+from gemmodel.tracking import runs
 from stages import register
 
 ROOT = Path(__file__).parents[2]
@@ -63,9 +64,9 @@ def place(tmp_path: Path, draw: Any, write_params: Any) -> Callable[..., Path]:
         mean = keras.layers.GlobalAveragePooling2D()(pixels)
         network = keras.Model(pixels, keras.layers.Dense(3, "softmax", use_bias=False, name="gem")(mean))
         network.get_layer("gem").set_weights([model * np.eye(3, dtype=np.float32)])
-        known = Reference(np.eye(3, dtype=np.float32), np.arange(3, dtype=np.int32), np.array(["1.png"] * 3))
-        knowledge = Knowledge(GEMS, {gem: gem for gem in GEMS}, Confidence(0.9, 0.1, 1, 2.0), known)
-        archive.save(network, GEMS, root / "models", knowledge=knowledge)
+        known = ReferenceSet(np.eye(3, dtype=np.float32), np.arange(3, dtype=np.int32), np.array(["1.png"] * 3))
+        knowledge = ModelMetadata(GEMS, {gem: gem for gem in GEMS}, Thresholds(0.9, 0.1, 1, 2.0), known)
+        saving.save(network, GEMS, root / "models", knowledge=knowledge)
         answer(root, wrong)
         return root
 
@@ -86,8 +87,8 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A store in a file, shared by all folders of a test."""
     before, uri = mlflow.get_tracking_uri(), f"sqlite:///{(tmp_path / 'runs.db').as_posix()}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    monkeypatch.setattr(turns, "BEAT", 0.2)
-    monkeypatch.setattr(turns, "PATIENCE", 2.0)
+    monkeypatch.setattr(registry_lock, "BEAT", 0.2)
+    monkeypatch.setattr(registry_lock, "PATIENCE", 2.0)
     yield uri
     mlflow.set_tracking_uri(before)
 
@@ -99,7 +100,7 @@ def registered(store: str, monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], 
     def run(root: Path) -> dict[str, Any]:
         monkeypatch.chdir(root)
         register.main(*map(Path, OPTIONS.split()[1::2]))
-        return folders.read_json(root / "decision.json")
+        return files.read_json(root / "decision.json")
 
     return run
 
@@ -158,7 +159,7 @@ def test_a_champion_answers_new_test_photos_itself(place: Any, registered: Any, 
     decision = registered(other)
     assert decision["champion_accuracy"] == pytest.approx(16 / 24, abs=1e-6)
     assert (decision["gained"], decision["lost"]) in ((8, 1), (7, 0))
-    kept = versions._read(versions.get("gemstones", "1"), "answers.csv")
+    kept = versions._load_table(versions.get("gemstones", "1"), "answers.csv")
     assert kept is not None and len(kept) == 48  # so that nobody need ask again
 
 
@@ -172,7 +173,7 @@ def test_a_champion_that_learnt_from_the_test_photos_keeps_its_title(place: Any,
     shrunk.save(leaky / "test" / "Ruby" / "smaller.png")
     answer(leaky, 0)
     decision = registered(leaky)
-    assert (decision["champion"], decision["seen_by_champion"]) == (False, 2)
+    assert (decision["champion"], decision["leaked_test_photos"]) == (False, 2)
     assert "learnt from 2 of the 26 test photos" in decision["reason"]
     assert aliases() == {"challenger": "2", "champion": "1"}
 
@@ -288,7 +289,7 @@ def test_whoever_lost_the_turn_changes_no_title(place: Any, registered: Any, mon
 @pytest.mark.parametrize("dead", [0, 1])
 def test_turns_are_taken_one_at_a_time(store: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, dead: int) -> None:
     monkeypatch.chdir(tmp_path)
-    with tracking.connected(), mlflow.start_run() as run:
+    with runs.mlflow_store(), mlflow.start_run() as run:
         client, run_id = mlflow.MlflowClient(), run.info.run_id
         client.create_registered_model("gemstones", tags={"turns": "0"})
         client.create_registered_model("gemstones-queue")
@@ -296,7 +297,7 @@ def test_turns_are_taken_one_at_a_time(store: str, monkeypatch: pytest.MonkeyPat
             client.create_model_version("gemstones-queue", f"runs:/{run_id}/turn", run_id)
 
         def count(_: int) -> None:
-            with turns.turn("gemstones", run_id) as confirm:
+            with registry_lock.registry_lock("gemstones", run_id) as confirm:
                 before = int(client.get_registered_model("gemstones").tags["turns"])
                 confirm()
                 client.set_registered_model_tag("gemstones", "turns", str(before + 1))
@@ -359,7 +360,7 @@ def test_of_two_that_register_at_once_the_better_is_champion(
         told, _ = process.communicate()
         assert process.returncode == 0, told
     mlflow.set_tracking_uri(address)
-    decisions = [folders.read_json(root / "decision.json") for root in roots]
+    decisions = [files.read_json(root / "decision.json") for root in roots]
     found = {tags(number)["model_sha256"]: number for number in ("1", "2")}
     worse, better = (found[decision["model_sha256"]] for decision in decisions)
     assert aliases() == {"challenger": "2", "champion": better}

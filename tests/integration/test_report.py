@@ -60,17 +60,18 @@ def test_the_run_has_the_report_and_the_registered_model_its_card(reported: Any)
 
 
 def test_a_long_card_is_cut_where_the_registry_holds_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from gemmodel.delivery import tracking
+    from gemmodel.register import registration
+    from gemmodel.tracking import runs
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'runs.db'}")
-    with tracking.connected():
-        client = tracking.mlflow.MlflowClient()
+    with runs.mlflow_store():
+        client = runs.mlflow.MlflowClient()
         client.create_registered_model("gemstones")
-        client.create_model_version("gemstones", tmp_path.as_uri(), tags={tracking.MODEL_TAG: "abc"})
-        tracking.describe_version("gemstones", "another", "not for this one")
-        tracking.describe_version("gemstones", "abc", "---\nfront: matter\n---\n# Card\n" + "a line\n" * 2000)
+        client.create_model_version("gemstones", tmp_path.as_uri(), tags={runs.MODEL_TAG: "abc"})
+        registration.describe_version("gemstones", "another", "not for this one")
+        registration.describe_version("gemstones", "abc", "---\nfront: matter\n---\n# Card\n" + "a line\n" * 2000)
         text = client.get_model_version("gemstones", "1").description
         assert text.startswith("# Card\n") and text.endswith("model_card.md.")
-        assert 4900 < len(text) <= tracking.LONGEST_DESCRIPTION
+        assert 4900 < len(text) <= runs.LONGEST_DESCRIPTION
         assert not client.get_registered_model("gemstones").description  # it is no champion

@@ -22,13 +22,14 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from gemmodel.data import images
-from gemmodel.delivery import champion, tracking, versions
-from gemmodel.delivery.prediction import Predictor
-from gemmodel.errors import DataError
-from gemmodel.models import archive
-from gemmodel.models.confidence import Confidence, Reference
-from gemmodel.models.knowledge import Knowledge
+from gemmodel.core.errors import DataError
+from gemmodel.images import decode
+from gemmodel.models import saving
+from gemmodel.models.conformal import ReferenceSet, Thresholds
+from gemmodel.models.metadata import ModelMetadata
+from gemmodel.register import locate, registration, versions
+from gemmodel.serve.predictor import Predictor
+from gemmodel.tracking import runs
 
 SIDE, CLASSES = 32, ["Agate", "Ruby", "Topaz"]
 SECONDS = 240  # for a server to start on a machine that is busy
@@ -36,7 +37,7 @@ SECONDS = 240  # for a server to start on a machine that is busy
 
 def jpeg(seed: int, draw: Any) -> bytes:
     file = io.BytesIO()
-    draw(seed).save(file, **images.JPEG)
+    draw(seed).save(file, **decode.JPEG)
     return file.getvalue()
 
 
@@ -54,9 +55,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     keras.utils.set_random_seed(1)
     tiny = [keras.layers.Rescaling(1 / 255), keras.layers.AveragePooling2D(8), keras.layers.Flatten()]
     network = keras.Sequential([keras.Input((SIDE, SIDE, 3)), *tiny, keras.layers.Dense(3, activation="softmax")])
-    reference = Reference(np.eye(3, 48, dtype=np.float32), np.arange(3, dtype=np.int32), np.array(CLASSES))
-    known = Knowledge(CLASSES, dict.fromkeys(CLASSES, "Stone"), Confidence(0.9, 0.3, 1, 2.0), reference)
-    archive.save(network, CLASSES, root / "models", knowledge=known)
+    reference = ReferenceSet(np.eye(3, 48, dtype=np.float32), np.arange(3, dtype=np.int32), np.array(CLASSES))
+    known = ModelMetadata(CLASSES, dict.fromkeys(CLASSES, "Stone"), Thresholds(0.9, 0.3, 1, 2.0), reference)
+    saving.save(network, CLASSES, root / "models", knowledge=known)
     return root
 
 
@@ -68,8 +69,8 @@ def registered(folder: Path, draw: Any) -> Iterator[str]:
         patch.chdir(folder)
         patch.setenv("MLFLOW_TRACKING_URI", uri)
         example = pd.DataFrame({"photo": [base64.b64encode(jpeg(1, draw)).decode()]})
-        with tracking.run_of("abc"):
-            version = tracking.register("gemstones", folder / "models", example, "abc")
+        with runs.model_run("abc"):
+            version = registration.register("gemstones", folder / "models", example, "abc")
             mlflow.MlflowClient().set_registered_model_alias("gemstones", "champion", version)
         yield uri
 
@@ -87,15 +88,15 @@ def test_bytes_base64_and_a_local_file_are_answered_alike(
     (tmp_path / "photo.jpg").write_bytes(photo)
     frame = pd.DataFrame({"photo": [photo, base64.b64encode(photo).decode(), tmp_path / "photo.jpg"]}, dtype=object)
     told = model.predict(frame, params={"top_k": 2})
-    assert told.columns.tolist() == tracking.SIGNATURE.outputs.input_names()
-    assert len(told.drop(columns=["top", "top_probabilities", "possible"]).drop_duplicates()) == 1
-    network, _ = archive.load(folder / "models")
-    expected = np.asarray(network(images.load(io.BytesIO(photo), SIDE)[None].astype(np.float32)))[0]
+    assert told.columns.tolist() == registration.SIGNATURE.outputs.input_names()
+    assert len(told.drop(columns=["top", "top_probabilities", "prediction_set"]).drop_duplicates()) == 1
+    network, _ = saving.load(folder / "models")
+    expected = np.asarray(network(decode.load(io.BytesIO(photo), SIDE)[None].astype(np.float32)))[0]
     assert told["gem"][0] == CLASSES[expected.argmax()]
     assert told["mineral_class"][0] == "Stone"
     np.testing.assert_allclose(told["top_probabilities"][2], np.sort(expected)[::-1][:2], atol=1e-4)
     assert told["top"][1] == [CLASSES[index] for index in np.argsort(-expected)[:2]]
-    assert set(told["possible"][0]) == {name for name, p in zip(CLASSES, expected, strict=True) if p >= 0.3}
+    assert set(told["prediction_set"][0]) == {name for name, p in zip(CLASSES, expected, strict=True) if p >= 0.3}
     assert not told["unknown"][0]
 
 
@@ -131,7 +132,7 @@ def test_the_model_is_complete_and_pins_no_tensorflow(registered: str, folder: P
     assert {"mlflow", "ai-edge-litert", "numpy", "pillow"} <= names
     assert not names & {"tensorflow", "keras", "scikit-learn"}
     assert (place / "MLmodel").is_file()
-    again, classes = archive.load(champion.folder("gemstones"))  # for those who go on training
+    again, classes = saving.load(locate.champion_path("gemstones"))  # for those who go on training
     assert classes == CLASSES
     assert again.output_shape == (None, 3)
     assert "input_example.json" in {path.name for path in place.iterdir()}
@@ -161,27 +162,27 @@ def test_the_champion_is_found_without_mlflow(registered: str, folder: Path, run
 import sys
 from gemmodel.delivery import champion, prediction
 from pathlib import Path
-print(next(prediction.Predictor(champion.folder("gemstones")).answers([Path("photo.jpg")])).gem)
+print(next(predictor.Predictor(locate.champion_path("gemstones")).predict([Path("photo.jpg")])).gem)
 assert not {"mlflow", "tensorflow", "pandas"} & set(sys.modules)
 """
     ended = run("-c", code, cwd=folder)
     assert (ended.returncode, ended.stderr) == (0, "")
-    [answer] = Predictor(folder / "models").answers([folder / "photo.jpg"])
+    [answer] = Predictor(folder / "models").predict([folder / "photo.jpg"])
     assert not isinstance(answer, DataError)
     assert ended.stdout.split() == [answer.gem]
 
 
 def test_a_title_given_or_taken_counts_at_once(registered: str) -> None:
     client = mlflow.MlflowClient()
-    first = champion.folder("gemstones")
+    first = locate.champion_path("gemstones")
     version = mlflow.register_model(client.get_model_version("gemstones", "1").source, "other").version
     with pytest.raises(DataError, match="no champion of the name other"):
-        champion.folder("other")
+        locate.champion_path("other")
     client.set_registered_model_alias("other", "champion", version)
-    assert champion.folder("other") == first
+    assert locate.champion_path("other") == first
     client.delete_registered_model_alias("other", "champion")
     with pytest.raises(DataError, match="no champion of the name other"):
-        champion.folder("other")
+        locate.champion_path("other")
 
 
 def port() -> int:
@@ -271,9 +272,9 @@ def test_a_champion_at_a_server_is_fetched_once(
     monkeypatch.setenv("no_proxy", "*")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(DataError, match="no champion of the name nobody"):
-        champion.folder("nobody")
-    found = champion.folder("gemstones")
+        locate.champion_path("nobody")
+    found = locate.champion_path("gemstones")
     assert found.is_relative_to(tmp_path / "cache")
     assert (found / "model.tflite").read_bytes() == (folder / "models" / "model.tflite").read_bytes()
     monkeypatch.setattr(versions, "fetch", lambda source, folder: pytest.fail("fetched again"))
-    assert champion.folder("gemstones") == found
+    assert locate.champion_path("gemstones") == found

@@ -13,9 +13,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from gemmodel.data import folders, images
-from gemmodel.delivery import answers
-from gemmodel.models import archive, knowledge
+from gemmodel.core import hashing, image_folder
+from gemmodel.images import decode
+from gemmodel.models import metadata, saving
+from gemmodel.serve import predictions
 
 GEMS = ["Citrine", "Malachite", "Ruby", "Turquoise"]
 
@@ -50,24 +51,24 @@ def logged(fusion: Any, client: mlflow.MlflowClient) -> mlflow.entities.Run:
     """The one run that the chain made."""
     (experiment,) = client.search_experiments(filter_string="name = 'gemstones'")
     runs = client.search_runs([experiment.experiment_id])
-    sha256 = folders.sha256(fusion.root / "models" / "model.keras")
+    sha256 = hashing.sha256(fusion.root / "models" / "model.keras")
     (found,) = [run for run in runs if run.data.tags.get("model_sha256") == sha256]
     return found
 
 
 def test_the_photos_go_through_the_stages(split_project: Any) -> None:
     root = split_project.root
-    raw = folders.photos(root / "data" / "raw")
+    raw = image_folder.list_images(root / "data" / "raw")
     assert {gem: len(paths) for gem, paths in raw.items()} == dict.fromkeys(GEMS, 12)
     report = json.loads((root / "reports" / "clean.json").read_text(encoding="utf-8"))
-    parts = {part: folders.photos(root / "data" / "split" / part) for part in ("train", "val", "test")}
+    parts = {part: image_folder.list_images(root / "data" / "split" / part) for part in ("train", "val", "test")}
     assert sum(len(paths) for part in parts.values() for paths in part.values()) == report["kept"] > 40
     assert all(sorted(part) == GEMS for part in parts.values())
     report = json.loads((root / "reports" / "split.json").read_text(encoding="utf-8"))
     assert report["classes"] == {gem: {part: len(parts[part][gem]) for part in parts} for gem in GEMS}
     with (root / "data" / "split" / "folds.csv").open(encoding="utf-8", newline="") as file:
         assert len(list(csv.DictReader(file))) == report["photos"]["train"] + report["photos"]["val"]
-    augmented = folders.photos(root / "data" / "augmented" / "train")
+    augmented = image_folder.list_images(root / "data" / "augmented" / "train")
     assert {gem: len(paths) for gem, paths in augmented.items()} == dict.fromkeys(GEMS, 2)
     with Image.open(augmented["Ruby"][0]) as picture:
         assert picture.size == (64, 64)
@@ -84,13 +85,13 @@ def test_the_reports_agree_with_each_other(fusion: Any) -> None:
     assert metrics["photos"] == len(rows)
     assert metrics["accuracy"] == pytest.approx(np.mean([row["actual"] == row["predicted"] for row in rows]), abs=1e-6)
     points = metrics["accuracy"] + metrics["mineral_class_accuracy"]
-    assert metrics["label_points"] == pytest.approx(points, abs=1e-5)
+    assert metrics["label_score"] == pytest.approx(points, abs=1e-5)
     assert metrics["set_coverage"] >= metrics["accuracy"]
     with (reports / "curves.csv").open(encoding="utf-8", newline="") as file:
         epochs = list(csv.DictReader(file))
     assert [row["epoch"] for row in epochs] == ["0", "1"]
     assert training["best_val_loss"] == pytest.approx(min(float(row["val_loss"]) for row in epochs), abs=1e-6)
-    assert registration["model_sha256"] == folders.sha256(fusion.root / "models" / "model.keras")
+    assert registration["model_sha256"] == hashing.sha256(fusion.root / "models" / "model.keras")
     assert registration["champion"] is True
     assert (registration["accuracy"], registration["test_photos"]) == (metrics["accuracy"], metrics["photos"])
 
@@ -101,9 +102,9 @@ def test_a_run_leads_back_to_how_it_came_about(logged: mlflow.entities.Run) -> N
     assert logged.data.params["base.image_size"] == "64"
     assert logged.data.params["model_name"] == "fusion"
     assert logged.data.params["split.seed"] == "1337"
-    assert logged.data.params["split.most_per_class"] == "0"
+    assert logged.data.params["split.max_per_class"] == "0"
     assert logged.data.params["train.class_weight"] == "none"
-    assert logged.data.params["augment.up_to"] == "0"
+    assert logged.data.params["augment.target_per_class"] == "0"
     assert logged.data.params["augment.rotation"] == "40.0"
     assert logged.data.tags["device"].startswith("CPU")
     inputs = {
@@ -157,12 +158,12 @@ def aliases(client: mlflow.MlflowClient) -> dict[str, str]:
 def test_the_champion_of_the_registry_tells_what_the_model_tells(fusion: Any, client: mlflow.MlflowClient) -> None:
     assert aliases(client) == {"challenger": "1", "champion": "1"}
     champion = mlflow.pyfunc.load_model("models:/gemstones@champion")
-    model, classes = archive.load(fusion.root / "models")
-    paths = [paths[0] for paths in folders.photos(fusion.root / "data" / "split" / "test").values()]
+    model, classes = saving.load(fusion.root / "models")
+    paths = [paths[0] for paths in image_folder.list_images(fusion.root / "data" / "split" / "test").values()]
     told = champion.predict(pd.DataFrame({"photo": [base64.b64encode(path.read_bytes()).decode() for path in paths]}))
-    pixels = np.stack([images.load(path, 64) for path in paths]).astype(np.float32)
-    expected, embedding = archive.embedder(model).predict(pixels, verbose=0)
-    known = answers.answers(expected, embedding, knowledge.read(fusion.root / "models"))
+    pixels = np.stack([decode.load(path, 64) for path in paths]).astype(np.float32)
+    expected, embedding = saving.with_embedding(model).predict(pixels, verbose=0)
+    known = predictions.to_predictions(expected, embedding, metadata.read(fusion.root / "models"))
     assert told["mineral_class"].tolist() == [answer.mineral_class for answer in known]
     assert [list(names) for names in told["possible"]] == [answer.possible for answer in known]
     assert told["unknown"].tolist() == [answer.unknown for answer in known]
@@ -176,7 +177,7 @@ def test_the_champion_of_the_registry_tells_what_the_model_tells(fusion: Any, cl
 @pytest.mark.parametrize("text", ["no base64!", base64.b64encode(b"<html>").decode()])
 def test_the_champion_names_a_photo_that_is_none(fusion: Any, client: mlflow.MlflowClient, text: str) -> None:
     champion = mlflow.pyfunc.load_model("models:/gemstones@champion")
-    photo = next(iter(folders.photos(fusion.root / "data" / "split" / "test").values()))[0]
+    photo = next(iter(image_folder.list_images(fusion.root / "data" / "split" / "test").values()))[0]
     good = base64.b64encode(photo.read_bytes()).decode()
     with pytest.raises(Exception, match=r"photo 1: "):
         champion.predict(pd.DataFrame({"photo": [good, text]}))
@@ -192,7 +193,7 @@ def test_registering_again_makes_no_second_version(fusion: Any, client: mlflow.M
 
 
 @pytest.mark.parametrize(
-    ("name", "augmentation"), [("cnn", "fly"), ("cnn", "disk"), ("residual", "fly"), ("transfer", "none")]
+    ("name", "augmentation"), [("cnn", "on_the_fly"), ("cnn", "disk"), ("residual", "on_the_fly"), ("transfer", "none")]
 )
 def test_a_network_is_trained_on_pixels(fusion: Any, client: mlflow.MlflowClient, name: str, augmentation: str) -> None:
     fusion.set(model__name=name, model__cnn__dropout=0.0, **{f"model__{name}__augmentation": augmentation})
@@ -203,20 +204,22 @@ def test_a_network_is_trained_on_pixels(fusion: Any, client: mlflow.MlflowClient
     ended = fusion.python("-m", "stages.train", *given, *options, cwd=fusion.root, **variables)
     assert ended.returncode == 0, ended.stderr
     report = json.loads((fusion.root / f"training-{name}.json").read_text(encoding="utf-8"))
-    model, classes = archive.load(fusion.root / f"models-{name}-{augmentation}")
+    model, classes = saving.load(fusion.root / f"models-{name}-{augmentation}")
     assert (model.name, model.dtype_policy.name, classes) == (name, "float32", GEMS)
-    paths = [path for paths in folders.photos(fusion.root / "data" / "split" / "val").values() for path in paths]
-    pixels = np.stack([images.load(path, 64) for path in paths]).astype(np.float32)
+    paths = [
+        path for paths in image_folder.list_images(fusion.root / "data" / "split" / "val").values() for path in paths
+    ]
+    pixels = np.stack([decode.load(path, 64) for path in paths]).astype(np.float32)
     right = model.predict(pixels, verbose=0).argmax(axis=1) == [GEMS.index(path.parent.name) for path in paths]
     assert report["best_val_accuracy"] == pytest.approx(right.mean(), abs=0.26)  # bfloat16 may turn one of four
-    told, embedding = archive.embedder(model).predict(pixels, verbose=0)
-    known = knowledge.read(fusion.root / f"models-{name}-{augmentation}")
-    for path, answer in zip(paths, answers.answers(told, embedding, known), strict=True):
+    told, embedding = saving.with_embedding(model).predict(pixels, verbose=0)
+    known = metadata.read(fusion.root / f"models-{name}-{augmentation}")
+    for path, answer in zip(paths, predictions.to_predictions(told, embedding, known), strict=True):
         assert answer.mineral_class == {"Citrine": "Quartz", "Ruby": "Corundum"}.get(answer.gem, answer.gem)
         assert answer.gem in answer.possible
         assert not answer.unknown, f"{path}: so few photos set no bound"
         assert all((fusion.root / "data" / "split" / "train" / near.file).is_file() for near in answer.nearest)
-    sha256 = folders.sha256(fusion.root / f"models-{name}-{augmentation}" / "model.keras")
+    sha256 = hashing.sha256(fusion.root / f"models-{name}-{augmentation}" / "model.keras")
     (experiment,) = client.search_experiments(filter_string="name = 'gemstones'")
     (found,) = client.search_runs([experiment.experiment_id], f"tags.model_sha256 = '{sha256}'")
     assert found.data.params["model.augmentation"] == augmentation

@@ -19,8 +19,8 @@ import psutil
 import pytest
 from matplotlib.figure import Figure
 
-from gemmodel.data import folders
-from gemmodel.delivery import outbox, tracking
+from gemmodel.core import files, hashing
+from gemmodel.tracking import metric_buffer, runs
 
 ROOT = Path(__file__).parents[2]
 GEMS = {"Emerald": (0.2, 1, 0.2), "Ruby": (1, 0.2, 0.2)}
@@ -130,7 +130,7 @@ def place(tmp_path: Path, draw: Any, write_params: Any) -> Path:
             for number in range(first, first + 4):
                 photo = draw(number + len(gem) * 1000, size=(48, 48), tint=tint)
                 photo.save(tmp_path / "split" / part / gem / f"{number}.png")
-    folders.write_json(tmp_path / "hierarchy.json", {gem: gem for gem in GEMS})
+    files.write_json(tmp_path / "hierarchy.json", {gem: gem for gem in GEMS})
     test = tmp_path / "split" / "test"
     rows = [f"{path.relative_to(test).as_posix()},{path.parent.name}" for path in sorted(test.rglob("*.png"))]
     (tmp_path / "answers.csv").write_text("\n".join(["file,predicted", *rows]) + "\n")
@@ -176,9 +176,9 @@ def test_a_killed_server_costs_a_training_nothing(
 
     thread = threading.Thread(target=train)
     thread.start()
-    with tracking.connected():
+    with runs.mlflow_store():
         mine = mlflow.start_run().info.run_id
-    kept = outbox.Outbox(mine, place / "unsent")  # a second training: this one sees the server come back
+    kept = metric_buffer.MetricBuffer(mine, place / "unsent")  # a second training: this one sees the server come back
     kept.log_epoch(0, {"loss": 1.0})
     kept.wait()
     theirs = until(training_run)
@@ -199,9 +199,9 @@ def test_a_killed_server_costs_a_training_nothing(
     kept.wait()
     assert steps(mine, "loss") == [0, 1, 2, 3]
     assert "answers again" in capsys.readouterr().out
-    kept.finish("abc", tracking.MODEL_TAG, {"best_loss": 0.25}, Figure())
+    kept.finish("abc", runs.MODEL_TAG, {"best_loss": 0.25}, Figure())
     mlflow.end_run()
-    assert mlflow.get_run(mine).data.tags[tracking.MODEL_TAG] == "abc"
+    assert mlflow.get_run(mine).data.tags[runs.MODEL_TAG] == "abc"
 
     assert len(steps(theirs, "val_loss")) < EPOCHS
     registered = run("-m", "stages.register", *REGISTER.split(), cwd=place, **team.variables)
@@ -209,8 +209,8 @@ def test_a_killed_server_costs_a_training_nothing(
     assert steps(theirs, "val_loss") == steps(theirs, "accuracy") == list(range(EPOCHS))
     found = mlflow.get_run(theirs)
     assert found.info.status == "FINISHED"
-    assert found.data.metrics["best_epoch"] == folders.read_json(place / "training.json")["best_epoch"]
-    assert found.data.tags[tracking.MODEL_TAG] == folders.sha256(place / "models" / "model.keras")
+    assert found.data.metrics["best_epoch"] == files.read_json(place / "training.json")["best_epoch"]
+    assert found.data.tags[runs.MODEL_TAG] == hashing.sha256(place / "models" / "model.keras")
     client = mlflow.MlflowClient()
     assert "learning_curves.png" in {file.path for file in client.list_artifacts(theirs)}
     assert client.get_model_version_by_alias("gemstones", "champion").run_id == theirs
@@ -239,13 +239,13 @@ def test_two_people_register_at_once(
         for stage, options in (("train", TRAIN), ("register", REGISTER)):
             ended = run("-m", f"stages.{stage}", *options.split(), cwd=folder, **team.variables | mine)
             assert ended.returncode == 0, f"{name}: {ended.stderr}"
-        return folders.sha256(folder / "models" / "model.keras")
+        return hashing.sha256(folder / "models" / "model.keras")
 
     with ThreadPoolExecutor(2) as pool:
         trained = set(pool.map(work, ("alice", "bob")))
     client = mlflow.MlflowClient(team.variables["MLFLOW_TRACKING_URI"])
     found = {str(version.version): version.tags for version in client.search_model_versions("name = 'shared'")}
-    assert {tags[tracking.MODEL_TAG] for tags in found.values()} == trained
+    assert {tags[runs.MODEL_TAG] for tags in found.values()} == trained
     assert len(found) == len(trained) == 2
     titles = {tags["champion"]: number for number, tags in found.items()}
     aliases = client.get_registered_model("shared").aliases

@@ -17,10 +17,10 @@ import pytest
 import yaml
 from PIL import Image
 
-from gemmodel import params
-from gemmodel.delivery import trial_server
-from gemmodel.errors import DataError, ParameterError, TrackingError
-from gemmodel.tuning import command, studies
+from gemmodel.core import params
+from gemmodel.core.errors import DataError, ParameterError, TrackingError
+from gemmodel.tune import command, studies
+from tools import dev_mlflow_server
 
 ROOT = Path(__file__).parents[2]
 TINY = {
@@ -108,7 +108,7 @@ def ended(process: subprocess.Popen[str]) -> str:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, draw: Callable[..., Image.Image]) -> Folder:
     """Photos of three classes, 24 to train on and 6 to validate with; the shipped params.yaml with tiny values."""
-    from gemmodel.tuning import spaces
+    from gemmodel.tune import spaces
 
     root = tmp_path_factory.mktemp("tune")
     for part, number in (("train", 8), ("val", 2)):
@@ -119,7 +119,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, draw: Callable[..., Image.I
                 picture.save(root / "data" / "split" / part / gem / f"{seed}.png")
     (root / "data" / "split" / "hierarchy.json").write_text("{}")
     shipped = (ROOT / "params.yaml").read_text(encoding="utf-8")
-    (root / "params.yaml").write_text(spaces.edited(shipped, TINY), encoding="utf-8")
+    (root / "params.yaml").write_text(spaces.apply_changes(shipped, TINY), encoding="utf-8")
     return Folder(root)
 
 
@@ -149,11 +149,11 @@ def test_repeats_of_a_setting_give_mean_and_deviation(folder: Folder, both: list
         seeds = trial.user_attrs["values"]
         assert len(set(seeds)) == 2
         assert trial.value == pytest.approx(statistics.mean(seeds))
-        assert trial.user_attrs["deviation"] == pytest.approx(statistics.stdev(seeds))
+        assert trial.user_attrs["std"] == pytest.approx(statistics.stdev(seeds))
     best = min(complete, key=lambda trial: trial.value or 0)
     rows = [line.split() for line in both[0].splitlines()]
     header = next(row for row in rows if row[:3] == ["trial", "state", "value"])
-    assert header[3] == "deviation"
+    assert header[3] == "std"
     first = rows[rows.index(header) + 1]
     assert first[:2] == [str(best.number), "complete"]
     assert float(first[2]) == pytest.approx(best.value, rel=1e-3)
@@ -179,7 +179,7 @@ def test_mlflow_has_a_run_a_trial_in_the_run_of_the_study(folder: Folder, both: 
         assert run.data.params["model.kernel"] == f"({trial.user_attrs['changes']['model.cnn.kernel']},)"
         if run.data.tags["state"] == "complete":
             assert run.data.metrics["value"] == pytest.approx(trial.value)
-            assert {"seed_1337/val_loss", "seed_1338/val_loss", "deviation"} <= set(run.data.metrics)
+            assert {"seed_1337/val_loss", "seed_1338/val_loss", "std"} <= set(run.data.metrics)
     assert parent.data.metrics["best_value"] == pytest.approx(folder.study("grid").best_value)
     assert parent.data.tags["best_model.cnn.filters"] == "[4]"
 
@@ -201,7 +201,7 @@ def test_a_killed_worker_loses_nothing(folder: Folder, both: list[str]) -> None:
     assert folder.values("killed") == folder.values("grid")
     assert study.trials[0].state.name == "FAIL"
     again = study.trials[4]
-    assert (studies.first(again), again.state.name) == (0, "COMPLETE")
+    assert (studies.first_number(again), again.state.name) == (0, "COMPLETE")
     assert "of 4: trial 0: " in out
     parent = next(run for run in folder.runs() if run.info.run_name == "killed")
     children = [run for run in folder.runs() if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
@@ -285,17 +285,17 @@ def test_a_mistake_is_one_line(
 def test_a_database_that_cannot_be_used_is_refused_without_its_password() -> None:
     for uri in ("mysql://host/name", "tune.db", "sqlite://"):
         with pytest.raises(ParameterError, match="--storage: "):
-            studies.located(uri)
-    uri = studies.located("postgresql://me:secret@127.0.0.1:1/none")
+            studies.resolve_uri(uri)
+    uri = studies.resolve_uri("postgresql://me:secret@127.0.0.1:1/none")
     with pytest.raises(TrackingError, match=r"me:\*\*\*@127\.0\.0\.1:1/none: .*refused"):
-        with studies.connected(uri), studies.alone(uri):
+        with studies.study_errors(uri), studies.study_lock(uri):
             pass
 
 
 @pytest.fixture
 def postgres(for_postgres: Path) -> Iterator[str]:
     """A PostgreSQL server of its own, and the URI of an empty database in it."""
-    with trial_server.postgres(for_postgres, {}) as sockets:
+    with dev_mlflow_server.postgres(for_postgres, {}) as sockets:
         yield f"postgresql://mlflow@/runs?host={sockets}"
 
 
@@ -305,6 +305,6 @@ def test_a_team_shares_a_study_in_postgresql(folder: Folder, postgres: str) -> N
     options = ("--storage", postgres, "--sampler", "tpe", "--trials", "3")
     for process in [folder.start(space, *options, name="team") for _ in range(2)]:
         ended(process)
-    trials = optuna.load_study(study_name="team", storage=studies.located(postgres)).trials
+    trials = optuna.load_study(study_name="team", storage=studies.resolve_uri(postgres)).trials
     assert [trial.state.name for trial in trials] == ["COMPLETE"] * 3
     assert len({trial.user_attrs["changes"]["train.learning_rate"] for trial in trials}) == 3

@@ -12,10 +12,11 @@ import keras
 import numpy as np
 import pytest
 
-from gemmodel.data import images
-from gemmodel.errors import ModelError
-from gemmodel.models import archive, backbones
-from gemmodel.models.backbones import backbone, torch_tensors
+from gemmodel.core.errors import ModelError
+from gemmodel.embed import backbones
+from gemmodel.embed.backbones import backbone, torch_tensors
+from gemmodel.images import decode
+from gemmodel.models import saving
 
 MAGIC = 0x1950A86A20F9469CFC6C
 WEIGHTS = {
@@ -272,9 +273,9 @@ def test_the_scaling_is_in_the_archive(tmp_path: Path, monkeypatch: pytest.Monke
     assert maps.get_layer("scaling").compute_dtype == "float32"
     x = keras.layers.GlobalAveragePooling2D(dtype="float32")(maps.outputs[-1])
     model = keras.Model(maps.inputs[0], keras.layers.Dense(2, activation="softmax", dtype="float32")(x))
-    archive.save(model, ["cat", "dog"], tmp_path / "models")
+    saving.save(model, ["cat", "dog"], tmp_path / "models")
     monkeypatch.setattr(backbones, "files", lambda name: (_ for _ in ()).throw(ModuleNotFoundError(name)))
-    loaded, _ = archive.load(tmp_path / "models")
+    loaded, _ = saving.load(tmp_path / "models")
     pixels = synthetic()[:, :32, :32].astype(np.float32)
     np.testing.assert_array_equal(np.asarray(loaded(pixels)), np.asarray(model(pixels)))
 
@@ -338,7 +339,7 @@ def test_a_cat_is_a_cat_and_a_dog_a_dog(cats_dogs: Path, name: str, size: int) -
     found: dict[str, list[int]] = {}
     for kind in ("cats", "dogs"):
         paths = sorted((cats_dogs / kind).iterdir())[:12]
-        photos = np.stack([images.load(path, size) for path in paths]).astype(np.float32)
+        photos = np.stack([decode.load(path, size) for path in paths]).astype(np.float32)
         pooled = np.asarray(model(photos, training=False)[-1]).mean(axis=(1, 2))
         found[kind] = (pooled @ tensors["_fc.weight"].T + tensors["_fc.bias"]).argmax(axis=1).tolist()
     assert sum(index in CATS for index in found["cats"]) >= 7

@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from gemmodel.data import cleaning, folders
-from gemmodel.errors import DataError
-from gemmodel.params import Params
-from scraper.sample_site.gems import GEMS
-from scraper.sample_site.pictures import BY_NAME
-from scraper.sample_site.render import render, shape_of
+from gemmodel.clean import cleaning
+from gemmodel.core import files, hashing
+from gemmodel.core.errors import DataError
+from gemmodel.core.params import Params
+from sample_site.gems import GEMS
+from sample_site.pictures import BY_NAME
+from sample_site.render.render import render, shape_of
 
 Draw = Callable[..., Image.Image]
 Settings = Callable[..., Params]
@@ -50,7 +51,7 @@ def clean(tmp_path: Path, settings: Settings) -> Clean:
             gem = name.split("/")[0]
             lines.append({"path": name, "gem": gem, "number": numbers[gem]})
             numbers[gem] += 1
-        folders.write_lines(raw / "manifest.jsonl", lines)
+        files.write_jsonl(raw / "manifest.jsonl", lines)
         return cleaning.clean(raw, tmp_path / "clean", settings().clean)
 
     return cleaned
@@ -82,8 +83,8 @@ def test_a_twin_leaves_and_the_largest_stays(
 ) -> None:
     picture = render(BY_NAME[gem], 1).resize((320, 240))
     report = clean({"Gem/b.jpg": jpeg(picture), "Gem/z.jpg": spoil(picture)})
-    assert report["set_aside"] == {reason: 1}
-    assert report["listed"] == [{"source": "Gem/z.jpg", "reason": reason, "twins": ["Gem/b.jpg"]}]
+    assert report["rejected"] == {reason: 1}
+    assert report["listed"] == [{"source": "Gem/z.jpg", "reason": reason, "duplicates": ["Gem/b.jpg"]}]
     assert kept(tmp_path / "clean") == ["Gem/gem_0.jpg"]
 
 
@@ -92,12 +93,12 @@ def test_the_largest_stays_wherever_it_stands_in_the_alphabet(tmp_path: Path, cl
     sizes = {"Gem/a.jpg": (200, 150), "Gem/m.jpg": (400, 300), "Gem/x.jpg": (300, 225)}
     report = clean({name: jpeg(picture.resize(size)) for name, size in sizes.items()})
     assert kept(tmp_path / "clean") == ["Gem/gem_1.jpg"]
-    assert report["set_aside"] == {"near-duplicate": 2}
+    assert report["rejected"] == {"near-duplicate": 2}
 
 
 def test_different_pictures_stay(tmp_path: Path, clean: Clean, draw: Draw) -> None:
     report = clean({f"Gem/{seed}.jpg": jpeg(draw(seed)) for seed in range(12)})
-    assert (report["kept"], report["files"], report["set_aside"], report["listed"]) == (12, 12, {}, [])
+    assert (report["kept"], report["files"], report["rejected"], report["listed"]) == (12, 12, {}, [])
 
 
 @pytest.mark.parametrize("number", range(3))
@@ -106,7 +107,7 @@ def test_one_picture_in_two_colours_is_two_stones(tmp_path: Path, clean: Clean, 
     emerald, sapphire = Image.merge("RGB", (green, red, blue)), Image.merge("RGB", (blue, green, red))
     files = {"Ruby/1.jpg": render(BY_NAME["Ruby"], number), "Emerald/1.jpg": emerald, "Sapphire/1.jpg": sapphire}
     report = clean({name: jpeg(picture) for name, picture in files.items()})
-    assert report["set_aside"] == {}
+    assert report["rejected"] == {}
     assert kept(tmp_path / "clean") == ["Emerald/emerald_0.jpg", "Ruby/ruby_0.jpg", "Sapphire/sapphire_0.jpg"]
 
 
@@ -120,7 +121,7 @@ def test_two_gems_of_the_same_cut_stay_apart(tmp_path: Path, clean: Clean) -> No
         if shape_of(gem, number) == cut
     }
     assert len({name.split("/")[0] for name in pictures}) >= 2
-    assert clean(pictures)["set_aside"] == {}
+    assert clean(pictures)["rejected"] == {}
     assert len(kept(tmp_path / "clean")) == len(pictures)
 
 
@@ -131,11 +132,11 @@ def test_a_photo_under_two_names_teaches_neither(
     photo, other = (render(BY_NAME["Ruby"], number).resize((320, 240)) for number in range(2))
     report = clean({"Ruby/1.jpg": jpeg(photo), "Spinel/2.jpg": copy(photo), "Ruby/3.jpg": jpeg(other)})
     assert kept(tmp_path / "clean") == ["Ruby/ruby_1.jpg"]
-    assert report["set_aside"] == {"stands under several gems": 2}
+    assert report["rejected"] == {"stands under several gems": 2}
     listed = {row["source"]: row for row in report["listed"]}
     assert {row["reason"] for row in listed.values()} == {"stands under several gems: Ruby, Spinel"}
-    assert listed["Ruby/1.jpg"]["twins"] == ["Spinel/2.jpg"]
-    assert listed["Spinel/2.jpg"]["twins"] == ["Ruby/1.jpg"]
+    assert listed["Ruby/1.jpg"]["duplicates"] == ["Spinel/2.jpg"]
+    assert listed["Spinel/2.jpg"]["duplicates"] == ["Ruby/1.jpg"]
 
 
 def test_a_jpeg_keeps_its_bytes_and_all_else_becomes_one(tmp_path: Path, clean: Clean, draw: Draw) -> None:
@@ -149,7 +150,7 @@ def test_a_jpeg_keeps_its_bytes_and_all_else_becomes_one(tmp_path: Path, clean: 
     }
     report = clean(files)
     assert report["kept"] == 4
-    assert report["treated"] == {
+    assert report["conversions"] == {
         "L to RGB": 1,
         "PNG to JPEG": 1,
         "transparency laid on white": 1,
@@ -166,7 +167,7 @@ def test_a_jpeg_keeps_its_bytes_and_all_else_becomes_one(tmp_path: Path, clean: 
 
 def test_the_manifest_tells_the_fate_of_each_file(tmp_path: Path, clean: Clean, draw: Draw) -> None:
     clean({"Gem/1.jpg": jpeg(draw(1)), "Gem/2.jpg": jpeg(draw(1)), "Gem/3.jpg": b"<html>"})
-    rows = {row["source"]: row for row in folders.read_lines(tmp_path / "clean" / "manifest.jsonl")}
+    rows = {row["source"]: row for row in files.read_jsonl(tmp_path / "clean" / "manifest.jsonl")}
     assert rows["Gem/1.jpg"]["path"] == "Gem/gem_0.jpg"
     assert [rows[f"Gem/{n}.jpg"]["number"] for n in (1, 2, 3)] == [0, 1, 2]
     assert all({"source", "gem", "sha256", "number", "mineral_class"} <= set(row) for row in rows.values())
@@ -189,7 +190,7 @@ def test_bad_files_are_listed_and_do_not_stop_it(tmp_path: Path, clean: Clean, d
         }
     )
     assert kept(tmp_path / "clean") == ["Gem/gem_2.jpg"]
-    assert report["set_aside"] == {"damaged": 1, "not an image": 2, "one flat colour": 1, "too small": 1}
+    assert report["rejected"] == {"damaged": 1, "not an image": 2, "one flat colour": 1, "too small": 1}
     assert [row["source"] for row in report["listed"]] == [
         "Gem/cut.jpg",
         "Gem/empty.jpg",
@@ -211,7 +212,7 @@ def test_nothing_usable_is_an_error_and_leaves_nothing(tmp_path: Path, clean: Cl
 def test_a_file_that_only_the_manifest_knows_is_named(tmp_path: Path, settings: Settings, draw: Draw) -> None:
     (tmp_path / "raw" / "Gem").mkdir(parents=True)
     draw(1).save(tmp_path / "raw" / "Gem" / "1.jpg")
-    folders.write_lines(tmp_path / "raw" / "manifest.jsonl", [{"path": f"Gem/{n}.jpg", "number": n} for n in (1, 2)])
+    files.write_jsonl(tmp_path / "raw" / "manifest.jsonl", [{"path": f"Gem/{n}.jpg", "number": n} for n in (1, 2)])
     with pytest.raises(DataError, match=r"Gem.2\.jpg"):
         cleaning.clean(tmp_path / "raw", tmp_path / "clean", settings().clean)
 
@@ -222,13 +223,13 @@ def test_names_are_the_gem_and_the_number_of_the_crawl(tmp_path: Path, settings:
     lines = [{"path": f"Tigers Eye/{name}", "number": n} for n, name in ((7, "a.jpg"), (0, "A.png"), (12, "b.JPEG"))]
     for line in lines:
         draw(line["number"]).save(raw / str(line["path"]))
-    folders.write_lines(raw / "manifest.jsonl", lines)
+    files.write_jsonl(raw / "manifest.jsonl", lines)
     cleaning.clean(raw, out, settings().clean)
     first = {f"Tigers Eye/tigers_eye_{number}.jpg" for number in (0, 7, 12)}
     assert set(kept(out)) == first
     contents = {name: (out / name).read_bytes() for name in first}
     draw(20).save(raw / "Tigers Eye" / "0.jpg")  # stands first in the alphabet, came last
-    folders.write_lines(raw / "manifest.jsonl", [{"path": "Tigers Eye/0.jpg", "number": 13}, *lines])
+    files.write_jsonl(raw / "manifest.jsonl", [{"path": "Tigers Eye/0.jpg", "number": 13}, *lines])
     cleaning.clean(raw, out, settings().clean)
     assert set(kept(out)) == first | {"Tigers Eye/tigers_eye_13.jpg"}
     assert {name: (out / name).read_bytes() for name in first} == contents
@@ -240,7 +241,7 @@ def test_a_manifest_without_numbers_is_told_with_the_remedy(
 ) -> None:
     (tmp_path / "raw" / "Gem").mkdir(parents=True)
     draw(1).save(tmp_path / "raw" / "Gem" / "1.jpg")
-    folders.write_lines(tmp_path / "raw" / "manifest.jsonl", [{"path": "Gem/1.jpg", **line}])
+    files.write_jsonl(tmp_path / "raw" / "manifest.jsonl", [{"path": "Gem/1.jpg", **line}])
     with pytest.raises(DataError, match=r"manifest\.jsonl: Gem/1\.jpg has no number.*`dvc repro -f crawl`"):
         cleaning.clean(tmp_path / "raw", tmp_path / "clean", settings().clean)
     assert not (tmp_path / "clean").exists()
@@ -250,7 +251,7 @@ def test_one_number_twice_overwrites_no_photo(tmp_path: Path, settings: Settings
     (tmp_path / "raw" / "Gem").mkdir(parents=True)
     for n in (1, 2):
         draw(n).save(tmp_path / "raw" / "Gem" / f"{n}.jpg")
-    folders.write_lines(tmp_path / "raw" / "manifest.jsonl", [{"path": f"Gem/{n}.jpg", "number": 0} for n in (1, 2)])
+    files.write_jsonl(tmp_path / "raw" / "manifest.jsonl", [{"path": f"Gem/{n}.jpg", "number": 0} for n in (1, 2)])
     with pytest.raises(DataError, match=r"two files become Gem/gem_0\.jpg"):
         cleaning.clean(tmp_path / "raw", tmp_path / "clean", settings().clean)
 
@@ -272,8 +273,8 @@ def test_each_defect_is_treated_and_counted_by_its_kind(
             "Gem/e.jpg": jpeg(draw(7, size=(3000, 1500))),
         }
     )
-    assert (report["kept"], report["set_aside"]) == (5, {})
-    rows = {row["source"][4]: row["treated"] for row in folders.read_lines(tmp_path / "clean" / "manifest.jsonl")}
+    assert (report["kept"], report["rejected"]) == (5, {})
+    rows = {row["source"][4]: row["conversions"] for row in files.read_jsonl(tmp_path / "clean" / "manifest.jsonl")}
     assert rows == {
         "a": ["first frame kept", "P to RGB", "GIF to JPEG"],
         "b": ["16 bits to 8", "L to RGB", "PNG to JPEG"],
@@ -281,7 +282,7 @@ def test_each_defect_is_treated_and_counted_by_its_kind(
         "d": ["wrong suffix"],
         "e": ["scaled down"],
     }
-    assert report["treated"] == dict(sorted(Counter(kind for kinds in rows.values() for kind in kinds).items()))
+    assert report["conversions"] == dict(sorted(Counter(kind for kinds in rows.values() for kind in kinds).items()))
     out = tmp_path / "clean" / "Gem"
     assert (out / "gem_3.jpg").read_bytes() == jpeg(draw(6))
     most = settings().clean.max_side
@@ -291,7 +292,7 @@ def test_each_defect_is_treated_and_counted_by_its_kind(
 
 def test_the_number_of_workers_changes_nothing(tmp_path: Path, settings: Settings, clean: Clean, draw: Draw) -> None:
     report = clean({f"Gem/{seed}.png": png(draw(seed // 2, size=(150 + seed, 120))) for seed in range(8)})
-    assert report["set_aside"] == {"near-duplicate": 4}
+    assert report["rejected"] == {"near-duplicate": 4}
     assert cleaning.clean(tmp_path / "raw", tmp_path / "alone", settings().clean, workers=1) == report
     assert kept(tmp_path / "alone") == kept(tmp_path / "clean")
     for name in [*kept(tmp_path / "clean"), "manifest.jsonl"]:
@@ -318,6 +319,6 @@ def test_no_copy_is_left_of_real_photos(tmp_path: Path, clean: Clean, real_gems:
         left = [name for name in pair if name not in aside]
         assert len(left) <= 1
         assert not (len(gems) > 1 and left)
-    digests = [folders.sha256(tmp_path / "clean" / name) for name in kept(tmp_path / "clean")]
+    digests = [hashing.sha256(tmp_path / "clean" / name) for name in kept(tmp_path / "clean")]
     assert len(digests) == len(set(digests)) == report["kept"]
     assert report["kept"] > 0.8 * len(files)

@@ -15,7 +15,7 @@ def test_help_names_each_command(run: Run, tmp_path: Path) -> None:
     ended = run("-m", "gemmodel.cli", "--help", cwd=tmp_path)
     assert ended.returncode == 0
     assert all(
-        command in ended.stdout for command in ("count", "summary", "devices", "keep-test", "promote", "rollback")
+        command in ended.stdout for command in ("count", "summary", "devices", "pin-test", "promote", "rollback")
     )
 
 
@@ -67,15 +67,15 @@ def test_keep_test_writes_the_list(run: Run, refused: Any, tmp_path: Path) -> No
     (tmp_path / "data" / "clean").mkdir(parents=True)
     (tmp_path / "data" / "clean" / "manifest.jsonl").write_text(json.dumps(row) + "\n")
     (tmp_path / "data" / "split" / "test" / "Ruby").mkdir(parents=True)
-    refused(run("-m", "gemmodel.cli", "keep-test", cwd=tmp_path), "gemmodel", "data/split/test", "no photos")
+    refused(run("-m", "gemmodel.cli", "pin-test", cwd=tmp_path), "gemmodel", "data/split/test", "no photos")
     (tmp_path / "data" / "split" / "test" / "Ruby" / "a b.jpg").touch()
-    ended = run("-m", "gemmodel.cli", "keep-test", cwd=tmp_path)
+    ended = run("-m", "gemmodel.cli", "pin-test", cwd=tmp_path)
     assert (ended.returncode, ended.stderr) == (0, "")
     assert "1 photos" in ended.stdout
     lines = (tmp_path / "photos" / "test_list.txt").read_text().splitlines()
     assert [line for line in lines if not line.startswith("#")] == [f"{'0' * 64}\tRuby/a b.png"]
     (tmp_path / "data" / "split" / "test" / "Ruby" / "other.jpg").touch()
-    refused(run("-m", "gemmodel.cli", "keep-test", cwd=tmp_path), "gemmodel", "Ruby/other.jpg", "dvc repro split")
+    refused(run("-m", "gemmodel.cli", "pin-test", cwd=tmp_path), "gemmodel", "Ruby/other.jpg", "dvc repro split")
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,10 @@ import pytest
 from keras import layers
 
 from gemmodel import devices
-from gemmodel.errors import ParameterError
-from gemmodel.models import archive
-from gemmodel.models.cnn import cnn
-from gemmodel.params import Params
+from gemmodel.core.errors import ParameterError
+from gemmodel.core.params import Params
+from gemmodel.models import saving
+from gemmodel.train.cnn import cnn
 
 Settings = Callable[..., Params]
 
@@ -55,8 +55,8 @@ def test_a_sigmoid_unit_learns_by_binary_cross_entropy(settings: Settings, tmp_p
     categorical = keras.losses.CategoricalCrossentropy(label_smoothing=smoothing)(one_hot, told)
     binary = keras.losses.BinaryCrossentropy(label_smoothing=smoothing)(labels[:, np.newaxis], told[:, 1:])
     assert float(categorical) == pytest.approx(float(binary), rel=1e-5)
-    archive.save(model, ["cat", "dog"], tmp_path / "models")
-    loaded, _ = archive.load(tmp_path / "models")
+    saving.save(model, ["cat", "dog"], tmp_path / "models")
+    loaded, _ = saving.load(tmp_path / "models")
     np.testing.assert_array_equal(np.asarray(loaded(pixels)), told)
 
 

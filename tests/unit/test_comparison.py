@@ -3,8 +3,8 @@
 import pandas as pd
 import pytest
 
-from gemmodel.errors import DataError
-from gemmodel.insight import comparison
+from gemmodel.core.errors import DataError
+from gemmodel.register import comparison
 
 
 def answers(predicted: str, actual: str = "aaaabbbb") -> pd.DataFrame:

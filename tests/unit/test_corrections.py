@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from gemmodel.data import cleaning, corrections, folders
-from gemmodel.errors import DataError
-from gemmodel.params import Params
+from gemmodel.clean import cleaning, corrections
+from gemmodel.core import files
+from gemmodel.core.errors import DataError
+from gemmodel.core.params import Params
 
 Draw = Callable[..., Image.Image]
 Clean = Callable[[str], dict[str, Any]]
@@ -40,7 +41,7 @@ def clean(tmp_path: Path, draw: Draw, settings: Callable[..., Params]) -> Clean:
             gem = name.split("/")[0]
             mineral_class = {"Ruby": "Corundum", "Spinel": "Spinel"}[gem]
             lines.append({"path": name, "gem": gem, "number": place % 3, "mineral_class": mineral_class})
-        folders.write_lines(tmp_path / "raw" / "manifest.jsonl", lines)
+        files.write_jsonl(tmp_path / "raw" / "manifest.jsonl", lines)
         params = settings({"clean.corrections": str(tmp_path / "corrections.csv")}).clean
         return cleaning.clean(tmp_path / "raw", tmp_path / "clean", params, workers=1)
 
@@ -70,7 +71,7 @@ def test_a_photo_gets_its_right_name_and_another_goes(clean: Clean, tmp_path: Pa
     report = clean(f"photo,gem,path\n{photos[0]},Spinel,for people\n{photos[1]}, drop,\n")
     assert kept(tmp_path) == ["Spinel/ruby_0.jpg", "Spinel/spinel_0.jpg", "Spinel/spinel_2.jpg"]
     assert report["corrected"] == {"Ruby/a.jpg": "Spinel", "Ruby/c.jpg": "drop"}
-    assert report["set_aside"] == {"dropped by hand": 1, "stands under several gems": 2}
+    assert report["rejected"] == {"dropped by hand": 1, "stands under several gems": 2}
     rows = {row["source"]: row for row in map(json.loads, (tmp_path / "clean/manifest.jsonl").open())}
     moved = rows["Ruby/a.jpg"]
     assert (moved["gem"], moved["path"], moved["mineral_class"]) == ("Spinel", "Spinel/ruby_0.jpg", "Spinel")
@@ -80,7 +81,7 @@ def test_a_photo_gets_its_right_name_and_another_goes(clean: Clean, tmp_path: Pa
 def test_a_correction_settles_what_stands_under_two_names(clean: Clean, tmp_path: Path, table: str) -> None:
     clean("")
     report = clean("photo,gem\n" + table.format(hash=sha256(tmp_path, "Ruby/b.jpg")))
-    assert "stands under several gems" not in report["set_aside"]
+    assert "stands under several gems" not in report["rejected"]
     assert sum(name.startswith("Ruby/") for name in kept(tmp_path)) == 3
 
 

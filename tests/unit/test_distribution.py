@@ -296,10 +296,10 @@ def test_a_worker_that_does_not_start_is_named(hosts: Hosts, refused: Any) -> No
 def test_what_cannot_be_spread_is_refused(
     monkeypatch: pytest.MonkeyPatch, config: str, wanted: str, of: str, named: str
 ) -> None:
-    from gemmodel import errors
-    from gemmodel.models import distribution
+    from gemmodel.core import errors
+    from gemmodel.train import distribution
 
     monkeypatch.setenv("TF_CONFIG", config)
     monkeypatch.setenv("DVC_STAGE", "train")
-    with pytest.raises(errors.GemError, match=named):
-        distribution.strategy(wanted, of=of)
+    with pytest.raises(errors.GemmodelError, match=named):
+        distribution.make_strategy(wanted, of=of)

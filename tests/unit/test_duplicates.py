@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from gemmodel.data import duplicates, images
-from gemmodel.params import CleanParams, Params
+from gemmodel.clean import duplicates
+from gemmodel.core.params import CleanParams, Params
+from gemmodel.images import decode
 
 Draw = Callable[..., Image.Image]
 
@@ -21,7 +22,7 @@ def limits(settings: Callable[..., Params]) -> CleanParams:
 
 
 def test_a_look_is_small_and_knows_its_mirror_image(draw: Draw) -> None:
-    look, mirrored = (duplicates.look(picture) for picture in (draw(1), ImageOps.mirror(draw(1))))
+    look, mirrored = (duplicates.describe(picture) for picture in (draw(1), ImageOps.mirror(draw(1))))
     assert [view.shape for view in look.views] == [(1, 16, 16), (1, 32, 32), (3, 64, 64)]
     np.testing.assert_allclose(look.layout * duplicates.MIRRORED, mirrored.layout, atol=0.5)
     assert look.hashes[::-1].tolist() == mirrored.hashes.tolist()
@@ -42,23 +43,23 @@ def test_candidates_are_each_pair_once_and_few(limits: CleanParams) -> None:
 def test_a_crop_is_laid_back_in_place(draw: Draw, limits: CleanParams, left: int, mirrored: bool) -> None:
     whole = draw(3, size=(320, 240))
     part = whole.crop((left, 12 - left // 2, left + 304, 12 - left // 2 + 228))
-    looks = [duplicates.look(picture) for picture in (whole, ImageOps.mirror(part) if mirrored else part, draw(4))]
+    looks = [duplicates.describe(picture) for picture in (whole, ImageOps.mirror(part) if mirrored else part, draw(4))]
     pairs = np.array([(0, 1, 0), (0, 1, 1), (0, 2, 0), (1, 2, 0)])
-    assert duplicates.alike(looks, pairs, limits).tolist() == [not mirrored, mirrored, False, False]
-    assert duplicates.groups(looks, limits) == [[0, 1]]
+    assert duplicates.verify_pairs(looks, pairs, limits).tolist() == [not mirrored, mirrored, False, False]
+    assert duplicates.duplicate_groups(looks, limits) == [[0, 1]]
 
 
 def test_a_chain_falls_apart_where_its_ends_differ(draw: Draw, limits: CleanParams) -> None:
     wide = draw(5, size=(800, 300))
     steps = [wide.crop((left, 0, left + 400, 300)) for left in range(0, 400, 25)]
-    looks = [duplicates.look(step) for step in steps]
+    looks = [duplicates.describe(step) for step in steps]
     near = np.array([(i, i + 1, 0) for i in range(len(looks) - 1)])
-    assert duplicates.alike(looks, near, limits).sum() > 4, "neighbours are alike"
-    found = duplicates.groups(looks, limits)
+    assert duplicates.verify_pairs(looks, near, limits).sum() > 4, "neighbours are alike"
+    found = duplicates.duplicate_groups(looks, limits)
     assert found
     for first, *others in found:
         pairs = np.array([(first, other, 0) for other in others])
-        assert duplicates.alike(looks, pairs, limits).all()
+        assert duplicates.verify_pairs(looks, pairs, limits).all()
 
 
 def test_a_pile_of_copies_is_one_group(draw: Draw, limits: CleanParams) -> None:
@@ -67,12 +68,16 @@ def test_a_pile_of_copies_is_one_group(draw: Draw, limits: CleanParams) -> None:
         draw(6).save(file, "JPEG", quality=quality)
         return Image.open(file)
 
-    looks = [duplicates.look(copy(quality)) for quality in range(95, 35, -1)]  # more than NEIGHBOURS
-    assert duplicates.groups(looks, limits) == [list(range(60))]
+    looks = [duplicates.describe(copy(quality)) for quality in range(95, 35, -1)]  # more than NEIGHBOURS
+    assert duplicates.duplicate_groups(looks, limits) == [list(range(60))]
 
 
 def test_one_photo_or_none_has_no_twin(draw: Draw, limits: CleanParams) -> None:
-    assert duplicates.groups([], limits) == duplicates.groups([duplicates.look(draw(1))], limits) == []
+    assert (
+        duplicates.duplicate_groups([], limits)
+        == duplicates.duplicate_groups([duplicates.describe(draw(1))], limits)
+        == []
+    )
 
 
 def test_cabochons_of_one_outline_on_white_stay_apart(limits: CleanParams) -> None:
@@ -86,21 +91,21 @@ def test_cabochons_of_one_outline_on_white_stay_apart(limits: CleanParams) -> No
         grey = np.where(stone, shade + texture - 30, 255).clip(0, 255)
         return Image.fromarray(np.stack([grey, 0.6 * grey + 0.4 * 255 * ~stone, grey], axis=2).astype(np.uint8))
 
-    looks = [duplicates.look(cabochon(seed)) for seed in range(12)]
+    looks = [duplicates.describe(cabochon(seed)) for seed in range(12)]
     assert len(duplicates.candidates(np.stack([look.layout for look in looks]))) > 12, "they are like each other"
-    assert duplicates.groups(looks, limits) == []
-    assert duplicates.groups(looks, dataclasses.replace(limits, similarity=0.2)), "by their detail"
+    assert duplicates.duplicate_groups(looks, limits) == []
+    assert duplicates.duplicate_groups(looks, dataclasses.replace(limits, similarity=0.2)), "by their detail"
 
 
 @pytest.mark.photos
 def test_copies_of_real_photos_are_found_and_nothing_else(real_gems: Path, limits: CleanParams) -> None:
-    photos = [images.read(path) for path in sorted(real_gems.glob("*/*_0.jpg"))]
+    photos = [decode.read(path) for path in sorted(real_gems.glob("*/*_0.jpg"))]
     crops = [
         p.crop((round(0.02 * p.width), round(0.01 * p.height), round(0.97 * p.width), round(0.96 * p.height)))
         for p in photos
     ]
     copies = [ImageOps.mirror(crop).resize((crop.width * 3 // 4, crop.height * 3 // 4)) for crop in crops]
-    found = duplicates.groups([duplicates.look(picture) for picture in photos + copies], limits)
+    found = duplicates.duplicate_groups([duplicates.describe(picture) for picture in photos + copies], limits)
     expected = {(i, i + len(photos)) for i in range(len(photos))}
     pairs = {tuple(group) for group in found}
     assert len(pairs & expected) >= 0.95 * len(expected)

@@ -9,9 +9,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from gemmodel.data import folders
-from gemmodel.insight import evaluation_report, galleries
-from gemmodel.insight.evaluation import Predictions
+from gemmodel.core import image_folder
+from gemmodel.evaluate import report
+from gemmodel.evaluate.metrics import Predictions
+from gemmodel.register import comparison
 
 Write = Callable[..., tuple[Predictions, Path]]
 
@@ -32,7 +33,7 @@ def write(tmp_path: Path, draw: Callable[..., Image.Image], settings: Callable[.
         panels = {"first": [*classes[:3], "Unobtainium"], "none": ["Unobtainium"]}
         params = settings({"evaluate.panels": panels}).evaluate
         (tmp_path / out).mkdir()
-        evaluation_report.write(tmp_path / out, predictions, photos, folders.photos(photos), params, seed=1)
+        report.write(tmp_path / out, predictions, photos, image_folder.list_images(photos), params, seed=1)
         return predictions, tmp_path / out
 
     return written
@@ -66,7 +67,7 @@ def test_tables_are_read_back_as_they_were(write: Write) -> None:
     np.testing.assert_allclose(answers[["P(right)", "P(file)", "P(actual)"]], predictions.probabilities, atol=1e-6)
     assert answers["file"].tolist() == predictions.files
     assert answers["actual"].tolist() == [predictions.classes[gem] for gem in predictions.actual]
-    shares = pd.read_csv(out / "confusion_shares.csv", index_col="actual")
+    shares = pd.read_csv(out / "confusion_fractions.csv", index_col="actual")
     np.testing.assert_allclose(shares.sum(axis=1), 1, atol=1e-5)
     counts = pd.read_csv(out / "confusion.csv", index_col="actual")
     assert (counts.sum(axis=1) == 2).all()
@@ -75,8 +76,8 @@ def test_tables_are_read_back_as_they_were(write: Write) -> None:
 def test_what_a_model_gained_can_be_looked_at(tmp_path: Path, draw: Callable[..., Image.Image]) -> None:
     draw(1).save(tmp_path / "a.jpg")
     changed = pd.DataFrame([("a.jpg", "Ruby", "Spinel", "Ruby")], columns=["file", "actual", "before", "now"])
-    picture = galleries.differences(changed, tmp_path)
+    picture = comparison.picture(changed, tmp_path)
     assert min(picture.size) > 100
     frame = picture.getpixel((8, 26))  # of the only tile, at its left edge
     assert frame[1] > frame[0]  # green: now right
-    assert min(galleries.differences(changed.iloc[:0], tmp_path).size) > 100
+    assert min(comparison.picture(changed.iloc[:0], tmp_path).size) > 100

@@ -10,10 +10,12 @@ from PIL import Image
 from scipy.special import softmax
 from sklearn.metrics import log_loss
 
-from gemmodel.data import arrays
-from gemmodel.errors import ParameterError
-from gemmodel.models import archive, embeddings, features, fine_tuning, pixels, training
-from gemmodel.params import Params
+from gemmodel.core import npz
+from gemmodel.core.errors import ParameterError
+from gemmodel.core.params import Params
+from gemmodel.embed import embedding, extractor, feature_set
+from gemmodel.models import saving
+from gemmodel.train import batches, fine_tuning, fit
 
 Settings = Callable[..., Params]
 CLASSES = ["Agate", "Ruby"]
@@ -22,7 +24,7 @@ SMALL = {
     "embed.views": ["photo"],
     "model.fusion.penalties": 0.1,
     "model.fusion.fine_tune_epochs": 10,
-    "model.fusion.networks": 2,
+    "model.fusion.ensemble_size": 2,
     "model.fusion.learning_rate": 0.003,
     "model.fusion.unfreeze": "blocks.15",
     "train.epochs": 20,
@@ -34,7 +36,7 @@ SMALL = {
 @pytest.fixture
 def split(tmp_path: Path, draw: Callable[..., Image.Image], monkeypatch: pytest.MonkeyPatch) -> Path:
     """Photos of two classes, red and blue: 16 to train on, 16 to validate with."""
-    monkeypatch.setattr(features, "features_on_cpu", features.features_on_gpu)  # an export would take longer than all
+    monkeypatch.setattr(extractor, "features_on_cpu", embedding.features_on_gpu)  # an export would take longer than all
     for part, number in (("train", 8), ("val", 8)):
         for place, gem in enumerate(CLASSES):
             (tmp_path / part / gem).mkdir(parents=True)
@@ -46,16 +48,16 @@ def split(tmp_path: Path, draw: Callable[..., Image.Image], monkeypatch: pytest.
 
 def tuned(
     params: Params, split: Path, *, noise: bool = False
-) -> tuple[keras.Model, keras.Model, training.History, list[int]]:
+) -> tuple[keras.Model, keras.Model, fit.History, list[int]]:
     """Returns the untuned extractor, the model that was kept, the figures, and the epochs that were told."""
     keras.utils.set_random_seed(1)
-    extractor = features.extractor(params.embed, image_size=32)
+    extractor = extractor.extractor(params.embed, image_size=32)
     parts = {split / part: split / "features" / f"{part}.npz" for part in ("train", "val")}
-    features.embed(parts, extractor, classes=CLASSES)
+    embedding.embed(parts, extractor, classes=CLASSES)
     for number, part in enumerate(parts.values() if noise else ()):  # fusion has nothing to learn from then
-        known = embeddings.read(part)
+        known = feature_set.read(part)
         drawn = np.random.default_rng(number).normal(size=known.features.shape).astype(np.float32)
-        arrays.write(part, **known._asdict() | {"features": drawn})
+        npz.write(part, **known._asdict() | {"features": drawn})
     seen: list[int] = []
     model, classes, history, *_ = fine_tuning.fine_tune(
         params.model.fusion, params.train, params.augment, params.embed, base=params.base, split=split,
@@ -77,13 +79,13 @@ def test_what_the_tuned_backbone_tells_is_joined_where_it_helps(
     before, after = extractor.get_layer("efficientnet_lite0"), model.get_layer("efficientnet_lite0")
     assert changed(before, after) == []
     photo = np.random.default_rng(1).uniform(0, 255, (2, 32, 32, 3)).astype(np.float32)
-    told, embedding = archive.embedder(model).predict(photo, verbose=0)
+    told, embedding = saving.with_embedding(model).predict(photo, verbose=0)
     np.testing.assert_allclose(told, model.predict(photo, verbose=0), atol=1e-6)
     np.testing.assert_allclose(told.sum(axis=1), 1, atol=1e-5)
     assert embedding.shape[0] == 2
 
     if joined:
-        assert training.summary(history)["best_epoch"] == seen[-1]
+        assert fit.summary(history)["best_epoch"] == seen[-1]
         kernels = [f"blocks.15.{name}" for name in ("_expand_conv", "_project_conv")]
         networks = [model.get_layer("tuned").get_layer(f"network_{params.base.seed + number}") for number in (0, 1)]
         for network in networks:
@@ -108,7 +110,7 @@ def test_two_models_are_joined_by_what_they_tell_of_new_photos() -> None:
     labels = draw.integers(3, size=300)
     scores = 2 * np.eye(3)[labels][None] + draw.normal(size=(2, 300, 3))  # both know something, each by itself
     first, second = softmax(scores, axis=2)
-    found = fine_tuning.shares(first, second, share=0.4, labels=labels)
+    found = fine_tuning.ensemble_weights(first, second, share=0.4, labels=labels)
     assert found
     (a, b), joined = found
     assert b / (a + b) == pytest.approx(0.4)
@@ -120,12 +122,12 @@ def test_two_models_are_joined_by_what_they_tell_of_new_photos() -> None:
     assert right[0] < 0.8 * min(right[1:])
 
     guesses = softmax(draw.normal(size=(300, 3)), axis=1)
-    assert fine_tuning.shares(first, guesses, share=0.4, labels=labels) is None
+    assert fine_tuning.ensemble_weights(first, guesses, share=0.4, labels=labels) is None
 
 
 def test_a_guaranteed_coverage_is_not_broken(settings: Settings, split: Path) -> None:
-    with pytest.raises(ParameterError, match="set learn_validation to true"):
-        tuned(settings(SMALL | {"model.fusion.learn_validation": False}), split)
+    with pytest.raises(ParameterError, match="set refit_on_validation to true"):
+        tuned(settings(SMALL | {"model.fusion.refit_on_validation": False}), split)
 
 
 @pytest.mark.parametrize(
@@ -143,7 +145,9 @@ def test_above_a_graph_a_network_learns_what_it_learns_as_a_whole(settings: Sett
 
     def figures(*, whole: bool) -> tuple[dict[str, float], list[np.ndarray]]:
         keras.utils.set_random_seed(1)
-        photos = pixels.batches(params.train, params.augment, base=params.base, split=split, augmentation_from="fly")
+        photos = batches.batches(
+            params.train, params.augment, base=params.base, split=split, augmentation_from="on_the_fly"
+        )
         layers = keras.layers
         below = layers.Conv2D(8, 3, 2, activation="relu", name="below")
         learning = [layers.Conv2D(4, 1, name="learns"), layers.GlobalAveragePooling2D(), layers.Dense(2, "softmax")]
@@ -151,11 +155,11 @@ def test_above_a_graph_a_network_learns_what_it_learns_as_a_whole(settings: Sett
             [keras.Input((32, 32, 3), name="pixels"), layers.Rescaling(1 / 255), below, *learning]
         )
         before = network.get_weights()
-        with fine_tuning.above([network], photos, unfreeze="rescaling") as ([all_of_it], *_):
+        with fine_tuning.split_at_frozen([network], photos, unfreeze="rescaling") as ([all_of_it], *_):
             assert all_of_it is network
-        with fine_tuning.above([network], photos, unfreeze="learns") as ([part], train, val):
+        with fine_tuning.split_at_frozen([network], photos, unfreeze="learns") as ([part], train, val):
             data = (network, photos.train, photos.val) if whole else (part, train, val)
-            found = fine_tuning.learn(*data, params.train, photos=photos, number=0, backup=None)
+            found = fine_tuning.fit_tail(*data, params.train, photos=photos, number=0, backup=None)
         return found, [now - then for now, then in zip(network.get_weights(), before, strict=True)]
 
     (one, learnt), (other, too) = figures(whole=True), figures(whole=False)

@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from gemmodel.data import folders, hierarchy
-from gemmodel.errors import DataError
+from gemmodel.core import image_folder
+from gemmodel.core.errors import DataError
+from gemmodel.models import metadata
+from gemmodel.split import hierarchy
 
 ROOT = Path(__file__).parents[2]
 
@@ -53,7 +55,7 @@ def test_what_the_crawl_tells_comes_before_the_file_and_the_gem_itself_comes_las
         {"gem": "Emerald"},
     ]
     known = {"Ruby": "Spinel", "Emerald": "Beryl"}
-    assert hierarchy.primary_labels(["Ruby", "Jade", "Emerald", "Opal"], manifest, known) == {
+    assert hierarchy.mineral_classes(["Ruby", "Jade", "Emerald", "Opal"], manifest, known) == {
         "Ruby": "Corundum",
         "Jade": "Nephrite",
         "Emerald": "Beryl",
@@ -62,13 +64,15 @@ def test_what_the_crawl_tells_comes_before_the_file_and_the_gem_itself_comes_las
 
 
 def test_parents_are_indices_of_the_sorted_mineral_classes() -> None:
-    names, indices = hierarchy.parents(["Ruby", "Emerald", "Sapphire"], dict(Ruby="C", Sapphire="C", Emerald="B"))
+    names, indices = metadata.mineral_class_indices(
+        ["Ruby", "Emerald", "Sapphire"], dict(Ruby="C", Sapphire="C", Emerald="B")
+    )
     assert (names, indices.tolist()) == (["B", "C"], [1, 0, 1])
 
 
 def test_the_shipped_file_knows_every_real_gem(real_gems: Path) -> None:
     known = hierarchy.read(ROOT / "photos" / "hierarchy.yaml")
-    assert set(folders.photos(real_gems)) == set(known)
+    assert set(image_folder.list_images(real_gems)) == set(known)
     # Where a name misleads: a beryl, a garnet, no beryl, a zoisite.
     names = ("Goshenite", "Hessonite", "Chrysoberyl", "Tanzanite")
     assert [known[gem] for gem in names] == ["Beryl", "Garnet", "Chrysoberyl", "Zoisite"]

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from gemmodel import params
-from gemmodel.errors import ParameterError
+from gemmodel.core import params
+from gemmodel.core.errors import ParameterError
 
 ROOT = Path(__file__).parents[2]
 Settings = Callable[..., params.Params]

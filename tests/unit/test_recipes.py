@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from gemmodel.params import Params
+from gemmodel.core.params import Params
 
 RECIPES = (Path(__file__).parents[2] / "docs" / "recipes.md").read_text(encoding="utf-8")
 COMMANDS = [block for block in re.findall(r"```\n(.*?)```", RECIPES, re.S) if " -S " in block]

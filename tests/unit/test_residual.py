@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from keras import layers
 
-from gemmodel.errors import ParameterError
-from gemmodel.models import archive
-from gemmodel.models.residual import residual
-from gemmodel.params import Params
+from gemmodel.core.errors import ParameterError
+from gemmodel.core.params import Params
+from gemmodel.models import saving
+from gemmodel.train.residual import residual
 
 Settings = Callable[..., Params]
 SMALL = {"model.residual.filters": [4, 8], "model.residual.dense": 6}
@@ -50,8 +50,8 @@ def test_it_gives_float32_probabilities_and_comes_back(settings: Settings, tmp_p
     told = np.asarray(model(pixels, training=False))
     assert told.dtype == np.float32
     np.testing.assert_allclose(told.sum(axis=1), 1, atol=1e-5)
-    archive.save(model, ["cat", "dog"], tmp_path / "models")
-    loaded, _ = archive.load(tmp_path / "models")
+    saving.save(model, ["cat", "dog"], tmp_path / "models")
+    loaded, _ = saving.load(tmp_path / "models")
     np.testing.assert_array_equal(np.asarray(loaded(pixels, training=False)), told)
 
 

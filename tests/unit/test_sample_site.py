@@ -17,14 +17,14 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from scraper.sample_site import catalogue
-from scraper.sample_site.cabochons import SHAPES
-from scraper.sample_site.cuts import CUTS, cut
-from scraper.sample_site.facts import PROPERTIES
-from scraper.sample_site.gems import GEMS, Gem
-from scraper.sample_site.pictures import BY_NAME, DEFECTS, SPECIAL, ordinary, pictures
-from scraper.sample_site.render import cutout, jpeg, render, shape_of
-from scraper.sample_site.server import CATALOGUE_URL, HOST, LIST_URL, serve
+from sample_site import catalogue
+from sample_site.facts import PROPERTIES
+from sample_site.gems import GEMS, Gem
+from sample_site.pictures import BY_NAME, DEFECTS, SPECIAL, ordinary, pictures
+from sample_site.render.cabochons import SHAPES
+from sample_site.render.cuts import CUTS, cut
+from sample_site.render.render import cutout, jpeg, render, shape_of
+from sample_site.server import CATALOGUE_URL, HOST, LIST_URL, serve
 
 ROOT = Path(__file__).parents[2]
 PICTURED = [gem for gem in GEMS if gem.cuts]

@@ -9,9 +9,9 @@ import optuna
 import pytest
 import yaml
 
-from gemmodel import params
-from gemmodel.errors import ParameterError
-from gemmodel.tuning import spaces
+from gemmodel.core import params
+from gemmodel.core.errors import ParameterError
+from gemmodel.tune import spaces
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = (ROOT / "params.yaml").read_text(encoding="utf-8")
@@ -93,7 +93,7 @@ def test_shipped_spaces_are_understood(name: str) -> None:
 def test_a_change_leaves_all_other_lines_and_each_comment(tmp_path: Path) -> None:
     changes = {"model.name": "cnn", "model.cnn.filters": [64, 64], "model.cnn.kernel": 5, "train.learning_rate": 2e-5}
     changes |= {"train.resume": False, "train.batch_size": 64}
-    new = spaces.edited(SHIPPED, changes)
+    new = spaces.apply_changes(SHIPPED, changes)
     (tmp_path / "params.yaml").write_text(new)
     loaded = params.load(tmp_path / "params.yaml")
     assert (loaded.model.name, loaded.model.cnn.filters, loaded.model.cnn.kernel) == ("cnn", (64, 64), (5,))
@@ -105,7 +105,7 @@ def test_a_change_leaves_all_other_lines_and_each_comment(tmp_path: Path) -> Non
         return [line.split("#", 1)[1] for line in text.splitlines() if "#" in line]
 
     assert comments(new) == comments(SHIPPED)
-    assert spaces.edited(SHIPPED, {}) == SHIPPED
+    assert spaces.apply_changes(SHIPPED, {}) == SHIPPED
 
 
 @pytest.mark.parametrize("value", [[64, 64, 64, 64], 5])
@@ -114,7 +114,7 @@ def test_lists_in_several_lines_as_dvc_leaves_them_are_changed(key: str, value: 
     line = next(line for line in SHIPPED.splitlines() if line.startswith(f"    {key}: ") and "block" in line)
     name, comment = line.split(":")[0], line.split("#", 1)[1]
     text = SHIPPED.replace(line, f"{name}:      #{comment}\n    - 3\n    - 7")
-    new = spaces.edited(text, {f"model.cnn.{key}": value})
+    new = spaces.apply_changes(text, {f"model.cnn.{key}": value})
     expected = yaml.safe_load(text)
     expected["model"]["cnn"][key] = value
     assert yaml.safe_load(new) == expected
@@ -122,4 +122,10 @@ def test_lists_in_several_lines_as_dvc_leaves_them_are_changed(key: str, value: 
 
 
 def test_values_are_told_as_dvc_takes_them() -> None:
-    assert [spaces.word(value) for value in ("cnn", 3, 0.5, True, [64, 64])] == ["cnn", "3", "0.5", "true", "[64, 64]"]
+    assert [spaces.to_cli(value) for value in ("cnn", 3, 0.5, True, [64, 64])] == [
+        "cnn",
+        "3",
+        "0.5",
+        "true",
+        "[64, 64]",
+    ]

@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gemmodel.data import cleaning, folders, splitting
-from gemmodel.errors import DataError, ParameterError
-from gemmodel.params import Params
+from gemmodel.clean import cleaning
+from gemmodel.core import files, image_folder
+from gemmodel.core.errors import DataError, ParameterError
+from gemmodel.core.params import Params
+from gemmodel.split import splitting, test_list
 
 Settings = Callable[..., Params]
 PARTS = ("train", "val", "test")
@@ -23,7 +25,7 @@ PARTS = ("train", "val", "test")
 def settings(settings: Settings, tmp_path: Path) -> Settings:
     """Load the shipped parameters but for some keys, with a test list of the test's own."""
     (tmp_path / "test_list.txt").touch()
-    return lambda changes=None: settings({"split.keep_test": str(tmp_path / "test_list.txt")} | (changes or {}))
+    return lambda changes=None: settings({"split.test_list": str(tmp_path / "test_list.txt")} | (changes or {}))
 
 
 def add(clean: Path, name: str, places: range, **row: Any) -> list[dict[str, Any]]:
@@ -127,7 +129,7 @@ def test_a_class_too_small_is_dropped_and_told(clean: Path, tmp_path: Path, sett
     report, parts = told_and_dealt(clean, tmp_path / "split", settings({"split.small_classes": "drop"}))
     assert report["dropped"] == {"Benitoite": 4}
     assert parts == before
-    assert "dropped Benitoite (4 photos)" in splitting.told(report)
+    assert "dropped Benitoite (4 photos)" in splitting.summary(report)
 
 
 def test_one_class_left_is_refused(clean: Path, tmp_path: Path, settings: Settings) -> None:
@@ -137,7 +139,7 @@ def test_one_class_left_is_refused(clean: Path, tmp_path: Path, settings: Settin
 
 
 def freeze(clean: Path, out: Path, tmp_path: Path) -> int:
-    return splitting.write_test_list(out / "test", clean, tmp_path / "test_list.txt")
+    return test_list.write(out / "test", clean, tmp_path / "test_list.txt")
 
 
 def of(parts: dict[str, set[str]], part: str, *gems: str) -> set[str]:
@@ -151,10 +153,10 @@ def test_a_kept_test_part_stays_when_photos_come_in(clean: Path, tmp_path: Path,
     add(clean, "Topaz", range(20))
     report, after = told_and_dealt(clean, tmp_path / "split", settings())
     assert of(after, "test", "Agate", "Ruby", "Star Ruby") == before["test"]
-    assert report["kept_test"] == {
+    assert report["test_list"] == {
         "listed": len(before["test"]),
-        "stood_for": [],
-        "set_aside": [],
+        "replaced_by_duplicate": [],
+        "rejected": [],
         "vanished": [],
         "new_classes": ["Topaz"],
     }
@@ -179,7 +181,7 @@ def test_what_a_listed_photo_is_a_copy_of_is_tested_on_in_its_place(
     before = dealt(clean, tmp_path / "split", settings())
     freeze(clean, tmp_path / "split", tmp_path)
     copied, vanished, doubtful = sorted(of(before, "test", "Star Ruby"))[:3]
-    rows = {row.get("path"): row for row in folders.read_lines(clean / "manifest.jsonl")}
+    rows = {row.get("path"): row for row in files.read_jsonl(clean / "manifest.jsonl")}
     for name in (copied, vanished, doubtful):
         (clean / name).unlink()
     gone = {name: rows.pop(name) for name in (copied, vanished, doubtful)}
@@ -188,20 +190,20 @@ def test_what_a_listed_photo_is_a_copy_of_is_tested_on_in_its_place(
         (doubtful, "stands under several gems: Ruby, Star Ruby", "Ruby/98.png"),
     ):
         del gone[name]["path"]
-        rows[name] = gone[name] | {"reason": reason, "twins": [twin]}
+        rows[name] = gone[name] | {"reason": reason, "duplicates": [twin]}
     (clean / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows.values()))
     add(clean, "Star Ruby", range(99, 100))
     add(clean, "Ruby", range(98, 99), reason="stands under several gems: Ruby, Star Ruby")
     report, after = told_and_dealt(clean, tmp_path / "split", settings())
     assert after["test"] == before["test"] - {copied, vanished, doubtful} | {"Star Ruby/99.jpg"}
-    assert report["kept_test"] | {"listed": 0} == {
+    assert report["test_list"] | {"listed": 0} == {
         "listed": 0,
-        "stood_for": [gone[copied]["source"]],
-        "set_aside": [gone[doubtful]["source"]],
+        "replaced_by_duplicate": [gone[copied]["source"]],
+        "rejected": [gone[doubtful]["source"]],
         "vanished": [gone[vanished]["source"]],
         "new_classes": [],
     }
-    assert "(1 stood for, 1 set aside, 1 vanished)" in splitting.told(report)
+    assert "(1 stood for, 1 set aside, 1 vanished)" in splitting.summary(report)
 
 
 def test_a_list_of_other_photos_changes_nothing(clean: Path, tmp_path: Path, settings: Settings) -> None:
@@ -209,7 +211,7 @@ def test_a_list_of_other_photos_changes_nothing(clean: Path, tmp_path: Path, set
     (tmp_path / "test_list.txt").write_text(f"{'0' * 64}\tOpal/1.jpg\n")
     report, after = told_and_dealt(clean, tmp_path / "split", settings())
     assert after == before
-    assert report["kept_test"] == {"listed": 1, "stood_for": [], "set_aside": [], "vanished": ["Opal/1.jpg"]}
+    assert report["test_list"] == {"listed": 1, "replaced_by_duplicate": [], "rejected": [], "vanished": ["Opal/1.jpg"]}
 
 
 def test_a_class_that_is_all_listed_is_refused(clean: Path, tmp_path: Path, settings: Settings) -> None:
@@ -235,7 +237,7 @@ def test_a_line_of_another_form_is_refused_by_its_number(
 
 def test_a_missing_list_is_named(clean: Path, tmp_path: Path, settings: Settings) -> None:
     with pytest.raises(DataError, match=r"nowhere\.txt: no such file"):
-        dealt(clean, tmp_path / "split", settings({"split.keep_test": "nowhere.txt"}))
+        dealt(clean, tmp_path / "split", settings({"split.test_list": "nowhere.txt"}))
 
 
 @pytest.mark.photos
@@ -249,18 +251,18 @@ def test_the_test_part_of_real_gems_stays_when_fifty_photos_come_in(
         for gem, paths in sources.items():
             for number, path in enumerate(paths):  # new photos come last, as the crawl numbers them
                 lines.append({"path": f"{gem}/{path.name}", "number": number})
-                folders.copy(path, raw / gem / path.name)
-        folders.write_lines(raw / "manifest.jsonl", lines)
+                files.copy(path, raw / gem / path.name)
+        files.write_jsonl(raw / "manifest.jsonl", lines)
         cleaning.clean(raw, tmp_path / "clean", params.clean)
         return tmp_path / "clean"
 
-    sources = {name: paths for name, paths in folders.photos(real_gems).items() if name.startswith("Am")}
+    sources = {name: paths for name, paths in image_folder.list_images(real_gems).items() if name.startswith("Am")}
     assert len(sources) > 1
     before = dealt(cleaned(sources), tmp_path / "split", params)
     bytes_before = {name: (tmp_path / "split" / "test" / name).read_bytes() for name in before["test"]}
     freeze(tmp_path / "clean", tmp_path / "split", tmp_path)
     gem = next(iter(sources))
-    cats = folders.photos(cats_dogs)
+    cats = image_folder.list_images(cats_dogs)
     sources[gem] = sources[gem] + next(iter(cats.values()))[:50]
     report, after = told_and_dealt(cleaned(sources), tmp_path / "split", params)
     assert {name: (tmp_path / "split" / "test" / name).read_bytes() for name in after["test"]} == bytes_before
@@ -269,13 +271,13 @@ def test_the_test_part_of_real_gems_stays_when_fifty_photos_come_in(
 
 def test_large_classes_are_undersampled_in_train_alone(clean: Path, tmp_path: Path, settings: Settings) -> None:
     before = dealt(clean, tmp_path / "before", settings())
-    report, parts = told_and_dealt(clean, tmp_path / "split", settings({"split.most_per_class": 12}))
+    report, parts = told_and_dealt(clean, tmp_path / "split", settings({"split.max_per_class": 12}))
     assert Counter(name.split("/")[0] for name in parts["train"]) == {"Agate": 8, "Ruby": 12, "Star Ruby": 12}
-    assert report["left_out"] == {"Ruby": 4, "Star Ruby": 17}
+    assert report["undersampled"] == {"Ruby": 4, "Star Ruby": 17}
     assert parts["train"] < before["train"]
     assert (parts["val"], parts["test"]) == (before["val"], before["test"])
-    assert dealt(clean, tmp_path / "split", settings({"split.most_per_class": 12})) == parts
-    other = dealt(clean, tmp_path / "split", settings({"split.most_per_class": 12, "split.seed": 7}))
+    assert dealt(clean, tmp_path / "split", settings({"split.max_per_class": 12})) == parts
+    other = dealt(clean, tmp_path / "split", settings({"split.max_per_class": 12, "split.seed": 7}))
     assert other["train"] != parts["train"]
 
 
@@ -304,7 +306,7 @@ def test_the_folds_file_names_each_photo_of_train_and_val_in_order(
     expected = [
         {"part": part, "file": path.relative_to(tmp_path / "split" / part).as_posix(), "gem": gem}
         for part in ("train", "val")
-        for gem, paths in folders.photos(tmp_path / "split" / part).items()
+        for gem, paths in image_folder.list_images(tmp_path / "split" / part).items()
         for path in paths
     ]
     fold = [row.pop("fold") for row in rows]

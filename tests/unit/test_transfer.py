@@ -10,10 +10,10 @@ import pytest
 from keras import layers
 from PIL import Image
 
-from gemmodel.errors import ParameterError
-from gemmodel.models import training
-from gemmodel.models.transfer import freeze, transfer
-from gemmodel.params import Params
+from gemmodel.core.errors import ParameterError
+from gemmodel.core.params import Params
+from gemmodel.train import fit
+from gemmodel.train.transfer import freeze, transfer
 
 Settings = Callable[..., Params]
 SMALL = {
@@ -86,7 +86,7 @@ def test_the_better_phase_is_kept(
     params = settings(SMALL | {"model.transfer.unfreeze": unfreeze})
     phases: list[tuple[float, int]] = []
 
-    def fit(model: keras.Model, *given: Any, on_epoch: training.OnEpoch, **_: Any) -> training.History:
+    def fit(model: keras.Model, *given: Any, on_epoch: fit.OnEpoch, **_: Any) -> fit.History:
         """Set the last bias to the number of the phase, and tell of one epoch."""
         phases.append((given[2].learning_rate, len(model.trainable_variables)))
         kernel, bias = model.get_layer("gem").get_weights()
@@ -95,9 +95,9 @@ def test_the_better_phase_is_kept(
         on_epoch(0, values)
         return {name: [value] for name, value in values.items()}
 
-    monkeypatch.setattr(training, "fit", fit)
+    monkeypatch.setattr(fit, "fit", fit)
     seen: list[tuple[int, Mapping[str, float]]] = []
-    model, classes, history, *_ = training.train_network(
+    model, classes, history, *_ = fit.train_network(
         params.model.transfer, params.train, params.augment, base=params.base, split=tmp_path,
         augmented=tmp_path, backup=tmp_path / "backup", on_epoch=lambda epoch, values: seen.append((epoch, values)),
     )  # fmt: skip
@@ -105,4 +105,4 @@ def test_the_better_phase_is_kept(
     assert model.get_layer("gem").get_weights()[1].tolist() == [kept, kept]
     assert (classes, history["val_loss"]) == (["Agate", "Ruby"], losses)
     assert [epoch for epoch, _ in seen] == list(range(epochs))
-    assert training.summary(history)["best_epoch"] == kept
+    assert fit.summary(history)["best_epoch"] == kept

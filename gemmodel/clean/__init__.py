@@ -1,0 +1,1 @@
+"""The clean stage: which photos are fit to train on, and why the others are rejected."""

@@ -1,0 +1,1 @@
+"""What every package shares: errors, parameters, files, image folders and hashes."""

@@ -1,0 +1,115 @@
+"""Folders of class folders, and outputs that appear whole or not at all."""
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from gemmodel.core.errors import DataError
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)  # what a full disk says
+
+
+@contextmanager
+def scratch_dir(folder: Path) -> Iterator[Path]:
+    """Makes an empty folder, without what a killed process left there, that is gone when the context ends."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def atomic_write(target: Path) -> Iterator[Path]:
+    """Gives a folder or file path to write to, and puts it in the target's place once all is written.
+
+    Args:
+        target: the folder or file to appear; an older one is replaced. Its parent folder is created.
+
+    Yields:
+        A path beside the target, not yet existing. After an error nothing of it is left, and what a killed process
+        left there is gone.
+
+    Raises:
+        DataError: the disk is full.
+    """
+    beside = target.parent / f".{target.name}.new"  # DVC runs a stage once at a time: nobody else is writing there
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _tidy(beside, target)
+        beside.mkdir()
+        try:
+            yield beside / target.name
+            if target.is_dir() and (beside / target.name).exists():
+                os.replace(target, beside / "old")
+            os.replace(beside / target.name, target)
+        finally:
+            _tidy(beside, target)
+    except OSError as error:
+        if error.errno not in DISK_FULL:
+            raise
+        raise DataError(f"{target}: no space left on its disk; free some and run this again") from None
+
+
+def _tidy(beside: Path, target: Path) -> None:
+    if (beside / "old").exists() and not target.exists():  # killed between two renames
+        os.replace(beside / "old", target)
+    shutil.rmtree(beside, ignore_errors=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes a value as readable JSON, keys in their order, whole or not at all."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text, whole or not at all."""
+    with atomic_write(path) as new:
+        new.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
+def write_jsonl(path: Path, values: Iterable[Any]) -> None:
+    """Writes one JSON value a line."""
+    path.write_text("".join(json.dumps(value, ensure_ascii=False) + "\n" for value in values), encoding="utf-8")
+
+
+def read_jsonl(path: Path) -> list[Any]:
+    """Reads one JSON value a line.
+
+    Raises:
+        DataError: the file does not exist, or a line of it is not JSON.
+    """
+    with read_errors(path):
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+
+
+def read_json(path: Path) -> Any:
+    """Reads what `write_json` wrote.
+
+    Raises:
+        DataError: the file does not exist or is not JSON.
+    """
+    with read_errors(path):
+        return json.loads(path.read_text(encoding="utf-8"))
+
+
+def copy(source: Path, target: Path) -> None:
+    """Copies a file's bytes, without its times and rights, into a folder that is created if need be."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, target)
+
+
+@contextmanager
+def read_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file; `dvc repro` makes it, `dvc pull` fetches it") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: not JSON: {error}") from None

@@ -1,1 +1,0 @@
-"""Photos on their way from a raw folder to batches."""

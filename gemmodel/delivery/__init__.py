@@ -1,1 +1,0 @@
-"""Where results go: the experiment log and the model registry."""

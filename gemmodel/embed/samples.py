@@ -1,0 +1,102 @@
+"""Labelled photos as tf.data batches."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from gemmodel.core import image_folder
+from gemmodel.core.errors import DataError
+from gemmodel.images import decode
+
+
+def list_samples(folder: Path, classes: Sequence[str]) -> tuple[list[Path], np.ndarray]:
+    """Lists the photos of a part with their class indices.
+
+    Args:
+        folder: a folder a class.
+        classes: the class names in the order of their indices.
+
+    Returns:
+        The paths, and int32 labels of shape (photos,).
+
+    Raises:
+        DataError: the folder holds a class that is not among the names.
+    """
+    found = image_folder.list_images(folder)
+    if strange := sorted(set(found) - set(classes)):
+        raise DataError(
+            f"{folder}: {', '.join(strange)} is no class of the training part; run `dvc repro` for all parts"
+        )
+    pairs = [(path, index) for index, name in enumerate(classes) for path in found.get(name, [])]
+    return [path for path, _ in pairs], np.array([index for _, index in pairs], np.int32)
+
+
+def batches(
+    paths: Sequence[Path],
+    labels: np.ndarray,
+    *,
+    classes: int,
+    image_size: int,
+    batch_size: int,
+    augmenter: keras.Model | None = None,
+    shuffle_seed: tf.Variable | None = None,
+    keep: bool = False,
+) -> tf.data.Dataset:
+    """Returns batches of pixels and one-hot labels.
+
+    Args:
+        paths: the photos.
+        labels: class indices of shape (photos,).
+        classes: the number of classes.
+        image_size: side of the square in pixels.
+        batch_size: photos a batch.
+        augmenter: acts on each batch, anew in every epoch.
+        shuffle_seed: int64; read as each epoch begins, whose order depends on its value alone. None: no shuffling.
+        keep: decodes each photo once and keeps it in memory, for more than one epoch.
+
+    Returns:
+        Batches of float32 pixels (batch, image_size, image_size, 3) in [0, 255] and float32 one-hot labels.
+    """
+
+    def read(name: bytes) -> np.ndarray:
+        return decode.load(Path(name.decode()), image_size)
+
+    def load(path: tf.Tensor, label: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        pixels = tf.numpy_function(read, [path], tf.uint8, stateful=False)  # else one at a time, to be deterministic
+        return tf.ensure_shape(pixels, (image_size, image_size, 3)), label
+
+    data = tf.data.Dataset.from_tensor_slices(
+        ([str(path) for path in paths], np.eye(classes, dtype=np.float32)[labels])
+    )
+    if keep:
+        data = data.map(load, num_parallel_calls=tf.data.AUTOTUNE).cache()
+    if shuffle_seed is not None:
+        # Keras' and TensorFlow's own reshuffling goes by the epochs of this process, not of this training.
+        kept, number = data, len(paths)
+
+        def shuffled(_: tf.Tensor) -> tf.data.Dataset:
+            tf.compat.v1.set_random_seed(1)  # of this graph: beside a global seed of 0 TensorFlow refuses a tensor
+            return kept.shuffle(number, seed=shuffle_seed.read_value())
+
+        data = tf.data.Dataset.range(1).flat_map(shuffled)
+        data = data.apply(tf.data.experimental.assert_cardinality(number))
+    if not keep:  # so that paths are shuffled, not pixels, all of which would be in memory
+        data = data.map(load, num_parallel_calls=tf.data.AUTOTUNE)
+    data = data.batch(batch_size).map(lambda x, y: (tf.cast(x, tf.float32), y), num_parallel_calls=tf.data.AUTOTUNE)
+    if augmenter is not None:
+        data = data.map(lambda x, y: (augmenter(x, training=True), y), num_parallel_calls=tf.data.AUTOTUNE)
+    return without_autotune(data.prefetch(tf.data.AUTOTUNE))
+
+
+def without_autotune(data: tf.data.Dataset) -> tf.data.Dataset:
+    """Returns batches whose stages get all threads at once, not what TensorFlow's autotuning finds by and by.
+
+    An epoch of an autotuned data set often ends only when the tuning's thread wakes up next, which it does after 0.01,
+    0.02, 0.04 ... 60 s: up to twice its time (docs/decisions/0022-ends-of-epochs.md).
+    """
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return data.with_options(options)

@@ -1,0 +1,1 @@
+"""The evaluate stage: scores on the test part, tables, pictures, and label issues."""

@@ -1,0 +1,1 @@
+"""The explain stage: which parts of a photo a prediction rests on."""

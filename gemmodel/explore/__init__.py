@@ -1,0 +1,1 @@
+"""The explore stage: components, clusters and maps of the features."""

@@ -1,0 +1,170 @@
+"""The one augmentation, to disk and on the fly: Keras preprocessing layers."""
+
+import hashlib
+import math
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from joblib import cpu_count
+from keras import layers, ops
+from PIL import Image
+from tqdm import tqdm
+
+from gemmodel.core import files, image_folder
+from gemmodel.core.params import AugmentParams
+from gemmodel.images import decode
+
+
+def augmenter(params: AugmentParams, *, seed: int) -> keras.Sequential:
+    """Returns the augmentation as a model that acts in training only.
+
+    No layer changes a colour: hue and saturation are what tells gems apart.
+
+    Args:
+        params: `rotation` in degrees, the others as shares of the picture's side.
+        seed: of the random transformations.
+
+    Returns:
+        A model on pixels of shape (batch, height, width, 3) in [0, 255] that keeps shape and range.
+    """
+    flips = {
+        (True, True): "horizontal_and_vertical",
+        (True, False): "horizontal",
+        (False, True): "vertical",
+    }
+    steps: list[keras.Layer] = []
+    if flip := flips.get((params.horizontal_flip, params.vertical_flip)):
+        steps.append(layers.RandomFlip(flip, seed=seed))
+    if params.rotation or params.shift or params.shear or params.zoom:
+        steps.append(RandomAffine(params, seed=seed + 1))
+    return keras.Sequential(steps or [layers.Identity()], name="augmenter")
+
+
+class RandomAffine(layers.Layer):
+    """Turns, shears, zooms and shifts pictures about their centre, all in one resampling.
+
+    Keras' own four layers would resample four times, which takes four times as long and blurs.
+    """
+
+    def __init__(self, params: AugmentParams, *, seed: int) -> None:
+        super().__init__()
+        self.params = params
+        self.generator = keras.random.SeedGenerator(seed)
+
+    def call(self, pixels: Any, training: bool = False) -> Any:
+        """Returns square pictures of shape (batch, side, side, 3), changed in training only."""
+        if not training:
+            return pixels
+        middle = (pixels.shape[1] - 1) / 2
+        # A row a picture, so that one more picture does not change what the others get.
+        draws = ops.transpose(keras.random.uniform((ops.shape(pixels)[0], 7), -1, 1, seed=self.generator))
+        turn = draws[0] * math.radians(self.params.rotation)
+        sine, cosine = ops.sin(turn), ops.cos(turn)
+        shear_x, shear_y = draws[1] * self.params.shear, draws[2] * self.params.shear
+        zoom_x, zoom_y = 1 + draws[3] * self.params.zoom, 1 + draws[4] * self.params.zoom
+        # From the place of a new pixel to that of an old one: zoom @ rotation @ shear.
+        rows = (
+            (zoom_x * (cosine - sine * shear_y), zoom_x * (cosine * shear_x - sine), draws[5]),
+            (zoom_y * (sine + cosine * shear_y), zoom_y * (sine * shear_x + cosine), draws[6]),
+        )
+        matrix = []
+        for x, y, shift in rows:
+            matrix += [x, y, middle * (1 - x - y) + shift * self.params.shift * pixels.shape[1]]
+        transform = ops.stack([*matrix, ops.zeros_like(turn), ops.zeros_like(turn)], axis=1)
+        return ops.image.affine_transform(pixels, transform, fill_mode=self.params.fill)
+
+
+def write_copies(
+    train: Path, out: Path, params: AugmentParams, *, image_size: int, seed: int, workers: int = 0
+) -> dict[str, int]:
+    """Writes augmented copies of training photos as JPEGs of one size.
+
+    Each class's copies are spread evenly over its photos. A copy depends on the seed, the photo's name and its own
+    number alone, so a new photo changes no other's copies but their number, and the bytes are the same for any number
+    of workers.
+
+    Args:
+        train: a folder a class.
+        out: becomes a folder a class of `<photo>_<number>.jpg`; a class without copies has none.
+        params: what is done, and how many copies: `images_per_class`, or what is missing `up_to` a number.
+        image_size: side of the copies in pixels.
+        seed: of the transformations.
+        workers: photos at a time; 0: one a core.
+
+    Returns:
+        The number of copies by class.
+    """
+    change = _seeded(augmenter(params, seed=seed), image_size)
+    written = {}
+    with files.atomic_write(out) as new:
+        new.mkdir()
+        tasks = []
+        for name, paths in image_folder.list_images(train).items():
+            written[name] = (
+                max(0, params.target_per_class - len(paths)) if params.target_per_class else params.images_per_class
+            )
+            for place, path in enumerate(paths[: written[name]]):
+                (new / name).mkdir(exist_ok=True)
+                tasks.append((path, new / name, len(range(place, written[name], len(paths)))))
+
+        def write(path: Path, folder: Path, copies: int) -> None:
+            pixels = np.repeat(decode.load(path, image_size)[np.newaxis], copies, axis=0)
+            for number, copy in enumerate(change(pixels, f"{seed}/{folder.name}/{path.name}")):
+                Image.fromarray(copy).save(folder / f"{path.stem}_{number}.jpg", **decode.JPEG)
+
+        # Threads: Pillow and TensorFlow leave Python's lock, and a process would spend seconds on importing TensorFlow.
+        with ThreadPoolExecutor(workers or cpu_count()) as pool:
+            done = pool.map(write, *zip(*tasks, strict=True)) if tasks else ()
+            for _ in tqdm(done, "augment", total=len(tasks), unit=" photos", disable=None):
+                pass
+    return written
+
+
+def examples(
+    photos: Sequence[Path], copies: int, params: AugmentParams, *, image_size: int, seed: int
+) -> list[list[Image.Image]]:
+    """Returns a row a photo: the photo, and some augmented copies of it, all square."""
+    change = _seeded(augmenter(params, seed=seed), image_size)
+    rows = []
+    for path in photos:
+        pixels = decode.load(path, image_size)[np.newaxis]
+        rows.append([*pixels, *change(np.repeat(pixels, copies, axis=0), path.name)])
+    return [[Image.fromarray(copy) for copy in row] for row in rows]
+
+
+def reseed_layers(steps: Sequence[keras.Layer], text: str) -> None:
+    """Lets what layers of augmentation do next depend on a text alone."""
+    random = [layer for layer in steps if hasattr(layer, "generator")]
+    for layer, state in zip(random, _states(text, len(random)), strict=True):
+        layer.generator.state.assign(state)
+
+
+def _states(text: str, number: int) -> np.ndarray:
+    digests = [hashlib.sha256(f"{text}/{place}".encode()).digest()[:8] for place in range(number)]
+    return np.frombuffer(b"".join(digests), np.uint32).reshape(number, 2)
+
+
+def _seeded(model: keras.Sequential, image_size: int) -> Callable[[np.ndarray, str], np.ndarray]:
+    """Returns the augmentation as a function of pixels and a text, which stands in for the state of its generators.
+
+    Being without state, one graph serves many threads.
+    """
+    model.build((None, image_size, image_size, 3))
+    generators = len(model.non_trainable_variables)
+
+    def graph(pixels: tf.Tensor, states: tf.Tensor) -> tf.Tensor:
+        changed, _ = model.stateless_call([], tf.unstack(states), tf.cast(pixels, tf.float32), training=True)
+        return tf.cast(tf.clip_by_value(tf.round(changed), 0, 255), tf.uint8)
+
+    pixels_spec = tf.TensorSpec((None, image_size, image_size, 3), tf.uint8)
+    compiled = tf.function(graph, input_signature=(pixels_spec, tf.TensorSpec((generators, 2), tf.int64)))
+
+    def change(pixels: np.ndarray, text: str) -> np.ndarray:
+        return compiled(pixels, _states(text, generators).astype(np.int64)).numpy()
+
+    return change

@@ -1,0 +1,1 @@
+"""The register stage: MLflow's model registry, champion and challenger."""

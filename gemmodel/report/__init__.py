@@ -1,0 +1,1 @@
+"""The report stage: the index page and the model card."""

@@ -1,0 +1,1 @@
+"""Predictions for people: the predictor, the web page and HTTP."""

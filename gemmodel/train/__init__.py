@@ -1,0 +1,1 @@
+"""The train stage: architectures by name, and how each is fitted."""

@@ -1,0 +1,1 @@
+"""Hyperparameter search: spaces, studies, trials, and their MLflow log."""
