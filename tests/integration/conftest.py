@@ -53,10 +53,10 @@ class Project:
         variables = {"MLFLOW_TRACKING_URI": self.store} | variables
         return self.python("-m", f"stages.{name}", *stage_options(name), *options, cwd=self.root, **variables)
 
-    def run(self, *names: str, options: Sequence[str] = ()) -> None:
+    def run(self, *names: str, options: Sequence[str] = (), **variables: str) -> None:
         """Run stages that must succeed, in turn, each as `stage` does."""
         for name in names:
-            ended = self.stage(name, *options)
+            ended = self.stage(name, *options, **variables)
             assert ended.returncode == 0, f"{name}: {ended.stderr}"
 
 
