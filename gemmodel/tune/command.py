@@ -126,7 +126,7 @@ def run(arguments: argparse.Namespace) -> None:
             "augmented": arguments.augmented,
             "features": arguments.features,
             "hierarchy": files.read_json(arguments.hierarchy),
-            "backup": arguments.backup,
+            "checkpoints": arguments.backup,
             "logs": runs.project_root() / "logs",
         },
         say=lambda line: print(line, flush=True),

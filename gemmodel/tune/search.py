@@ -29,7 +29,9 @@ from optuna.trial import TrialState
 from gemmodel.core import params
 from gemmodel.core.errors import GemmodelError, ParameterError, TrackingError
 from gemmodel.tracking import runs
-from gemmodel.train import fit, train
+from gemmodel.train import fit
+from gemmodel.train.context import TrainingContext
+from gemmodel.train.train import train_model
 from gemmodel.tune import mlflow_log, spaces, studies
 from gemmodel.tune.studies import CHANGES, CONFIG, IDENTITY, REASON, STD, VALUES, study_errors, study_lock
 
@@ -206,7 +208,7 @@ class Search:
             "augment": asdict(settings.augment),
         }
         logged |= {"model_name": settings.model.name, "model": asdict(getattr(settings.model, settings.model.name))}
-        backup = Path(self.places["backup"]) / "tune" / f"{study.user_attrs[IDENTITY]}-{first}"
+        backup = Path(self.places["checkpoints"]) / "tune" / f"{study.user_attrs[IDENTITY]}-{first}"
         begun, ended = time.monotonic(), None
         try:
             with mlflow_log.trial(parent, first, logged):
@@ -253,10 +255,8 @@ class Search:
         keras.utils.set_random_seed(base.seed)
         try:
             with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
-                fitted = train.train_model(
-                    settings.model, settings.train, settings.augment, settings.embed,
-                    base=base, on_epoch=on_epoch, **{**self.places, "backup": backup},
-                )  # fmt: skip
+                paths = {**self.places, "checkpoints": backup}
+                result = train_model(TrainingContext(replace(settings, base=base), on_epoch=on_epoch, **paths))
         except (OptunaError, TrackingError):
             raise
         except Exception as error:  # a network that its photos do not fit, or no memory
@@ -265,7 +265,7 @@ class Search:
             raise TrialError(reason[:200]) from error
         finally:
             keras.config.set_dtype_policy("float32")
-        value = float(fit.summary(fitted.history, fitted.chosen_by)[f"best_{self.metric}"])
+        value = float(fit.summary(result.history, result.selection_metric)[f"best_{self.metric}"])
         if value != value:
             raise TrialError(f"{self.metric} is not a number")
         return value
