@@ -53,7 +53,7 @@ def register(name: str, folder: Path, example: pd.DataFrame, model_sha256: str) 
         code_paths=[str(package)],
         signature=SIGNATURE,
         input_example=example,
-        pip_requirements=[f"{name}=={version(name)}" for name in SERVING_PACKAGES],
+        pip_requirements=[f"{requirement}=={version(requirement)}" for requirement in SERVING_PACKAGES],
     )
     return str(mlflow.register_model(logged.model_uri, name, tags={runs.MODEL_TAG: model_sha256}).version)
 

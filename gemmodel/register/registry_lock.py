@@ -20,7 +20,7 @@ LOCK_TIMEOUT_S = 60.0  # seconds without a heartbeat after which the owner count
 def registry_lock(name: str, run_id: str | None) -> Iterator[Callable[[], None]]:
     """Waits until no other process registers or promotes, on this machine or another.
 
-    A ticket is a version of an empty model `<name>-queue`: the store numbers versions in one transaction and never gives
+    A ticket is a version of an empty model `<name>-queue`. The store numbers versions in one transaction and never uses
     a number twice. The lowest ticket holds the lock. Its owner sends heartbeats. After a timeout the waiting processes
     remove the ticket, so a killed process does not block others for ever. They measure the timeout by their own clocks
     and by changes of the heartbeat, not by dates. (Hunt and others, ZooKeeper, USENIX ATC 2010: locks without herd
