@@ -23,7 +23,7 @@ from sample_site.gems import GEMS, Gem
 from sample_site.pictures import BY_NAME, DEFECTS, SPECIAL, ordinary, pictures
 from sample_site.render.cabochons import SHAPES
 from sample_site.render.cuts import CUTS, cut
-from sample_site.render.render import cutout, jpeg, render, shape_of
+from sample_site.render.scene import cutout, jpeg, render, shape_of
 from sample_site.server import CATALOGUE_URL, HOST, LIST_URL, serve
 
 ROOT = Path(__file__).parents[2]
