@@ -165,13 +165,14 @@ class GemSpider(scrapy.Spider):
         if (excess := self.expected_pictures + len(chosen) - MAX_SITE_PICTURES) > 0:
             self.crawl_stats.unmatched[f"site of more than {MAX_SITE_PICTURES} pictures: picture skipped"] += excess
             chosen = chosen[: MAX_SITE_PICTURES - self.expected_pictures]
-        fields = gem_fields | {"folder": self.folders[gem_fields["gem"]], "page_url": response.url}
         for full, thumbnail in chosen:
             yield from self.request(
                 full,
                 self.parse_picture,
                 errback=self.request_failed if full == thumbnail else self.full_picture_failed,
-                cb_kwargs={"fields": fields},
+                cb_kwargs={
+                    "fields": gem_fields | {"folder": self.folders[gem_fields["gem"]], "page_url": response.url}
+                },
                 meta={"thumbnail": thumbnail},
             )
         self.expected_pictures += len(chosen)
