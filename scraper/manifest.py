@@ -19,7 +19,7 @@ def manifest_row(path: str, gem: str, body: bytes, file_format: str | None, **ex
     Args:
         path: the picture's path below the raw folder.
         gem: the gem that it shows.
-        body: its original bytes; the row has their SHA-256 and their number.
+        body: its original bytes; the row has their SHA-256 and their count.
         file_format: Pillow's name of its format, or None for a file that is not an image.
         **extra: further columns.
     """

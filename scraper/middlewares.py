@@ -1,4 +1,4 @@
-"""Downloader middlewares: the crawl stays on one site, and waits when the site asks it to."""
+"""Downloader middlewares: the crawl stays on one site, and pauses when the site demands it."""
 
 import asyncio
 import logging

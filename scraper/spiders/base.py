@@ -152,7 +152,7 @@ class GemSpider(scrapy.Spider):
 
         Args:
             response: the gem's page.
-            gem_fields: fields of each Picture that the page gives: `gem` and what else is known of it.
+            gem_fields: fields of each Picture that the page gives: `gem`, and on some sites its properties.
             thumbnails: URL of the thumbnail by URL of the full picture; the same where there is no thumbnail.
         """
         self.crawl_stats.pages += 1

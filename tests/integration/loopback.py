@@ -221,10 +221,10 @@ def start(folder: Path, url: str, settings: Mapping[str, Any], params: Mapping[s
 
 
 def crawl(folder: Path, url: str, settings: Mapping[str, Any] | None = None, **params: Any) -> Crawl:
-    """Crawl a site into a folder; a crawl that takes more than two minutes is killed and fails the test."""
+    """Crawl a site into a folder; a crawl that takes more than five minutes is killed and fails the test."""
     process = start(folder, url, settings or {}, params)
     try:
-        out, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=300)
     finally:
         process.kill()
     return Crawl(folder, subprocess.CompletedProcess(process.args, process.returncode, out, err))
