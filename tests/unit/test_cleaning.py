@@ -15,9 +15,8 @@ from gemmodel.clean import cleaning
 from gemmodel.core import files, hashing
 from gemmodel.core.errors import DataError
 from gemmodel.core.params import Params
-from sample_site.gems import GEMS
-from sample_site.pictures import BY_NAME
-from sample_site.render.render import render, shape_of
+from sample_site.gems import BY_NAME, GEMS
+from sample_site.render.scene import render, shape_of
 
 Draw = Callable[..., Image.Image]
 Settings = Callable[..., Params]
