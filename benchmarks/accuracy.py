@@ -201,7 +201,7 @@ def figures(told: np.ndarray, labels: np.ndarray, classes: list[str], part: np.n
     """Returns the FIGURES of some photos."""
     from gemmodel.evaluate import metrics
 
-    found = metrics.scores(metrics.Predictions([], labels[part], told[part], classes), top=TOP)
+    found = metrics.compute_scores(metrics.Predictions([], labels[part], told[part], classes), top=TOP)
     return [float(found[name]) for name in FIGURES]
 
 

@@ -18,6 +18,14 @@ from gemmodel.core import params
 ROOT = Path(__file__).parents[1]
 
 
+def stage_options(stage: str) -> list[str]:
+    """Return the arguments that dvc.yaml gives a stage, as `["--out", "data/raw", ...]`."""
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    python, m, module, *options = stages[stage]["cmd"].split()
+    assert [python, m, module] == ["python", "-m", f"stages.{stage}"]
+    return options
+
+
 def changed(changes: dict[str, Any]) -> dict[str, Any]:
     """Return the shipped parameters with some keys, named as `section.key`, set to other values."""
     values = copy.deepcopy(yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8")))

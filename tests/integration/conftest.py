@@ -3,12 +3,14 @@
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.conftest import stage_options
 
 GEMS = ["Ruby", "Citrine", "Turquoise", "Malachite"]
 TINY = {
@@ -25,27 +27,6 @@ TINY = {
     "model.cnn.pooling": ["max", "average"],
     "model.cnn.dense": 16,
     "train.batch_size": 16,
-}
-OPTIONS = {
-    "crawl": "--out data/raw --report reports/crawl.json",
-    "clean": "--raw data/raw --out data/clean --report reports/clean.json",
-    "split": "--clean data/clean --train data/split/train --val data/split/val --test data/split/test "
-    "--folds data/split/folds.csv --hierarchy data/split/hierarchy.json --report reports/split.json",
-    "augment": "--train data/split/train --out data/augmented/train",
-    "embed": "--train data/split/train --val data/split/val --out data/features",
-    "train": "--split data/split --augmented data/augmented/train --features data/features "
-    "--hierarchy data/split/hierarchy.json --out models "
-    "--curves reports/curves.csv --report reports/training.json",
-    "describe": "--raw data/raw --clean data/clean --split data/split --page reports/data.html --pictures reports/data",
-    "evaluate": "--model models --split data/split --features data/features --clean data/clean --data reports/data "
-    "--out reports/evaluation --metrics reports/metrics.json",
-    "explain": "--model untrained --test data/split/test --out reports/explanation",
-    "explore": "--features data/features --split data/split --hierarchy data/split/hierarchy.json "
-    "--out reports/exploration --metrics reports/exploration.json",
-    "report": "--model models --raw data/raw --clean data/clean --split data/split --page reports/index.html "
-    "--card reports/model_card.md",
-    "register": "--model models --predictions reports/evaluation/predictions.csv --train data/split/train "
-    "--val data/split/val --test data/split/test --out reports/registration.json",
 }
 
 
@@ -66,16 +47,16 @@ class Project:
         """Write the tiny parameters, but for some; `__` stands for the dots in their names."""
         self.write_params(self.root, TINY | {name.replace("__", "."): value for name, value in changes.items()})
 
-    def stage(self, name: str, **variables: str) -> subprocess.CompletedProcess[str]:
-        """Run a stage as dvc.yaml does."""
+    def stage(self, name: str, *options: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        """Run a stage as dvc.yaml does, but for some options, in an environment with some variables."""
         (self.root / "log").mkdir(exist_ok=True)
         variables = {"MLFLOW_TRACKING_URI": self.store} | variables
-        return self.python("-m", f"stages.{name}", *OPTIONS[name].split(), cwd=self.root, **variables)
+        return self.python("-m", f"stages.{name}", *stage_options(name), *options, cwd=self.root, **variables)
 
-    def run(self, *names: str, **variables: str) -> None:
-        """Run stages that have to succeed, in turn."""
+    def run(self, *names: str, options: Sequence[str] = (), **variables: str) -> None:
+        """Run stages that must succeed, in turn, each as `stage` does."""
         for name in names:
-            ended = self.stage(name, **variables)
+            ended = self.stage(name, *options, **variables)
             assert ended.returncode == 0, f"{name}: {ended.stderr}"
 
 

@@ -35,7 +35,7 @@ def explained(split_project: Any) -> Any:
     network = cnn(settings.model.cnn, image_size=64, classes=4)
     saving.save(network, ["Citrine", "Malachite", "Ruby", "Turquoise"], split_project.root / "untrained")
     split_project.set(**QUICK)
-    split_project.run("explain")
+    split_project.run("explain", options=["--model", "untrained"])
     split_project.set()
     return split_project
 
@@ -70,6 +70,6 @@ def test_its_tables_hold_what_was_asked_for(folder: Path) -> None:
 def test_explaining_twice_gives_the_same_bytes(explained: Any, folder: Path) -> None:
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     explained.set(**QUICK)
-    explained.run("explain")
+    explained.run("explain", options=["--model", "untrained"])
     explained.set()
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before

@@ -103,7 +103,7 @@ def promising(width: int, height: int) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "expected"),
     [
         ("truncated", "damaged"),
         ("html", "not an image"),
@@ -115,7 +115,7 @@ def promising(width: int, height: int) -> bytes:
         ("folder", "damaged"),
     ],
 )
-def test_what_is_no_photo_is_refused(tmp_path: Path, draw: Draw, name: str, told: str) -> None:
+def test_what_is_no_photo_is_refused(tmp_path: Path, draw: Draw, name: str, expected: str) -> None:
     whole = saved(draw(3, size=(300, 200)), "JPEG").getvalue()
     content = {
         "truncated": whole[: len(whole) // 2],
@@ -130,7 +130,7 @@ def test_what_is_no_photo_is_refused(tmp_path: Path, draw: Draw, name: str, told
         path.mkdir()
     elif name in content:
         path.write_bytes(content[name])
-    with pytest.raises(DataError, match=told):
+    with pytest.raises(DataError, match=expected):
         decode.read(path)
 
 
