@@ -113,7 +113,7 @@ def test_stacking_is_softmax_regression_regularised_towards_the_mean() -> None:
     labels = np.arange(90) % 3
     scores = rng.normal(size=(90, 3)) + 2 * np.eye(3)[np.where(labels == 2, 1, labels)] + np.eye(3)[labels]
     expected = LogisticRegression(C=1 / 5, fit_intercept=False, tol=1e-8).fit(scores, labels).coef_.T
-    # Both minimise by L-BFGS, SciPy until a step gains less than 2e-9 of a loss of some 50; the curvature is at least 5.
+    # Both minimise by L-BFGS, SciPy until a step gains less than 2e-9 of a loss of some 50; the curvature is 5 or more.
     np.testing.assert_allclose(fit_stacker(scores, labels, np.zeros((3, 3)), 5), expected, atol=1e-3)
     mean = np.eye(3)
     np.testing.assert_allclose(fit_stacker(scores, labels, mean, 1e9), mean, atol=1e-4)
@@ -182,8 +182,8 @@ def test_the_keras_graph_gives_the_same_probabilities(
     ridge = KernelRidge(
         fusion_params(labels=labels, degree=[3, 8]), classes=4, blocks=BLOCKS, penalty=PENALTY, parents=PARENTS
     ).fit(features, indices)
-    # The graph computes in float32. Its kernel differs by some 1e-7, by eight times that in degree 8, and the sum of its
-    # products with coefficients of up to some 5 by 1e-5; arcsinh and stacker multiply that by about 10.
+    # The graph computes in float32. Its kernel differs by some 1e-7, in degree 8 by eight times that. The sum of its
+    # products with coefficients of some 5 differs by 1e-5. The arcsinh scale and the stacker multiply that by about 10.
     np.testing.assert_allclose(np.asarray(to_keras(ridge)(new)), ridge.predict_proba(new), atol=1e-4)
 
 
