@@ -59,12 +59,13 @@ def prepare(base: BaseParams, *, device: str = "auto") -> str:
     return f"GPU: {', '.join(names)}"
 
 
-def precision(requested: str) -> str:
+def precision(requested: str, *, cpu_info: Path = CPU_INFO) -> str:
     """Returns the Keras dtype policy for dense convolutions, those of 1x1 included.
 
     Args:
         requested: a policy, or `auto` for the fastest one on this device: bfloat16 or float16 on GPUs with
             tensor cores, bfloat16 on Intel's CPUs with AMX and AMD's with AVX512-bf16, float32 elsewhere.
+        cpu_info: Linux's description of the processors; it does not exist on other systems.
 
     Returns:
         `float32`, `mixed_bfloat16` or `mixed_float16`.
@@ -78,13 +79,13 @@ def precision(requested: str) -> str:
         if capability >= GPU_BFLOAT16:
             return "mixed_bfloat16"
         return "mixed_float16" if capability >= GPU_FLOAT16 else "float32"
-    return "mixed_bfloat16" if any(features <= _cpu() for features in CPU_BFLOAT16) else "float32"
+    return "mixed_bfloat16" if any(features <= _words(cpu_info) for features in CPU_BFLOAT16) else "float32"
 
 
-def _cpu() -> set[str]:
-    """Returns the words of Linux's description of the first processor, an empty set on other systems."""
+def _words(cpu_info: Path) -> set[str]:
+    """Returns the words of the description of the first processor, an empty set where there is none."""
     try:
-        return set(CPU_INFO.read_text("ascii", errors="ignore").split("\n\n")[0].split())
+        return set(cpu_info.read_text("ascii", errors="ignore").split("\n\n")[0].split())
     except OSError:
         return set()
 
