@@ -1,10 +1,10 @@
-"""Where runs and models are logged. This module does not import MLflow, which takes seconds."""
+"""Which MLflow store is in use. Does not import MLflow."""
 
 import os
 
-DEFAULT_URI = "sqlite:///mlflow.db"  # a relative path: the file lies in the project's root
+DEFAULT_URI = "sqlite:///mlflow.db"
 
 
 def tracking_uri() -> str:
-    """Returns the URI of the MLflow store: MLFLOW_TRACKING_URI, or `DEFAULT_URI` where that is not set or empty."""
+    """Returns the store's URI: the environment's MLFLOW_TRACKING_URI, or a file in the project's root."""
     return os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
