@@ -245,7 +245,7 @@ def run_worker() -> None:
     Raises:
         ParameterError: TF_CONFIG is not set.
     """
-    if "TF_CONFIG" not in os.environ:
+    if not os.environ.get("TF_CONFIG"):
         raise ParameterError("TF_CONFIG is not set: it lists all workers and says which one this is; see docs/gpus.md")
     stages = yaml.safe_load(Path("dvc.yaml").read_text(encoding="utf-8"))["stages"]
     _, *command = shlex.split(stages["train"]["cmd"])
