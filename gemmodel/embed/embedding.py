@@ -11,9 +11,9 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from gemmodel.core import files, npz
+from gemmodel.core import files
 from gemmodel.core.errors import DataError
-from gemmodel.embed import litert, samples
+from gemmodel.embed import feature_set, litert, samples
 from gemmodel.embed.extractor import blocks
 from gemmodel.embed.feature_set import FeatureSet
 from gemmodel.images import decode
@@ -63,8 +63,7 @@ def _embed(
                 with files.atomic_write(shard) as new:
                     np.save(new, known[some])
     names = [path.relative_to(photos).as_posix() for path in paths]
-    told = FeatureSet(known, labels, np.array(names), list(classes), blocks(model))
-    npz.write(out, **{name: np.asarray(value) for name, value in told._asdict().items()})
+    feature_set.write(out, FeatureSet(known, labels, np.array(names), list(classes), blocks(model)))
     return len(paths)
 
 

@@ -10,6 +10,7 @@ from keras import layers, ops
 from gemmodel.core.errors import ModelError
 from gemmodel.core.params import EmbedParams
 from gemmodel.embed.backbones import backbone
+from gemmodel.embed.feature_set import FeatureSet
 
 EDGE = 1e-4  # of a bin: ratios of whole pixels lie on the edges of bins, where rounding, which differs, would choose
 
@@ -140,6 +141,15 @@ def extractor(params: EmbedParams, *, image_size: int) -> keras.Model:
     return keras.Model(pixels, layers.Concatenate(name="blocks")(parts), name="features")
 
 
-def blocks(model: keras.Model) -> list[int]:
-    """Returns how many features of an extractor are pooled maps, covariances and colours, in their order."""
-    return [part.shape[-1] for part in keras.tree.flatten(model.get_layer("blocks").input)]
+def blocks(model: keras.Model) -> dict[str, int]:
+    """Returns the number of features in each block of an extractor, by name and in their order; see `FeatureSet`."""
+    sizes = [block.shape[-1] for block in keras.tree.flatten(model.get_layer("blocks").input)]
+    colours = ["colours"] if any(layer.name == "colour" for layer in model.layers) else []
+    names = ["maps", "covariances"][: len(sizes) - len(colours)] + colours
+    return dict(zip(names, sizes, strict=True))
+
+
+def last_map_mean(photos: FeatureSet, channels: int) -> np.ndarray:
+    """Returns the mean over the backbone's last map, which the features hold, float32 (photos, channels)."""
+    maps = photos.block("maps")  # ends with the mean and the std of the last map
+    return maps[:, -2 * channels : -channels]

@@ -43,7 +43,7 @@ def batches(
     batch_size: int,
     augmenter: keras.Model | None = None,
     shuffle_seed: tf.Variable | None = None,
-    keep: bool = False,
+    cache: bool = False,
 ) -> tf.data.Dataset:
     """Returns batches of pixels and one-hot labels.
 
@@ -55,7 +55,7 @@ def batches(
         batch_size: photos a batch.
         augmenter: acts on each batch, anew in every epoch.
         shuffle_seed: int64; read as each epoch begins, whose order depends on its value alone. None: no shuffling.
-        keep: decodes each photo once and keeps it in memory, for more than one epoch.
+        cache: decodes each photo once and keeps it in memory, for more than one epoch.
 
     Returns:
         Batches of float32 pixels (batch, image_size, image_size, 3) in [0, 255] and float32 one-hot labels.
@@ -71,7 +71,7 @@ def batches(
     data = tf.data.Dataset.from_tensor_slices(
         ([str(path) for path in paths], np.eye(classes, dtype=np.float32)[labels])
     )
-    if keep:
+    if cache:
         data = data.map(load, num_parallel_calls=tf.data.AUTOTUNE).cache()
     if shuffle_seed is not None:
         # Keras' and TensorFlow's own reshuffling goes by the epochs of this process, not of this training.
@@ -83,7 +83,7 @@ def batches(
 
         data = tf.data.Dataset.range(1).flat_map(shuffled)
         data = data.apply(tf.data.experimental.assert_cardinality(number))
-    if not keep:  # so that paths are shuffled, not pixels, all of which would be in memory
+    if not cache:  # so that paths are shuffled, not pixels, all of which would be in memory
         data = data.map(load, num_parallel_calls=tf.data.AUTOTUNE)
     data = data.batch(batch_size).map(lambda x, y: (tf.cast(x, tf.float32), y), num_parallel_calls=tf.data.AUTOTUNE)
     if augmenter is not None:

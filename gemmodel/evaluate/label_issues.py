@@ -12,7 +12,7 @@ from gemmodel.core.params import FusionParams
 from gemmodel.embed.feature_set import FeatureSet
 from gemmodel.embed.feature_set import read as read_features
 from gemmodel.figures import html, tiles
-from gemmodel.train import kernel_ridge
+from gemmodel.train.kernel_ridge import KernelRidge
 
 TEMPLATE = Path(__file__).with_suffix(".html")
 EXAMPLES = 3  # photos of a gem beside a disputed one
@@ -33,17 +33,15 @@ def out_of_fold(params: FusionParams, photos: FeatureSet, folds: np.ndarray) -> 
         float32 of shape (photos, classes).
     """
     penalty = sorted(params.penalties)[len(params.penalties) // 2]
-    judge = replace(params, labels="all")
-    features, labels, _, classes, blocks = photos
-    told = np.zeros((len(labels), len(classes)), np.float32)
+    classes, blocks = len(photos.classes), list(photos.blocks.values())
+    probs = np.zeros((len(photos.labels), classes), np.float32)
     for fold in np.unique(folds):
         inside, outside = folds == fold, np.flatnonzero(folds != fold)
         outside = np.random.default_rng(0).permutation(outside)[:MAX_FITTED]
-        head, *_ = kernel_ridge.kernel_head(
-            judge, features[outside], labels[outside], classes=len(classes), blocks=blocks, penalty=penalty
-        )
-        told[inside] = np.asarray(head(features[inside]))
-    return told
+        ridge = KernelRidge(replace(params, labels="all"), classes=classes, blocks=blocks, penalty=penalty)
+        ridge.fit(photos.features[outside], photos.labels[outside])
+        probs[inside] = ridge.predict_proba(photos.features[inside])
+    return probs
 
 
 def find_issues(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:

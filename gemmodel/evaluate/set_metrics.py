@@ -22,7 +22,7 @@ def per_photo(actual: np.ndarray, probabilities: np.ndarray, known: ModelMetadat
     _, primary = mineral_class_indices(known.classes, known.hierarchy)
     predicted = probabilities.argmax(axis=1)
     class_right = primary[predicted] == primary[actual]
-    sets = conformal.prediction_sets(probabilities, known.confidence.set_threshold)
+    sets = conformal.prediction_sets(probabilities, known.thresholds.set_threshold)
     sizes = sets.sum(axis=1)
     return {
         "mineral_class_accuracy": class_right,

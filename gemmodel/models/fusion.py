@@ -1,4 +1,4 @@
-"""Fusion of a backbone's features with colour: a head on features, and the whole as one graph from pixels on."""
+"""Fusion of a backbone's features with colour: heads on features, and the whole as one graph from pixels."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from keras import layers, ops
 from gemmodel.core.params import FusionParams
 from gemmodel.models.joint_probability import JointProbability
 
-EPS = 1e-7  # a probability whose logarithm is taken
+EPS = 1e-7  # the smallest probability whose logarithm is taken
 
 
 def softmax_head(
@@ -18,45 +18,53 @@ def softmax_head(
     """Returns an untrained softmax head that standardises its input by the training features.
 
     Args:
-        params: `clip` bounds the standardised features, `dropout` their share left out in training.
+        params: `clip` bounds the standardised features; `dropout` is the fraction left out in training.
         features: the training features, shape (photos, features).
         classes: the number of classes.
-        parents: of `labels: separate`, the mineral class's index of each class.
+        parents: for `labels: separate`, the index of the mineral class of each class.
 
     Returns:
         A model from features of shape (batch, features) to probabilities of shape (batch, classes).
     """
-    known, x = standardised(params, features)
+    inputs, x = standardise(features.mean(axis=0), features.var(axis=0), clip=params.clip)
     x = layers.Dropout(params.dropout)(x)
     if params.labels == "all":
-        return keras.Model(known, layers.Dense(classes, activation="softmax", name="gem")(x), name="head")
-    primary = layers.Dense(max(parents) + 1, activation="softmax", name="mineral_class")(x)
-    x = JointProbability(parents=parents, name="joint")([primary, layers.Dense(classes, name="gem")(x)])
-    return keras.Model(known, x, name="head")
+        return keras.Model(inputs, layers.Dense(classes, activation="softmax", name="gem")(x), name="head")
+    mineral_class = layers.Dense(max(parents) + 1, activation="softmax", name="mineral_class")(x)
+    gem = layers.Dense(classes, name="gem")(x)
+    return keras.Model(inputs, JointProbability(parents=parents, name="joint")([mineral_class, gem]), name="head")
 
 
-def standardised(params: FusionParams, features: np.ndarray) -> tuple[keras.KerasTensor, keras.KerasTensor]:
-    known = keras.Input((features.shape[1],), name="features")
-    standardise = layers.Normalization(name="standardise")
-    standardise.adapt(features)
-    return known, ops.clip(standardise(known), -params.clip, params.clip)
+def standardise(mean: np.ndarray, variance: np.ndarray, *, clip: float) -> tuple[keras.KerasTensor, keras.KerasTensor]:
+    """Returns the input of a head, and the standardised and clipped features, both of shape (batch, features).
+
+    Args:
+        mean: of the training features, shape (features,).
+        variance: of the training features, shape (features,).
+        clip: in standard deviations.
+    """
+    inputs = keras.Input(mean.shape, name="features")
+    layer = layers.Normalization(name="standardise")
+    layer.build((None, *mean.shape))
+    layer.adapt_mean.assign(mean)  # as weights: given to the constructor they would be text in the model's config
+    layer.adapt_variance.assign(variance)
+    layer.finalize_state()
+    return inputs, ops.clip(layer(inputs), -clip, clip)
 
 
 def attach(extractor: keras.Model, head: keras.Model) -> keras.Model:
-    """Joins a feature extractor and a trained head to one model from pixels in [0, 255] to probabilities."""
+    """Combines a feature extractor and a trained head to one model from pixels in [0, 255] to probabilities."""
     return keras.Model(extractor.inputs, head(extractor.outputs[0]), name="fusion")
 
 
 def ensemble(model: keras.Model, other: keras.Model, *, weights: tuple[float, float]) -> keras.Model:
-    """Joins two models from pixels to probabilities to one, softmax(a * log p + b * log q).
+    """Combines two models from pixels to probabilities p and q to one, softmax(a * log p + b * log q).
 
     Args:
-        model: what `attach` made; its layers stay layers of the joined model.
-        other: one layer of it.
+        model: a result of `attach`; its layers stay layers of the combined model.
+        other: becomes one layer of it.
         weights: a and b.
     """
-    told = (model.outputs[0], other(model.inputs[0]))
-    logs = [
-        layers.Rescaling(weight)(ops.log(ops.maximum(part, EPS))) for part, weight in zip(told, weights, strict=True)
-    ]
-    return keras.Model(model.inputs, layers.Softmax(name="joined")(layers.Add()(logs)), name="fusion")
+    probs = (model.outputs[0], other(model.inputs[0]))
+    log_probs = [layers.Rescaling(w)(ops.log(ops.maximum(p, EPS))) for p, w in zip(probs, weights, strict=True)]
+    return keras.Model(model.inputs, layers.Softmax(name="ensemble")(layers.Add()(log_probs)), name="fusion")

@@ -22,7 +22,7 @@ def save(
     folder: Path,
     *,
     crop: str = "none",
-    knowledge: ModelMetadata | None = None,
+    metadata: ModelMetadata | None = None,
 ) -> None:
     """Writes `model.keras`, `classes.json` (the names in the order of the probabilities) and `input.json` (the crop).
 
@@ -44,8 +44,8 @@ def save(
         (new / "stamped.keras").unlink()
         files.write_json(new / "classes.json", list(classes))
         files.write_json(new / "input.json", {"crop": crop})
-        if knowledge:
-            write(knowledge, new)
+        if metadata:
+            write(metadata, new)
             export(model, new / EXPORT)
 
 

@@ -53,7 +53,7 @@ def to_predictions(
         knowledge: of the model that gave both.
         top: how many gems and known photos are named, at most.
     """
-    classes, thresholds, known = knowledge.classes, knowledge.confidence, knowledge.reference
+    classes, thresholds, known = knowledge.classes, knowledge.thresholds, knowledge.reference
     order = np.argsort(-probabilities, axis=1, kind="stable")
     in_set = conformal.prediction_sets(probabilities, thresholds.set_threshold)
     shown = min(max(top, thresholds.neighbours), len(known.embedding))

@@ -1,4 +1,4 @@
-"""Batches of photos that a network learns from, the same in each training and in one that goes on."""
+"""Batches of photos for training, the same in an uninterrupted training and in a resumed one."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,26 +14,39 @@ from gemmodel.core.params import AugmentParams, BaseParams, TrainParams
 from gemmodel.embed import samples
 from gemmodel.images import augment as augmentation
 
-MAX_CACHED_BYTES = (
-    8 * 2**30
-)  # bytes of pixels in memory, 57,000 photos at 224 pixels; more are decoded anew in each epoch
+# 8 GiB of pixels in memory are 57,000 photos at 224 pixels; more photos are decoded in each epoch.
+MAX_CACHED_BYTES = 8 * 2**30
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """Batches of photos that a network learns from: augmented ones, anew each epoch, and those of validation."""
+    """Batches of pixels and one-hot labels for training and validation.
+
+    Attributes:
+        train: training photos, augmented differently in each epoch.
+        val: validation photos.
+        train_plain: the training photos without augmentation and copies, in the order of `files`.
+        labels: class indices of all photos in `train`, shape (photos,).
+        val_labels: class indices of `val`, shape (photos,).
+        train_plain_labels: class indices of `train_plain`, shape (photos,).
+        files: paths of `train_plain` below the training part, shape (photos,).
+        classes: the class names in the order of their indices.
+        paths: of all photos, training and validation.
+        mixup: blends the photos of each batch, or feature maps of them, and their labels.
+        reseed: makes the order, augmentation and mixup of an epoch depend on the epoch's index alone.
+    """
 
     train: tf.data.Dataset
     val: tf.data.Dataset
-    known: tf.data.Dataset  # the training photos as they are, without copies, in the order of their files
-    labels: np.ndarray  # of all in train, shape (photos,)
+    train_plain: tf.data.Dataset
+    labels: np.ndarray
     val_labels: np.ndarray
-    known_labels: np.ndarray
-    files: np.ndarray  # of known, relative to the training part
+    train_plain_labels: np.ndarray
+    files: np.ndarray
     classes: list[str]
-    paths: list[Path]  # of both
-    mix: Callable[[tf.data.Dataset], tf.data.Dataset]  # blends the photos of each batch, or maps of them, and labels
-    reseed: keras.callbacks.Callback  # lets order, augmentation and blending of an epoch depend on its number alone
+    paths: list[Path]
+    mixup: Callable[[tf.data.Dataset], tf.data.Dataset]
+    reseed: keras.callbacks.Callback
 
 
 def batches(
@@ -42,59 +55,59 @@ def batches(
     *,
     base: BaseParams,
     split: Path,
-    augmentation_from: str,
+    augmentation_source: str,
     augmented: Path | None = None,
 ) -> TrainingData:
-    """Returns the batches of pixels and one-hot labels that a network is fitted on.
+    """Returns the batches of pixels and one-hot labels that a network is fitted to.
 
     Args:
-        params: the batch size, and how much photos are mixed up.
+        params: batch size and mixup.
         augment: the augmentation on the fly.
         base: seed and image size.
-        split: holds `train` and `val`, a folder a class each.
-        augmentation_from: none, disk or fly.
-        augmented: holds the copies on disk, a folder a class.
+        split: holds `train` and `val`, one folder per class each.
+        augmentation_source: `none`, `disk` or `on_the_fly`.
+        augmented: holds the copies on disk, one folder per class.
     """
     classes = list(image_folder.list_images(split / "train"))
-    known, known_labels = samples.list_samples(split / "train", classes)
-    paths, labels = known, known_labels
-    if augmented and augmentation_from == "disk" and any(augmented.iterdir()):  # augment.target_per_class may add none
-        more, more_labels = samples.list_samples(augmented, classes)
-        paths, labels = paths + more, np.concatenate([labels, more_labels])
+    plain_paths, plain_labels = samples.list_samples(split / "train", classes)
+    paths, labels = plain_paths, plain_labels
+    if augmented and augmentation_source == "disk" and any(augmented.iterdir()):  # target_per_class may add none
+        copies, copy_labels = samples.list_samples(augmented, classes)
+        paths, labels = paths + copies, np.concatenate([labels, copy_labels])
     val_paths, val_labels = samples.list_samples(split / "val", classes)
 
     augmenter = augmentation.augmenter(augment, seed=base.seed)
-    mixup = keras.layers.MixUp(params.mixup, seed=base.seed, dtype="float32") if params.mixup else None
+    blend = keras.layers.MixUp(params.mixup, seed=base.seed, dtype="float32") if params.mixup else None
     with tf.device("CPU:0"):  # where the batches are made
-        order = tf.Variable(base.seed, dtype=tf.int64)
+        shuffle_seed = tf.Variable(base.seed, dtype=tf.int64)
 
     def reseed(epoch: int, _: Any = None) -> None:
-        order.assign(base.seed + epoch)
-        augmentation.reseed_layers(augmenter.layers + ([mixup] if mixup else []), f"{base.seed}/{epoch}")
+        shuffle_seed.assign(base.seed + epoch)
+        augmentation.reseed_layers(augmenter.layers + ([blend] if blend else []), f"{base.seed}/{epoch}")
 
-    def mix(data: tf.data.Dataset) -> tf.data.Dataset:
-        if mixup is None:
+    def mixup(data: tf.data.Dataset) -> tf.data.Dataset:
+        if blend is None:
             return data
-        data = data.map(lambda x, y: mixup({"images": x, "labels": y}), num_parallel_calls=tf.data.AUTOTUNE)
-        return data.map(lambda both: (both["images"], both["labels"])).prefetch(tf.data.AUTOTUNE)
+        data = data.map(lambda x, y: blend({"images": x, "labels": y}), num_parallel_calls=tf.data.AUTOTUNE)
+        return data.map(lambda batch: (batch["images"], batch["labels"])).prefetch(tf.data.AUTOTUNE)
 
-    sizes: dict[str, Any] = {
+    options: dict[str, Any] = {
         "classes": len(classes),
         "image_size": base.image_size,
         "batch_size": params.batch_size,
-        "keep": 3 * base.image_size**2 * len(paths) <= MAX_CACHED_BYTES,
+        "cache": 3 * base.image_size**2 * len(paths) <= MAX_CACHED_BYTES,
     }
-    fly = augmenter if augmentation_from == "on_the_fly" else None
+    on_the_fly = augmenter if augmentation_source == "on_the_fly" else None
     return TrainingData(
-        train=samples.batches(paths, labels, **sizes, augmenter=fly, shuffle_seed=order),
-        val=samples.batches(val_paths, val_labels, **sizes),
-        known=samples.batches(known, known_labels, **sizes | {"keep": False}),  # are read but once
+        train=samples.batches(paths, labels, **options, augmenter=on_the_fly, shuffle_seed=shuffle_seed),
+        val=samples.batches(val_paths, val_labels, **options),
+        train_plain=samples.batches(plain_paths, plain_labels, **options | {"cache": False}),  # read only once
         labels=labels,
         val_labels=val_labels,
-        known_labels=known_labels,
-        files=np.array([path.relative_to(split / "train").as_posix() for path in known]),
+        train_plain_labels=plain_labels,
+        files=np.array([path.relative_to(split / "train").as_posix() for path in plain_paths]),
         classes=classes,
         paths=[*paths, *val_paths],
-        mix=mix,
+        mixup=mixup,
         reseed=keras.callbacks.LambdaCallback(on_epoch_begin=reseed),
     )

@@ -1,4 +1,4 @@
-"""A training that was killed goes on from its last whole epoch, and ends with the same bits."""
+"""Resuming a killed training from its last whole epoch, to the same bits."""
 
 import pickle
 from collections.abc import Callable, Sequence
@@ -12,63 +12,63 @@ from gemmodel.core import files
 
 
 class TrainingCheckpoint(keras.callbacks.Callback):
-    """Keeps, after each epoch, all that the rest of a training depends on, and takes it up again.
+    """Saves, after each epoch, all state that the rest of a training depends on, and restores it.
 
-    `keras.callbacks.BackupAndRestore` keeps weights and optimiser only: the seeds of dropout, what early stopping and
-    the schedule remember, and the figures so far would be lost, and the training would end otherwise.
+    `keras.callbacks.BackupAndRestore` saves weights and optimiser only. It loses the seeds of dropout, the state of early
+    stopping and of the schedule, and the metrics so far, so the training would end with other weights.
 
     Args:
-        path: of the file; gone on with where it exists.
-        callbacks: the others of the fit whose memory is kept, all before this one in the fit's list.
-        keeps: whether this process keeps the state; of several hosts one does.
-        agreed: from what this process has kept to what all take up.
+        path: of the file; the training resumes from it where it exists.
+        callbacks: the callbacks whose state is saved; each comes before this one in the fit's list.
+        is_writer: whether this process writes the file; of several hosts one does.
+        broadcast: from the content that this process read to the content that all processes restore.
     """
 
-    REMEMBERED = ("wait", "best", "best_epoch", "best_weights", "cooldown_counter", "epoch", "history")
+    SAVED_ATTRS = ("wait", "best", "best_epoch", "best_weights", "cooldown_counter", "epoch", "history")
 
     def __init__(
         self,
         path: Path,
         callbacks: Sequence[keras.callbacks.Callback],
         *,
-        keeps: bool = True,
-        agreed: Callable[[bytes], bytes] = bytes,
+        is_writer: bool = True,
+        broadcast: Callable[[bytes], bytes] = bytes,
     ) -> None:
         super().__init__()
-        self.path, self.callbacks, self.keeps = path, callbacks, keeps
-        self.kept: dict[str, Any] = {}
-        content = agreed(path.read_bytes() if keeps and path.exists() else b"")
-        with suppress(EOFError, pickle.UnpicklingError):  # damaged: the training starts anew
-            self.kept = pickle.loads(content)
+        self.path, self.callbacks, self.is_writer = path, callbacks, is_writer
+        self.state: dict[str, Any] = {}
+        content = broadcast(path.read_bytes() if is_writer and path.exists() else b"")
+        with suppress(EOFError, pickle.UnpicklingError):  # damaged: the training starts from its beginning
+            self.state = pickle.loads(content)
 
     @property
     def initial_epoch(self) -> int:
-        """The first epoch that is still to come, from 0."""
-        return int(self.kept.get("initial_epoch", 0))
+        """The index of the first epoch that remains, from 0."""
+        return int(self.state.get("initial_epoch", 0))
 
     def _variables(self) -> list[Any]:
         return [*self.model.variables, *self.model.optimizer.variables]
 
     def on_train_begin(self, logs: Any = None) -> None:
-        """Takes up what was kept."""
-        if self.kept:
+        """Restores the state."""
+        if self.state:
             self.model.optimizer.build(self.model.trainable_variables)
-            for variable, value in zip(self._variables(), self.kept["variables"], strict=True):
+            for variable, value in zip(self._variables(), self.state["variables"], strict=True):
                 variable.assign(value)
-            for callback, memory in zip(self.callbacks, self.kept["callbacks"], strict=True):
-                vars(callback).update(memory)
+            for callback, attributes in zip(self.callbacks, self.state["callbacks"], strict=True):
+                vars(callback).update(attributes)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Keeps the state, in place of the last epoch's."""
+        """Saves the state in place of the last epoch's."""
         state = {
             "initial_epoch": self.params["epochs"] if self.model.stop_training else epoch + 1,
             "variables": [variable.numpy() for variable in self._variables()],
             "callbacks": [
-                {name: value for name, value in vars(callback).items() if name in self.REMEMBERED}
+                {name: value for name, value in vars(callback).items() if name in self.SAVED_ATTRS}
                 for callback in self.callbacks
             ],
         }
-        if not self.keeps:
+        if not self.is_writer:
             return
         with files.atomic_write(self.path) as new:
             new.write_bytes(pickle.dumps(state))

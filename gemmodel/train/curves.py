@@ -1,8 +1,23 @@
 """Learning curves."""
 
+import csv
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from matplotlib.figure import Figure
+
+from gemmodel.core import files
+
+
+def write(path: Path, history: Mapping[str, Sequence[float]], best_epoch: int) -> Figure:
+    """Writes each metric by epoch as a CSV file, and the learning curves as a PNG beside it; returns their figure."""
+    with files.atomic_write(path) as new, new.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["epoch", *history])
+        writer.writerows([epoch, *values] for epoch, values in enumerate(zip(*history.values(), strict=True)))
+    figure = learning_curves(history, best_epoch)
+    figure.savefig(path.with_suffix(".png"), dpi=110, metadata={"Software": None})
+    return figure
 
 
 def learning_curves(history: Mapping[str, Sequence[float]], best_epoch: int) -> Figure:

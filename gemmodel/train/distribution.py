@@ -47,13 +47,13 @@ def workers() -> tuple[list[str], int]:
         raise ParameterError(f"TF_CONFIG is {config}; it must be as {CONFIG}, the index each worker's own") from None
 
 
-def make_strategy(wanted: str, *, of: str) -> tf.distribute.Strategy:
+def make_strategy(wanted: str, *, model: str) -> tf.distribute.Strategy:
     """Returns how a training is spread over devices; waits for the other workers, so before any tensor is made.
 
     Args:
         wanted: `one`; `mirrored`: all GPUs of this host; `multiworker`: all hosts in TF_CONFIG; `auto`: multiworker
             where TF_CONFIG names several, mirrored where TensorFlow sees several GPUs, else one.
-        of: the model's name; fusion is fitted on one device.
+        model: its's name; fusion is fitted on one device.
 
     Raises:
         DeviceError: there are no two devices, or another worker does not start.
@@ -62,7 +62,7 @@ def make_strategy(wanted: str, *, of: str) -> tf.distribute.Strategy:
     """
     addresses, place = workers()
     gpus = tf.config.get_visible_devices("GPU")
-    if of == "fusion":
+    if model == "fusion":
         if place or wanted not in ("auto", "one"):
             raise ParameterError("train.strategy: fusion is fitted on one device; set it to one, without TF_CONFIG")
         wanted = "one"

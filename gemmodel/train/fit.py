@@ -1,9 +1,7 @@
-"""Fitting a network to batches; of `fusion`, whose features are cached, see `fusion_training`."""
+"""Fitting a model to batches, and what every training results in."""
 
-import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,42 +11,34 @@ import numpy as np
 import tensorflow as tf
 from sklearn.utils.class_weight import compute_class_weight
 
-from gemmodel.core import hashing
-from gemmodel.core.errors import ParameterError
-from gemmodel.core.params import AugmentParams, BaseParams, CnnParams, ResidualParams, TrainParams, TransferParams
-from gemmodel.devices import precision
+from gemmodel.core.params import TrainParams
 from gemmodel.embed import samples
-from gemmodel.models import saving
 from gemmodel.models.conformal import HeldOutPredictions, ReferenceSet
-from gemmodel.train import batches, checkpoint, cnn, distribution, residual, tensorboard, transfer
+from gemmodel.models.saving import with_embedding
+from gemmodel.train import distribution
+from gemmodel.train.checkpoint import TrainingCheckpoint
+from gemmodel.train.context import OnEpoch
 
 MAX_REFERENCE = 10_000  # photos; with a softmax head of all features 0.46 GB
-OnEpoch = Callable[[int, Mapping[str, float]], None]
-History = dict[str, list[float]]
-NetworkParams = CnnParams | ResidualParams | TransferParams
-NETWORKS: dict[type, Callable[..., keras.Model]] = {
-    CnnParams: cnn.cnn,
-    ResidualParams: residual.residual,
-    TransferParams: transfer.transfer,
-}
+History = dict[str, list[float]]  # each metric's values by epoch
 
 
 class TrainingResult(NamedTuple):
-    """What a training comes to.
+    """The result of a training.
 
     Attributes:
         model: from pixels to probabilities.
         classes: the names of its classes.
-        history: figures by epoch.
-        held_out: what photos tell of the model that it has not learnt from.
-        chosen_by: the figure that was least in the epoch that was kept.
+        history: each metric's values by epoch.
+        held_out: the model's predictions for photos that it was not trained on.
+        selection_metric: the metric whose least value selected the epoch.
     """
 
     model: keras.Model
     classes: list[str]
     history: History
     held_out: HeldOutPredictions
-    chosen_by: str = "val_loss"
+    selection_metric: str = "val_loss"
 
 
 def fit(
@@ -58,81 +48,88 @@ def fit(
     params: TrainParams,
     *,
     labels: np.ndarray,
-    on_epoch: OnEpoch,
+    on_epoch: OnEpoch | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
-    backup: Path | None = None,
+    checkpoint: Path | None = None,
     warm_up: bool = False,
 ) -> History:
-    """Fits a model, stops early, and leaves it with the weights of its best epoch by validation loss.
+    """Fits a model with early stopping and restores the weights of its best epoch by validation loss.
 
     Args:
-        model: changed in place; its last layer gives probabilities. Built by `distribution.build` it is fitted on all
-            those devices.
-        train: batches of input and one-hot labels.
-        val: the same of the validation part.
-        params: optimiser, schedule, epochs, patience and whether classes are balanced.
-        labels: class indices of all that `train` holds, shape (photos,).
-        on_epoch: called after each epoch with its number, from 0, and its figures.
-        callbacks: more of Keras', called before those of this fit.
-        backup: a file of the state after each epoch; where it exists, the fit goes on from there.
-        warm_up: whether the rate of the cosine schedule rises from 0 over the first epoch, and a batch's gradient is
-            at most 1 long: what has learnt already would be spoilt by the first steps.
+        model: changed in place; its last layer gives probabilities. A model from `distribution.build` is fitted on all
+            devices of its strategy.
+        train: batches of inputs and one-hot labels.
+        val: batches of the validation part.
+        params: optimiser, schedule, epochs, patience and class weights.
+        labels: class indices of all photos in `train`, shape (photos,).
+        on_epoch: called after each epoch with its index, from 0, and its metrics.
+        callbacks: further callbacks of Keras, called before those of this fit.
+        checkpoint: a file for the state after each epoch; where it exists, the fit resumes from it.
+        warm_up: the learning rate of the cosine schedule rises from 0 over the first epoch, and gradients are clipped
+            to a norm of 1. Pretrained weights would be lost in the first steps without it.
 
     Returns:
-        Each figure's values by epoch.
+        Each metric's values by epoch.
     """
-    spread = model.distribute_strategy
-    train = samples.without_autotune(distribution.even_batches(spread, train, len(labels), params.batch_size))
-    rate: Any = params.learning_rate
-    if params.schedule == "cosine":
-        epoch = int(train.cardinality())
-        first = {"initial_learning_rate": 0.0, "warmup_target": rate, "warmup_steps": epoch} if warm_up else {}
-        steps = {"initial_learning_rate": rate, "decay_steps": epoch * max(1, params.epochs - warm_up)}
-        rate = keras.optimizers.schedules.CosineDecay(**steps | first)
-    clip = {"clipnorm": 1.0} if warm_up else {}
-    optimizers = {
-        "adam": lambda: keras.optimizers.Adam(rate, **clip),
-        "adamw": lambda: keras.optimizers.AdamW(rate, weight_decay=params.weight_decay, **clip),
-    }
-    with spread.scope():
+    strategy = model.distribute_strategy
+    train = samples.without_autotune(distribution.even_batches(strategy, train, len(labels), params.batch_size))
+    with strategy.scope():
         model.compile(
-            optimizers[params.optimizer](),
+            _optimizer(params, steps_per_epoch=int(train.cardinality()), warm_up=warm_up),
             loss=keras.losses.CategoricalCrossentropy(label_smoothing=params.label_smoothing),
             metrics=["accuracy"],
         )
-    stop = keras.callbacks.EarlyStopping("val_loss", patience=params.patience, restore_best_weights=True)
     history = keras.callbacks.History()
-    remembering: list[keras.callbacks.Callback] = [stop, history]
+    stateful: list[keras.callbacks.Callback] = [
+        keras.callbacks.EarlyStopping("val_loss", patience=params.patience, restore_best_weights=True),
+        history,
+    ]
     if params.schedule == "plateau":
         patience = max(1, params.patience // 3)
-        remembering.insert(0, keras.callbacks.ReduceLROnPlateau("val_loss", factor=0.5, patience=patience))
-    keep = []
-    if backup:
-        agreed = partial(distribution.broadcast, spread)
-        keep = [checkpoint.TrainingCheckpoint(backup, remembering, keeps=distribution.is_chief(spread), agreed=agreed)]
+        stateful.insert(0, keras.callbacks.ReduceLROnPlateau("val_loss", factor=0.5, patience=patience))
+    is_chief = distribution.is_chief(strategy)
+    checkpoints = []
+    if checkpoint:
+        broadcast = partial(distribution.broadcast, strategy)
+        checkpoints = [TrainingCheckpoint(checkpoint, stateful, is_writer=is_chief, broadcast=broadcast)]
 
-    def past(_: Any) -> None:
-        for epoch in history.epoch:
-            on_epoch(epoch, {name: values[epoch] for name, values in history.history.items()})
+    def replay_restored_epochs(_: Any) -> None:
+        if on_epoch:
+            for epoch in history.epoch:
+                on_epoch(epoch, {name: values[epoch] for name, values in history.history.items()})
 
-    log = keras.callbacks.LambdaCallback(on_train_begin=past, on_epoch_end=on_epoch)
-    verbose = 0 if not distribution.is_chief(spread) else 1 if sys.stdout.isatty() else 2
-    # The batches are shuffled already; Keras could not, and would say so.
+    report = keras.callbacks.LambdaCallback(on_train_begin=replay_restored_epochs, on_epoch_end=on_epoch)
     model.fit(
         train,
         validation_data=samples.without_autotune(val),
         epochs=params.epochs,
         class_weight=class_weight(params, labels),
-        initial_epoch=keep[0].initial_epoch if keep else 0,
-        callbacks=[*callbacks, *remembering, *keep, log],
-        shuffle=False,
-        verbose=verbose,
+        initial_epoch=checkpoints[0].initial_epoch if checkpoints else 0,
+        callbacks=[*callbacks, *stateful, *checkpoints, report],
+        shuffle=False,  # the batches are shuffled already; Keras cannot shuffle them, and warns
+        verbose=0 if not is_chief else 1 if sys.stdout.isatty() else 2,
     )
     return history.history
 
 
+def _optimizer(params: TrainParams, *, steps_per_epoch: int, warm_up: bool) -> keras.optimizers.Optimizer:
+    rate: Any = params.learning_rate
+    if params.schedule == "cosine":
+        steps: dict[str, Any] = {
+            "initial_learning_rate": rate,
+            "decay_steps": steps_per_epoch * max(1, params.epochs - warm_up),
+        }
+        if warm_up:
+            steps |= {"initial_learning_rate": 0.0, "warmup_target": rate, "warmup_steps": steps_per_epoch}
+        rate = keras.optimizers.schedules.CosineDecay(**steps)
+    clip = {"clipnorm": 1.0} if warm_up else {}
+    if params.optimizer == "adam":
+        return keras.optimizers.Adam(rate, **clip)
+    return keras.optimizers.AdamW(rate, weight_decay=params.weight_decay, **clip)
+
+
 def class_weight(params: TrainParams, labels: np.ndarray) -> dict[int, float] | None:
-    """Returns what a photo of each class counts in the training loss, on average 1, or None where all count alike."""
+    """Returns the weight of a photo of each class in the training loss, 1 on average; None where all weigh the same."""
     if params.class_weight == "none":
         return None
     present = np.unique(labels)
@@ -141,134 +138,41 @@ def class_weight(params: TrainParams, labels: np.ndarray) -> dict[int, float] | 
 
 
 def held_out_predictions(
-    model: keras.Model, known: tuple[Any, np.ndarray, np.ndarray], val: tuple[Any, np.ndarray]
-) -> HeldOutPredictions:
-    """Returns what the validation photos tell of a model that has learnt from other photos alone.
-
-    Of many photos learnt from REMEMBERED are drawn: a model's folder, and each answer's time, would grow with all.
-
-    Args:
-        model: from what both begin with to probabilities.
-        known: features or batches, labels and files of the photos learnt from.
-        val: features or batches and labels.
-    """
-    embedder = saving.with_embedding(model)
-    drawn = np.sort(np.random.default_rng(0).permutation(len(known[1]))[:MAX_REFERENCE])
-    if isinstance(known[0], np.ndarray):
-        embedding = embedder.predict(known[0][drawn], verbose=0)[1]
-    else:
-        embedding = embedder.predict(known[0], verbose=0)[1][drawn]
-    reference = ReferenceSet(embedding, known[1][drawn], known[2][drawn])
-    told, embedding = embedder.predict(val[0], verbose=0)
-    return HeldOutPredictions(told, val[1], reference, embedding)
-
-
-def train_network(
-    model: NetworkParams,
-    params: TrainParams,
-    augment: AugmentParams,
+    model: keras.Model,
     *,
-    base: BaseParams,
-    split: Path,
-    augmented: Path,
-    backup: Path,
-    on_epoch: OnEpoch,
-    logs: Path = Path("logs"),
-    spread: tf.distribute.Strategy | None = None,
-) -> TrainingResult:
-    """Fits a network on pixels; with `resume` it goes on where a killed training of the same settings and photos ended.
-
-    Transfer learning has two phases, the head alone and then with the backbone's last layers; the better one is kept.
+    train_inputs: np.ndarray | tf.data.Dataset,
+    train_labels: np.ndarray,
+    train_files: np.ndarray,
+    val_inputs: np.ndarray | tf.data.Dataset,
+    val_labels: np.ndarray,
+    max_reference: int = MAX_REFERENCE,
+) -> HeldOutPredictions:
+    """Returns a model's predictions for the validation photos, and a reference set of its training photos.
 
     Args:
-        model: the network, and where its augmented photos come from.
-        params: how it is fitted.
-        augment: the augmentation on the fly.
-        base: seed and image size.
-        split: holds `train` and `val`, a folder a class each.
-        augmented: holds the copies on disk, a folder a class.
-        backup: a folder for the state of unfinished trainings.
-        on_epoch: called after each epoch, and for each one that a killed training had done.
-        logs: a folder for what TensorBoard shows; a training's own has its settings' key for a name.
-        spread: over which devices; None: one. Of several hosts each calls this, and the chief alone writes.
-
-    Returns:
-        The float32 model from pixels to probabilities, and what there is to tell of it.
+        model: from inputs to probabilities.
+        train_inputs: features (photos, features), or batches, of the training photos in the order of their files.
+        train_labels: class indices, shape (photos,).
+        train_files: paths, shape (photos,).
+        val_inputs: features or batches of the validation photos.
+        val_labels: class indices, shape (photos,).
+        max_reference: so many training photos are drawn for the reference set: the size of the model's folder and the
+            time of a prediction grow with it.
     """
-    spread = spread or tf.distribute.get_strategy()
-    if params.tensorboard:
-        tensorboard.check()
-        if distribution.hosts(spread) > 1:
-            raise ParameterError("train.tensorboard is of one host; set it to false, MLflow shows the same figures")
-    photos = batches.batches(
-        params, augment, base=base, split=split, augmentation_from=model.augmentation, augmented=augmented
-    )
-    state = backup / hashing.run_key([base, model, params, augment], photos.paths)
-    distribution.check_same_key(spread, state.name)
-
-    build = partial(NETWORKS[type(model)], model, image_size=base.image_size, classes=len(photos.classes))
-    keras.config.set_dtype_policy(_policy(model, params))
-    fitted = distribution.build(spread, build)
-    best, history = np.inf, History()
-    for number, (phase, learns_from) in enumerate(_phases(model, params)):
-        if learns_from:
-            transfer.freeze(fitted, below=learns_from)
-        before = fitted.get_weights()
-        state_file = state / f"{number}.pickle" if params.resume else None
-        watching = [photos.reseed]
-        if params.tensorboard:
-            sections = {"base": base, "model": model, "train": phase, "augment": augment}
-            anew = not (state_file and state_file.exists())
-            watching += tensorboard.callbacks(
-                logs / state.name / str(number), sections, photos.val, photos.classes, anew=anew
-            )
-        found = fit(
-            fitted, photos.mix(photos.train), photos.val, phase,
-            labels=photos.labels,
-            on_epoch=partial(_counted_on, on_epoch, len(history.get("loss", []))),
-            callbacks=watching,
-            backup=state_file,
-        )  # fmt: skip
-        history = {name: history.get(name, []) + values for name, values in found.items()}
-        if min(found["val_loss"]) < best:
-            best = min(found["val_loss"])
-        else:
-            fitted.set_weights(before)
-    keras.config.set_dtype_policy("float32")  # mixed precision is for training: the kept model runs anywhere
-    kept = build()
-    kept.set_weights(fitted.get_weights())
-    if distribution.is_chief(spread):
-        shutil.rmtree(state, ignore_errors=True)
-    known = photos.known, photos.known_labels, photos.files
-    return TrainingResult(
-        kept, photos.classes, history, held_out_predictions(kept, known, (photos.val, photos.val_labels))
-    )
+    embedder = with_embedding(model)
+    sample = np.sort(np.random.default_rng(0).permutation(len(train_labels))[:max_reference])
+    if isinstance(train_inputs, np.ndarray):
+        reference_embedding = embedder.predict(train_inputs[sample], verbose=0)[1]
+    else:
+        reference_embedding = embedder.predict(train_inputs, verbose=0)[1][sample]
+    reference = ReferenceSet(reference_embedding, train_labels[sample], train_files[sample])
+    probs, embedding = embedder.predict(val_inputs, verbose=0)
+    return HeldOutPredictions(probs, val_labels, reference, embedding)
 
 
-def _counted_on(on_epoch: OnEpoch, done: int, epoch: int, values: Mapping[str, float]) -> None:
-    on_epoch(done + epoch, values)
-
-
-def _phases(model: NetworkParams, params: TrainParams) -> Iterator[tuple[TrainParams, str | None]]:
-    """Yields how each phase is fitted, and from which layer on the network learns in it; None: all of it."""
-    if not isinstance(model, TransferParams):
-        yield params, None
-        return
-    yield params, "pooled"
-    if model.unfreeze != "none":
-        yield replace(params, learning_rate=model.learning_rate), model.unfreeze
-
-
-def _policy(model: NetworkParams, params: TrainParams) -> str:
-    """Returns the dtype policy; most backbones have depth-wise convolutions, which mixed precision slows down."""
-    return (
-        "float32" if isinstance(model, TransferParams) and params.precision == "auto" else precision(params.precision)
-    )
-
-
-def summary(history: History, chosen_by: str = "val_loss") -> dict[str, float | int]:
-    """Returns the figures of the epoch whose weights were kept: where the figure that it was chosen by is least."""
-    best = int(np.argmin(history[chosen_by]))
+def summary(history: History, selection_metric: str = "val_loss") -> dict[str, float | int]:
+    """Returns the metrics of the epoch whose weights are kept: the one with the least value of the selection metric."""
+    best = int(np.argmin(history[selection_metric]))
     return {"epochs": len(history["loss"]), "best_epoch": best} | {
         f"best_{name}": round(values[best], 6) for name, values in history.items()
     }

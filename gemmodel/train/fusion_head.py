@@ -1,181 +1,227 @@
-"""Fitting fusion: the head on cached features, then attached to the extractor that made them."""
+"""Training of `fusion`: a head is fitted to cached features, then attached to the extractor that computed them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
+from itertools import pairwise
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
+from keras import layers, ops
 from scipy.optimize import minimize_scalar
 from scipy.special import softmax
 from sklearn.metrics import log_loss
 
-from gemmodel.core.params import BaseParams, EmbedParams, FusionParams, TrainParams
+from gemmodel.core.params import FusionParams, TrainParams
 from gemmodel.embed import extractor, feature_set
 from gemmodel.embed.feature_set import FeatureSet
-from gemmodel.models import fusion, metadata, saving
+from gemmodel.models import fusion
 from gemmodel.models.conformal import HeldOutPredictions, ReferenceSet
-from gemmodel.train import kernel_ridge
-from gemmodel.train.fit import History, OnEpoch, TrainingResult, class_weight, fit, held_out_predictions
+from gemmodel.models.joint_probability import JointProbability
+from gemmodel.models.metadata import mineral_class_indices
+from gemmodel.models.saving import with_embedding
+from gemmodel.train.context import OnEpoch, TrainingContext
+from gemmodel.train.fit import History, TrainingResult, class_weight, fit, held_out_predictions
+from gemmodel.train.kernel_ridge import KernelRidge, RidgeFit
 
-MAX_LOGIT_SCALE = (
-    4.0  # times the logits of a softmax head, or a part of them: few photos, all told rightly, would have no end
-)
+MAX_LOGIT_SCALE = 4.0  # of the logits of a softmax head, or its inverse: few photos, all correct, have no optimum
 
 
-def train_fusion(
-    model: FusionParams,
-    params: TrainParams,
-    embed: EmbedParams,
-    *,
-    base: BaseParams,
-    folder: Path,
-    on_epoch: OnEpoch,
-    hierarchy: Mapping[str, str] | None = None,
-) -> TrainingResult:
-    """Fits the head on cached features and attaches it to the extractor that made them.
+def train_fusion(context: TrainingContext) -> TrainingResult:
+    """Fits the head to cached features and attaches it to the extractor that computed them.
 
     Args:
-        model: the head; of the kernel head each penalty counts as an epoch.
-        params: how it is fitted.
-        embed: the extractor.
-        base: seed and image size.
-        folder: holds `train.npz` and `val.npz`.
-        on_epoch: called after each epoch.
-        hierarchy: the mineral class of each gem, which `labels: separate` needs.
+        context: parameters, features and hierarchy. Each penalty of the kernel head counts as an epoch.
 
     Returns:
-        The model from pixels to probabilities and what there is to tell of it. Evidence of a kernel head that learns
-        from the validation photos too is every photo's, left out in turn; of others the validation photos'.
+        The model from pixels to probabilities. The held-out predictions of a kernel head that is refitted on validation
+        photos are the leave-one-out ones of all photos; those of other heads are for the validation photos.
     """
-    known, val = feature_set.read(folder / "train.npz"), feature_set.read(folder / "val.npz")
-    classes = known.classes
-    extractor = extractor.extractor(embed, image_size=base.image_size)
-    given: dict[str, Any] = {"train": params, "on_epoch": on_epoch}
-    parents = metadata.mineral_class_indices(classes, hierarchy or {gem: gem for gem in classes})[1].tolist()
-    chosen_by = "val_loss"
+    params = context.params
+    model = params.model.fusion
+    train, val = (feature_set.read(context.features / f"{part}.npz") for part in ("train", "val"))
+    parents = mineral_class_indices(train.classes, context.hierarchy)[1].tolist() if model.labels == "separate" else []
+    pixels_to_features = extractor.extractor(params.embed, image_size=params.base.image_size)
+    selection_metric = "val_loss"
     if model.head == "softmax":
-        head = fusion.softmax_head(model, known.features, classes=len(classes), parents=parents)
-        history = fit_softmax(head, known, val, seed=base.seed, **given)
-        found = held_out_predictions(head, known[:3], val[:2])
+        head = fusion.softmax_head(model, train.features, classes=len(train.classes), parents=parents)
+        history = fit_softmax(head, train, val, seed=params.base.seed, params=params.train, on_epoch=context.on_epoch)
+        held_out = _predict_held_out(head, train, val)
         if model.labels == "all":
-            found = temperature_scale(head, found)
+            held_out = temperature_scale(head, held_out)
     else:
-        head, history, left_out = fit_kernel(model, known, val, parents=parents, **given)
+        ridge, history = fit_kernel(model, train, val, params=params.train, parents=parents, on_epoch=context.on_epoch)
+        head = to_keras(ridge)
         if model.refit_on_validation:
-            both = known.concat(val)
-            embedding = saving.with_embedding(head).predict(both.features, verbose=0)[1]
-            found = HeldOutPredictions(left_out, both.labels, ReferenceSet(embedding, both.labels, both.files))
+            both = train.concat(val)
+            embedding = with_embedding(head).predict(both.features, verbose=0)[1]
+            held_out = HeldOutPredictions(
+                ridge.loo_probs_, both.labels, ReferenceSet(embedding, both.labels, both.files)
+            )
         else:
-            found, chosen_by = held_out_predictions(head, known[:3], val[:2]), "loss"
-    return TrainingResult(fusion.attach(extractor, head), classes, history, found, chosen_by)
+            held_out, selection_metric = _predict_held_out(head, train, val), "loss"
+    return TrainingResult(fusion.attach(pixels_to_features, head), train.classes, history, held_out, selection_metric)
 
 
 def fit_softmax(
     head: keras.Model,
-    known: FeatureSet,
+    train: FeatureSet,
     val: FeatureSet,
     *,
     seed: int,
-    train: TrainParams,
-    on_epoch: OnEpoch,
+    params: TrainParams,
+    on_epoch: OnEpoch | None = None,
 ) -> History:
     """Fits a softmax head by epochs.
 
     Args:
         head: from features to probabilities, changed in place.
-        known: the training photos.
+        train: the training photos.
         val: the validation photos, which select the epoch.
         seed: of the batches.
-        train: how it is fitted.
+        params: optimiser, schedule, epochs and batches.
         on_epoch: called after each epoch.
 
     Returns:
-        Its figures by epoch.
+        Each metric's values by epoch.
     """
-    one_hot = np.eye(len(known.classes), dtype=np.float32)
-    rows, number = (tf.constant(known.features), tf.constant(one_hot[known.labels])), len(known.labels)
-    data = tf.data.Dataset.range(number).shuffle(number, seed=seed).batch(train.batch_size)  # of places only
-    data = data.map(lambda places: tuple(tf.gather(row, places) for row in rows)).prefetch(1)
-    val_data = tf.data.Dataset.from_tensor_slices((val.features, one_hot[val.labels])).batch(train.batch_size)
-    return fit(head, data, val_data, train, labels=known.labels, on_epoch=on_epoch)
+    one_hot = np.eye(len(train.classes), dtype=np.float32)
+    arrays, photos = (tf.constant(train.features), tf.constant(one_hot[train.labels])), len(train.labels)
+    indices = tf.data.Dataset.range(photos).shuffle(photos, seed=seed).batch(params.batch_size)
+    data = indices.map(lambda batch: tuple(tf.gather(array, batch) for array in arrays)).prefetch(1)
+    val_data = tf.data.Dataset.from_tensor_slices((val.features, one_hot[val.labels])).batch(params.batch_size)
+    return fit(head, data, val_data, params, labels=train.labels, on_epoch=on_epoch)
 
 
-def temperature_scale(head: keras.Model, found: HeldOutPredictions) -> HeldOutPredictions:
-    """Divides a softmax head's logits by the temperature of the least log loss on validation photos.
+def temperature_scale(head: keras.Model, held_out: HeldOutPredictions) -> HeldOutPredictions:
+    """Divides the logits of a softmax head by the temperature of the least log loss on validation photos.
 
     (Chuan Guo and others, "On Calibration of Modern Neural Networks", ICML 2017.)
 
     Args:
         head: its last layer has the softmax; changed in place.
-        found: what these photos tell of it.
+        held_out: its predictions for these photos.
 
     Returns:
-        What they tell of it now.
+        Its predictions for them now.
     """
-    logs = np.log(np.maximum(found.probabilities, np.finfo(np.float32).tiny))
+    log_probs = np.log(np.maximum(held_out.probabilities, np.finfo(np.float32).tiny))
 
     def loss(log_scale: float) -> float:
-        told = softmax(np.exp(log_scale) * logs, axis=1)
-        return float(log_loss(found.labels, told, labels=range(logs.shape[1])))
+        probs = softmax(np.exp(log_scale) * log_probs, axis=1)
+        return float(log_loss(held_out.labels, probs, labels=range(log_probs.shape[1])))
 
-    end = float(np.log(MAX_LOGIT_SCALE))
-    scale = float(np.exp(minimize_scalar(loss, bounds=(-end, end), method="bounded").x))
+    bound = float(np.log(MAX_LOGIT_SCALE))
+    scale = float(np.exp(minimize_scalar(loss, bounds=(-bound, bound), method="bounded").x))
     head.layers[-1].set_weights([scale * weights for weights in head.layers[-1].get_weights()])
-    return replace(found, probabilities=softmax(scale * logs, axis=1))
+    return replace(held_out, probabilities=softmax(scale * log_probs, axis=1))
 
 
 def fit_kernel(
     model: FusionParams,
-    known: FeatureSet,
+    train: FeatureSet,
     val: FeatureSet,
     *,
-    train: TrainParams,
-    on_epoch: OnEpoch,
+    params: TrainParams,
     parents: Sequence[int] = (),
-) -> tuple[keras.Model, History, np.ndarray]:
-    """Chooses the penalty by validation loss, then fits the kernel head on training and validation photos together.
+    on_epoch: OnEpoch | None = None,
+) -> tuple[KernelRidge, History]:
+    """Selects the penalty by validation loss, then refits the kernel head on training and validation photos.
 
-    Without `refit_on_validation` it is chosen by leave-one-out on the training photos, which alone are learnt from: so the
-    validation photos stay as unknown to the head as any new photo.
+    Without `refit_on_validation` the leave-one-out loss on the training photos selects it. The head is fitted to these
+    photos only, so the validation photos remain as new to it as any other photo.
 
     Args:
-        model: the head, and the penalties to choose from.
-        known: the training photos.
+        model: the head, and the penalties to select from.
+        train: the training photos.
         val: the validation photos.
-        train: whether classes are balanced; nothing else of it concerns this head.
+        params: `class_weight`; nothing else concerns this head.
+        parents: for `labels: separate`, the index of the mineral class of each class.
         on_epoch: called after each penalty.
-        parents: of `labels: separate`, the mineral class's index of each class.
 
     Returns:
-        The head; its figures by penalty, leave-one-out on the training photos and on the validation photos; and the
-        leave-one-out probabilities of the photos that it learnt from.
+        The fitted estimator, and its metrics by penalty: leave-one-out on the training photos, and on validation photos.
     """
-    history, heads, classes = History(), [], len(known.classes)
-    sizes: dict[str, Any] = {"classes": classes, "blocks": known.blocks, "parents": parents}
-    for number, penalty in enumerate(model.penalties):
-        sizes["penalty"] = penalty / _weights(train, known.labels)
-        head, values, left_out = kernel_ridge.kernel_head(model, known.features, known.labels, **sizes)
-        told = np.asarray(head(val.features))
-        values |= {
-            "val_loss": float(log_loss(val.labels, told, labels=range(classes))),
-            "val_accuracy": float((told.argmax(axis=1) == val.labels).mean()),
-        }
-        history = {name: [*history.get(name, []), value] for name, value in values.items()}
-        on_epoch(number, values)
-        heads.append((head, left_out))
+    history, fits, classes = History(), [], len(train.classes)
+
+    def fit_penalty(photos: FeatureSet, penalty: float) -> KernelRidge:
+        penalties = penalty / _sample_weight(params, photos.labels)
+        ridge = KernelRidge(
+            model, classes=classes, blocks=list(photos.blocks.values()), penalty=penalties, parents=parents
+        )
+        return ridge.fit(photos.features, photos.labels)
+
+    for i, penalty in enumerate(model.penalties):
+        ridge = fit_penalty(train, penalty)
+        metrics: dict[str, float] = {}
+        for prefix, probs, labels in (
+            ("", ridge.loo_probs_, train.labels),
+            ("val_", ridge.predict_proba(val.features), val.labels),
+        ):
+            metrics[f"{prefix}loss"] = float(log_loss(labels, probs, labels=range(classes)))
+            metrics[f"{prefix}accuracy"] = float((probs.argmax(axis=1) == labels).mean())
+        history = {name: [*history.get(name, []), value] for name, value in metrics.items()}
+        if on_epoch:
+            on_epoch(i, metrics)
+        fits.append(ridge)
     if not model.refit_on_validation:
-        head, left_out = heads[int(np.argmin(history["loss"]))]
-        return head, history, left_out
-    both = known.concat(val)
-    sizes["penalty"] = model.penalties[int(np.argmin(history["val_loss"]))] / _weights(train, both.labels)
-    head, _, left_out = kernel_ridge.kernel_head(model, both.features, both.labels, **sizes)
-    return head, history, left_out
+        return fits[int(np.argmin(history["loss"]))], history
+    return fit_penalty(train.concat(val), model.penalties[int(np.argmin(history["val_loss"]))]), history
 
 
-def _weights(train: TrainParams, labels: np.ndarray) -> np.ndarray:
-    """Returns what each photo weighs."""
-    by_class = class_weight(train, labels)
+def to_keras(ridge: KernelRidge) -> keras.Model:
+    """Returns a fitted kernel head as a model from features (batch, features) to probabilities (batch, classes)."""
+    params = ridge.params
+    inputs, x = fusion.standardise(ridge.mean_, ridge.variance_, clip=params.clip)
+    bounds = pairwise(np.cumsum([0, *ridge.blocks]).tolist())
+    blocks = [layers.UnitNormalization()(x[:, start:end]) for start, end in bounds]
+    x = ops.concatenate(blocks, axis=-1) / len(blocks) ** 0.5
+    # Layers with names for a reader of the summary: the projection, similarity to each training photo, score per gem.
+    weights = {"components": ridge.components_, "photos": ridge.support_.T}
+    x = layers.Dense(ridge.components_.shape[1], use_bias=False, name="components")(x)
+    x = layers.Dense(len(ridge.support_), use_bias=False, name="photos")(x)
+    kernels = [ops.power((1 + x) / 2, degree) for degree in params.degree]
+    scores = _score_layers(kernels, ridge.gems_, "gem", weights)
+    if ridge.mineral_classes_ is None:
+        probs = layers.Softmax(name="calibrated")(scores)
+    else:
+        parent_scores = _score_layers(kernels, ridge.mineral_classes_, "mineral_class", weights)
+        joint = JointProbability(parents=ridge.parents.tolist(), name="calibrated")
+        probs = joint([layers.Softmax()(parent_scores), scores])
+    model = keras.Model(inputs, probs, name="head")
+    for name, values in weights.items():
+        model.get_layer(name).set_weights([values])
+    return model
+
+
+def _score_layers(
+    kernels: Sequence[keras.KerasTensor], ridges: RidgeFit, name: str, weights: dict[str, np.ndarray]
+) -> keras.KerasTensor:
+    """Adds the layers from the kernel of each degree to one score per class, and their weights to `weights`."""
+    classes, scores = ridges.stacker.shape[1], []
+    for i, (kernel, dual_coef, (a, b)) in enumerate(zip(kernels, ridges.dual_coef, ridges.arcsinh_scales, strict=True)):
+        layer = layers.Dense(classes, use_bias=False, name=f"{name}_{i}")
+        weights[layer.name] = dual_coef
+        x = layers.Rescaling(b)(layer(kernel))
+        x = ops.sign(x) * ops.log(ops.abs(x) + ops.sqrt(ops.square(x) + 1))  # arcsinh, which LiteRT lacks
+        scores.append(layers.Rescaling(a)(x))
+    weights[name] = ridges.stacker
+    return layers.Dense(classes, use_bias=False, name=name)(layers.Concatenate()(scores))
+
+
+def _predict_held_out(head: keras.Model, train: FeatureSet, val: FeatureSet) -> HeldOutPredictions:
+    return held_out_predictions(
+        head,
+        train_inputs=train.features,
+        train_labels=train.labels,
+        train_files=train.files,
+        val_inputs=val.features,
+        val_labels=val.labels,
+    )
+
+
+def _sample_weight(params: TrainParams, labels: np.ndarray) -> Any:
+    """Returns the weight of each photo, shape (photos,)."""
+    by_class = class_weight(params, labels)
     return np.array([by_class[label] for label in labels.tolist()]) if by_class else np.ones(len(labels))

@@ -1,256 +1,274 @@
-"""Kernel ridge regression with calibrated probabilities, fitted in closed form."""
+"""Kernel ridge regression with calibrated probabilities, in closed form and in NumPy.
+
+It is scikit-learn's KernelRidge on one-hot labels, with leave-one-out scores, calibration and stacking added.
+"""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import NamedTuple
 
-import keras
 import numpy as np
-from keras import layers, ops
 from scipy.linalg import cho_factor, cho_solve, eigh
 from scipy.linalg.lapack import dpotri
 from scipy.optimize import minimize
 from scipy.special import log_softmax, softmax
-from sklearn.metrics import log_loss
 from threadpoolctl import threadpool_limits
 
 from gemmodel.core.errors import ModelError
 from gemmodel.core.params import FusionParams
-from gemmodel.models.fusion import standardised
-from gemmodel.models.joint_probability import JointProbability
 
-FOLDS = 5  # of the photos; each is told by the confusions that the others taught
-MAX_PHOTOS = 12_000  # a kernel matrix of them takes 1.2 GB, and four are alive at once
+STACKING_FOLDS = 5  # the leave-one-out probabilities of each fold come from a stacker fitted to the other folds
+MAX_PHOTOS = 12_000  # a kernel matrix of so many photos takes 1.2 GB, and four are alive at once
+SMALLEST_EIGENVALUE = 1e-5  # relative to the largest one; components below it are rounding
+STANDARDISE_EPS = 1e-7  # the smallest std that a feature is divided by, as in Keras
 
 
-class KernelRidgeFit(NamedTuple):
-    """Kernel ridge regressions of several degrees, calibrated and joined to one score a class.
+@dataclass(frozen=True)
+class RidgeFit:
+    """Kernel ridge regressions of several degrees, calibrated and combined to one score per class.
 
     Attributes:
-        coefficients: (photos, classes) a degree.
-        scales: a and b of `probabilities` a degree.
-        stacker: what the score of each degree and class tells of each class, (degrees * classes, classes).
+        dual_coef: the coefficients of each degree, each of shape (photos, classes).
+        arcsinh_scales: a and b of each degree: a score becomes a * arcsinh(b * score).
+        stacker: the weights from the scores of all degrees to the classes, shape (degrees * classes, classes).
+        loo_probs: the probabilities of each training photo when it is left out, shape (photos, classes).
     """
 
-    coefficients: list[np.ndarray]
-    scales: list[tuple[float, float]]
+    dual_coef: list[np.ndarray]
+    arcsinh_scales: list[tuple[float, float]]
     stacker: np.ndarray
+    loo_probs: np.ndarray
+
+    def scores(self, kernels: Sequence[np.ndarray]) -> np.ndarray:
+        """Returns the logits of photos, shape (photos, classes).
+
+        Args:
+            kernels: the kernel matrix of each degree, shape (photos, training photos).
+        """
+        scaled = [
+            a * np.arcsinh(b * (kernel @ dual_coef))
+            for kernel, dual_coef, (a, b) in zip(kernels, self.dual_coef, self.arcsinh_scales, strict=True)
+        ]
+        return np.concatenate(scaled, axis=1) @ self.stacker
 
 
-def kernel_head(
-    params: FusionParams,
-    features: np.ndarray,
-    labels: np.ndarray,
-    *,
-    classes: int,
-    blocks: Sequence[int],
-    penalty: float | np.ndarray,
-    parents: Sequence[int] = (),
-) -> tuple[keras.Model, dict[str, float], np.ndarray]:
-    """Fits kernel ridge regression to one-hot labels, in closed form, with calibrated probabilities.
+class KernelRidge:
+    """A classifier by kernel ridge regression on one-hot labels, in closed form, with calibrated probabilities.
 
-    The kernel is ((1 + s) / 2) ** degree, s the mean over the blocks of the cosine between two photos' standardised
-    features. Scores become a * arcsinh(b * score), whose softmax is the probabilities; a and b minimise the log loss of
-    the leave-one-out scores, which ridge regression gives in closed form too, so calibration costs no photo. From the
-    same scores, of all degrees, softmax regression then learns which gems are mistaken for which.
+    The kernel is ((1 + s) / 2) ** degree. Here s is the mean over the blocks of the cosine between the standardised
+    features of two photos. A score becomes a * arcsinh(b * score), and the softmax of these gives probabilities. The
+    scales a and b minimise the log loss of the leave-one-out scores. Ridge regression gives these scores in closed
+    form, so calibration needs no held-out photo. A softmax regression on the same scores, of all degrees, then corrects
+    which classes are confused with which (stacking).
 
-    With `labels: separate` there is one such regression of the mineral classes on all photos, and one of the gems of
-    each on its own photos, without the last step; the probabilities are the products of both.
+    With `labels: separate` one regression predicts the mineral class from all photos, and one per mineral class
+    predicts its gems from its own photos, without stacking. The probabilities are the products of both.
 
     Args:
-        params: `degree` (one regression each), `stacking_penalty`, `components` (principal components that stand for
-            the features) and `clip`.
-        features: the training features, shape (photos, features).
-        labels: class indices, shape (photos,).
+        params: `degree` (one regression each), `stacking_penalty`, `components` (principal components that replace
+            the features), `clip` and `labels`.
         classes: the number of classes.
-        blocks: the number of features in each block; every block weighs the same.
-        penalty: added to the kernel's diagonal, which is 1; one for all photos, or one each, shape (photos,): a photo
-            of half the penalty weighs twice.
-        parents: of `labels: separate`, the mineral class's index of each class.
+        blocks: the number of features in each block; every block has the same weight.
+        penalty: is added to the kernel's diagonal, which is 1. One for all photos, or one per photo, shape (photos,):
+            half the penalty gives a photo twice the weight.
+        parents: for `labels: separate`, the index of the mineral class of each class.
+        max_photos: the largest number of photos for which a kernel matrix is made.
 
-    Returns:
-        A model from features of shape (batch, features) to probabilities of shape (batch, classes), its leave-one-out
-        `loss` and `accuracy`, and the leave-one-out probabilities themselves, shape (photos, classes).
-
-    Raises:
-        ModelError: more photos than a kernel matrix is made for.
+    Attributes:
+        mean_: of the training features, float32 (features,).
+        variance_: of the training features, float32 (features,).
+        components_: from standardised features to principal components, float32 (features, components).
+        support_: the training photos in these components, float32 (photos, components).
+        gems_: the regressions of the classes.
+        mineral_classes_: the regressions of the mineral classes, for `labels: separate`, else None.
+        loo_probs_: the probabilities of each training photo when it is left out, shape (photos, classes).
     """
-    if len(features) > MAX_PHOTOS:
-        raise ModelError(
-            f"{len(features)} photos are too many for model.fusion.head: kernel, whose time grows with their cube; "
-            f"from {MAX_PHOTOS} on set it to softmax"
-        )
-    known, x = standardised(params, features)
-    starts = np.cumsum([0, *blocks]).tolist()
-    parts = [x[:, start:end] for start, end in pairwise(starts)]
-    x = ops.concatenate([layers.UnitNormalization()(part) for part in parts], axis=-1) / len(blocks) ** 0.5
-    describe = keras.Model(known, x)
-    described = np.asarray(describe(features))
-    photos = len(described)
-    first = max(0, photos - params.components)
-    values, vectors = eigh(described @ described.T, subset_by_index=[first, photos - 1])
-    kept = values > 1e-5 * values[-1]
-    lengths, vectors = np.sqrt(values[kept]), vectors[:, kept]
-    components, support = described.T @ (vectors / lengths), vectors * lengths
 
-    alike = (1 + (support @ support.T).astype(np.float64)) / 2
-    penalties = np.broadcast_to(penalty, photos)
-    if params.labels == "all":
-        found, left_out = _regression(params, alike, penalties, labels, [np.arange(classes)])
-    else:
-        primary, mineral_classes = np.asarray(parents)[labels], np.arange(max(parents) + 1)
-        groups = [np.flatnonzero(np.equal(parents, group)) for group in mineral_classes]
-        of_classes, class_left_out = _regression(params, alike, penalties, primary, [mineral_classes])
-        found, left_out = _regression(params, alike, penalties, labels, groups)
-        left_out = left_out * class_left_out[:, parents]
+    def __init__(
+        self,
+        params: FusionParams,
+        *,
+        classes: int,
+        blocks: Sequence[int],
+        penalty: float | np.ndarray,
+        parents: Sequence[int] = (),
+        max_photos: int = MAX_PHOTOS,
+    ) -> None:
+        self.params, self.classes, self.blocks = params, classes, list(blocks)
+        self.penalty, self.parents, self.max_photos = penalty, np.asarray(parents, int), max_photos
+        self.mineral_classes_: RidgeFit | None = None
 
-    # Names that a reader of the summary understands: the projection, similarity to each training photo, score a gem.
-    x = layers.Dense(components.shape[1], use_bias=False, name="components")(x)
-    x = layers.Dense(photos, use_bias=False, name="photos")(x)
-    similar = [ops.power((1 + x) / 2, degree) for degree in params.degree]
-    fitted = {"components": components, "photos": support.T}
-    x = _scored(similar, found, "gem", fitted)
-    if params.labels == "all":
-        x = layers.Softmax(name="calibrated")(x)
-    else:
-        told = layers.Softmax()(_scored(similar, of_classes, "mineral_class", fitted))
-        x = JointProbability(parents=parents, name="calibrated")([told, x])
-    model = keras.Model(known, x, name="head")
-    for name, weights in fitted.items():
-        model.get_layer(name).set_weights([weights])
-    figures = {
-        "loss": float(log_loss(labels, left_out, labels=range(classes))),
-        "accuracy": float((left_out.argmax(axis=1) == labels).mean()),
-    }
-    return model, figures, left_out
+    def fit(self, features: np.ndarray, labels: np.ndarray) -> "KernelRidge":
+        """Fits the regressions.
+
+        Args:
+            features: the training features, float32 (photos, features).
+            labels: class indices, shape (photos,).
+
+        Returns:
+            This estimator.
+
+        Raises:
+            ModelError: there are more photos than a kernel matrix is made for.
+        """
+        photos = len(features)
+        if photos > self.max_photos:
+            raise ModelError(
+                f"{photos} photos are too many for model.fusion.head: kernel, whose time grows with their cube; "
+                f"above {self.max_photos} set it to softmax"
+            )
+        self.mean_, self.variance_ = features.mean(axis=0), features.var(axis=0)
+        x = self._normalised(features)
+        first = max(0, photos - self.params.components)
+        values, vectors = eigh(x @ x.T, subset_by_index=[first, photos - 1])
+        kept = values > SMALLEST_EIGENVALUE * values[-1]
+        lengths, vectors = np.sqrt(values[kept]), vectors[:, kept]
+        self.components_, self.support_ = x.T @ (vectors / lengths), vectors * lengths
+
+        kernel = (1 + (self.support_ @ self.support_.T).astype(np.float64)) / 2
+        penalties = np.broadcast_to(self.penalty, photos)
+        if self.params.labels == "all":
+            self.gems_ = fit_ridges(self.params, kernel, penalties, labels, [np.arange(self.classes)])
+            self.loo_probs_ = self.gems_.loo_probs
+            return self
+        mineral_classes = np.arange(self.parents.max() + 1)
+        groups = [np.flatnonzero(self.parents == mineral_class) for mineral_class in mineral_classes]
+        self.mineral_classes_ = fit_ridges(self.params, kernel, penalties, self.parents[labels], [mineral_classes])
+        self.gems_ = fit_ridges(self.params, kernel, penalties, labels, groups)
+        self.loo_probs_ = self.gems_.loo_probs * self.mineral_classes_.loo_probs[:, self.parents]
+        return self
+
+    def predict_proba(self, features: np.ndarray) -> np.ndarray:
+        """Returns the probabilities of photos, float64 (photos, classes), from their features, float32."""
+        similarity = (1 + (self._normalised(features) @ self.components_) @ self.support_.T) / 2
+        kernels = [similarity**degree for degree in self.params.degree]
+        scores = self.gems_.scores(kernels)
+        if self.mineral_classes_ is None:
+            return np.asarray(softmax(scores, axis=1))
+        groups = [np.flatnonzero(self.parents == parent) for parent in range(self.parents.max() + 1)]
+        parent_probs = softmax(self.mineral_classes_.scores(kernels), axis=1)
+        return grouped_softmax(scores, groups) * parent_probs[:, self.parents]
+
+    def _normalised(self, features: np.ndarray) -> np.ndarray:
+        """Returns standardised and clipped features, each block of length 1 / sqrt(blocks), float32."""
+        std = np.maximum(np.sqrt(self.variance_), np.float32(STANDARDISE_EPS))
+        x = np.clip((features - self.mean_) / std, -self.params.clip, self.params.clip)
+        for start, end in pairwise(np.cumsum([0, *self.blocks])):
+            block = x[:, start:end]
+            length = np.sqrt(np.maximum(np.square(block).sum(axis=1, keepdims=True), 1e-12))
+            block /= length * np.float32(len(self.blocks) ** 0.5)
+        return x
 
 
-def _regression(
-    params: FusionParams,
-    alike: np.ndarray,
-    penalties: np.ndarray,
-    labels: np.ndarray,
-    groups: Sequence[np.ndarray],
-) -> tuple[KernelRidgeFit, np.ndarray]:
-    """Returns what is fitted to each group's photos, and its probabilities of each photo, left out in turn."""
-    coefficients, scales, scaled = [], [], []
+def fit_ridges(
+    params: FusionParams, kernel: np.ndarray, penalties: np.ndarray, labels: np.ndarray, groups: Sequence[np.ndarray]
+) -> RidgeFit:
+    """Fits one calibrated regression per degree, and the stacker of their scores.
+
+    Args:
+        params: `degree` and `stacking_penalty`.
+        kernel: the kernel of degree 1, float64 (photos, photos).
+        penalties: shape (photos,).
+        labels: class indices, shape (photos,).
+        groups: indices of the classes among which the probabilities sum to 1. Each group is fitted to its own photos.
+            Only a single group is stacked.
+    """
+    dual_coefs, arcsinh_scales, scaled = [], [], []
     for degree in params.degree:
-        found, scores = _ridges(alike**degree, penalties, labels, groups)
-        outer, inner = fit_arcsinh_scale(scores, labels, groups)
-        coefficients.append(found)
-        scales.append((outer, inner))
-        scaled.append(outer * np.arcsinh(inner * scores))
-    known = np.concatenate(scaled, axis=1)
-    classes, photos = scaled[0].shape[1], np.arange(len(labels))
+        dual_coef, loo_scores = _grouped_ridge(kernel**degree, penalties, labels, groups)
+        a, b = fit_arcsinh_scale(loo_scores, labels, groups)
+        dual_coefs.append(dual_coef)
+        arcsinh_scales.append((a, b))
+        scaled.append(a * np.arcsinh(b * loo_scores))
+    scores = np.concatenate(scaled, axis=1)
+    classes = scaled[0].shape[1]
     mean = np.tile(np.eye(classes) / len(scaled), (len(scaled), 1))
     if len(groups) > 1 or not params.stacking_penalty:
-        return KernelRidgeFit(coefficients, scales, mean), _shares(known @ mean, groups)
-    learnt, left_out = fit_stacker(known, labels, mean, params.stacking_penalty), np.zeros((len(labels), classes))
-    for fold in range(FOLDS):  # photos lie class by class: each fifth one makes folds that are alike
-        part = photos % FOLDS == fold
-        of_rest = fit_stacker(known[~part], labels[~part], mean, params.stacking_penalty)
-        left_out[part] = softmax(known[part] @ of_rest, axis=1)
-    return KernelRidgeFit(coefficients, scales, learnt), left_out
+        return RidgeFit(dual_coefs, arcsinh_scales, mean, grouped_softmax(scores @ mean, groups))
+    loo_probs = np.zeros((len(labels), classes))
+    folds = np.arange(len(labels)) % STACKING_FOLDS  # photos are sorted by class, so every fold has all classes
+    for fold in range(STACKING_FOLDS):
+        inside = folds == fold
+        stacker = fit_stacker(scores[~inside], labels[~inside], mean, params.stacking_penalty)
+        loo_probs[inside] = softmax(scores[inside] @ stacker, axis=1)
+    stacker = fit_stacker(scores, labels, mean, params.stacking_penalty)
+    return RidgeFit(dual_coefs, arcsinh_scales, stacker, loo_probs)
 
 
 def fit_stacker(scores: np.ndarray, labels: np.ndarray, mean: np.ndarray, penalty: float) -> np.ndarray:
-    """Returns the weights W of softmax regression, softmax(scores @ W), drawn to those of no confusion.
+    """Returns the weights W of softmax regression, softmax(scores @ W), regularised towards given weights.
 
-    Stacked generalisation (Wolpert, Neural Networks 5, 1992) of the leave-one-out scores.
+    It is stacked generalisation (Wolpert, Neural Networks 5, 1992) of leave-one-out scores.
 
     Args:
-        scores: of photos that they do not know, shape (photos, scores).
+        scores: of photos that were left out, shape (photos, scores).
         labels: class indices, shape (photos,).
-        mean: the weights that it is drawn to, shape (scores, classes).
-        penalty: W minimises the photos' summed log loss + penalty / 2 * the summed squares of W - mean.
+        mean: the weights towards which W is regularised, shape (scores, classes).
+        penalty: W minimises the summed log loss of the photos + penalty / 2 * the summed squares of W - mean.
     """
     one_hot = np.eye(mean.shape[1])[labels]
 
     def loss(flat: np.ndarray) -> tuple[float, np.ndarray]:
-        away = flat.reshape(mean.shape) - mean
-        logs = log_softmax(scores @ flat.reshape(mean.shape), axis=1)
-        slope = scores.T @ (np.exp(logs) - one_hot) + penalty * away
-        return float(penalty / 2 * (away**2).sum() - (one_hot * logs).sum()), slope.ravel()
+        difference = flat.reshape(mean.shape) - mean
+        log_probs = log_softmax(scores @ flat.reshape(mean.shape), axis=1)
+        gradient = scores.T @ (np.exp(log_probs) - one_hot) + penalty * difference
+        return float(penalty / 2 * (difference**2).sum() - (one_hot * log_probs).sum()), gradient.ravel()
 
-    with threadpool_limits(1):  # on a busy machine the threads of so small products wait for each other: 8 s, not 0.4
+    with threadpool_limits(1):  # on a busy machine the threads of such small products wait for each other: 8 s, not 0.4
         best = minimize(loss, mean.ravel(), jac=True, method="L-BFGS-B", options={"maxiter": 200})
     return best.x.reshape(mean.shape)
 
 
-def _ridge(
-    kernel: np.ndarray, penalties: np.ndarray, labels: np.ndarray, classes: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the coefficients of kernel ridge regression and its leave-one-out scores, both (photos, classes)."""
-    factor = cho_factor(kernel + np.diag(penalties))
-    targets = np.eye(classes)[labels] - 1 / classes
-    coefficients = cho_solve(factor, targets)
-    inverse, _ = dpotri(*factor)  # one triangle of it
-    return coefficients, targets - coefficients / np.diag(inverse)[:, None]
-
-
-def _ridges(
-    kernel: np.ndarray, penalties: np.ndarray, labels: np.ndarray, groups: Sequence[np.ndarray]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the same of one regression a group of classes, each on the photos of its own classes alone."""
-    coefficients = np.zeros((len(labels), sum(map(len, groups))))
-    parts = []
-    for group in groups:
-        rows = np.flatnonzero(np.isin(labels, group))
-        some = np.ix_(rows, group)
-        found = _ridge(kernel[np.ix_(rows, rows)], penalties[rows], np.searchsorted(group, labels[rows]), len(group))
-        coefficients[some] = found[0]
-        parts.append((some, found[1]))
-    scores = kernel @ coefficients  # a photo of another group was not learnt from: leaving it out changes nothing
-    for some, left_out in parts:
-        scores[some] = left_out
-    return coefficients, scores
-
-
 def fit_arcsinh_scale(scores: np.ndarray, labels: np.ndarray, groups: Sequence[np.ndarray]) -> tuple[float, float]:
-    """Returns the a and b of `probabilities` that minimise the log loss of photos whose labels the scores do not know.
+    """Returns the a and b for which softmax(a * arcsinh(b * score)) has the least log loss.
 
     Args:
-        scores: of kernel ridge regression, shape (photos, classes).
+        scores: leave-one-out scores of kernel ridge regression, shape (photos, classes).
         labels: class indices, shape (photos,).
         groups: indices of the classes among which the probabilities sum to 1.
     """
 
     def loss(logs: np.ndarray) -> float:
-        right = probabilities(scores, np.exp(logs[0]), np.exp(logs[1]), groups)[np.arange(len(labels)), labels]
-        return float(-np.log(np.maximum(right, 1e-15)).mean())
+        a, b = np.exp(logs)
+        probs = grouped_softmax(a * np.arcsinh(b * scores), groups)[np.arange(len(labels)), labels]
+        return float(-np.log(np.maximum(probs, 1e-15)).mean())
 
     best = minimize(loss, [1.0, 2.5], method="Nelder-Mead", bounds=[(-5, 5)] * 2, options={"maxiter": 60})
-    outer, inner = np.exp(best.x).tolist()
-    return outer, inner
+    a, b = np.exp(best.x).tolist()
+    return a, b
 
 
-def probabilities(scores: np.ndarray, outer: float, inner: float, groups: Sequence[np.ndarray]) -> np.ndarray:
-    """Returns softmax(a * arcsinh(b * score)) over each group of classes, shape (photos, classes)."""
-    return _shares(outer * np.arcsinh(inner * scores), groups)
-
-
-def _shares(scaled: np.ndarray, groups: Sequence[np.ndarray]) -> np.ndarray:
+def grouped_softmax(scores: np.ndarray, groups: Sequence[np.ndarray]) -> np.ndarray:
+    """Returns the softmax over each group of classes, shape (photos, classes); changes the scores in place."""
     for group in groups:
-        scaled[:, group] = softmax(scaled[:, group], axis=1)
-    return scaled
+        scores[:, group] = softmax(scores[:, group], axis=1)
+    return scores
 
 
-def _scored(
-    similar: Sequence[keras.KerasTensor], found: KernelRidgeFit, name: str, fitted: dict[str, np.ndarray]
-) -> keras.KerasTensor:
-    """Adds the layers from similarity of each degree to a score a class, and their weights to `fitted`."""
-    classes, parts = found.stacker.shape[1], []
-    for number, (x, coefficients, (outer, inner)) in enumerate(
-        zip(similar, found.coefficients, found.scales, strict=True)
-    ):
-        layer = layers.Dense(classes, use_bias=False, name=f"{name}_{number}")
-        parts.append(_scaled(layer(x), outer, inner))
-        fitted[layer.name] = coefficients
-    fitted[name] = found.stacker
-    return layers.Dense(classes, use_bias=False, name=name)(layers.Concatenate()(parts))
+def _ridge(
+    kernel: np.ndarray, penalties: np.ndarray, labels: np.ndarray, classes: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the dual coefficients and the leave-one-out scores, both (photos, classes)."""
+    factor = cho_factor(kernel + np.diag(penalties))
+    targets = np.eye(classes)[labels] - 1 / classes
+    dual_coef = cho_solve(factor, targets)
+    inverse, _ = dpotri(*factor)  # one triangle of it
+    return dual_coef, targets - dual_coef / np.diag(inverse)[:, None]
 
 
-def _scaled(x: keras.KerasTensor, outer: float, inner: float) -> keras.KerasTensor:
-    x = layers.Rescaling(inner)(x)
-    x = ops.sign(x) * ops.log(ops.abs(x) + ops.sqrt(ops.square(x) + 1))  # arcsinh, which LiteRT lacks
-    return layers.Rescaling(outer)(x)
+def _grouped_ridge(
+    kernel: np.ndarray, penalties: np.ndarray, labels: np.ndarray, groups: Sequence[np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the same for one regression per group of classes, each fitted to the photos of its own classes."""
+    dual_coef = np.zeros((len(labels), sum(map(len, groups))))
+    loo_scores_by_group = []
+    for group in groups:
+        rows = np.flatnonzero(np.isin(labels, group))
+        block = np.ix_(rows, group)
+        group_labels = np.searchsorted(group, labels[rows])
+        dual_coef[block], loo_scores = _ridge(kernel[np.ix_(rows, rows)], penalties[rows], group_labels, len(group))
+        loo_scores_by_group.append((block, loo_scores))
+    scores = kernel @ dual_coef  # leaving out a photo of another group changes nothing
+    for block, loo_scores in loo_scores_by_group:
+        scores[block] = loo_scores
+    return dual_coef, scores

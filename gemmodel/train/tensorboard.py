@@ -1,4 +1,4 @@
-"""What TensorBoard shows of a training: scalars, weight histograms, a confusion image an epoch, hyper-parameters."""
+"""TensorBoard's event files: scalars, weight histograms, one confusion matrix per epoch, hyperparameters."""
 
 import io
 import shutil
@@ -20,10 +20,10 @@ DPI = 80  # of the confusion image: 87 classes are 2,000 pixels wide
 
 
 def check() -> None:
-    """Refuses to go on without the package.
+    """Checks that the package is installed.
 
     Raises:
-        ParameterError: tensorboard is not installed.
+        ParameterError: it is not.
     """
     if not find_spec("tensorboard"):
         raise ParameterError(
@@ -32,20 +32,20 @@ def check() -> None:
 
 
 def callbacks(
-    folder: Path, sections: Mapping[str, Any], val: tf.data.Dataset, classes: Sequence[str], *, anew: bool
+    folder: Path, sections: Mapping[str, Any], val: tf.data.Dataset, classes: Sequence[str], *, overwrite: bool
 ) -> list[keras.callbacks.Callback]:
-    """Returns the callbacks that write event files as a network learns.
+    """Returns the callbacks that write the event files of a training.
 
     Args:
         folder: of this training.
-        sections: of the parameters, by name: the row of this training in the table of hyper-parameters.
-        val: batches of the validation part, of which the confusion image tells.
-        classes: the names.
-        anew: removes what an earlier training wrote there.
+        sections: of the parameters, by name; they are this training's row in the table of hyperparameters.
+        val: batches of the validation part, for the confusion matrix.
+        classes: the class names in the order of their indices.
+        overwrite: removes the event files of an earlier training.
     """
     from tensorboard.plugins.hparams import api
 
-    if anew:
+    if overwrite:
         shutil.rmtree(folder, ignore_errors=True)
     hyper = {f"{name}.{key}": value for name, section in sections.items() for key, value in asdict(section).items()}
     plain = {name: value if isinstance(value, bool | int | float) else str(value) for name, value in hyper.items()}
@@ -73,9 +73,9 @@ class ConfusionImage(keras.callbacks.Callback):
         predicted = self.model.predict(self.val, verbose=0).argmax(axis=1)
         matrix = confusion_matrix(actual, predicted, labels=range(len(self.classes)))
         figure = plots.confusion_heatmap(matrix, self.classes)
-        figure.axes[0].set_title(f"{np.trace(matrix)} of {matrix.sum()} validation photos right")
-        picture = io.BytesIO()
-        figure.savefig(picture, format="png", dpi=DPI)
+        figure.axes[0].set_title(f"{np.trace(matrix)} of {matrix.sum()} validation photos correct")
+        png = io.BytesIO()
+        figure.savefig(png, format="png", dpi=DPI)
         with self.writer.as_default():
-            tf.summary.image("confusion", tf.image.decode_png(picture.getvalue())[tf.newaxis], step=epoch)
+            tf.summary.image("confusion", tf.image.decode_png(png.getvalue())[tf.newaxis], step=epoch)
         self.writer.flush()

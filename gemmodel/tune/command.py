@@ -106,6 +106,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     from gemmodel import devices
     from gemmodel.tracking import runs
+    from gemmodel.train.context import TrainingContext
     from gemmodel.tune import search
 
     device = devices.prepare(settings.base, device=settings.train.device)
@@ -121,16 +122,12 @@ def run(arguments: argparse.Namespace) -> None:
         heartbeat=arguments.heartbeat,
         data=data_digest(inputs),
         code=hashing.code_digest()[:16],
-        places={
-            "split": arguments.split,
-            "augmented": arguments.augmented,
-            "features": arguments.features,
-            "hierarchy": files.read_json(arguments.hierarchy),
-            "backup": arguments.backup,
-            "logs": runs.project_root() / "logs",
-        },
+        context=TrainingContext(
+            settings, arguments.split, arguments.augmented, arguments.features, files.read_json(arguments.hierarchy),
+            checkpoints=arguments.backup, logs=runs.project_root() / "logs",
+        ),
         log=lambda line: print(line, flush=True),
-    )
+    )  # fmt: skip
     study = searching.load(create=not arguments.show)
     if not arguments.show:
         print(f"tune: {settings.model.name} on {device}, study {searching.name}", flush=True)

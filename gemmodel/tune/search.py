@@ -30,7 +30,9 @@ from optuna.trial import TrialState
 from gemmodel.core import params
 from gemmodel.core.errors import GemmodelError, ParameterError, TrackingError
 from gemmodel.tracking import runs
-from gemmodel.train import fit, train
+from gemmodel.train import fit
+from gemmodel.train.context import TrainingContext
+from gemmodel.train.train import train_model
 from gemmodel.tune import mlflow_log, spaces, studies
 from gemmodel.tune.studies import CHANGES, CONFIG, IDENTITY, REASON, STD, VALUES, study_errors, study_lock
 
@@ -59,7 +61,7 @@ class Search:
         heartbeat: seconds between heartbeats; a trial that misses three is queued again.
         data: a hash of the files that the trials train on.
         code: a hash of the code.
-        places: folders and files, as `train_model` takes them.
+        context: of each training, but for its parameters, checkpoints and `on_epoch`.
         log: called with one line per finished trial.
     """
 
@@ -74,7 +76,7 @@ class Search:
     heartbeat: int
     data: str
     code: str
-    places: Mapping[str, Any]
+    context: TrainingContext
     log: Callable[[str], None] = print
 
     def config(self) -> dict[str, str]:
@@ -210,14 +212,14 @@ class Search:
             "augment": asdict(settings.augment),
         }
         logged |= {"model_name": settings.model.name, "model": asdict(getattr(settings.model, settings.model.name))}
-        backup = Path(self.places["backup"]) / "tune" / f"{study.user_attrs[IDENTITY]}-{number}"
+        checkpoints = self.context.checkpoints / "tune" / f"{study.user_attrs[IDENTITY]}-{number}"
         start, failure = time.monotonic(), None
         try:
             with mlflow_log.trial_run(parent, number, logged):
                 values = list(trial.user_attrs.get(VALUES, []))
                 try:
                     for repeat in range(len(values), self.repeats):
-                        values.append(self._train(trial, settings, repeat, backup))
+                        values.append(self._train(trial, settings, repeat, checkpoints))
                         trial.set_user_attr(VALUES, values)
                     mean, std = statistics.fmean(values), {}
                     if self.repeats > 1:
@@ -233,7 +235,7 @@ class Search:
         except (KeyboardInterrupt, TrackingError):
             RetryHeartbeatStaleTrialCallback()(study, study.trials[trial.number])
             raise
-        shutil.rmtree(backup, ignore_errors=True)
+        shutil.rmtree(checkpoints, ignore_errors=True)
         finished, total = studies.progress(study)
         tried = ", ".join(f"{key} {spaces.to_cli(value)}" for key, value in changes.items())
         self.log(f"{finished + 1} of {total}: trial {number}: {outcome}; {tried}; {time.monotonic() - start:.0f} s")
@@ -241,7 +243,7 @@ class Search:
             raise failure
         return mean
 
-    def _train(self, trial: optuna.Trial, settings: params.Params, repeat: int, backup: Path) -> float:
+    def _train(self, trial: optuna.Trial, settings: params.Params, repeat: int, checkpoints: Path) -> float:
         """Trains once, with the seed of a repeat; returns the metric of the epoch that is kept."""
         base = replace(settings.base, seed=settings.base.seed + repeat)
         prefix = f"seed_{base.seed}/" if self.repeats > 1 else ""
@@ -258,10 +260,11 @@ class Search:
         keras.utils.set_random_seed(base.seed)
         try:
             with open(os.devnull, "w") as devnull, redirect_stdout(devnull):
-                fitted = train.train_model(
-                    settings.model, settings.train, settings.augment, settings.embed,
-                    base=base, on_epoch=on_epoch, **{**self.places, "backup": backup},
-                )  # fmt: skip
+                result = train_model(
+                    replace(
+                        self.context, params=replace(settings, base=base), checkpoints=checkpoints, on_epoch=on_epoch
+                    )
+                )
         except (OptunaError, TrackingError):
             raise
         except Exception as error:  # a network that does not fit its photos, or no memory
@@ -270,7 +273,7 @@ class Search:
             raise TrialError(reason[:200]) from error
         finally:
             keras.config.set_dtype_policy("float32")
-        value = float(fit.summary(fitted.history, fitted.chosen_by)[f"best_{self.metric}"])
+        value = float(fit.summary(result.history, result.selection_metric)[f"best_{self.metric}"])
         if math.isnan(value):
             raise TrialError(f"{self.metric} is not a number")
         return value

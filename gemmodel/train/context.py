@@ -1,0 +1,38 @@
+"""What every training is given: parameters, data, and where its state and logs go."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import tensorflow as tf
+
+from gemmodel.core.params import Params
+
+OnEpoch = Callable[[int, Mapping[str, float]], None]
+
+
+@dataclass(frozen=True)
+class TrainingContext:
+    """What a training is given, whatever the architecture.
+
+    Attributes:
+        params: the sections `base`, `model`, `train`, `augment` and `embed` are used.
+        split: holds `train` and `val`, one folder per class each.
+        augmented: holds the copies on disk, one folder per class.
+        features: holds `train.npz` and `val.npz`, from which `fusion` is trained.
+        hierarchy: the mineral class of each gem.
+        checkpoints: a folder for the state of unfinished trainings.
+        logs: a folder for TensorBoard's event files.
+        on_epoch: called after each epoch with its index, from 0, and its metrics.
+        strategy: distributes networks over devices; None: one device.
+    """
+
+    params: Params
+    split: Path
+    augmented: Path
+    features: Path
+    hierarchy: Mapping[str, str]
+    checkpoints: Path
+    logs: Path = Path("logs")
+    on_epoch: OnEpoch | None = None
+    strategy: tf.distribute.Strategy | None = None

@@ -1,0 +1,137 @@
+"""Training of networks on pixels: `cnn`, `residual` and `transfer`."""
+
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from functools import partial
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from gemmodel.core import hashing
+from gemmodel.core.errors import ParameterError
+from gemmodel.core.params import CnnParams, ResidualParams, TrainParams, TransferParams
+from gemmodel.devices import precision
+from gemmodel.train import batches, cnn, distribution, residual, tensorboard, transfer
+from gemmodel.train.context import OnEpoch, TrainingContext
+from gemmodel.train.fit import History, TrainingResult, fit, held_out_predictions
+
+NetworkParams = CnnParams | ResidualParams | TransferParams
+NETWORKS: dict[str, Callable[..., keras.Model]] = {
+    "cnn": cnn.cnn,
+    "residual": residual.residual,
+    "transfer": transfer.transfer,
+}
+
+
+def train_network(context: TrainingContext) -> TrainingResult:
+    """Fits a network to pixels; with `train.resume` a killed training of the same settings and photos is resumed.
+
+    Transfer learning has two phases: first the head only, then also the backbone's last layers. The better one is kept.
+    TensorBoard's event files go to a folder of the context's `logs` that is named by the training's key.
+
+    Args:
+        context: parameters, data and folders. On several hosts each calls this, and only the chief writes.
+
+    Returns:
+        The float32 model from pixels to probabilities, its metrics by epoch, and its predictions for validation photos.
+
+    Raises:
+        ParameterError: TensorBoard is requested but not installed, or for several hosts.
+        DataError: the hosts have different settings, photos or code.
+    """
+    params = context.params
+    base, train = params.base, params.train
+    model: NetworkParams = getattr(params.model, params.model.name)
+    strategy = context.strategy or tf.distribute.get_strategy()
+    if train.tensorboard:
+        tensorboard.check()
+        if distribution.hosts(strategy) > 1:
+            raise ParameterError("train.tensorboard is for one host; set it to false, MLflow shows the same metrics")
+    data = batches.batches(
+        train,
+        params.augment,
+        base=base,
+        split=context.split,
+        augmentation_source=model.augmentation,
+        augmented=context.augmented,
+    )
+    key = hashing.run_key([base, model, train, params.augment], data.paths)
+    distribution.check_same_key(strategy, key)
+    checkpoints = context.checkpoints / key
+
+    build = partial(NETWORKS[params.model.name], model, image_size=base.image_size, classes=len(data.classes))
+    keras.config.set_dtype_policy(_policy(model, train))
+    network = distribution.build(strategy, build)
+    best_loss, history = np.inf, History()
+    for i, (phase, trainable_from) in enumerate(_phases(model, train)):
+        if trainable_from:
+            transfer.freeze(network, below=trainable_from)
+        initial_weights = network.get_weights()
+        checkpoint = checkpoints / f"{i}.pickle" if train.resume else None
+        callbacks = [data.reseed]
+        if train.tensorboard:
+            callbacks += tensorboard.callbacks(
+                context.logs / key / str(i),
+                {"base": base, "model": model, "train": phase, "augment": params.augment},
+                data.val,
+                data.classes,
+                overwrite=not (checkpoint and checkpoint.exists()),
+            )
+        metrics = fit(
+            network,
+            data.mixup(data.train),
+            data.val,
+            phase,
+            labels=data.labels,
+            on_epoch=_offset(context.on_epoch, len(history.get("loss", []))),
+            callbacks=callbacks,
+            checkpoint=checkpoint,
+        )
+        history = {name: history.get(name, []) + values for name, values in metrics.items()}
+        if min(metrics["val_loss"]) < best_loss:
+            best_loss = min(metrics["val_loss"])
+        else:
+            network.set_weights(initial_weights)
+    keras.config.set_dtype_policy("float32")  # mixed precision is for training: the saved model runs anywhere
+    trained = build()
+    trained.set_weights(network.get_weights())
+    if distribution.is_chief(strategy):
+        shutil.rmtree(checkpoints, ignore_errors=True)
+    held_out = held_out_predictions(
+        trained,
+        train_inputs=data.train_plain,
+        train_labels=data.train_plain_labels,
+        train_files=data.files,
+        val_inputs=data.val,
+        val_labels=data.val_labels,
+    )
+    return TrainingResult(trained, data.classes, history, held_out)
+
+
+def _offset(on_epoch: OnEpoch | None, epochs: int) -> OnEpoch | None:
+    """Returns a callback whose epochs count from those of earlier phases."""
+    if on_epoch is None:
+        return None
+
+    def report(epoch: int, metrics: Mapping[str, float]) -> None:
+        on_epoch(epochs + epoch, metrics)
+
+    return report
+
+
+def _phases(model: NetworkParams, params: TrainParams) -> Iterator[tuple[TrainParams, str | None]]:
+    """Yields the parameters of each phase, and the first layer that is trained in it; None: all layers."""
+    if not isinstance(model, TransferParams):
+        yield params, None
+        return
+    yield params, "pooled"
+    if model.unfreeze != "none":
+        yield replace(params, learning_rate=model.learning_rate), model.unfreeze
+
+
+def _policy(model: NetworkParams, params: TrainParams) -> str:
+    """Returns the dtype policy; most backbones have depth-wise convolutions, which mixed precision slows down."""
+    automatic = isinstance(model, TransferParams) and params.precision == "auto"
+    return "float32" if automatic else precision(params.precision)
