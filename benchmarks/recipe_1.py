@@ -9,7 +9,7 @@ python benchmarks/recipe_1.py [--split data/split]
    convolutions run near the processor's peak on both sides. So two cores gain 1.3 times in float32, 2 times where
    bfloat16 is faster, and more only on a GPU.
 2. Time to 70 % accuracy on real photos: `fusion`, from photos to fitted classifier, against the CNN's published 70
-   epochs at 220 pixels, at the measured time per epoch of "legacy". The CNN counts as 70 % accurate, although it is not.
+   epochs at 220 pixels, at the time per epoch of "legacy". The CNN counts as 70 % accurate, although it is not.
 
 Expected on two cores with AVX512-bf16: 2.1 times the images a second (target: 3), and 76 times less time to 70 %. It
 takes some ten minutes, after `dvc repro` on real photos.
