@@ -73,13 +73,10 @@ def closure(stage: str) -> frozenset[str]:
 
 @cache
 def templates(stage: str) -> frozenset[str]:
-    """The templates that a stage renders: those beside a module of the same name, and those that they name."""
+    """The templates that a stage renders: those beside a module of the same name, and those that they extend."""
     used = {template for template in TEMPLATES if template.rpartition(".")[0] + ".py" in closure(stage)}
-    for template in TEMPLATES - used:
-        name = Path(template).name
-        if any(f'"{name}"' in read(user) or f"'{name}'" in read(user) for user in closure(stage) | used):
-            used.add(template)
-    return frozenset(used)
+    named = re.findall(r'{% (?:extends|include|import) "(.+?)"', "".join(map(read, sorted(used))))
+    return frozenset(used | {f"gemmodel/{name}" for name in named})
 
 
 def code_deps(stage: str) -> list[str]:
