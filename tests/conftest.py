@@ -2,7 +2,6 @@
 
 import copy
 import os
-import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -79,17 +78,6 @@ def draw() -> Callable[..., Image.Image]:
         return small.resize(size, Image.Resampling.BICUBIC)
 
     return picture
-
-
-@pytest.fixture(scope="session")
-def stage_options() -> Callable[[str], list[str]]:
-    """Return the options that dvc.yaml gives a stage."""
-
-    def options(stage: str) -> list[str]:
-        stages = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
-        return shlex.split(stages[stage]["cmd"])[3:]
-
-    return options
 
 
 @pytest.fixture(scope="session")

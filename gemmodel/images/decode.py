@@ -138,29 +138,3 @@ def load(file: Path | IO[bytes], size: int) -> np.ndarray:
 def pixels(image: Image.Image, size: int) -> np.ndarray:
     """Returns an image from `read` as `load` would return it: uint8 array of shape (size, size, 3)."""
     return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC, reducing_gap=3.0))
-
-
-class Header(NamedTuple):
-    """What the first bytes of a photo say: Pillow's name of its format, and its size in pixels as stored."""
-
-    format: str
-    width: int
-    height: int
-
-
-def header(file: Path | IO[bytes], *, max_pixels: int = MAX_PIXELS) -> Header:
-    """Reads a photo's header, without its pixels.
-
-    Raises:
-        DataError: the file is not an image, or has more than `max_pixels` pixels.
-    """
-    try:
-        with Image.open(file, formats=decode.FORMATS) as image:
-            found = Header(str(image.format), image.width, image.height)
-    except Image.DecompressionBombError:
-        raise DataError(f"more pixels than the {max_pixels} of a photo") from None
-    except Exception:  # decoders of damaged files raise many types
-        raise DataError("not an image") from None
-    if found.width * found.height > max_pixels:
-        raise DataError(f"more pixels than the {max_pixels} of a photo")
-    return found

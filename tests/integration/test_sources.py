@@ -11,11 +11,13 @@ import pytest
 from loopback import content
 from PIL import Image
 
+from tests.conftest import stage_options
+
 Crawl = Callable[[], subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture
-def crawl(tmp_path: Path, run: Any, stage_options: Any) -> Crawl:
+def crawl(tmp_path: Path, run: Any) -> Crawl:
     """Run the crawl stage in the test's folder as dvc.yaml does."""
     return lambda: run("-m", "stages.crawl", *stage_options("crawl"), cwd=tmp_path)
 
