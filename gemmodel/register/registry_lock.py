@@ -13,6 +13,7 @@ from gemmodel.core.errors import TrackingError
 from gemmodel.tracking import runs
 
 HEARTBEAT_S = 5.0  # seconds between two heartbeats of a ticket's owner
+HEARTBEAT_TAG = "beat"  # as in version 0.1, which may share the registry
 LOCK_TIMEOUT_S = 60.0  # seconds without a heartbeat after which the owner counts as dead
 
 
@@ -47,7 +48,7 @@ def registry_lock(name: str, run_id: str | None) -> Iterator[Callable[[], None]]
     def send_heartbeats() -> None:
         for beat in itertools.count():
             with suppress(Exception):  # the server may answer the next one
-                client.set_model_version_tag(queue, ticket, "heartbeat", str(beat))
+                client.set_model_version_tag(queue, ticket, HEARTBEAT_TAG, str(beat))
             if done.wait(HEARTBEAT_S):
                 return
 
@@ -76,7 +77,7 @@ def _wait(client: mlflow.MlflowClient, queue: str, ticket: int) -> None:
         first = min(tickets, default=ticket)
         if first >= ticket:
             return
-        state = (first, tickets[first].tags.get("heartbeat"))
+        state = (first, tickets[first].tags.get(HEARTBEAT_TAG))
         if state != last:
             if last is None:
                 print(f"{queue}: waits for another process that registers or promotes")
