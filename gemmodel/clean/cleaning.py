@@ -111,7 +111,7 @@ def decide(photos: Sequence[Photo], params: CleanParams) -> list[Decision]:
     """Decides for every photo whether it is kept.
 
     Of each group of duplicates the photo with most pixels is kept. A group under several gems is rejected as a whole,
-    since its true gem is not known.
+    since its true gem is uncertain.
     """
     decisions = [Decision(photo, photo.problem) for photo in photos]
     by_content = defaultdict(list)  # indices by SHA-256, the best photo first

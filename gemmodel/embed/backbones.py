@@ -93,7 +93,7 @@ def backbone(name: str, *, weights: str, image_size: int) -> keras.Model:
     """
     name = {function: key for key, function in APPLICATIONS.items()}.get(name, name)
     if name not in {*LITES, *APPLICATIONS}:
-        raise ModelError(f"no backbone {name!r}; known: {', '.join([*LITES, *APPLICATIONS])}")
+        raise ModelError(f"no backbone {name!r}; choose from {', '.join([*LITES, *APPLICATIONS])}")
     if weights not in ("imagenet", "none") and not Path(weights).is_file():
         raise ModelError(f"backbone weights: {weights!r} is neither 'imagenet' nor 'none' nor a file")
     model = (_lite if name in LITES else _application)(name, weights, image_size)

@@ -65,7 +65,7 @@ def fit_thresholds(held_out: HeldOutPredictions, params: TrainParams) -> Thresho
 
     Args:
         held_out: the model's predictions for them.
-        params: `coverage`, `neighbours`, and `ood_false_positive_rate`, the fraction of photos of known gems that may
+        params: `coverage`, `neighbours`, and `ood_false_positive_rate`, the fraction of photos of trained gems that may
             be flagged as unlike all of them.
     """
     reference = held_out.reference.embedding

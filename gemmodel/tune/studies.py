@@ -86,7 +86,7 @@ def open_storage(uri: str, heartbeat: int) -> RDBStorage:
 
 
 def missing_points(study: optuna.Study, points: list[dict[str, object]]) -> list[dict[str, object]]:
-    """Returns the points that no trial of a study has; a trial that failed for a known reason has its point."""
+    """Returns the points that no trial of a study has; a trial that failed with a recorded reason has its point."""
     tried = [
         trial.system_attrs.get("fixed_params")
         for trial in study.get_trials(deepcopy=False)
