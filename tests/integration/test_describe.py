@@ -44,7 +44,7 @@ def test_the_page_needs_nothing_but_itself(page: Selector) -> None:
     for picture in pictures:
         Image.open(io.BytesIO(base64.b64decode(picture))).load()
     alternatives = page.css("h2 + img::attr(alt)").getall()
-    assert len(alternatives) == 5 and all(alternatives)
+    assert len(alternatives) == 4 and all(alternatives)
 
 
 def test_every_rejected_file_is_shown_with_its_reason(page: Selector, described: Path) -> None:
