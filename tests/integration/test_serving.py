@@ -142,10 +142,12 @@ def test_registered_model_is_complete_and_needs_no_tensorflow(registered: str, f
 
 def test_registered_model_predicts_with_its_own_requirements_only(registered: str, tmp_path: Path, draw: Any) -> None:
     download = Path(mlflow.artifacts.download_artifacts("models:/gemstones@champion"))
-    subprocess.run(["uv", "venv", "-q", "--python", sys.executable, tmp_path / "venv"], check=True)
+    subprocess.run(
+        [sys.executable, "-m", "uv", "venv", "-q", "--python", sys.executable, tmp_path / "venv"], check=True
+    )
     python = tmp_path / "venv" / ("Scripts" if os.name == "nt" else "bin") / "python"
     requirements = ["-r", str(download / "requirements.txt")]
-    subprocess.run(["uv", "pip", "install", "-q", "--python", python, *requirements], check=True)
+    subprocess.run([sys.executable, "-m", "uv", "pip", "install", "-q", "--python", python, *requirements], check=True)
     (tmp_path / "photo.jpg").write_bytes(jpeg(1, draw))
     code = f"""
 import sys, mlflow, pandas
@@ -216,7 +218,8 @@ def start_server() -> Iterator[Callable[..., None]]:
 
     yield start
     for process in processes:
-        os.killpg(process.pid, signal.SIGTERM)
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGTERM)
         process.wait(timeout=30)
 
 
