@@ -10,39 +10,40 @@ UI_STORE ?= $(if $(MLFLOW_TRACKING_URI),$(MLFLOW_TRACKING_URI),sqlite:///$(CURDI
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
-repro: $(INSTALLED) ## set up, run what changed of the pipeline, and say where to look
+repro: $(INSTALLED) ## set up, run the stages whose inputs changed, and print the scores
 	@gemmodel check
 	dvc repro
 	@gemmodel summary
 
-pull: $(INSTALLED) ## set up and fetch what a teammate pushed
+pull: $(INSTALLED) ## set up and fetch the outputs that a teammate pushed
 	dvc pull
 
 test: $(INSTALLED) ## set up and run all tests
-	python -m pytest -n 2 --dist loadfile --no-loadscope-reorder  # the slow ones, by name first, are not left for last
+	python -m pytest -n 2 --dist loadfile --no-loadscope-reorder  # test_pipeline, the slowest, starts first
 
-lint: $(INSTALLED) ## format, lint and types, as CI checks them
+lint: $(INSTALLED) ## check format, lint, imports and types, as CI does
 	ruff format --check .
 	ruff check .
+	lint-imports --no-cache --no-logo
 	mypy
 
 ui: $(INSTALLED) ## open the MLflow UI on http://127.0.0.1:5000 (PORT=...)
 	@case '$(UI_STORE)' in http*) echo 'the runs are on a server: open $(UI_STORE)';; *) set -x; \
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow server --workers 1 --port $(or $(PORT),5000) --backend-store-uri '$(UI_STORE)';; esac
 
-server: $(INSTALLED) ## try out a team's MLflow server: PostgreSQL, S3, users (PORT=...)
+server: $(INSTALLED) ## try a team's MLflow server: PostgreSQL, S3, users (PORT=...)
 	python tools/dev_mlflow_server.py --port $(or $(PORT),5000)
 
-bench: $(INSTALLED) ## run the benchmarks of speed that the README quotes
+bench: $(INSTALLED) ## run the speed benchmarks that docs/results.md quotes
 	for name in nothing_to_do stage_imports cleaning augmentation mixed_precision epoch_ends; do echo "== $$name"; python benchmarks/$$name.py || exit 1; done
 
-lock: $(INSTALLED) ## pin what pyproject.toml asks for, with hashes, for every platform (UPGRADE=--upgrade: all anew)
+lock: $(INSTALLED) ## pin the requirements with hashes, for every platform (UPGRADE=--upgrade: to the latest versions)
 	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes --no-header $(UPGRADE) -q -o requirements.lock
 
-clean: ## remove what the pipeline made, but no photos, caches, runs or environment
+clean: ## remove the outputs of the pipeline, but no photos, caches, runs or environment
 	rm -rf data models reports logs dvc_plots
 
-# Byte code is compiled at installation, whatever PYTHONDONTWRITEBYTECODE says: TensorFlow starts twice as fast.
+# pip compiles byte code even under PYTHONDONTWRITEBYTECODE: with it TensorFlow starts twice as fast.
 $(INSTALLED): requirements.lock
 	@$(PYTHON) -c 'import sys; (3, 11) <= sys.version_info < (3, 14) or sys.exit("make: Python 3.11 to 3.13 is needed and $(PYTHON) is %d.%d; name another: make PYTHON=python3.12" % sys.version_info[:2])'
 	$(PYTHON) -m venv .venv

@@ -1,11 +1,14 @@
-"""How well copies are told from other stones, and what 100,000 photos cost.
+"""Precision and recall of near-duplicate detection, and its time and memory for 100,000 photos.
 
 python benchmarks/duplicates.py [--photos ../shared/gemstones] [--half test] [--scale 100000]
 
-Each photo is joined by a changed copy of it; every pair that is found is right if it is a photo and its own copy, and
-wrong otherwise. The photos' own twins leave first: the pairs whose fine detail agrees by 0.96 or more (of the 2,856
-real photos the less certain of those were looked at, and are copies). Thresholds were fitted to the gems at even places
-of the alphabet (--half tune); the table is of those at odd places (--half test).
+Each photo gets a changed copy. A detected pair is right if it is a photo and its own copy, and wrong otherwise. The
+duplicates that the photos have already are removed first: pairs whose fine detail agrees by 0.96 or more. (Of the 2,856
+real photos the least certain of these pairs were checked by eye; they are copies.) The thresholds were tuned on every
+second gem of the alphabet from the first on (--half tune); the table is of the other gems (--half test).
+
+Expected for --half test of the real photos: precision 0.992 and recall 0.988 over all changes. It takes some two
+minutes on two cores, and --scale 100000 some five more.
 """
 
 import argparse
@@ -37,10 +40,10 @@ def scaled(picture: Image.Image, factor: float) -> Image.Image:
     return picture.resize([max(1, round(side * factor)) for side in picture.size], Image.Resampling.LANCZOS)
 
 
-def cropped(picture: Image.Image, place: np.ndarray) -> Image.Image:
-    """Take 5 % off the width and off the height; place in [0, 1] tells how much of that at the left and the top."""
+def cropped(picture: Image.Image, offset: np.ndarray) -> Image.Image:
+    """Crops 5 % off the width and the height; `offset`, in [0, 1], is the fraction of it at the left and the top."""
     width, height = (side - round(0.05 * side) for side in picture.size)
-    left, top = np.round(place * [picture.width - width, picture.height - height]).astype(int).tolist()
+    left, top = np.round(offset * [picture.width - width, picture.height - height]).astype(int).tolist()
     return picture.crop((left, top, left + width, top + height))
 
 
@@ -58,46 +61,47 @@ CHANGES: dict[str, Change] = {
 }
 
 
-def looks(path: Path, seed: int) -> list[duplicates.Descriptor]:
-    """Describe a photo and its changed copies."""
+def describe_copies(path: Path, seed: int) -> list[duplicates.Descriptor]:
+    """Returns the descriptors of a photo and of its changed copies."""
     picture = decode.read(path)
     changed = [change(picture, np.random.default_rng([seed, k])) for k, change in enumerate(CHANGES.values())]
     return [duplicates.describe(p.convert("RGB")) for p in (picture, *changed)]
 
 
-def pairs(views: list[duplicates.Descriptor], settings: params.CleanParams) -> set[tuple[int, int]]:
-    near = duplicates.candidates(np.stack([look.layout for look in views]))
-    return {(int(i), int(j)) for i, j, _ in near[duplicates.verify_pairs(views, near, settings)]}
+def detect(descriptors: list[duplicates.Descriptor], settings: params.CleanParams) -> set[tuple[int, int]]:
+    candidates = duplicates.candidates(np.stack([descriptor.layout for descriptor in descriptors]))
+    verified = candidates[duplicates.verify_pairs(descriptors, candidates, settings)]
+    return {(int(i), int(j)) for i, j, _ in verified}
 
 
 def quality(paths: list[Path], settings: params.CleanParams) -> None:
-    described = Parallel(n_jobs=-1)(delayed(looks)(path, seed) for seed, path in enumerate(paths))
+    described = Parallel(n_jobs=-1)(delayed(describe_copies)(path, seed) for seed, path in enumerate(paths))
     strict = dataclasses.replace(settings, similarity=0.96)
-    natural = {j for _, j in pairs([views[0] for views in described], strict)}
-    described = [views for place, views in enumerate(described) if place not in natural]
+    originals = {j for _, j in detect([copies[0] for copies in described], strict)}
+    described = [copies for i, copies in enumerate(described) if i not in originals]
     count = len(described)
-    print(f"{count} photos, {len(natural)} twins of them left out")
-    print(f"{'change':<32}{'found':>7}{'missed':>8}{'wrong':>7}{'precision':>11}{'recall':>8}")
+    print(f"{count} photos, {len(originals)} duplicates of them removed")
+    print(f"{'change':<32}{'right':>7}{'missed':>8}{'wrong':>7}{'precision':>11}{'recall':>8}")
     totals = np.zeros(3, int)
     for k, name in enumerate(CHANGES, 1):
-        found = pairs([views[0] for views in described] + [views[k] for views in described], settings)
-        right = len(found & {(i, i + count) for i in range(count)})
-        row(name, scores := np.array([right, count - right, len(found) - right]))
+        pairs = detect([copies[0] for copies in described] + [copies[k] for copies in described], settings)
+        right = len(pairs & {(i, i + count) for i in range(count)})
+        row(name, scores := np.array([right, count - right, len(pairs) - right]))
         totals += scores
     row("all", totals)
 
 
 def row(name: str, scores: np.ndarray) -> None:
     right, missed, wrong = scores.tolist()
-    shares = f"{right / (right + wrong):>11.4f}{right / (right + missed):>8.4f}"
-    print(f"{name:<32}{right:>7}{missed:>8}{wrong:>7}{shares}")
+    fractions = f"{right / (right + wrong):>11.4f}{right / (right + missed):>8.4f}"
+    print(f"{name:<32}{right:>7}{missed:>8}{wrong:>7}{fractions}")
 
 
-def variation(path: Path, seed: int, number: int) -> list[duplicates.Descriptor]:
-    """Make further photos out of one: parts of it, its channels exchanged and dimmed."""
+def variations(path: Path, seed: int, count: int) -> list[duplicates.Descriptor]:
+    """Returns the descriptors of new photos made of one: parts of it, with channels exchanged and dimmed."""
     picture = decode.load(path, 128)
     made = []
-    for k in range(number):
+    for k in range(count):
         random = np.random.default_rng([seed, k])
         side = int(random.integers(64, 112))
         left, top = random.integers(0, 128 - side, size=2)
@@ -106,40 +110,42 @@ def variation(path: Path, seed: int, number: int) -> list[duplicates.Descriptor]
     return made
 
 
-def flat(seed: int, number: int) -> list[duplicates.Descriptor]:
-    """Make pictures that are nearly the same: one soft light and little noise."""
+def nearly_equal(seed: int, count: int) -> list[duplicates.Descriptor]:
+    """Returns the descriptors of pictures that hardly differ: one soft light and little noise."""
     random = np.random.default_rng(seed)
     light = 128 + 30 * np.linspace(-1, 1, 64)[:, np.newaxis, np.newaxis] * np.ones((1, 64, 3))
-    noise = random.normal(0, 3, (number, 64, 64, 3))
+    noise = random.normal(0, 3, (count, 64, 64, 3))
     return [duplicates.describe(Image.fromarray((light + part).astype(np.uint8))) for part in noise]
 
 
-def scale(paths: list[Path], number: int, settings: params.CleanParams) -> None:
-    each = -(-number // len(paths))
+def scale(paths: list[Path], count: int, settings: params.CleanParams) -> None:
+    each = -(-count // len(paths))
     kinds = {
-        "parts of real photos": (variation, [(path, seed, each) for seed, path in enumerate(paths)]),
-        "nearly equal pictures": (flat, [(None, seed, each) for seed in range(len(paths))]),
+        "parts of real photos": (variations, [(path, seed, each) for seed, path in enumerate(paths)]),
+        "nearly equal pictures": (nearly_equal, [(None, seed, each) for seed in range(len(paths))]),
     }
     print(f"\n{'kind':<24}{'photos':>9}{'candidates, s':>15}{'all, s':>8}{'groups':>8}{'memory, GiB':>13}")
     for kind, (make, arguments) in kinds.items():
-        made = Parallel(n_jobs=-1)(delayed(make)(*(a for a in some if a is not None)) for some in arguments)
-        views = [look for some in made for look in some][:number]
-        for size in (number // 4, number):
+        made = Parallel(n_jobs=-1)(delayed(make)(*(a for a in values if a is not None)) for values in arguments)
+        descriptors = [descriptor for batch in made for descriptor in batch][:count]
+        for size in (count // 4, count):
             start = time.perf_counter()
-            duplicates.candidates(np.stack([look.layout for look in views[:size]]))
+            duplicates.candidates(np.stack([descriptor.layout for descriptor in descriptors[:size]]))
             middle = time.perf_counter()
-            groups = duplicates.duplicate_groups(views[:size], settings)
+            groups = duplicates.duplicate_groups(descriptors[:size], settings)
             seconds = middle - start, time.perf_counter() - middle
             memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
             print(f"{kind:<24}{size:>9}{seconds[0]:>15.1f}{seconds[1]:>8.1f}{len(groups):>8}{memory:>13.1f}")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--photos", type=Path, default=Path("../shared/gemstones"))
     parser.add_argument("--half", choices=["tune", "test"], default="test")
-    parser.add_argument("--scale", type=int, default=0, help="photos to time the search on; 0: none")
-    parser.add_argument("--similarity", type=float, help="instead of clean.similarity")
+    parser.add_argument(
+        "--scale", type=int, default=0, help="number of photos to measure time and memory with; 0: none"
+    )
+    parser.add_argument("--similarity", type=float, help="(default: clean.similarity)")
     arguments = parser.parse_args()
     settings = params.load(Path("params.yaml")).clean
     if arguments.similarity:

@@ -1,6 +1,9 @@
-"""How long an epoch lasts beyond its last batch, with TensorFlow's autotuning of data sets and without, in turn.
+"""Time from the last batch of an epoch to its end, with and without TensorFlow's autotuning of data sets.
 
-The default cnn on random pictures of 160 pixels, an epoch of other length each time: python benchmarks/epoch_ends.py
+python benchmarks/epoch_ends.py
+
+It trains the default cnn on random pictures of 160 pixels, in epochs of different lengths, with and without autotuning
+in turn. Expected: the epochs with autotuning take 1.1 to 1.3 times as long in total. It takes some three minutes.
 """
 
 import time
@@ -34,18 +37,18 @@ def main() -> None:
         def on_train_batch_end(self, batch: int, logs: object = None) -> None:
             self.last_batch = time.perf_counter()
 
-    totals = {"autotuned": 0.0, "steady": 0.0}
+    totals = {"autotuned": 0.0, "fixed": 0.0}
     for batches in BATCHES:
         for name, data in (
             ("autotuned", autotuned.take(batches)),
-            ("steady", samples.without_autotune(autotuned.take(batches))),
+            ("fixed", samples.without_autotune(autotuned.take(batches))),
         ):
             clock, start = Clock(), time.perf_counter()
             model.fit(data, callbacks=[clock], verbose=0)
             end = time.perf_counter()
             totals[name] += end - start
             print(f"{name:<9} {clock.last_batch - start:6.2f} s to the last batch, {end - start:6.2f} s to the end")
-    print(f"ratio     {totals['autotuned'] / totals['steady']:6.2f} of the seconds of all epochs")
+    print(f"ratio     {totals['autotuned'] / totals['fixed']:6.2f} of the time of all epochs")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
-"""Training the default cnn in mixed bfloat16 against float32, in turn, on random pictures of 160 pixels.
+"""Speed of training in mixed bfloat16 against float32: the default cnn on random pictures of 160 pixels.
 
 python benchmarks/mixed_precision.py
+
+Expected: 1.9 times the speed on a CPU with AVX512-bf16; less than 1 on one without. It takes some two minutes.
 """
 
 import statistics

@@ -1,4 +1,4 @@
-"""What several test files need: settings, drawn pictures, the real photos, and commands run as users run them."""
+"""What several test files share: settings, drawn pictures, the real photos, and commands run as users run them."""
 
 import copy
 import os
@@ -20,31 +20,39 @@ ROOT = Path(__file__).parents[1]
 
 def stage_options(stage: str) -> list[str]:
     """Return the arguments that dvc.yaml gives a stage, as `["--out", "data/raw", ...]`."""
-    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
-    python, m, module, *options = stages[stage]["cmd"].split()
+    python, m, module, *options = _stages()[stage]["cmd"].split()
     assert [python, m, module] == ["python", "-m", f"stages.{stage}"]
     return options
 
 
-def changed(changes: dict[str, Any]) -> dict[str, Any]:
-    """Return the shipped parameters with some keys, named as `section.key`, set to other values."""
+def stage_params(stage: str) -> list[str]:
+    """Return the parameters that dvc.yaml lists for a stage."""
+    return list(_stages()[stage]["params"])
+
+
+def _stages() -> dict[str, Any]:
+    return dict(yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"])
+
+
+def shipped_params(changes: dict[str, Any]) -> dict[str, Any]:
+    """Return the shipped parameters with some keys, named as `section.key`, changed."""
     values = copy.deepcopy(yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8")))
     for name, value in changes.items():
         *sections, key = name.split(".")
-        place = values
+        node = values
         for section in sections:
-            place = place[section]
-        place[key] = value
+            node = node[section]
+        node[key] = value
     return values
 
 
 @pytest.fixture(scope="session")
 def write_params() -> Callable[..., Path]:
-    """Write a params.yaml into a folder, the shipped one but for some keys, named as `section.key`."""
+    """Write the shipped params.yaml to a folder, with some keys, named as `section.key`, changed."""
 
     def write(folder: Path, changes: dict[str, Any]) -> Path:
         path = folder / "params.yaml"
-        path.write_text(yaml.safe_dump(changed(changes), sort_keys=False), encoding="utf-8")
+        path.write_text(yaml.safe_dump(shipped_params(changes), sort_keys=False), encoding="utf-8")
         return path
 
     return write
@@ -52,7 +60,7 @@ def write_params() -> Callable[..., Path]:
 
 @pytest.fixture
 def settings(tmp_path: Path, write_params: Callable[..., Path]) -> Callable[..., params.Params]:
-    """Load the shipped parameters but for some keys, named as `section.key`."""
+    """Load the shipped parameters with some keys, named as `section.key`, changed."""
 
     def load(changes: dict[str, Any] | None = None) -> params.Params:
         return params.load(write_params(tmp_path, changes or {}))
@@ -62,7 +70,7 @@ def settings(tmp_path: Path, write_params: Callable[..., Path]) -> Callable[...,
 
 @pytest.fixture(scope="session")
 def draw() -> Callable[..., Image.Image]:
-    """Draw a picture with structure: smooth blobs that a seed places, of any size, in a tint."""
+    """Draw a picture of smooth blobs, determined by a seed, of any size, in a tint."""
 
     def picture(seed: int, *, size: tuple[int, int] = (160, 120), tint: tuple[float, ...] = (1, 1, 1)) -> Image.Image:
         blobs = np.random.default_rng(seed).uniform(20, 235, (6, 8, 1)) * np.array(tint)
@@ -74,16 +82,16 @@ def draw() -> Callable[..., Image.Image]:
 
 @pytest.fixture(scope="session")
 def run() -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Run `python <arguments>` in a folder, with the project to import and a tracking store of that folder's own."""
+    """Run `python <arguments>` in a folder, with the project importable and the folder's own tracking store."""
 
     def python(*arguments: str, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
-        kept = {
+        inherited = {
             k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "DVC_")) and "proxy" not in k.lower()
         }
         return subprocess.run(
             [sys.executable, *map(str, arguments)],
             cwd=cwd,
-            env=kept | {"PYTHONPATH": str(ROOT), "no_proxy": "*"} | variables,
+            env=inherited | {"PYTHONPATH": str(ROOT), "no_proxy": "*"} | variables,
             capture_output=True,
             text=True,
         )
@@ -93,7 +101,7 @@ def run() -> Callable[..., subprocess.CompletedProcess[str]]:
 
 @pytest.fixture(scope="session")
 def refused() -> Callable[..., None]:
-    """Check that a command ended as a user's mistake has to: one line on standard error that names the thing."""
+    """Check that a command failed with one line on standard error that names what is wrong."""
 
     def check(ended: subprocess.CompletedProcess[str], command: str, *named: str) -> None:
         lines = ended.stderr.splitlines()
@@ -109,7 +117,7 @@ def refused() -> Callable[..., None]:
 
 @pytest.fixture(scope="session")
 def chromium() -> str:
-    """Return the system's Chromium or Chrome, as the crawl finds it, or skip the test that wants it."""
+    """Return the system's Chromium or Chrome, as the crawl finds it, or skip the test."""
     pytest.importorskip("scrapy_playwright")
     from scraper.browser import executable
 
@@ -118,7 +126,7 @@ def chromium() -> str:
 
 @pytest.fixture(scope="module")
 def browser(chromium: str) -> Iterator[Any]:
-    """A headless Chromium with a camera that shows a test picture; open for one file, since no process may open two."""
+    """A headless Chromium with a fake camera; one per test file, since a process may open only one."""
     from playwright.sync_api import sync_playwright
 
     camera = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
@@ -129,7 +137,7 @@ def browser(chromium: str) -> Iterator[Any]:
 
 
 def shared(name: str) -> Path:
-    """Return a folder of real photos, or skip the test that wants it."""
+    """Return a folder of real photos, or skip the test."""
     folder = ROOT.parent / "shared" / name
     if not folder.is_dir():
         pytest.skip(f"no real photos: the folder shared/{name} beside the project is absent")
@@ -138,11 +146,11 @@ def shared(name: str) -> Path:
 
 @pytest.fixture(scope="session")
 def real_gems() -> Path:
-    """Return the folder of 87 folders of real gems' photos."""
+    """Return the folder of real gem photos: 87 class folders."""
     return shared("gemstones")
 
 
 @pytest.fixture(scope="session")
 def cats_dogs() -> Path:
-    """Return the folder of real cats and dogs."""
+    """Return the folder of real photos of cats and dogs."""
     return shared("cats_dogs")

@@ -52,7 +52,7 @@ RENAMED_VALUES = {"fly": "on_the_fly", "by_hand": "manual"}
 
 @dataclass(frozen=True)
 class BaseParams:
-    """What several stages share."""
+    """Parameters of several stages."""
 
     seed: Seed
     image_size: Annotated[int, Range(32, 1024)]

@@ -97,7 +97,7 @@ def without_autotune(data: tf.data.Dataset) -> tf.data.Dataset:
     """Returns the data set without TensorFlow's autotuning: all its steps get all threads from the start.
 
     An epoch of an autotuned data set often ends only when the tuning thread wakes up, which happens after 0.01, 0.02,
-    0.04 ... 60 s. So an epoch takes up to twice its time (docs/decisions/0022-ends-of-epochs.md).
+    0.04 ... 60 s. So an epoch takes up to twice its time (docs/decisions/0022-autotune.md).
     """
     options = tf.data.Options()
     options.autotune.enabled = False

@@ -213,9 +213,9 @@ def confused_pairs(predictions: Predictions) -> pd.DataFrame:
 def scores_by_class(predictions: Predictions) -> list[dict[str, str | float | int]]:
     """Returns one row per class: name, number of photos, accuracy (recall), precision, F1, and its most frequent error.
 
-    A class has a handful of photos, and a bootstrap without an error gives an interval of length 0. So the bounds of the
-    accuracy (`low`, `high`) are Wilson's (Journal of the American Statistical Association 22, 1927); without photos
-    they are 0 and 1.
+    A class has a handful of photos, and a bootstrap without an error gives an interval of length 0. So the bounds of
+    the accuracy (`low`, `high`) are Wilson's (Journal of the American Statistical Association 22, 1927). They are 0
+    and 1 without photos.
     """
     matrix = confusion(predictions)
     columns = precision_recall_fscore_support(

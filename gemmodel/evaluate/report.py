@@ -10,6 +10,8 @@ from gemmodel.core.params import EvaluateParams
 from gemmodel.evaluate import galleries, metrics, plots
 from gemmodel.figures.plots import confusion_heatmap, normalize_rows, save
 
+QUALITY = 88  # of pictures as JPEG
+
 
 def write(
     folder: Path,
@@ -61,7 +63,7 @@ def write(
     for name, diagram in diagrams.items():
         save(diagram, folder / f"{name}.png", dpi=120)
     for name, picture in pictures.items():
-        picture.save(folder / f"{name}.jpg", quality=88)
+        picture.save(folder / f"{name}.jpg", quality=QUALITY)
     return tables
 
 

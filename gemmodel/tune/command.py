@@ -1,4 +1,4 @@
-"""The command `gemmodel tune`: search, tell, and change params.yaml where that is asked for."""
+"""The command `gemmodel tune`: search, print the trials, and with --apply change params.yaml."""
 
 import argparse
 import difflib
@@ -6,83 +6,83 @@ import hashlib
 import importlib.util
 import os
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import gemmodel
 from gemmodel.core import files, hashing, params
 from gemmodel.core.errors import DataError, ParameterError
 
 ABOUT = """\
-Try settings on the data that `dvc repro` made, ranked by the validation part; the test part is not read.
-SPACE is a YAML file of params.yaml's keys: a value is fixed, a list is a choice, {low: 1, high: 9} a range, which
-may have log: true or step: N.
-Call it several times at once for more workers; call it again to go on after anything that ended it."""
+Search for better settings on the data that `dvc repro` made. Trials are ranked by the validation part; the test
+part is not read.
+SPACE is a YAML file of params.yaml's keys: a single value is fixed, a list is a choice, and {low: 1, high: 9} is
+a range, which may have log: true or step: N.
+Start the command several times at once for more workers. Start it again to resume an interrupted study."""
 
 
 def add(commands: Any) -> None:
-    """Adds the command to the command line's."""
+    """Adds the command to the subcommands of `gemmodel`."""
     tune = commands.add_parser(
         "tune",
-        help="search better settings, by grid or by proposals",
+        help="search for better settings, over a grid or with Optuna's samplers",
         description=ABOUT,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    tune.add_argument("space", type=Path, metavar="SPACE", help="like tune/fusion.yaml")
+    tune.add_argument("space", type=Path, metavar="SPACE", help="for example tune/fusion.yaml")
     tune.add_argument(
-        "--sampler", choices=["grid", "tpe", "random"], help="(default: grid where all are choices, else tpe)"
+        "--sampler", choices=["grid", "tpe", "random"], help="(default: grid if each axis is a choice, else tpe)"
     )
     tune.add_argument(
-        "--trials", type=int, default=30, help="of the study in all; a grid has its own number (default: 30)"
+        "--trials", type=int, default=30, help="in the whole study; a grid has one per point (default: 30)"
     )
     tune.add_argument(
         "--repeats",
         type=int,
         default=1,
-        help="trainings of a setting, with the seeds from base.seed on, whose mean counts (default: 1)",
+        help="trainings per setting, with seeds base.seed, base.seed + 1, ...; their mean ranks it (default: 1)",
     )
     tune.add_argument(
         "--metric",
         choices=["val_accuracy", "val_loss"],
         default="val_accuracy",
-        help="what ranks, of the validation part (default: %(default)s)",
+        help="metric of the validation part that ranks the trials (default: %(default)s)",
     )
     tune.add_argument(
         "--pruner",
         choices=["median", "none"],
-        help="median: give up what is worse than half so far (default: none for a grid, else median)",
+        help="median: stop a trial that is worse than half of the others (default: none for a grid, else median)",
     )
-    tune.add_argument("--study", metavar="NAME", help="to go on with or begin (default: SPACE's name)")
+    tune.add_argument("--study", metavar="NAME", help="to create or resume (default: the name of SPACE)")
     tune.add_argument(
         "--storage",
         metavar="URI",
         default=os.environ.get("OPTUNA_STORAGE") or "sqlite:///tune.db",
-        help="of studies; postgresql://USER@HOST/NAME for a team (default: OPTUNA_STORAGE, or sqlite:///tune.db)",
+        help="database; postgresql://USER@HOST/NAME for a team (default: OPTUNA_STORAGE, or sqlite:///tune.db)",
     )
-    tune.add_argument("--timeout", type=float, default=float("inf"), metavar="SECONDS", help="begin no trial after it")
+    tune.add_argument("--timeout", type=float, default=float("inf"), metavar="SECONDS", help="start no trial after it")
     tune.add_argument(
         "--heartbeat",
         type=int,
         default=20,
         metavar="SECONDS",
-        help="between signs of life; a trial without three is done again (default: 20)",
+        help="between heartbeats; a trial that misses three is queued again (default: 20)",
     )
-    tune.add_argument("--show", action="store_true", help="train nothing, tell how the study stands")
+    tune.add_argument("--show", action="store_true", help="print the trials of the study, and train nothing")
     tune.add_argument("--apply", action="store_true", help="write the best setting into params.yaml")
-    places = {"split": "data/split", "augmented": "data/augmented/train", "features": "data/features"}
-    places |= {"hierarchy": "data/split/hierarchy.json", "backup": ".train-backup"}
-    for name, path in places.items():
+    paths = {"split": "data/split", "augmented": "data/augmented/train", "features": "data/features"}
+    paths |= {"hierarchy": "data/split/hierarchy.json", "backup": ".train-backup"}
+    for name, path in paths.items():
         tune.add_argument(f"--{name}", type=Path, default=Path(path), metavar="PATH", help="(default: %(default)s)")
     tune.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Searches, prints all trials by rank and the best one's change of params.yaml, and makes it if that is wanted.
+    """Searches, prints all trials by rank and the best one's change of params.yaml, and with --apply makes it.
 
     Raises:
         ParameterError: an option, the space or params.yaml is wrong.
-        DataError: what is learnt from is missing, or older than params.yaml; or no trial succeeded.
+        DataError: training data is missing, or was made with other parameters; or no trial succeeded.
         TrackingError: a database does not answer.
     """
     for name in ("trials", "repeats", "heartbeat"):
@@ -97,15 +97,16 @@ def run(arguments: argparse.Namespace) -> None:
 
     uri = studies.resolve_uri(arguments.storage)
     space = spaces.read(arguments.space, values)
-    sampler = arguments.sampler or ("grid" if space.listed else "tpe")
+    sampler = arguments.sampler or ("grid" if space.is_grid else "tpe")
     if sampler == "grid":
-        space.points()
-    settings = params.checked(spaces.changed(values, space.fixed), file.name)
-    parts = learnt_from(settings, arguments)
-    check_made(parts, values)
+        space.grid()
+    settings = params.checked(spaces.with_changes(values, space.fixed), file.name)
+    inputs = training_inputs(settings, arguments)
+    check_up_to_date(set(inputs.values()), values)
 
     from gemmodel import devices
     from gemmodel.tracking import runs
+    from gemmodel.train.context import TrainingContext
     from gemmodel.tune import search
 
     device = devices.prepare(settings.base, device=settings.train.device)
@@ -119,33 +120,27 @@ def run(arguments: argparse.Namespace) -> None:
         metric=arguments.metric,
         repeats=arguments.repeats,
         heartbeat=arguments.heartbeat,
-        photos=digest(parts),
-        code=digest([Path(gemmodel.__file__).parent / name for name in ("data", "models")], "*.py"),
-        places={
-            "split": arguments.split,
-            "augmented": arguments.augmented,
-            "features": arguments.features,
-            "hierarchy": files.read_json(arguments.hierarchy),
-            "checkpoints": arguments.backup,
-            "logs": runs.project_root() / "logs",
-        },
-        say=lambda line: print(line, flush=True),
-    )
+        data=data_digest(inputs),
+        code=hashing.code_digest()[:16],
+        context=TrainingContext(
+            settings, arguments.split, arguments.augmented, arguments.features, files.read_json(arguments.hierarchy),
+            checkpoints=arguments.backup, logs=runs.project_root() / "logs",
+        ),
+        log=lambda line: print(line, flush=True),
+    )  # fmt: skip
     study = searching.load(create=not arguments.show)
     if not arguments.show:
         print(f"tune: {settings.model.name} on {device}, study {searching.name}", flush=True)
-        searching.run(study, wanted=arguments.trials, timeout=arguments.timeout)
+        searching.run(study, trials=arguments.trials, timeout=arguments.timeout)
     table = studies.trials_table(study)
-    begun = table[table.state != "waiting"]
-    print(begun.to_string(index=False, na_rep="", float_format=lambda value: f"{value:.4g}"))
-    if len(begun) < len(table):
-        print(f"{len(table) - len(begun)} trials are still to be done: run this again")
-    best = studies.best(study)
+    started = table[table.state != "waiting"]
+    print(started.to_string(index=False, na_rep="", float_format=lambda value: f"{value:.4g}"))
+    if len(started) < len(table):
+        print(f"{len(table) - len(started)} trials are still queued: run this again")
+    best = studies.best_trial(study)
     if best is None:
-        raise DataError(
-            f"{searching.name}: no trial is complete yet; the table's last column tells of those that failed"
-        )
-    changes = spaces.differing(values, space.fixed | best.user_attrs[studies.CHANGES])
+        raise DataError(f"{searching.name}: no trial is complete yet; the table's last column says why trials failed")
+    changes = spaces.effective_changes(values, space.fixed | best.user_attrs[studies.CHANGES])
     if not changes:
         print("\nparams.yaml has the best setting")
         return
@@ -159,49 +154,48 @@ def run(arguments: argparse.Namespace) -> None:
         print("params.yaml is changed; `dvc repro` trains with it")
 
 
-def learnt_from(settings: params.Params, arguments: argparse.Namespace) -> dict[Path, str]:
-    """Returns each folder and file that trials learn from, with the stage that makes it.
+def training_inputs(settings: params.Params, arguments: argparse.Namespace) -> dict[Path, str]:
+    """Returns each folder and file that trials read, with the stage that makes it.
 
     Raises:
         DataError: one is missing.
     """
     if settings.model.name == "fusion":
-        made = {arguments.features / name: "embed" for name in ("train.npz", "val.npz")}
+        inputs = {arguments.features / name: "embed" for name in ("train.npz", "val.npz")}
     else:
-        made = {arguments.split / part: "split" for part in ("train", "val")}
+        inputs = {arguments.split / part: "split" for part in ("train", "val")}
         if getattr(settings.model, settings.model.name).augmentation == "disk":
-            made[arguments.augmented] = "augment"
+            inputs[arguments.augmented] = "augment"
     if settings.model.name == "fusion" and settings.model.fusion.fine_tune_epochs:
-        made |= {arguments.split / part: "split" for part in ("train", "val")}
-    made[arguments.hierarchy] = "split"
-    for path, stage in made.items():
+        inputs |= {arguments.split / part: "split" for part in ("train", "val")}
+    inputs[arguments.hierarchy] = "split"
+    for path, stage in inputs.items():
         if not path.exists():
             raise DataError(f"{path}: not there; `dvc repro {stage}` makes it, `dvc pull` fetches it")
-    return made
+    return inputs
 
 
-def check_made(made: Mapping[Path, str], values: Mapping[str, Any]) -> None:
-    """Compares params.yaml with what dvc.lock tells of the stages that made the data.
+def check_up_to_date(stages: Collection[str], values: Mapping[str, Any]) -> None:
+    """Compares params.yaml with the parameters in dvc.lock of the stages that made the data, and those before them.
 
     Raises:
-        DataError: data was made with another value, so the trials would not be what `dvc repro` trains.
+        DataError: a value differs, so `dvc repro` would train on other data than the trials.
     """
     lock = Path("dvc.lock")
     locked = params.read(lock)["stages"] if lock.is_file() else {}
-    for stage in {"crawl": 0, "clean": 0, "split": 0} | dict.fromkeys(made.values(), 0):
+    for stage in dict.fromkeys(["crawl", "clean", "split", *sorted(stages)]):
         for name, value in locked.get(stage, {}).get("params", {}).get("params.yaml", {}).items():
-            now: Any = values
+            current: Any = values
             for key in name.split("."):
-                now = now.get(key)
-            if now != value:
+                current = current.get(key)
+            if current != value:
                 raise DataError(f"{name}: not the value that the data was made with; run `dvc repro {stage}` first")
 
 
-def digest(places: Iterable[Path], pattern: str = "*") -> str:
-    """Returns a hash of all files in some folders whose names fit, their names included."""
-    told = hashlib.sha256()
-    for place in places:
-        for path in sorted(place.rglob(pattern)) if place.is_dir() else [place]:
-            if path.is_file():
-                told.update(f"{path.relative_to(place.parent)} {hashing.sha256(path)}\n".encode())
-    return told.hexdigest()[:16]
+def data_digest(inputs: Iterable[Path]) -> str:
+    """Returns a hash of some files and of all files in some folders, names included: 16 hexadecimal digits."""
+    total = hashlib.sha256()
+    for path in inputs:
+        contents = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
+        total.update(hashing.digest(contents, path.parent).encode())
+    return total.hexdigest()[:16]

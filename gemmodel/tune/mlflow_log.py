@@ -1,4 +1,4 @@
-"""A search in the experiment log: a run a study, and nested in it a run a trial."""
+"""A search in the experiment log: one run per study and, nested in it, one run per trial."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -9,69 +9,69 @@ import pandas as pd
 
 from gemmodel.tracking import runs
 
-STUDY_TAG = "study"  # the search's own identity, which its runs are found again by
+STUDY_TAG = "study"  # the study's identity, by which its run is found again
 TRIAL_TAG = "trial"
 TABLE = "trials.json"
 
 
-def study(name: str, identity: str, settings: Mapping[str, Any]) -> str:
-    """Returns the id of a study's run, which is made where this store has none; for one process at a time.
+def study_run(name: str, identity: str, config: Mapping[str, Any]) -> str:
+    """Returns the id of a study's run, and creates the run where this store has none; for one process at a time.
 
     Args:
-        name: of the study.
-        identity: which no other study has, not even a later one of this name.
-        settings: what all its trials have in common, logged with a run that is made.
+        name: name of the study.
+        identity: unique to the study, also among later ones of the same name.
+        config: the settings that all its trials share; logged as parameters of a new run.
     """
     with runs.mlflow_store():
-        client, found = mlflow.MlflowClient(), runs.find_run(f"tags.{STUDY_TAG} = '{identity}'")
-        if found is None:
+        run_id = runs.find_run(f"tags.{STUDY_TAG} = '{identity}'")
+        if run_id is None:
             tags = runs.provenance() | {STUDY_TAG: identity}
             with mlflow.start_run(run_name=name, tags=tags) as run:
-                mlflow.log_params(dict(settings))
-            found = str(run.info.run_id)
-        client.update_run(found, status="RUNNING")
-        return found
+                mlflow.log_params(dict(config))
+            run_id = str(run.info.run_id)
+        mlflow.MlflowClient().update_run(run_id, status="RUNNING")
+        return run_id
 
 
 @contextmanager
-def trial(parent: str, number: int, parameters: Mapping[str, Any]) -> Iterator[None]:
-    """Opens the run of a trial; that of a trial that was killed is gone on with.
+def trial_run(parent: str, number: int, parameters: Mapping[str, Any]) -> Iterator[None]:
+    """Opens the run of a trial; the run of a trial that was killed is opened again.
 
     Args:
-        parent: the study's run.
-        number: of the trial in its study; of one that is done again, of its first time.
-        parameters: sections by name, nested; logged as `section.key`.
+        parent: id of the study's run.
+        number: the trial's number in its study; of a trial that was queued again, its original number.
+        parameters: nested mapping of sections by name; logged as `section.key`.
     """
     with runs.mlflow_store():
-        known = runs.find_run(f"tags.`mlflow.parentRunId` = '{parent}' and tags.{TRIAL_TAG} = '{number}'")
-        opened: dict[str, Any] = (
-            {"run_id": known} if known else {"run_name": f"trial-{number}", "parent_run_id": parent}
+        run_id = runs.find_run(f"tags.`mlflow.parentRunId` = '{parent}' and tags.{TRIAL_TAG} = '{number}'")
+        options: dict[str, Any] = (
+            {"run_id": run_id} if run_id else {"run_name": f"trial-{number}", "parent_run_id": parent}
         )
-        with mlflow.start_run(**opened):
+        with mlflow.start_run(**options):
             mlflow.set_tag(TRIAL_TAG, number)
             mlflow.log_params(pd.json_normalize(dict(parameters)).iloc[0].to_dict())
             yield
 
 
-def end(state: str, values: Mapping[str, float], reason: str = "") -> None:
-    """Logs what the open trial came to: `complete`, `pruned` or `failed`, its final figures, and why it failed."""
+def log_result(state: str, metrics: Mapping[str, float], reason: str = "") -> None:
+    """Logs the result of the open trial: `complete`, `pruned` or `failed`, its final metrics, and why it failed."""
     mlflow.set_tags({"state": state} | ({"reason": reason} if reason else {}))
-    runs.log_metrics(values)
+    runs.log_metrics(metrics)
 
 
-def log_summary(parent: str, table: pd.DataFrame, best: Mapping[str, Any], *, over: bool) -> None:
-    """Logs the standing of a study to its run: all trials as a table, and the best one.
+def log_summary(parent: str, table: pd.DataFrame, best: Mapping[str, Any], *, finished: bool) -> None:
+    """Logs the state of a study to its run: a table of all trials, and the best one.
 
     Args:
-        parent: the study's run.
-        table: a row a trial.
-        best: what there is to tell of it by name, logged as tags; its `value` and `std` also as metrics.
-        over: whether nobody works on it any longer.
+        parent: id of the study's run.
+        table: one row per trial.
+        best: the best trial's number, value, std and changes by name, logged as tags; `value` and `std` as metrics too.
+        finished: whether no trial is left; otherwise the run's status stays RUNNING.
     """
     with runs.mlflow_store():
         with mlflow.start_run(run_id=parent):
             runs.log_table(table, TABLE)
             mlflow.log_metrics({f"best_{name}": best[name] for name in ("value", "std") if name in best})
             mlflow.set_tags({f"best_{name}": value for name, value in best.items()})
-        if not over:
+        if not finished:
             mlflow.MlflowClient().update_run(parent, status="RUNNING")

@@ -1,12 +1,13 @@
-"""Searching a space: Optuna proposes, each trial is a training as the train stage does it, and MLflow remembers.
+"""The search of a study: Optuna proposes settings, each trial trains as the train stage does, and MLflow logs it.
 
-All trials stand in the study's queue before the first one begins, and a process takes the next one under a lock. So
-several processes at once, here or, with PostgreSQL, on other machines, do each one once: Optuna's GridSampler may give
-one point to two of them, and SQLite, which locks no rows, one queued trial. A trial whose process was killed has no
-heartbeat any longer and is queued again.
+All trials are in the study's queue before the first one starts, and a process takes the next one under a lock. So
+several processes, on one machine or with PostgreSQL on several, run each trial once. Optuna alone does not ensure that:
+its GridSampler may give one point to two processes, and SQLite, which locks no rows, one queued trial. A trial whose
+process was killed has no heartbeat any more and is queued again.
 """
 
 import logging
+import math
 import os
 import shutil
 import statistics
@@ -35,13 +36,13 @@ from gemmodel.train.train import train_model
 from gemmodel.tune import mlflow_log, spaces, studies
 from gemmodel.tune.studies import CHANGES, CONFIG, IDENTITY, REASON, STD, VALUES, study_errors, study_lock
 
-logging.getLogger("tensorflow").setLevel(logging.ERROR)  # which wonders at so many networks in one process
+logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it warns of many networks in one process
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 warnings.simplefilter("ignore", ExperimentalWarning)  # the heartbeat, experimental since version 2.5
 
 
 class TrialError(Exception):
-    """A trial whose settings cannot be trained: the search goes on without it."""
+    """A trial whose settings cannot be trained; the search continues without it."""
 
 
 @dataclass(frozen=True)
@@ -49,19 +50,19 @@ class Search:
     """One process's part in the search of a study.
 
     Attributes:
-        name: of the study.
-        uri: of the studies' database.
-        space: what is changed.
-        values: all that params.yaml holds; what the space does not name stays so.
+        name: name of the study.
+        uri: URI of the studies' database.
+        space: the fixed values and the axes of the search.
+        values: all values of params.yaml; those that the space does not name stay as they are.
         sampler: grid, tpe or random.
         pruner: median or none.
         metric: val_accuracy or val_loss, of the epoch that a training keeps.
-        repeats: trainings of one setting, with the seeds from base.seed on; their mean is the trial's value.
-        heartbeat: seconds between signs of life; a trial without three of them is done again.
-        photos: a hash of what is learnt from.
-        code: a hash of what trains.
-        places: folders and files, as `architectures.train` takes them.
-        say: takes a line about each trial.
+        repeats: trainings per setting, with the seeds base.seed, base.seed + 1, ...; the trial's value is their mean.
+        heartbeat: seconds between heartbeats; a trial that misses three is queued again.
+        data: a hash of the files that the trials train on.
+        code: a hash of the code.
+        context: of each training, but for its parameters, checkpoints and `on_epoch`.
+        log: called with one line per finished trial.
     """
 
     name: str
@@ -73,180 +74,184 @@ class Search:
     metric: str
     repeats: int
     heartbeat: int
-    photos: str
+    data: str
     code: str
-    places: Mapping[str, Any]
-    say: Callable[[str], None] = print
+    context: TrainingContext
+    log: Callable[[str], None] = print
 
-    def agreed(self) -> dict[str, Any]:
-        """Returns what has to be the same in all processes of a study, and whenever it is gone on with."""
-        settings = params.checked(spaces.changed(self.values, self.space.fixed), "params.yaml")
-        told = {
+    def config(self) -> dict[str, str]:
+        """Returns the settings that must be the same in all processes of a study, and each time that it resumes."""
+        settings = params.checked(spaces.with_changes(self.values, self.space.fixed), "params.yaml")
+        sections = {
             "base": asdict(settings.base),
             "train": asdict(settings.train),
             "model": {settings.model.name: asdict(getattr(settings.model, settings.model.name))},
-            "embed" if settings.model.name == "fusion" else "augment": asdict(
-                settings.embed if settings.model.name == "fusion" else settings.augment
-            ),
         }
-        flat = pd.json_normalize(told).iloc[0].to_dict()
+        sections |= (
+            {"embed": asdict(settings.embed)}
+            if settings.model.name == "fusion"
+            else {"augment": asdict(settings.augment)}
+        )
+        config = pd.json_normalize(sections).iloc[0].to_dict()
         for key in ("base.threads", "train.device", "train.resume", "train.tensorboard", *self.space.axes):
-            flat.pop(key, None)
-        flat |= {key: str(axis) for key, axis in self.space.axes.items()}
-        flat |= {"sampler": self.sampler, "pruner": self.pruner, "metric": self.metric, "repeats": self.repeats}
-        return {key: str(value) for key, value in flat.items()} | {"photos": self.photos, "code": self.code}
+            config.pop(key, None)
+        config |= self.space.axes
+        config |= {"sampler": self.sampler, "pruner": self.pruner, "metric": self.metric, "repeats": self.repeats}
+        return {key: str(value) for key, value in config.items()} | {"data": self.data, "code": self.code}
 
     def load(self, *, create: bool) -> optuna.Study:
-        """Opens the study, or begins it.
+        """Opens the study, and creates it where there is none.
 
         Raises:
-            ParameterError: there is none, or it was begun with other settings.
+            ParameterError: there is none and `create` is false, or it has another configuration.
             TrackingError: the database does not answer.
         """
         with study_errors(self.uri), study_lock(self.uri):
-            kept = studies.open_storage(self.uri, self.heartbeat)
-            if not create and self.name not in optuna.get_all_study_names(kept):
+            storage = studies.open_storage(self.uri, self.heartbeat)
+            if not create and self.name not in optuna.get_all_study_names(storage):
                 raise ParameterError(f"--study: {self.name}: no study of this name yet; run this without --show")
             study = optuna.create_study(
-                storage=kept,
+                storage=storage,
                 study_name=self.name,
                 direction="minimize" if self.metric == "val_loss" else "maximize",
                 pruner=optuna.pruners.MedianPruner() if self.pruner == "median" else optuna.pruners.NopPruner(),
                 load_if_exists=True,
             )
-            agreed = self.agreed()
-            begun = study.user_attrs.get(CONFIG, agreed)
-            differing = [key for key in {**begun, **agreed} if begun.get(key) != agreed.get(key)]
+            config = self.config()
+            stored = study.user_attrs.get(CONFIG, config)
+            differing = [key for key in {**stored, **config} if stored.get(key) != config.get(key)]
             if differing:
                 key = differing[0]
                 raise ParameterError(
-                    f"--study: {self.name} was begun with other settings ({key}: {begun.get(key)} there, "
-                    f"{agreed.get(key)} here); go back to them, or name another study"
+                    f"--study: {self.name} was begun with other settings ({key}: {stored.get(key)} there, "
+                    f"{config.get(key)} here); restore them, or name another study"
                 )
             if IDENTITY not in study.user_attrs:
                 study.set_user_attr(IDENTITY, os.urandom(8).hex())
-                study.set_user_attr(CONFIG, agreed)
+                study.set_user_attr(CONFIG, config)
             return study
 
-    def run(self, study: optuna.Study, *, wanted: int, timeout: float) -> None:
-        """Does trials until none is left to be done.
+    def run(self, study: optuna.Study, *, trials: int, timeout: float) -> None:
+        """Runs trials until none is left.
 
         Args:
             study: from `load`.
-            wanted: trials of the whole study, whoever does them; a grid has as many as it has points.
-            timeout: seconds after which no other trial is begun.
+            trials: their number in the whole study, over all processes; a grid has one per point instead.
+            timeout: seconds after which no other trial starts.
 
         Raises:
             TrackingError: a database does not answer; the trial that it stopped is queued again.
         """
-        begun = time.monotonic()
+        start = time.monotonic()
         with study_errors(self.uri):
             with study_lock(self.uri):
-                self._fill(study, wanted)
-                parent = mlflow_log.study(self.name, study.user_attrs[IDENTITY], study.user_attrs[CONFIG])
-            idle, patience = None, studies.LOST_AFTER * self.heartbeat + 2
-            while time.monotonic() - begun < timeout:
-                if self._next(study, parent):
-                    idle = None
+                self._enqueue(study, trials)
+                parent = mlflow_log.study_run(self.name, study.user_attrs[IDENTITY], study.user_attrs[CONFIG])
+            idle_since, max_idle = None, studies.MISSED_HEARTBEATS * self.heartbeat + 2
+            while time.monotonic() - start < timeout:
+                if self._run_next(study, parent):
+                    idle_since = None
                     continue
                 running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
                 if not running:
                     break
-                if idle is None:
-                    idle = time.monotonic()
-                    self.say(f"trial {running[0].number} is being done elsewhere; seeing whether that is still alive")
-                if time.monotonic() - idle > patience:  # it is, or it would have been queued again
+                if idle_since is None:
+                    idle_since = time.monotonic()
+                    self.log(f"trial {running[0].number} runs in another process; waiting for its heartbeat")
+                if time.monotonic() - idle_since > max_idle:  # that process is alive, or its trial would be queued
                     break
                 time.sleep(1)
-            table, best = studies.trials_table(study), studies.best(study)
-            left = study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING))
-        told = {}
+            table, best = studies.trials_table(study), studies.best_trial(study)
+            unfinished = study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING))
+        summary = {}
         if best:
-            told = {"trial": studies.first_number(best), "value": best.value} | best.user_attrs[CHANGES]
-            told |= {STD: best.user_attrs[STD]} if self.repeats > 1 else {}
-        mlflow_log.log_summary(parent, table, told, over=not left)
+            summary = {"trial": studies.original_number(best), "value": best.value} | best.user_attrs[CHANGES]
+            summary |= {STD: best.user_attrs[STD]} if self.repeats > 1 else {}
+        mlflow_log.log_summary(parent, table, summary, finished=not unfinished)
 
-    def _fill(self, study: optuna.Study, wanted: int) -> None:
-        """Queues the trials that are still missing."""
-        points = self.space.points() if self.sampler == "grid" else [{} for _ in range(wanted)]
-        for point in studies.missing(study, points):
+    def _enqueue(self, study: optuna.Study, trials: int) -> None:
+        """Queues the trials that the study does not have yet."""
+        points = self.space.grid() if self.sampler == "grid" else [{} for _ in range(trials)]
+        for point in studies.missing_points(study, points):
             study.enqueue_trial(point)
 
-    def _next(self, study: optuna.Study, parent: str) -> bool:
-        """Does the next trial of the queue; returns whether there was one."""
-        with ExitStack() as taking:
-            taking.enter_context(study_lock(self.uri))
+    def _run_next(self, study: optuna.Study, parent: str) -> bool:
+        """Runs the next trial of the queue; returns whether there was one."""
+        with ExitStack() as lock:
+            lock.enter_context(study_lock(self.uri))
             fail_stale_trials(study)
             waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
             if not waiting:
                 return False
-            # A trial's own seed: what it is proposed depends on the trials before it, not on who asks.
+            # A seed per trial: what is proposed depends on the trials before it, not on the process that runs it.
             seed = int(self.values["base"]["seed"]) + waiting[0].number
             study.sampler = (
                 optuna.samplers.TPESampler(seed=seed) if self.sampler == "tpe" else optuna.samplers.RandomSampler(seed)
             )
-            # It has one before it begins: without any, a trial that was taken and then killed would run for ever.
+            # The first heartbeat comes before the start: without any, a trial that is taken and then killed would stay
+            # "running" for ever.
             study._storage.record_heartbeat(waiting[0]._trial_id)  # type: ignore[attr-defined]
             try:
-                study.optimize(partial(self._trial, study, parent, taking.close), n_trials=1, catch=(TrialError,))
+                study.optimize(partial(self._trial, study, parent, lock.close), n_trials=1, catch=(TrialError,))
             except (UpdateFinishedTrialError, ValueError) as error:
                 if isinstance(error, ValueError) and "Cannot tell" not in str(error):
                     raise
-                self.say(f"trial {waiting[0].number}: gave no sign of life in time and is done again; see --heartbeat")
+                self.log(f"trial {waiting[0].number}: no heartbeat in time, so it is queued again; see --heartbeat")
         return True
 
-    def _trial(self, study: optuna.Study, parent: str, taken: Callable[[], None], trial: optuna.Trial) -> float:
-        """Trains one setting, as often as is to be repeated, and returns the mean of the metric."""
+    def _trial(self, study: optuna.Study, parent: str, unlock: Callable[[], None], trial: optuna.Trial) -> float:
+        """Trains one setting `repeats` times, and returns the mean of the metric."""
         changes = self.space.suggest(trial)
-        first = studies.first_number(study.trials[trial.number])
+        number = studies.original_number(study.trials[trial.number])
         trial.set_user_attr(CHANGES, changes)
-        taken()
-        settings = params.checked(spaces.changed(self.values, self.space.fixed | changes), "params.yaml")
+        unlock()
+        settings = params.checked(spaces.with_changes(self.values, self.space.fixed | changes), "params.yaml")
         logged: dict[str, Any] = {
             "base": asdict(settings.base),
             "train": asdict(settings.train),
             "augment": asdict(settings.augment),
         }
         logged |= {"model_name": settings.model.name, "model": asdict(getattr(settings.model, settings.model.name))}
-        backup = Path(self.places["checkpoints"]) / "tune" / f"{study.user_attrs[IDENTITY]}-{first}"
-        begun, ended = time.monotonic(), None
+        checkpoints = self.context.checkpoints / "tune" / f"{study.user_attrs[IDENTITY]}-{number}"
+        start, failure = time.monotonic(), None
         try:
-            with mlflow_log.trial(parent, first, logged):
+            with mlflow_log.trial_run(parent, number, logged):
                 values = list(trial.user_attrs.get(VALUES, []))
                 try:
-                    for number in range(len(values), self.repeats):
-                        values.append(self._value(trial, settings, number, backup))
+                    for repeat in range(len(values), self.repeats):
+                        values.append(self._train(trial, settings, repeat, checkpoints))
                         trial.set_user_attr(VALUES, values)
-                    mean, told = statistics.fmean(values), {}
+                    mean, std = statistics.fmean(values), {}
                     if self.repeats > 1:
-                        told = {STD: statistics.stdev(values)}
-                        trial.set_user_attr(STD, told[STD])
-                    mlflow_log.end("complete", {"value": mean} | told)
-                    line = f"{self.metric} {mean:.4f}" + "".join(f" +- {value:.4f}" for value in told.values())
+                        std = {STD: statistics.stdev(values)}
+                        trial.set_user_attr(STD, std[STD])
+                    mlflow_log.log_result("complete", {"value": mean} | std)
+                    outcome = f"{self.metric} {mean:.4f}" + "".join(f" +- {value:.4f}" for value in std.values())
                 except (TrialPruned, TrialError) as error:
-                    ended, state = error, "pruned" if isinstance(error, TrialPruned) else "failed"
+                    failure, state = error, "pruned" if isinstance(error, TrialPruned) else "failed"
                     trial.set_user_attr(REASON, str(error))
-                    mlflow_log.end(state, {}, str(error))
-                    line = f"{state}: {error}"
+                    mlflow_log.log_result(state, {}, str(error))
+                    outcome = f"{state}: {error}"
         except (KeyboardInterrupt, TrackingError):
             RetryHeartbeatStaleTrialCallback()(study, study.trials[trial.number])
             raise
-        shutil.rmtree(backup, ignore_errors=True)
-        done, of = studies.progress(study)
-        self.say(f"{done + 1} of {of}: trial {first}: {line}; {in_words(changes)}; {time.monotonic() - begun:.0f} s")
-        if ended:
-            raise ended
+        shutil.rmtree(checkpoints, ignore_errors=True)
+        finished, total = studies.progress(study)
+        tried = ", ".join(f"{key} {spaces.to_cli(value)}" for key, value in changes.items())
+        self.log(f"{finished + 1} of {total}: trial {number}: {outcome}; {tried}; {time.monotonic() - start:.0f} s")
+        if failure:
+            raise failure
         return mean
 
-    def _value(self, trial: optuna.Trial, settings: params.Params, repeat: int, backup: Path) -> float:
+    def _train(self, trial: optuna.Trial, settings: params.Params, repeat: int, checkpoints: Path) -> float:
         """Trains once, with the seed of a repeat; returns the metric of the epoch that is kept."""
         base = replace(settings.base, seed=settings.base.seed + repeat)
         prefix = f"seed_{base.seed}/" if self.repeats > 1 else ""
-        kernel = settings.model.name == "fusion" and settings.model.fusion.head == "kernel"  # has no epochs
+        has_epochs = not (settings.model.name == "fusion" and settings.model.fusion.head == "kernel")
 
         def on_epoch(epoch: int, values: Mapping[str, float]) -> None:
             runs.log_metrics({prefix + name: value for name, value in values.items()}, epoch)
-            if repeat == 0 and not kernel:  # a setting that begins badly is given up in its first training or never
+            if repeat == 0 and has_epochs:  # a setting is pruned in its first training or not at all
                 trial.report(values[self.metric], epoch)
                 if trial.should_prune():
                     raise TrialPruned(f"{self.metric} {values[self.metric]:.4f} after epoch {epoch}")
@@ -254,23 +259,21 @@ class Search:
         keras.backend.clear_session()
         keras.utils.set_random_seed(base.seed)
         try:
-            with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
-                paths = {**self.places, "checkpoints": backup}
-                result = train_model(TrainingContext(replace(settings, base=base), on_epoch=on_epoch, **paths))
+            with open(os.devnull, "w") as devnull, redirect_stdout(devnull):
+                result = train_model(
+                    replace(
+                        self.context, params=replace(settings, base=base), checkpoints=checkpoints, on_epoch=on_epoch
+                    )
+                )
         except (OptunaError, TrackingError):
             raise
-        except Exception as error:  # a network that its photos do not fit, or no memory
+        except Exception as error:  # a network that does not fit its photos, or no memory
             kind = "" if isinstance(error, GemmodelError) else f"{type(error).__name__}: "
             reason = f"{kind}{error}".strip().splitlines()[0]
             raise TrialError(reason[:200]) from error
         finally:
             keras.config.set_dtype_policy("float32")
         value = float(fit.summary(result.history, result.selection_metric)[f"best_{self.metric}"])
-        if value != value:
+        if math.isnan(value):
             raise TrialError(f"{self.metric} is not a number")
         return value
-
-
-def in_words(changes: Mapping[str, Any]) -> str:
-    """Returns what a trial tries, in one line."""
-    return ", ".join(f"{key} {spaces.to_cli(value)}" for key, value in changes.items())

@@ -1,4 +1,4 @@
-"""Repositories with the project's files, and commands in them as a user types them."""
+"""Repositories with the project's files, and commands that run in them as a user types them."""
 
 import hashlib
 import os
@@ -12,40 +12,40 @@ from typing import Any
 import yaml
 
 ROOT = Path(__file__).parents[2]
-OWN = ("MLFLOW_", "DVC_", "GIT_", "AWS_", "SSH_")
+SETTINGS = ("MLFLOW_", "DVC_", "GIT_", "AWS_", "SSH_")
 Run = Callable[..., str]
 
 
 def environment() -> dict[str, str]:
-    """Returns the variables of a user with this environment activated and a name in git, and no service set up."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(OWN)}
-    kept["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{kept['PATH']}"
+    """Return the environment of a user with this virtual environment and a git name, but no service configured."""
+    variables = {name: value for name, value in os.environ.items() if not name.startswith(SETTINGS)}
+    variables["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{variables['PATH']}"
     for role in ("AUTHOR", "COMMITTER"):
-        kept |= {f"GIT_{role}_NAME": "Test", f"GIT_{role}_EMAIL": "test@gemmodel.example"}
-    return kept
+        variables |= {f"GIT_{role}_NAME": "Test", f"GIT_{role}_EMAIL": "test@gemmodel.example"}
+    return variables
 
 
 def runner(folder: Path, **variables: str) -> Run:
-    """Returns a function that runs a command in a folder and gives back what it printed."""
+    """Return a function that runs a command in a folder and returns its output."""
 
     def run(*command: str | Path, ok: bool = True) -> str:
-        done = subprocess.run(
+        process = subprocess.run(
             command,
             cwd=folder,
             env=environment() | variables,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            start_new_session=True,  # no terminal to ask for a password on
+            start_new_session=True,  # without a terminal, so that no password prompt can wait
         )
-        assert (done.returncode == 0) is ok, f"{command}\n{done.stdout}\n{done.stderr}"
-        return done.stdout + (done.stderr if not ok else "")
+        assert (process.returncode == 0) is ok, f"{command}\n{process.stdout}\n{process.stderr}"
+        return process.stdout + (process.stderr if not ok else "")
 
     return run
 
 
 def copy_project(folder: Path) -> None:
-    """Copies this working tree's files, those that git ignores left out."""
+    """Copy the files of this working tree that git does not ignore."""
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT, check=True, capture_output=True, text=True,
@@ -57,7 +57,7 @@ def copy_project(folder: Path) -> None:
 
 
 def change(folder: Path, **sections: dict[str, Any]) -> None:
-    """Sets values in a folder's params.yaml."""
+    """Set values in a folder's params.yaml."""
     path = folder / "params.yaml"
     params = yaml.safe_load(path.read_text(encoding="utf-8"))
     for section, values in sections.items():
@@ -67,12 +67,12 @@ def change(folder: Path, **sections: dict[str, Any]) -> None:
 
 
 def stages_run(output: str) -> list[str]:
-    """Returns the stages that a `dvc repro` ran, in their order."""
+    """Return the stages that a `dvc repro` ran, in their order."""
     return [line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")]
 
 
 def digests(folder: Path, *parts: str) -> dict[str, str]:
-    """Returns the hash of every output of the pipeline; none is what tells of one crawl, or of the commit."""
+    """Return the hash of every output of the pipeline; the reports on one crawl or one commit are not outputs."""
     parts = parts or ("data", "models", "reports")
     files = [file for part in parts for file in (folder / part).rglob("*") if file.is_file()]
     return {

@@ -1,4 +1,4 @@
-"""What a DVC remote can be, each as a real server on a loopback port, with one credential that opens it."""
+"""Servers for DVC remotes on loopback ports, each with one valid credential."""
 
 import getpass
 import json
@@ -33,14 +33,14 @@ ALLOWED = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": 
 
 @dataclass(frozen=True)
 class Store:
-    """How a team member sets a remote up.
+    """How a team member configures a remote.
 
     Attributes:
         url: The remote's address.
-        shared: Options of `dvc remote modify` that everybody has and git holds.
-        own: Options of `dvc remote modify --local`, credentials among them.
-        wrong: The same with a credential that the server does not know.
-        secret: What git must never hold.
+        shared: Options of `dvc remote modify` that are the same for all and are committed.
+        own: Options of `dvc remote modify --local`, with the credentials.
+        wrong: Those of them that hold the credential, with an invalid one.
+        secret: The credential, which must never be committed.
     """
 
     url: str
@@ -52,14 +52,14 @@ class Store:
 
 @contextmanager
 def ssh(root: Path) -> Iterator[Store]:
-    """Debian's openssh-server, which lets one key in."""
+    """Run Debian's openssh-server, which accepts one key."""
     sshd = shutil.which("sshd") or shutil.which("sshd", path="/usr/sbin")
     if sshd is None:
         pytest.skip("openssh-server is not installed")
     for name in ("host", "alice", "mallory"):
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", root / name], check=True)
     if os.getuid() == 0:
-        Path("/run/sshd").mkdir(exist_ok=True)  # which Debian's service makes
+        Path("/run/sshd").mkdir(exist_ok=True)  # Debian's service creates it
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     (root / "sshd_config").write_text(SSHD.format(port=port, folder=root), encoding="utf-8")
@@ -80,7 +80,7 @@ def ssh(root: Path) -> Iterator[Store]:
 
 
 def wait_for_port(port: int, server: subprocess.Popen[bytes], seconds: float = 30) -> None:
-    """Returns once a server listens."""
+    """Return once a server listens."""
     end = time.monotonic() + seconds
     while True:
         try:
@@ -94,7 +94,7 @@ def wait_for_port(port: int, server: subprocess.Popen[bytes], seconds: float = 3
 
 @contextmanager
 def s3(root: Path) -> Iterator[Store]:
-    """Moto's server, with a bucket and a user, made before it begins to check signatures."""
+    """Run Moto's server with a bucket and a user, who are created before it checks signatures."""
     import boto3
     from moto.server import ThreadedMotoServer
 
@@ -123,18 +123,18 @@ def s3(root: Path) -> Iterator[Store]:
 
 
 def check_signatures_after(requests: bytes, address: str) -> None:
-    """Has a moto server let so many requests more pass without looking at who sent them."""
+    """Set the number of requests that a moto server accepts before it checks their signatures."""
     plain = {"Content-Type": "text/plain"}
     urllib.request.urlopen(urllib.request.Request(f"{address}/moto-api/reset-auth", requests, plain)).close()
 
 
 @contextmanager
 def webdav(root: Path) -> Iterator[Store]:
-    """WsgiDAV on cheroot, which lets one user in."""
+    """Run WsgiDAV on cheroot, which accepts one user."""
     from cheroot.wsgi import Server
     from wsgidav.wsgidav_app import WsgiDAVApp
 
-    (root / "shared" / "gems").mkdir(parents=True)  # DVC does not make the folder that the address names
+    (root / "shared" / "gems").mkdir(parents=True)  # DVC does not create the folder of the URL
     password = secrets.token_urlsafe()
     app = WsgiDAVApp(
         {

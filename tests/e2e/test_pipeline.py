@@ -1,4 +1,4 @@
-"""The whole pipeline as a user meets it, on a small sample, in a fresh repository with the project's files."""
+"""The whole pipeline from the command line, on a small sample, in a fresh repository with the project's files."""
 
 import json
 import os
@@ -16,13 +16,13 @@ from typing import Any
 
 import pytest
 import yaml
-from repository import change, copy_project, digests, environment, runner, stages_run
+from repository import ROOT, change, copy_project, digests, environment, runner, stages_run
 
 SMALL = {
     "crawl": {"only": ["Ruby", "Spinel", "Malachite", "Diamond"], "max_per_gem": 12},
     "base": {"image_size": 64},
     "augment": {"images_per_class": 3},
-    "model": {"fusion": {"head": "softmax"}},  # learns by epochs
+    "model": {"fusion": {"head": "softmax"}},  # is trained in epochs
     "train": {"epochs": 4},
     "explain": {
         "photos": 4,
@@ -35,20 +35,7 @@ SMALL = {
     },
     "explore": {"elbow": [2, 4]},
 }
-STAGES = [
-    "crawl",
-    "clean",
-    "split",
-    "describe",
-    "augment",
-    "embed",
-    "train",
-    "evaluate",
-    "explain",
-    "explore",
-    "register",
-    "report",
-]
+STAGES = list(yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"])
 
 
 def mlflow_runs(folder: Path) -> list[Any]:
@@ -61,7 +48,7 @@ def mlflow_runs(folder: Path) -> list[Any]:
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A repository with this working tree's files, small settings, and one `dvc repro` behind it."""
+    """A repository with this working tree's files and small settings, after one `dvc repro`."""
     folder = tmp_path_factory.mktemp("e2e") / "project"
     copy_project(folder)
     change(folder, **SMALL)
@@ -75,7 +62,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def project(built: Path) -> Iterator[Path]:
-    """The built repository; whatever a test changes in it is undone."""
+    """The built repository; the changes of a test are undone after it."""
     run = runner(built)
     commit = run("git", "rev-parse", "HEAD").strip()
     yield built
@@ -106,12 +93,12 @@ def test_forced_repro_makes_the_same_bytes_and_no_second_version(project: Path) 
     ("section", "value", "expected"),
     [
         ("train", {"epochs": 2}, ["train", "evaluate", "explain", "register", "report"]),
-        ("evaluate", {"top": 2}, ["evaluate", "report"]),  # the answers stay
+        ("evaluate", {"top": 2}, ["evaluate", "report"]),  # the predictions stay the same
         ("explain", {"photos": 2}, ["explain", "report"]),
         ("register", {"name": "other"}, ["register", "report"]),
     ],
 )
-def test_a_changed_value_reruns_what_is_downstream(
+def test_a_changed_value_reruns_only_downstream_stages(
     project: Path, section: str, value: dict[str, Any], expected: list[str]
 ) -> None:
     change(project, **{section: value})
@@ -121,24 +108,25 @@ def test_a_changed_value_reruns_what_is_downstream(
 @pytest.mark.parametrize(
     ("file", "expected"),
     [
-        ("gemmodel/data/cleaning.py", {"clean"}),
+        ("gemmodel/clean/cleaning.py", {"clean"}),
         (
-            "gemmodel/data/images.py",
+            "gemmodel/images/decode.py",
             {"crawl", "clean", "describe", "augment", "embed", "train", "evaluate", "explain", "register"},
         ),
-        ("gemmodel/models/cnn.py", {"train"}),
-        ("gemmodel/delivery/registry.py", {"register"}),
-        ("scraper/sample_site/cuts.py", {"crawl"}),
+        ("gemmodel/train/cnn.py", {"train"}),
+        ("gemmodel/register/promotion.py", {"register"}),
+        ("sample_site/render/cuts.py", {"crawl"}),
+        ("gemmodel/core/params.py", set()),
         ("gemmodel/cli.py", set()),
     ],
 )
-def test_an_edited_file_concerns_the_stages_that_import_it(project: Path, file: str, expected: set[str]) -> None:
+def test_an_edited_file_reruns_the_stages_that_import_it(project: Path, file: str, expected: set[str]) -> None:
     with (project / file).open("a", encoding="utf-8") as source:
         source.write("\n# edited\n")
     assert set(json.loads(runner(project)("dvc", "status", "--json"))) == expected
 
 
-def test_a_kept_test_part_concerns_split_alone_and_stays(project: Path) -> None:
+def test_a_pinned_test_part_reruns_split_alone_and_stays(project: Path) -> None:
     run = runner(project)
 
     def test_part() -> dict[str, str]:
@@ -154,20 +142,20 @@ def test_a_kept_test_part_concerns_split_alone_and_stays(project: Path) -> None:
 
 
 def test_an_edit_that_changes_no_output_stops_there(project: Path) -> None:
-    with (project / "gemmodel/data/cleaning.py").open("a", encoding="utf-8") as source:
+    with (project / "gemmodel/clean/cleaning.py").open("a", encoding="utf-8") as source:
         source.write("\n# edited\n")
     assert stages_run(runner(project)("dvc", "repro")) == ["clean"]
 
 
-def test_experiments_elsewhere_land_in_the_same_store(project: Path) -> None:
+def test_experiments_in_other_folders_log_to_the_same_store(project: Path) -> None:
     run = runner(project)
     before = len(mlflow_runs(project))
     run("dvc", "exp", "run", "--temp", "--name", "in-temp", "-S", "train.epochs=1", "evaluate")
-    for number in (1, 2):
-        option = f"train.learning_rate=0.0{number}"
-        run("dvc", "exp", "run", "--queue", "--name", f"in-queue-{number}", "-S", option, "register")
+    for i in (1, 2):
+        option = f"train.learning_rate=0.0{i}"
+        run("dvc", "exp", "run", "--queue", "--name", f"in-queue-{i}", "-S", option, "register")
     run("dvc", "queue", "start", "--jobs", "2")
-    deadline = time.monotonic() + 900  # `dvc queue logs --follow` fails where a worker has not begun yet
+    deadline = time.monotonic() + 900  # `dvc queue logs --follow` fails where no worker has started yet
     while {"Queued", "Running"} & set((status := run("dvc", "queue", "status")).split()):
         assert time.monotonic() < deadline, status
         time.sleep(1)
@@ -192,12 +180,14 @@ def test_metrics_diff_and_plots(project: Path) -> None:
     assert changed["reports/training.json"]["epochs"] == {"old": 4, "new": 1, "diff": -3}
     run("dvc", "plots", "show", "--out", "plots")
     page = (project / "plots" / "index.html").read_text(encoding="utf-8")
-    for title in ("Loss by epoch", "Accuracy by epoch", "Confusion on the test part", "Accuracy of each gem"):
-        assert title in page
+    plots = yaml.safe_load((project / "dvc.yaml").read_text(encoding="utf-8"))["plots"]
+    titles = {name: plot["title"] for entry in plots if isinstance(entry, dict) for name, plot in entry.items()}
+    for name in ("Loss", "Accuracy", "Confusion", "Accuracy by gem"):
+        assert titles[name] in page
     shutil.rmtree(project / "plots")
 
 
-def test_a_teammate_pulls_and_rebuilds_nothing(project: Path, tmp_path: Path) -> None:
+def test_a_teammate_pulls_and_reruns_nothing(project: Path, tmp_path: Path) -> None:
     run = runner(project)
     run("dvc", "remote", "add", "--default", "--force", "folder", tmp_path / "remote")
     run("dvc", "push")
@@ -222,29 +212,29 @@ def test_raw_data_alone_saves_a_teammate_the_crawl(project: Path, tmp_path: Path
     assert not (tmp_path / "teammate" / "reports" / "crawl.json").exists()
 
 
-def test_a_crawl_that_fails_leaves_the_raw_data(project: Path) -> None:
+def test_a_failed_crawl_leaves_the_raw_data(project: Path) -> None:
     before = digests(project)
-    change(project, crawl={"source": "minerals"})  # without the address that a live site is told
+    change(project, crawl={"source": "minerals"})  # without the contact address that a live site requires
     assert "crawl.contact" in runner(project)("dvc", "repro", ok=False)
     assert digests(project) == before
 
 
-def test_a_folder_of_photos_is_watched(project: Path, tmp_path: Path) -> None:
+def test_a_change_in_a_folder_of_photos_reruns_the_crawl(project: Path, tmp_path: Path) -> None:
     run = runner(project)
     photos = tmp_path / "photos"
     for gem in ("Ruby", "Diamond"):
         shutil.copytree(project / "data" / "clean" / gem, photos / gem)
     change(project, crawl={"source": "folder", "folder": str(photos), "only": [], "max_per_gem": 0})
     assert stages_run(run("dvc", "repro", "crawl")) == ["crawl"]
-    known = sorted(photos.rglob("*.jpg"))
+    copied = sorted(photos.rglob("*.jpg"))
     assert stages_run(run("dvc", "repro", "crawl")) == []
-    shutil.copy(known[0], known[0].with_name("added.jpg"))
+    shutil.copy(copied[0], copied[0].with_name("added.jpg"))
     assert stages_run(run("dvc", "repro", "crawl")) == ["crawl"]
-    shutil.copy(known[1], known[0])
+    shutil.copy(copied[1], copied[0])
     assert stages_run(run("dvc", "repro", "crawl")) == ["crawl"]
-    known[0].unlink()
+    copied[0].unlink()
     assert stages_run(run("dvc", "repro", "crawl")) == ["crawl"]
-    assert len(list((project / "data" / "raw").rglob("*.jpg"))) == len(known)
+    assert len(list((project / "data" / "raw").rglob("*.jpg"))) == len(copied)
 
 
 def test_scores_on_two_versions_of_the_photos(project: Path, draw: Any) -> None:
@@ -273,15 +263,15 @@ def test_scores_on_two_versions_of_the_photos(project: Path, draw: Any) -> None:
     assert not (project / "stones").exists()
 
 
-def test_ci_tells_what_a_pull_request_does_to_the_scores(project: Path, tmp_path: Path) -> None:
+def test_ci_reports_how_a_pull_request_changes_the_scores(project: Path, tmp_path: Path) -> None:
     workflow = yaml.safe_load((project / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8"))
     steps = {step["name"]: step["run"] for step in workflow["jobs"]["pipeline"]["steps"] if "name" in step}
     run = runner(project, GITHUB_STEP_SUMMARY=str(tmp_path / "summary"), GITHUB_OUTPUT=str(tmp_path / "output"))
     run("git", "switch", "-qc", "change")
-    change(project, evaluate={"top": 3})  # which no other test has DVC's run cache know
-    run("git", "commit", "-qam", "the three best")
+    change(project, evaluate={"top": 3})  # a value that DVC's run cache does not have from another test
+    run("git", "commit", "-qam", "top 3")
     run("git", "switch", "-q", "main")
-    run("git", "merge", "-q", "--no-ff", "--no-edit", "change")  # what a pull request's run checks out
+    run("git", "merge", "-q", "--no-ff", "--no-edit", "change")  # the commit that CI checks out for a pull request
     shutil.rmtree(project / "reports")
     assert stages_run(run("bash", "-e", "-c", steps["Scores of the base branch"])) == []
     ran = run("bash", "-e", "-c", steps["Pipeline"])
@@ -302,7 +292,7 @@ def test_make_ui_shows_the_run_and_the_registered_model(project: Path, chromium:
         shown = mlflow_runs(project)[-1]  # the oldest: the first `dvc repro`
 
         def page(route: str) -> str:
-            """The page's elements after its scripts have run."""
+            """Return the page's elements after its scripts have run."""
             options = ["headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-sync"]
             options += ["disable-background-networking", "disable-component-update", "virtual-time-budget=30000"]
             options += ["dump-dom", f"user-data-dir={tmp_path / 'profile'}"]
@@ -318,9 +308,9 @@ def test_make_ui_shows_the_run_and_the_registered_model(project: Path, chromium:
 
 @contextmanager
 def start(folder: Path, *command: str) -> Iterator[None]:
-    """Runs a server in a process group of its own while the context lasts."""
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    server = subprocess.Popen(command, cwd=folder, env=environment(), start_new_session=True, **quiet)
+    """Run a server in a process group of its own until the context ends."""
+    no_output = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    server = subprocess.Popen(command, cwd=folder, env=environment(), start_new_session=True, **no_output)
     try:
         yield
     finally:
@@ -329,7 +319,7 @@ def start(folder: Path, *command: str) -> Iterator[None]:
 
 
 def wait_for(url: str, seconds: float = 120) -> None:
-    """Returns once a server answers."""
+    """Return once a server responds."""
     end = time.monotonic() + seconds
     while True:
         try:

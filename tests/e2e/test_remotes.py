@@ -1,4 +1,4 @@
-"""Teams of two clones that share photos through DVC's remotes, each over its real protocol on loopback."""
+"""Two clones that share photos through DVC remotes, each over its real protocol on loopback."""
 
 import itertools
 import json
@@ -20,8 +20,8 @@ PHOTOS = 12  # of each gem
 
 
 @pytest.fixture(scope="module")
-def take(draw: Callable[..., Any]) -> Callable[[Path, int], None]:
-    """Put photos of one gem, no two alike, into a folder."""
+def add_photos(draw: Callable[..., Any]) -> Callable[[Path, int], None]:
+    """Write photos of one gem, no two of them similar, to a folder."""
     seeds = itertools.count()
 
     def photos(folder: Path, count: int) -> None:
@@ -33,8 +33,8 @@ def take(draw: Callable[..., Any]) -> Callable[[Path, int], None]:
 
 
 @pytest.fixture(scope="module")
-def first(tmp_path_factory: pytest.TempPathFactory, take: Callable[[Path, int], None]) -> Path:
-    """A repository whose first stages have run over a folder of photos that DVC holds."""
+def first(tmp_path_factory: pytest.TempPathFactory, add_photos: Callable[[Path, int], None]) -> Path:
+    """A repository whose first stages have run on a folder of photos that DVC tracks."""
     folder = tmp_path_factory.mktemp("team") / "first"
     copy_project(folder)
     pipeline = yaml.safe_load((folder / "dvc.yaml").read_text(encoding="utf-8"))
@@ -43,7 +43,7 @@ def first(tmp_path_factory: pytest.TempPathFactory, take: Callable[[Path, int], 
     (folder / "dvc.lock").unlink()
     change(folder, crawl={"source": "folder", "folder": "stones"})
     for gem in ("Ruby", "Opal"):
-        take(folder / "stones" / gem, PHOTOS)
+        add_photos(folder / "stones" / gem, PHOTOS)
     run = runner(folder)
     run("git", "init", "-q", "-b", "main")
     run("dvc", "add", "-q", "stones")
@@ -55,7 +55,7 @@ def first(tmp_path_factory: pytest.TempPathFactory, take: Callable[[Path, int], 
 
 @dataclass(frozen=True)
 class Member:
-    """Someone of the team: a clone of the team's git repository, and a home folder without keys and settings."""
+    """A team member: a clone of the team's git repository, and a home folder without keys and settings."""
 
     folder: Path
 
@@ -69,9 +69,9 @@ class Member:
         for name, value in options.items():
             self.run("dvc", "remote", "modify", *where, "shared", name, value)
 
-    def add_photos(self, take: Callable[[Path, int], None]) -> None:
-        """Publish five photos on a branch of one's own."""
-        take(self.folder / "stones" / "Ruby", 5)
+    def push_photos(self, add_photos: Callable[[Path, int], None]) -> None:
+        """Push five photos on a branch of the member's name."""
+        add_photos(self.folder / "stones" / "Ruby", 5)
         self.run("git", "switch", "-qc", self.folder.name)
         self.run("dvc", "add", "-q", "stones")
         self.run("git", "commit", "-qam", "five rubies")
@@ -81,7 +81,7 @@ class Member:
 
 @pytest.fixture
 def alice(first: Path, tmp_path: Path) -> Member:
-    """Who has made the photos, and a bare repository for the team."""
+    """The member with the first photos, and a bare repository for the team."""
     runner(tmp_path)("git", "clone", "-q", "--bare", first, "origin.git")
     shutil.copytree(first, tmp_path / "alice")
     member = Member(tmp_path / "alice")
@@ -89,8 +89,8 @@ def alice(first: Path, tmp_path: Path) -> Member:
     return member
 
 
-def join(alice: Member, name: str) -> Member:
-    """Clone the team's git repository for someone else."""
+def clone(alice: Member, name: str) -> Member:
+    """Clone the team's git repository for another member."""
     folder = alice.folder.with_name(name)
     runner(folder.parent)("git", "clone", "-q", "origin.git", folder)
     return Member(folder)
@@ -100,7 +100,7 @@ def join(alice: Member, name: str) -> Member:
 def test_two_clones_share_photos(
     kind: Callable[[Path], AbstractContextManager[Store]],
     alice: Member,
-    take: Callable[[Path, int], None],
+    add_photos: Callable[[Path, int], None],
     tmp_path: Path,
 ) -> None:
     (tmp_path / "server").mkdir()
@@ -112,7 +112,7 @@ def test_two_clones_share_photos(
         alice.run("git", "commit", "-qam", "a remote")
         alice.run("git", "push", "-q", "origin", "main")
 
-        bob = join(alice, "bob")
+        bob = clone(alice, "bob")
         bob.set(store.own | store.wrong, "--local")
         assert "ERROR" in bob.run("dvc", "pull", ok=False)
         assert not digests(bob.folder, "data", "stones")
@@ -121,7 +121,7 @@ def test_two_clones_share_photos(
         assert digests(bob.folder, "data", "stones") == digests(alice.folder, "data", "stones")
 
         for member in (alice, bob):
-            member.add_photos(take)
+            member.push_photos(add_photos)
         added = {member: digests(member.folder, "stones") for member in (alice, bob)}
         for member, other in ((alice, bob), (bob, alice)):
             member.run("git", "fetch", "-q")
@@ -134,17 +134,17 @@ def test_two_clones_share_photos(
     assert store.secret not in published
 
 
-def test_photos_that_two_add_at_once_are_joined(
-    alice: Member, take: Callable[[Path, int], None], tmp_path: Path
+def test_photos_that_two_members_add_at_once_are_merged(
+    alice: Member, add_photos: Callable[[Path, int], None], tmp_path: Path
 ) -> None:
     alice.run("dvc", "remote", "add", "--default", "shared", tmp_path / "store")
     alice.run("git", "commit", "-qam", "a remote")
     alice.run("dvc", "push", "-q")
     alice.run("git", "push", "-q", "origin", "main")
-    bob = join(alice, "bob")
+    bob = clone(alice, "bob")
     bob.run("dvc", "pull", "-q")
-    bob.add_photos(take)
-    take(alice.folder / "stones" / "Opal", 5)
+    bob.push_photos(add_photos)
+    add_photos(alice.folder / "stones" / "Opal", 5)
     alice.run("dvc", "add", "-q", "stones")
     alice.run("dvc", "repro")
     alice.run("git", "commit", "-qam", "five opals")
@@ -166,13 +166,15 @@ def test_photos_that_two_add_at_once_are_joined(
     assert digests(bob.folder, "data", "stones") == digests(alice.folder, "data", "stones")
 
 
-def test_versions_of_the_photos_travel(alice: Member, take: Callable[[Path, int], None], tmp_path: Path) -> None:
+def test_another_project_imports_versions_of_the_photos(
+    alice: Member, add_photos: Callable[[Path, int], None], tmp_path: Path
+) -> None:
     alice.run("dvc", "remote", "add", "--default", "shared", tmp_path / "store")
     alice.run("git", "commit", "-qam", "a remote")
     versions = {}
     for tag in ("data-1", "data-2"):
         if tag == "data-2":
-            take(alice.folder / "stones" / "Topaz", 50)
+            add_photos(alice.folder / "stones" / "Topaz", 50)
             alice.run("dvc", "add", "-q", "stones")
             assert stages_run(alice.run("dvc", "repro")) == FIRST
             alice.run("git", "commit", "-qam", "50 topazes")
@@ -181,7 +183,7 @@ def test_versions_of_the_photos_travel(alice: Member, take: Callable[[Path, int]
         alice.run("git", "push", "-q", "origin", "main", tag)
         versions[tag] = digests(alice.folder, "data", "stones")
 
-    other = tmp_path / "other"  # another project: nothing but the clean photos, and where they came from
+    other = tmp_path / "other"  # another project, which imports only the clean photos
     other.mkdir()
     run = runner(other)
     run("git", "init", "-q")

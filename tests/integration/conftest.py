@@ -1,4 +1,4 @@
-"""The whole pipeline, stage by stage, on a few sample gems: made once for all tests that look at what came of it."""
+"""The stages on a few sample gems: a project folder that many tests share."""
 
 import shutil
 import subprocess
@@ -32,7 +32,7 @@ TINY = {
 
 @dataclass(frozen=True)
 class Project:
-    """A folder that the stages run in, with a params.yaml of its own."""
+    """A folder that the stages run in, with its own params.yaml."""
 
     root: Path
     python: Callable[..., subprocess.CompletedProcess[str]]
@@ -44,17 +44,17 @@ class Project:
         return f"sqlite:///{(self.root / 'log' / 'runs.db').as_posix()}"
 
     def set(self, **changes: Any) -> None:
-        """Write the tiny parameters, but for some; `__` stands for the dots in their names."""
+        """Write the tiny parameters with some changes; `__` in a name stands for a dot."""
         self.write_params(self.root, TINY | {name.replace("__", "."): value for name, value in changes.items()})
 
     def stage(self, name: str, *options: str, **variables: str) -> subprocess.CompletedProcess[str]:
-        """Run a stage as dvc.yaml does, but for some options, in an environment with some variables."""
+        """Run a stage with the options of dvc.yaml, then further ones that replace them, and environment variables."""
         (self.root / "log").mkdir(exist_ok=True)
         variables = {"MLFLOW_TRACKING_URI": self.store} | variables
         return self.python("-m", f"stages.{name}", *stage_options(name), *options, cwd=self.root, **variables)
 
     def run(self, *names: str, options: Sequence[str] = (), **variables: str) -> None:
-        """Run stages that must succeed, in turn, each as `stage` does."""
+        """Run stages one after the other, each as `stage` does; all must succeed."""
         for name in names:
             ended = self.stage(name, *options, **variables)
             assert ended.returncode == 0, f"{name}: {ended.stderr}"
@@ -62,7 +62,7 @@ class Project:
 
 @pytest.fixture(scope="session")
 def new_project(run: Any, write_params: Any) -> Callable[[Path], Project]:
-    """Make a folder that the stages can run in."""
+    """Create a folder that the stages can run in."""
 
     def project(root: Path) -> Project:
         made = Project(root, run, write_params)
@@ -77,7 +77,7 @@ def new_project(run: Any, write_params: Any) -> Callable[[Path], Project]:
 
 @pytest.fixture
 def project(tmp_path: Path, new_project: Callable[[Path], Project]) -> Project:
-    """Return a folder that the stages can run in, without anything but parameters."""
+    """Return a folder that the stages can run in; it holds only parameters."""
     return new_project(tmp_path)
 
 
@@ -91,7 +91,7 @@ def split_project(tmp_path_factory: pytest.TempPathFactory, new_project: Callabl
 
 @pytest.fixture(scope="module")
 def for_postgres() -> Iterator[Path]:
-    """A folder that PostgreSQL can keep its data in: root's runs as another user, who cannot reach pytest's folders."""
+    """A folder for PostgreSQL's data: started by root it runs as another user, who cannot read pytest's folders."""
     if not (shutil.which("postgres") or list(Path("/usr/lib/postgresql").glob("*/bin/postgres"))):
         pytest.skip("PostgreSQL is not installed")
     pytest.importorskip("psycopg2")

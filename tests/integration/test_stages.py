@@ -1,4 +1,4 @@
-"""Every stage in one folder on a few sample gems: what it leaves, and what it logs to MLflow."""
+"""Every stage in one folder on a few sample gems: its outputs, and what it logs to MLflow."""
 
 import base64
 import csv
@@ -17,12 +17,17 @@ from gemmodel.core import hashing, image_folder
 from gemmodel.images import decode
 from gemmodel.models import metadata, saving
 from gemmodel.serve import predictions
+from tests.conftest import stage_params
 
 GEMS = ["Citrine", "Malachite", "Ruby", "Turquoise"]
+ROUNDING = 1e-6  # reports have six digits
+LITERT_ATOL = (
+    1e-4  # of probabilities: LiteRT sums in another order than Keras; 2.6e-5 is the largest difference measured
+)
 
 
 def lock(root: Path, test_md5: str) -> None:
-    """Write a dvc.lock that knows the test part by a hash."""
+    """Write a dvc.lock with the hashes of the three parts."""
     outs = [
         {"path": f"data/split/{part}", "md5": md5}
         for part, md5 in (("train", "1.dir"), ("val", "2.dir"), ("test", test_md5))
@@ -32,9 +37,11 @@ def lock(root: Path, test_md5: str) -> None:
 
 @pytest.fixture(scope="module")
 def fusion(split_project: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """The folder after training, scoring and registering a fusion model, as `dvc repro` would."""
+    """The folder after training, evaluating and registering a fusion model, as `dvc repro` does."""
     lock(split_project.root, "aaa.dir")
-    split_project.run("embed", "train", "evaluate", "evaluate", "register", DVC_STAGE="any")  # tables do not double
+    split_project.run(
+        "embed", "train", "evaluate", "evaluate", "register", DVC_STAGE="any"
+    )  # twice: rows are not logged twice
     return split_project
 
 
@@ -48,15 +55,15 @@ def client(fusion: Any) -> Iterator[mlflow.MlflowClient]:
 
 @pytest.fixture(scope="module")
 def logged(fusion: Any, client: mlflow.MlflowClient) -> mlflow.entities.Run:
-    """The one run that the chain made."""
+    """The one run that the stages logged to."""
     (experiment,) = client.search_experiments(filter_string="name = 'gemstones'")
     runs = client.search_runs([experiment.experiment_id])
     sha256 = hashing.sha256(fusion.root / "models" / "model.keras")
-    (found,) = [run for run in runs if run.data.tags.get("model_sha256") == sha256]
-    return found
+    (run,) = [run for run in runs if run.data.tags.get("model_sha256") == sha256]
+    return run
 
 
-def test_the_photos_go_through_the_stages(split_project: Any) -> None:
+def test_the_photos_pass_through_the_stages(split_project: Any) -> None:
     root = split_project.root
     raw = image_folder.list_images(root / "data" / "raw")
     assert {gem: len(paths) for gem, paths in raw.items()} == dict.fromkeys(GEMS, 12)
@@ -83,20 +90,22 @@ def test_the_reports_agree_with_each_other(fusion: Any) -> None:
     with (reports / "evaluation" / "predictions.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     assert metrics["photos"] == len(rows)
-    assert metrics["accuracy"] == pytest.approx(np.mean([row["actual"] == row["predicted"] for row in rows]), abs=1e-6)
-    points = metrics["accuracy"] + metrics["mineral_class_accuracy"]
-    assert metrics["label_score"] == pytest.approx(points, abs=1e-5)
+    assert metrics["accuracy"] == pytest.approx(
+        np.mean([row["actual"] == row["predicted"] for row in rows]), abs=ROUNDING
+    )
+    label_score = metrics["accuracy"] + metrics["mineral_class_accuracy"]
+    assert metrics["label_score"] == pytest.approx(label_score, abs=3 * ROUNDING)
     assert metrics["set_coverage"] >= metrics["accuracy"]
     with (reports / "curves.csv").open(encoding="utf-8", newline="") as file:
         epochs = list(csv.DictReader(file))
     assert [row["epoch"] for row in epochs] == ["0", "1"]
-    assert training["best_val_loss"] == pytest.approx(min(float(row["val_loss"]) for row in epochs), abs=1e-6)
+    assert training["best_val_loss"] == pytest.approx(min(float(row["val_loss"]) for row in epochs), abs=ROUNDING)
     assert registration["model_sha256"] == hashing.sha256(fusion.root / "models" / "model.keras")
     assert registration["champion"] is True
     assert (registration["accuracy"], registration["test_photos"]) == (metrics["accuracy"], metrics["photos"])
 
 
-def test_a_run_leads_back_to_how_it_came_about(logged: mlflow.entities.Run) -> None:
+def test_a_run_records_its_origin(logged: mlflow.entities.Run) -> None:
     assert logged.info.status == "FINISHED"
     assert logged.data.params["train.epochs"] == "2"
     assert logged.data.params["base.image_size"] == "64"
@@ -107,6 +116,11 @@ def test_a_run_leads_back_to_how_it_came_about(logged: mlflow.entities.Run) -> N
     assert logged.data.params["augment.target_per_class"] == "0"
     assert logged.data.params["augment.rotation"] == "40.0"
     assert logged.data.tags["device"].startswith("CPU")
+    sections = {name.split(".")[0] for name in logged.data.params} - {"model_name"}
+    assert sections == {"base", "clean", "split", "augment", "embed", "model", "train"}
+    declared = {param.split(".")[0] for param in stage_params("train")}
+    assert sections == declared
+    assert {name for name in logged.data.params if name.startswith("clean.")} == {"clean.crop"}
     inputs = {
         tag.value: (entry.dataset.name, entry.dataset.digest)
         for entry in logged.inputs.dataset_inputs
@@ -146,8 +160,8 @@ def test_a_run_has_pictures_and_tables(fusion: Any, client: mlflow.MlflowClient,
     scores = json.loads((fusion.root / "reports" / "metrics.json").read_text(encoding="utf-8"))
     matrix = table[GEMS].to_numpy(int)
     assert (matrix.sum(), np.trace(matrix) / matrix.sum()) == (scores["photos"], pytest.approx(scores["accuracy"]))
-    place = mlflow.artifacts.download_artifacts(run_id=logged.info.run_id, artifact_path="evaluation/confusion.png")
-    with Image.open(place) as picture:
+    path = mlflow.artifacts.download_artifacts(run_id=logged.info.run_id, artifact_path="evaluation/confusion.png")
+    with Image.open(path) as picture:
         assert min(picture.size) > 300
 
 
@@ -155,27 +169,27 @@ def aliases(client: mlflow.MlflowClient) -> dict[str, str]:
     return {name: str(number) for name, number in client.get_registered_model("gemstones").aliases.items()}
 
 
-def test_the_champion_of_the_registry_tells_what_the_model_tells(fusion: Any, client: mlflow.MlflowClient) -> None:
+def test_the_champion_of_the_registry_predicts_as_the_model_does(fusion: Any, client: mlflow.MlflowClient) -> None:
     assert aliases(client) == {"challenger": "1", "champion": "1"}
     champion = mlflow.pyfunc.load_model("models:/gemstones@champion")
     model, classes = saving.load(fusion.root / "models")
     paths = [paths[0] for paths in image_folder.list_images(fusion.root / "data" / "split" / "test").values()]
-    told = champion.predict(pd.DataFrame({"photo": [base64.b64encode(path.read_bytes()).decode() for path in paths]}))
+    table = champion.predict(pd.DataFrame({"photo": [base64.b64encode(path.read_bytes()).decode() for path in paths]}))
     pixels = np.stack([decode.load(path, 64) for path in paths]).astype(np.float32)
     expected, embedding = saving.with_embedding(model).predict(pixels, verbose=0)
-    known = predictions.to_predictions(expected, embedding, metadata.read(fusion.root / "models"))
-    assert told["mineral_class"].tolist() == [answer.mineral_class for answer in known]
-    assert [list(names) for names in told["possible"]] == [answer.possible for answer in known]
-    assert told["unknown"].tolist() == [answer.unknown for answer in known]
-    assert told["gem"].tolist() == [classes[index] for index in expected.argmax(axis=1)]
-    np.testing.assert_allclose(told["probability"], expected.max(axis=1), atol=1e-5)
-    for row, (names, probabilities) in enumerate(zip(told["top"], told["top_probabilities"], strict=True)):
+    predicted = predictions.to_predictions(expected, embedding, metadata.read(fusion.root / "models"))
+    assert table["mineral_class"].tolist() == [prediction.mineral_class for prediction in predicted]
+    assert [list(names) for names in table["prediction_set"]] == [prediction.prediction_set for prediction in predicted]
+    assert table["unknown"].tolist() == [prediction.unknown for prediction in predicted]
+    assert table["gem"].tolist() == [classes[index] for index in expected.argmax(axis=1)]
+    np.testing.assert_allclose(table["probability"], expected.max(axis=1), atol=LITERT_ATOL)
+    for row, (names, probs) in enumerate(zip(table["top"], table["top_probabilities"], strict=True)):
         assert sorted(names) == GEMS
-        np.testing.assert_allclose(probabilities, np.sort(expected[row])[::-1], atol=1e-5)
+        np.testing.assert_allclose(probs, np.sort(expected[row])[::-1], atol=LITERT_ATOL)
 
 
 @pytest.mark.parametrize("text", ["no base64!", base64.b64encode(b"<html>").decode()])
-def test_the_champion_names_a_photo_that_is_none(fusion: Any, client: mlflow.MlflowClient, text: str) -> None:
+def test_the_champion_names_a_photo_that_is_not_an_image(fusion: Any, client: mlflow.MlflowClient, text: str) -> None:
     champion = mlflow.pyfunc.load_model("models:/gemstones@champion")
     photo = next(iter(image_folder.list_images(fusion.root / "data" / "split" / "test").values()))[0]
     good = base64.b64encode(photo.read_bytes()).decode()
@@ -188,7 +202,7 @@ def test_registering_again_makes_no_second_version(fusion: Any, client: mlflow.M
     written = (fusion.root / "reports" / "registration.json").read_bytes()
     fusion.run("register", DVC_STAGE="any")
     assert aliases(client) == before
-    assert [str(found.version) for found in client.search_model_versions("name = 'gemstones'")] == ["1"]
+    assert [str(version.version) for version in client.search_model_versions("name = 'gemstones'")] == ["1"]
     assert (fusion.root / "reports" / "registration.json").read_bytes() == written
 
 
@@ -197,33 +211,30 @@ def test_registering_again_makes_no_second_version(fusion: Any, client: mlflow.M
 )
 def test_a_network_is_trained_on_pixels(fusion: Any, client: mlflow.MlflowClient, name: str, augmentation: str) -> None:
     fusion.set(model__name=name, model__cnn__dropout=0.0, **{f"model__{name}__augmentation": augmentation})
-    options = ("--out", f"models-{name}-{augmentation}", "--report", f"training-{name}.json", "--curves", "c.csv")
-    variables = {"MLFLOW_TRACKING_URI": fusion.store}
-    given = ("--split", "data/split", "--augmented", "data/augmented/train", "--features", "nowhere")
-    given += ("--hierarchy", "data/split/hierarchy.json")
-    ended = fusion.python("-m", "stages.train", *given, *options, cwd=fusion.root, **variables)
-    assert ended.returncode == 0, ended.stderr
+    out = f"models-{name}-{augmentation}"
+    options = ["--features", "nowhere", "--out", out, "--report", f"training-{name}.json", "--curves", "c.csv"]
+    fusion.run("train", options=options)
     report = json.loads((fusion.root / f"training-{name}.json").read_text(encoding="utf-8"))
-    model, classes = saving.load(fusion.root / f"models-{name}-{augmentation}")
+    model, classes = saving.load(fusion.root / out)
     assert (model.name, model.dtype_policy.name, classes) == (name, "float32", GEMS)
     paths = [
         path for paths in image_folder.list_images(fusion.root / "data" / "split" / "val").values() for path in paths
     ]
     pixels = np.stack([decode.load(path, 64) for path in paths]).astype(np.float32)
     right = model.predict(pixels, verbose=0).argmax(axis=1) == [GEMS.index(path.parent.name) for path in paths]
-    assert report["best_val_accuracy"] == pytest.approx(right.mean(), abs=0.26)  # bfloat16 may turn one of four
-    told, embedding = saving.with_embedding(model).predict(pixels, verbose=0)
-    known = metadata.read(fusion.root / f"models-{name}-{augmentation}")
-    for path, answer in zip(paths, predictions.to_predictions(told, embedding, known), strict=True):
-        assert answer.mineral_class == {"Citrine": "Quartz", "Ruby": "Corundum"}.get(answer.gem, answer.gem)
-        assert answer.gem in answer.possible
-        assert not answer.unknown, f"{path}: so few photos set no bound"
-        assert all((fusion.root / "data" / "split" / "train" / near.file).is_file() for near in answer.nearest)
-    sha256 = hashing.sha256(fusion.root / f"models-{name}-{augmentation}" / "model.keras")
+    assert report["best_val_accuracy"] == pytest.approx(right.mean(), abs=0.26)  # bfloat16 may change one of four
+    probs, embedding = saving.with_embedding(model).predict(pixels, verbose=0)
+    predicted = predictions.to_predictions(probs, embedding, metadata.read(fusion.root / out))
+    for path, prediction in zip(paths, predicted, strict=True):
+        assert prediction.mineral_class == {"Citrine": "Quartz", "Ruby": "Corundum"}.get(prediction.gem, prediction.gem)
+        assert prediction.gem in prediction.prediction_set
+        assert not prediction.unknown, f"{path}: so few photos give no threshold"
+        assert all((fusion.root / "data" / "split" / "train" / near.file).is_file() for near in prediction.nearest)
+    sha256 = hashing.sha256(fusion.root / out / "model.keras")
     (experiment,) = client.search_experiments(filter_string="name = 'gemstones'")
-    (found,) = client.search_runs([experiment.experiment_id], f"tags.model_sha256 = '{sha256}'")
-    assert found.data.params["model.augmentation"] == augmentation
-    assert (found.data.params["model_name"], found.info.run_name) == (name, name)
+    (run,) = client.search_runs([experiment.experiment_id], f"tags.model_sha256 = '{sha256}'")
+    assert run.data.params["model.augmentation"] == augmentation
+    assert (run.data.params["model_name"], run.info.run_name) == (name, name)
 
 
 def test_training_twice_gives_the_same_bytes(fusion: Any) -> None:

@@ -1,4 +1,4 @@
-"""`gemmodel tune` as people run it: several processes at once, killed, gone on with; and what MLflow has of it."""
+"""`gemmodel tune` from the command line: parallel, killed and resumed processes, and what it logs to MLflow."""
 
 import json
 import os
@@ -20,6 +20,7 @@ from PIL import Image
 from gemmodel.core import params
 from gemmodel.core.errors import DataError, ParameterError, TrackingError
 from gemmodel.tune import command, studies
+from tests.conftest import stage_options
 from tools import dev_mlflow_server
 
 ROOT = Path(__file__).parents[2]
@@ -38,49 +39,37 @@ TINY = {
 }
 TOO_DEEP = [4] * 7  # pooled to nothing at 32 pixels
 GRID = {"model.cnn.kernel": [1, 3], "model.cnn.filters": [[4], TOO_DEEP]}
-LIKE_STAGE_TRAIN = """
-import json, pathlib
-from gemmodel import devices, params
-settings = params.load(pathlib.Path("params.yaml"))
-devices.prepare(settings.base, device="cpu")
-from gemmodel.models import architectures, training
-split = pathlib.Path("data/split")
-fitted = architectures.train(
-    settings.model, settings.train, settings.augment, settings.embed, base=settings.base, split=split, augmented=split,
-    features=split, hierarchy={}, backup=pathlib.Path("backup"), logs=split, on_epoch=lambda *_: None,
-)
-print(json.dumps(training.summary(fitted.history)))
-"""
 
 
 class Folder:
-    """A project's folder with photos, and what a search in it came to."""
+    """A project's folder with photos, and the results of the searches in it."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        kept = {
+        inherited = {
             name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "OPTUNA_", "DVC_"))
         }
-        self.environment = kept | {"PYTHONPATH": str(ROOT)}
+        self.environment = inherited | {"PYTHONPATH": str(ROOT)}
+        self.storage = f"sqlite:///{root / 'tune.db'}"
 
     def start(self, space: dict[str, Any], *options: str, name: str) -> subprocess.Popen[str]:
-        """Start `gemmodel tune` with a space of that name, which is the study's too."""
+        """Start `gemmodel tune` with a space; space and study have the given name."""
         (self.root / f"{name}.yaml").write_text(yaml.safe_dump(space))
         command = [sys.executable, "-m", "gemmodel.cli", "tune", f"{name}.yaml", "--metric", "val_loss", *options]
         pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         return subprocess.Popen([*command, "--heartbeat", "1"], cwd=self.root, env=self.environment, **pipes)
 
     def tune(self, space: dict[str, Any], *options: str, name: str) -> str:
-        """Run it to its end, and return what it said."""
-        return ended(self.start(space, *options, name=name))
+        """Run `gemmodel tune` to its end, and return its output."""
+        return output(self.start(space, *options, name=name))
 
     def study(self, name: str) -> optuna.Study:
-        return optuna.load_study(study_name=name, storage=f"sqlite:///{self.root / 'tune.db'}")
+        return optuna.load_study(study_name=name, storage=self.storage)
 
     def values(self, name: str) -> dict[str, list[float]]:
-        """Return the values of each setting, of all its seeds, by what it is."""
-        found = [trial for trial in studies.ranked(self.study(name)) if trial.state.is_finished()]
-        return {json.dumps(trial.user_attrs["changes"]): trial.user_attrs.get("values", []) for trial in found}
+        """Return the metric of each seed, by the setting as JSON."""
+        finished = [trial for trial in studies.ranked_trials(self.study(name)) if trial.state.is_finished()]
+        return {json.dumps(trial.user_attrs["changes"]): trial.user_attrs.get("values", []) for trial in finished}
 
     def runs(self) -> list[Any]:
         from mlflow import MlflowClient
@@ -89,7 +78,7 @@ class Folder:
         return list(client.search_runs([client.get_experiment_by_name("gemstones").experiment_id]))
 
 
-DIES_TAKING = """
+KILLED_AT_START = """
 import os, signal
 import optuna
 from gemmodel import cli
@@ -99,7 +88,7 @@ cli.main()
 """
 
 
-def ended(process: subprocess.Popen[str]) -> str:
+def output(process: subprocess.Popen[str]) -> str:
     out, error = process.communicate(timeout=600)
     assert process.returncode == 0, out + error
     return out
@@ -107,15 +96,15 @@ def ended(process: subprocess.Popen[str]) -> str:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, draw: Callable[..., Image.Image]) -> Folder:
-    """Photos of three classes, 24 to train on and 6 to validate with; the shipped params.yaml with tiny values."""
+    """Photos of three classes, 24 for training and 6 for validation; the shipped params.yaml with tiny values."""
     from gemmodel.tune import spaces
 
     root = tmp_path_factory.mktemp("tune")
-    for part, number in (("train", 8), ("val", 2)):
-        for place, gem in enumerate(("Agate", "Beryl", "Ruby")):
+    for part, photos in (("train", 8), ("val", 2)):
+        for label, gem in enumerate(("Agate", "Beryl", "Ruby")):
             (root / "data" / "split" / part / gem).mkdir(parents=True)
-            for seed in range(number):
-                picture = draw(100 * place + 10 * number + seed, size=(32, 32), tint=(1 - place / 3, place / 3, 0.5))
+            for seed in range(photos):
+                picture = draw(100 * label + 10 * photos + seed, size=(32, 32), tint=(1 - label / 3, label / 3, 0.5))
                 picture.save(root / "data" / "split" / part / gem / f"{seed}.png")
     (root / "data" / "split" / "hierarchy.json").write_text("{}")
     shipped = (ROOT / "params.yaml").read_text(encoding="utf-8")
@@ -124,24 +113,24 @@ def folder(tmp_path_factory: pytest.TempPathFactory, draw: Callable[..., Image.I
 
 
 @pytest.fixture(scope="module")
-def both(folder: Folder) -> list[str]:
-    """What two processes said that searched one grid at once, each setting twice."""
+def outputs(folder: Folder) -> list[str]:
+    """The outputs of two processes that searched one grid at the same time, each setting with two seeds."""
     started = [folder.start(GRID, "--repeats", "2", name="grid") for _ in range(2)]
-    return [ended(process) for process in started]
+    return [output(process) for process in started]
 
 
-def test_two_processes_do_each_point_of_a_grid_once(folder: Folder, both: list[str]) -> None:
+def test_two_processes_run_each_point_of_a_grid_once(folder: Folder, outputs: list[str]) -> None:
     trials = folder.study("grid").trials
     points = [trial.user_attrs["changes"] for trial in trials]
     assert len(points) == 4
     for kernel in (1, 3):
         for filters in ([4], TOO_DEEP):
             assert {"model.cnn.kernel": kernel, "model.cnn.filters": filters} in points
-    said = [line for out in both for line in out.splitlines() if " of 4: trial " in line]
-    assert sorted(line.split("trial ")[1].split(":")[0] for line in said) == ["0", "1", "2", "3"]
+    lines = [line for out in outputs for line in out.splitlines() if " of 4: trial " in line]
+    assert sorted(line.split("trial ")[1].split(":")[0] for line in lines) == ["0", "1", "2", "3"]
 
 
-def test_repeats_of_a_setting_give_mean_and_deviation(folder: Folder, both: list[str]) -> None:
+def test_repeats_of_a_setting_give_mean_and_std(folder: Folder, outputs: list[str]) -> None:
     complete = [
         trial for trial in folder.study("grid").trials if trial.user_attrs["changes"]["model.cnn.filters"] == [4]
     ]
@@ -151,21 +140,23 @@ def test_repeats_of_a_setting_give_mean_and_deviation(folder: Folder, both: list
         assert trial.value == pytest.approx(statistics.mean(seeds))
         assert trial.user_attrs["std"] == pytest.approx(statistics.stdev(seeds))
     best = min(complete, key=lambda trial: trial.value or 0)
-    rows = [line.split() for line in both[0].splitlines()]
+    rows = [line.split() for line in outputs[0].splitlines()]
     header = next(row for row in rows if row[:3] == ["trial", "state", "value"])
     assert header[3] == "std"
     first = rows[rows.index(header) + 1]
     assert first[:2] == [str(best.number), "complete"]
-    assert float(first[2]) == pytest.approx(best.value, rel=1e-3)
+    assert float(first[2]) == pytest.approx(best.value, rel=1e-3)  # four digits are printed
 
 
-def test_a_setting_that_cannot_be_trained_is_told_of_and_the_others_are_done(folder: Folder, both: list[str]) -> None:
-    told = [line for line in both[-1].splitlines() if " failed " in line and "too small for 7 blocks" in line]
-    assert len(told) == 2
+def test_a_setting_that_cannot_be_trained_is_reported_and_the_search_continues(
+    folder: Folder, outputs: list[str]
+) -> None:
+    failed = [line for line in outputs[-1].splitlines() if " failed " in line and "too small for 7 blocks" in line]
+    assert len(failed) == 2
     assert {trial.state.name for trial in folder.study("grid").trials} == {"COMPLETE", "FAIL"}
 
 
-def test_mlflow_has_a_run_a_trial_in_the_run_of_the_study(folder: Folder, both: list[str]) -> None:
+def test_mlflow_has_one_run_per_trial_in_the_run_of_the_study(folder: Folder, outputs: list[str]) -> None:
     runs = folder.runs()
     parents = [run for run in runs if run.info.run_name == "grid"]
     assert len(parents) == 1
@@ -184,12 +175,12 @@ def test_mlflow_has_a_run_a_trial_in_the_run_of_the_study(folder: Folder, both: 
     assert parent.data.tags["best_model.cnn.filters"] == "[4]"
 
 
-def test_a_killed_worker_loses_nothing(folder: Folder, both: list[str]) -> None:
+def test_a_killed_worker_loses_nothing(folder: Folder, outputs: list[str]) -> None:
     worker = folder.start(GRID, "--repeats", "2", name="killed")
     deadline = time.monotonic() + 500
-    while True:  # until it is in the second training of the first setting
+    while True:  # until the worker is in the second training of the first setting
         assert worker.poll() is None and time.monotonic() < deadline
-        if (folder.root / "tune.db").exists() and "killed" in optuna.get_all_study_names(folder.study("grid")._storage):
+        if (folder.root / "tune.db").exists() and "killed" in optuna.get_all_study_names(folder.storage):
             trials = folder.study("killed").trials
             if trials and len(trials[0].user_attrs.get("values", [])) == 1:
                 break
@@ -201,7 +192,7 @@ def test_a_killed_worker_loses_nothing(folder: Folder, both: list[str]) -> None:
     assert folder.values("killed") == folder.values("grid")
     assert study.trials[0].state.name == "FAIL"
     again = study.trials[4]
-    assert (studies.first_number(again), again.state.name) == (0, "COMPLETE")
+    assert (studies.original_number(again), again.state.name) == (0, "COMPLETE")
     assert "of 4: trial 0: " in out
     parent = next(run for run in folder.runs() if run.info.run_name == "killed")
     children = [run for run in folder.runs() if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
@@ -209,35 +200,35 @@ def test_a_killed_worker_loses_nothing(folder: Folder, both: list[str]) -> None:
     assert sorted(path.name for path in (folder.root / ".train-backup").rglob("*") if path.is_file()) == []
 
 
-def test_a_trial_whose_worker_is_killed_as_it_takes_it_is_done_again(folder: Folder, run: Any) -> None:
+def test_a_trial_whose_worker_is_killed_at_its_start_is_queued_again(folder: Folder, run: Any) -> None:
     space = {"model.cnn.kernel": [1, 3]}
     (folder.root / "taking.yaml").write_text(yaml.safe_dump(space))
     options = ("--metric", "val_loss", "--heartbeat", "1")
-    killed = run("-c", DIES_TAKING, "tune", "taking.yaml", *options, cwd=folder.root)
+    killed = run("-c", KILLED_AT_START, "tune", "taking.yaml", *options, cwd=folder.root)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert [trial.state.name for trial in folder.study("taking").trials] == ["RUNNING", "WAITING"]
     assert "2 of 2: trial " in folder.tune(space, name="taking")
     assert [trial.state.name for trial in folder.study("taking").trials] == ["FAIL", "COMPLETE", "COMPLETE"]
 
 
-def test_data_older_than_params_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_data_made_with_other_parameters_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     values = params.read(ROOT / "params.yaml")
     locked = {"stages": {"split": {"params": {"params.yaml": {"split": values["split"] | {"seed": 1}}}}}}
     Path("dvc.lock").write_text(yaml.safe_dump(locked))
     with pytest.raises(DataError, match="dvc repro split"):
-        command.check_made({Path("data/split/train"): "split"}, values)
+        command.check_up_to_date(["split"], values)
     locked["stages"]["split"]["params"]["params.yaml"]["split"]["seed"] = values["split"]["seed"]
     Path("dvc.lock").write_text(yaml.safe_dump(locked))
-    command.check_made({Path("data/split/train"): "split"}, values)
+    command.check_up_to_date(["split"], values)
 
 
-def test_what_begins_badly_is_pruned_and_the_best_is_applied(folder: Folder, run: Any, tmp_path: Path) -> None:
+def test_a_bad_start_is_pruned_and_the_best_setting_is_applied(folder: Folder, run: Any, tmp_path: Path) -> None:
     shutil.copytree(folder.root / "data", tmp_path / "data")
     before = (folder.root / "params.yaml").read_text()
     (tmp_path / "params.yaml").write_text(before)
     mine = Folder(tmp_path)
-    rates = [0.01, 0.012, 0.014, 0.016, 0.018, 1e-9]  # the median is asked for after five
+    rates = [0.01, 0.012, 0.014, 0.016, 0.018, 1e-9]  # the median pruner starts after five trials
     out = mine.tune(
         {"train.learning_rate": rates, "model.cnn.kernel": 1}, "--pruner", "median", "--apply", name="rates"
     )
@@ -246,8 +237,8 @@ def test_what_begins_badly_is_pruned_and_the_best_is_applied(folder: Folder, run
     assert (pruned.user_attrs["changes"]["train.learning_rate"], pruned.state.name) == (1e-9, "PRUNED")
     assert len(pruned.intermediate_values) < 3
     assert "6 of 6: trial 5: pruned: val_loss " in out
-    told = next(run_ for run_ in mine.runs() if run_.data.params.get("train.learning_rate") == "1e-09")
-    assert (told.data.tags["state"], told.info.status) == ("pruned", "FINISHED")
+    logged = next(run_ for run_ in mine.runs() if run_.data.params.get("train.learning_rate") == "1e-09")
+    assert (logged.data.tags["state"], logged.info.status) == ("pruned", "FINISHED")
     assert not list((tmp_path / ".train-backup" / "tune").iterdir())
 
     best = mine.study("rates").best_trial
@@ -261,25 +252,25 @@ def test_what_begins_badly_is_pruned_and_the_best_is_applied(folder: Folder, run
     loaded = params.load(tmp_path / "params.yaml")
     assert (loaded.train.learning_rate, loaded.model.cnn.kernel) == (rate, (1,))
 
-    # Among other trials in one process it came to what a process of its own comes to.
-    trained = run("-c", LIKE_STAGE_TRAIN, cwd=tmp_path)
+    # The train stage, in a process of its own, gets the same result as the trial among others in one process.
+    trained = run("-m", "stages.train", *stage_options("train"), cwd=tmp_path)
     assert trained.returncode == 0, trained.stderr
-    assert json.loads(trained.stdout.splitlines()[-1])["best_val_loss"] == best.value
+    assert json.loads((tmp_path / "reports" / "training.json").read_text())["best_val_loss"] == best.value
 
 
 @pytest.mark.parametrize(
-    ("options", "named"),
+    ("options", "messages"),
     [
         (["--repeats", "3"], ["grid was begun with other settings (repeats: 2 there, 3 here)"]),
         (["--split", "nowhere"], ["nowhere/train: not there", "dvc repro split"]),
     ],
 )
 def test_a_mistake_is_one_line(
-    folder: Folder, both: list[str], refused: Any, options: list[str], named: list[str]
+    folder: Folder, outputs: list[str], refused: Any, options: list[str], messages: list[str]
 ) -> None:
     process = folder.start(GRID, *options, name="grid")
     out, error = process.communicate(timeout=600)
-    refused(subprocess.CompletedProcess([], process.returncode, out, error), "gemmodel", *named)
+    refused(subprocess.CompletedProcess([], process.returncode, out, error), "gemmodel", *messages)
 
 
 def test_a_database_that_cannot_be_used_is_refused_without_its_password() -> None:
@@ -294,7 +285,7 @@ def test_a_database_that_cannot_be_used_is_refused_without_its_password() -> Non
 
 @pytest.fixture
 def postgres(for_postgres: Path) -> Iterator[str]:
-    """A PostgreSQL server of its own, and the URI of an empty database in it."""
+    """The URI of an empty database in a PostgreSQL server of its own."""
     with dev_mlflow_server.postgres(for_postgres, {}) as sockets:
         yield f"postgresql://mlflow@/runs?host={sockets}"
 
@@ -304,7 +295,7 @@ def test_a_team_shares_a_study_in_postgresql(folder: Folder, postgres: str) -> N
     space = {"train.learning_rate": {"low": 0.001, "high": 0.1, "log": True}, "train.epochs": 1}
     options = ("--storage", postgres, "--sampler", "tpe", "--trials", "3")
     for process in [folder.start(space, *options, name="team") for _ in range(2)]:
-        ended(process)
+        output(process)
     trials = optuna.load_study(study_name="team", storage=studies.resolve_uri(postgres)).trials
     assert [trial.state.name for trial in trials] == ["COMPLETE"] * 3
     assert len({trial.user_attrs["changes"]["train.learning_rate"] for trial in trials}) == 3

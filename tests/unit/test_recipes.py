@@ -1,4 +1,4 @@
-"""docs/recipes.md: every setting of its commands is one that params.yaml has."""
+"""Every setting in the commands of docs/recipes.md is valid in params.yaml."""
 
 import re
 import shlex
@@ -16,15 +16,15 @@ SWEEP = re.compile(r",(?![^\[]*\])")  # a comma outside brackets
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: f"recipe {COMMANDS.index(command) + 1}")
-def test_a_command_is_understood(command: str, settings: Callable[..., Params]) -> None:
+def test_a_recipe_sets_valid_parameters(command: str, settings: Callable[..., Params]) -> None:
     words = shlex.split(command.splitlines()[0] if "--queue" in command else command.replace("\\\n", " "))
-    changes = [words[place + 1].split("=", 1) for place, word in enumerate(words) if word == "-S"]
+    changes = [words[i + 1].split("=", 1) for i, word in enumerate(words) if word == "-S"]
     for key, values in changes:
         for value in SWEEP.split(values):
             settings({key: yaml.safe_load(value)})
-    shares = [float(value) for key, value in changes if key in ("split.train", "split.val", "split.test")]
-    assert sum(shares or [1.0]) == pytest.approx(1)
+    fractions = [float(value) for key, value in changes if key in ("split.train", "split.val", "split.test")]
+    assert sum(fractions or [1.0]) == pytest.approx(1)
 
 
-def test_there_is_a_command_for_each_of_five_recipes() -> None:
+def test_each_of_the_five_recipes_has_a_command() -> None:
     assert len(re.findall(r"^## \d\. .*?^dvc exp run -S ", RECIPES, re.M | re.S)) == 5

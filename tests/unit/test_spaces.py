@@ -1,4 +1,4 @@
-"""The space of a search: what its file may say, the points of a grid, and the change of params.yaml."""
+"""The space of a search: its file, the points of a grid, and the change of params.yaml."""
 
 import difflib
 from collections.abc import Callable
@@ -22,46 +22,46 @@ CNN = {"model.name": "cnn"}
 def space(tmp_path: Path) -> Callable[[dict[str, Any]], spaces.Space]:
     """Read a space from a file, against the shipped parameters."""
 
-    def read(told: dict[str, Any]) -> spaces.Space:
-        (tmp_path / "space.yaml").write_text(yaml.safe_dump(told))
+    def read(content: dict[str, Any]) -> spaces.Space:
+        (tmp_path / "space.yaml").write_text(yaml.safe_dump(content))
         return spaces.read(tmp_path / "space.yaml", yaml.safe_load(SHIPPED))
 
     return read
 
 
 def test_a_grid_has_each_combination_once(space: Any) -> None:
-    found = space(CNN | {"model.cnn.kernel": [3, 5, 3], "model.cnn.filters": [[32, 32], [64, 64]], "train.epochs": 2})
-    assert found.fixed == {"model.name": "cnn", "train.epochs": 2}
-    assert found.listed
-    told = [found.suggest(optuna.trial.FixedTrial(point)) for point in found.points()]
-    assert len(told) == 4
+    grid = space(CNN | {"model.cnn.kernel": [3, 5, 3], "model.cnn.filters": [[32, 32], [64, 64]], "train.epochs": 2})
+    assert grid.fixed == {"model.name": "cnn", "train.epochs": 2}
+    assert grid.is_grid
+    suggested = [grid.suggest(optuna.trial.FixedTrial(point)) for point in grid.grid()]
+    assert len(suggested) == 4
     for filters in ([32, 32], [64, 64]):
         for kernel in (3, 5):
-            assert {"model.cnn.filters": filters, "model.cnn.kernel": kernel} in told
+            assert {"model.cnn.filters": filters, "model.cnn.kernel": kernel} in suggested
 
 
-def test_a_range_with_a_step_is_listed_to_its_end(space: Any) -> None:
+def test_a_range_with_a_step_includes_both_ends(space: Any) -> None:
     steps = {"model.cnn.dropout": {"low": 0, "high": 0.9, "step": 0.3}, "model.cnn.dense": {"low": 8, "high": 9}}
-    values = sorted((point["model.cnn.dropout"], point["model.cnn.dense"]) for point in space(CNN | steps).points())
+    values = sorted((point["model.cnn.dropout"], point["model.cnn.dense"]) for point in space(CNN | steps).grid())
     assert values == [(pytest.approx(dropout), dense) for dropout in (0, 0.3, 0.6, 0.9) for dense in (8, 9)]
 
 
 def test_a_range_without_a_step_is_no_grid(space: Any) -> None:
-    found = space({"model.fusion.penalties": {"low": "1e-3", "high": 10, "log": True}})
-    assert not found.listed
+    ranges = space({"model.fusion.penalties": {"low": "1e-3", "high": 10, "log": True}})
+    assert not ranges.is_grid
     with pytest.raises(ParameterError, match=r"model\.fusion\.penalties: a grid needs a list"):
-        found.points()
+        ranges.grid()
 
 
-def test_a_proposed_number_can_be_read(space: Any) -> None:
-    found = space({"model.fusion.penalties": {"low": 0.001, "high": 10, "log": True}})
-    assert found.suggest(optuna.trial.FixedTrial({"model.fusion.penalties": 0.0734567891})) == {
+def test_a_proposed_number_has_four_significant_digits(space: Any) -> None:
+    ranges = space({"model.fusion.penalties": {"low": 0.001, "high": 10, "log": True}})
+    assert ranges.suggest(optuna.trial.FixedTrial({"model.fusion.penalties": 0.0734567891})) == {
         "model.fusion.penalties": 0.07346
     }
 
 
 @pytest.mark.parametrize(
-    ("told", "named"),
+    ("content", "message"),
     [
         (CNN | {"model.cnn.kernal": [3, 5]}, "space.yaml: model.cnn.kernal is not a known key"),
         (CNN | {"model.cnn.kernel": [3, "wide"]}, "model.cnn.kernel is 'wide'"),
@@ -77,20 +77,20 @@ def test_a_proposed_number_can_be_read(space: Any) -> None:
         ({}, "no space"),
     ],
 )  # fmt: skip
-def test_a_wrong_space_is_refused_by_name(space: Any, told: dict[str, Any], named: str) -> None:
+def test_a_wrong_space_is_refused_with_the_key(space: Any, content: dict[str, Any], message: str) -> None:
     with pytest.raises(ParameterError) as error:
-        space(told)
-    assert named in str(error.value)
+        space(content)
+    assert message in str(error.value)
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("name", ["recipe_4", "fusion"])
-def test_shipped_spaces_are_understood(name: str) -> None:
-    found = spaces.read(ROOT / "tune" / f"{name}.yaml", yaml.safe_load(SHIPPED))
-    assert (len(found.points()) == 12) if name == "recipe_4" else not found.listed
+def test_shipped_spaces_are_valid(name: str) -> None:
+    space = spaces.read(ROOT / "tune" / f"{name}.yaml", yaml.safe_load(SHIPPED))
+    assert (len(space.grid()) == 12) if name == "recipe_4" else not space.is_grid
 
 
-def test_a_change_leaves_all_other_lines_and_each_comment(tmp_path: Path) -> None:
+def test_a_change_keeps_all_other_lines_and_each_comment(tmp_path: Path) -> None:
     changes = {"model.name": "cnn", "model.cnn.filters": [64, 64], "model.cnn.kernel": 5, "train.learning_rate": 2e-5}
     changes |= {"train.resume": False, "train.batch_size": 64}
     new = spaces.apply_changes(SHIPPED, changes)
@@ -110,7 +110,7 @@ def test_a_change_leaves_all_other_lines_and_each_comment(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("value", [[64, 64, 64, 64], 5])
 @pytest.mark.parametrize("key", ["filters", "kernel"])
-def test_lists_in_several_lines_as_dvc_leaves_them_are_changed(key: str, value: Any) -> None:
+def test_lists_in_several_lines_as_dvc_writes_them_are_changed(key: str, value: Any) -> None:
     line = next(line for line in SHIPPED.splitlines() if line.startswith(f"    {key}: ") and "block" in line)
     name, comment = line.split(":")[0], line.split("#", 1)[1]
     text = SHIPPED.replace(line, f"{name}:      #{comment}\n    - 3\n    - 7")
@@ -121,7 +121,7 @@ def test_lists_in_several_lines_as_dvc_leaves_them_are_changed(key: str, value: 
     assert new.count("#") == SHIPPED.count("#")
 
 
-def test_values_are_told_as_dvc_takes_them() -> None:
+def test_values_are_written_as_dvc_takes_them() -> None:
     assert [spaces.to_cli(value) for value in ("cnn", 3, 0.5, True, [64, 64])] == [
         "cnn",
         "3",
