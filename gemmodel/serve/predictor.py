@@ -1,4 +1,4 @@
-"""Predictions of a trained model for photos, by its LiteRT export, without TensorFlow and MLflow."""
+"""Predictions of a trained model for photos, by its LiteRT export: without TensorFlow and MLflow, which are slow."""
 
 import os
 from collections.abc import Iterator, Sequence
