@@ -63,7 +63,9 @@ def test_the_run_has_the_report_and_the_registered_model_its_card(reported: Any)
     assert run.data.metrics["explore_photos"] > 0
 
 
-def test_a_long_card_is_cut_where_the_registry_holds_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_card_is_cut_to_the_length_that_the_registry_allows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from gemmodel.register import registration
     from gemmodel.tracking import runs
 
@@ -78,4 +80,4 @@ def test_a_long_card_is_cut_where_the_registry_holds_no_more(tmp_path: Path, mon
         text = client.get_model_version("gemstones", "1").description
         assert text.startswith("# Card\n") and text.endswith("model_card.md.")
         assert 4900 < len(text) <= 5000  # what MLflow's tables hold
-        assert not client.get_registered_model("gemstones").description  # it is no champion
+        assert not client.get_registered_model("gemstones").description  # the version is not the champion
