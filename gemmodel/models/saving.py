@@ -117,8 +117,8 @@ def with_embedding(model: keras.Model) -> keras.Model:
     if "head" in named:  # in the graph of `fusion.attach`
         head = with_embedding(named["head"])
         embedding = keras.Model(head.inputs[0], head.outputs[1])(named["blocks"].output)
-    elif "embedding" in named:
-        embedding = named["embedding"].output
+    elif layer := named.get("embedding") or named.get("components"):  # the second one in models of version 0.1
+        embedding = layer.output
     else:
         last_dense = [layer for layer in model.layers if isinstance(layer, keras.layers.Dense)][-1]
         embedding = keras.layers.UnitNormalization(name="embedding")(last_dense.input)

@@ -159,3 +159,13 @@ def test_a_loaded_model_and_its_export_give_the_embedding(
     # LiteRT sums in another order than TensorFlow, and powers and logarithms are other approximations.
     np.testing.assert_allclose(outputs["probabilities"][0], probs[0], atol=1e-4)
     np.testing.assert_allclose(outputs["embedding"][0], embedding[0], atol=1e-5)
+
+
+def test_the_embedding_of_a_kernel_head_of_version_0_1_is_its_layer_components() -> None:
+    features = keras.Input((5,), name="features")
+    components = layers.Dense(3, use_bias=False, name="components")(features)
+    head = keras.Model(features, layers.Dense(3, activation="softmax", name="gem")(components), name="head")
+    inputs = np.random.default_rng(0).normal(size=(4, 5)).astype(np.float32)
+    embedding = saving.with_embedding(head).predict(inputs, verbose=0)[1]
+    expected = inputs @ head.get_layer("components").get_weights()[0]
+    np.testing.assert_allclose(embedding, expected, atol=1e-5)  # float32 sums of five products
