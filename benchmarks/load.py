@@ -46,7 +46,7 @@ def client(port: int, photos: list[bytes], bad: dict[str, bytes], end: float, se
         data = bad.get(kind) or rng.choice(photos)
         start = time.monotonic()
         try:
-            connection.request("POST", "/answer", data)
+            connection.request("POST", "/predict", data)
             response = connection.getresponse()
             response.read()
             status: int | str = response.status

@@ -1,1 +1,1 @@
-"""Gemstone photos in, an honest and registered classifier out."""
+"""A pipeline that crawls gemstone photos, trains a classifier, explains it and registers it in MLflow."""

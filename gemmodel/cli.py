@@ -1,4 +1,4 @@
-"""The command `gemmodel`: small questions that people ask of the project."""
+"""The command `gemmodel`: predictions, the model registry and checks of a project."""
 
 import argparse
 import json
@@ -14,76 +14,80 @@ import yaml
 
 from gemmodel.core import files, image_folder, params
 from gemmodel.core.errors import DataError, ParameterError, cli_errors
+from gemmodel.tracking import store
 from gemmodel.tune import command as tuning
 
 
 def main() -> None:
     """Runs the command line."""
-    parser = argparse.ArgumentParser(prog="gemmodel", description="Gemstone photos in, a registered classifier out.")
+    parser = argparse.ArgumentParser(prog="gemmodel", description="Train, inspect and use classifiers of gemstones.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    summary = commands.add_parser("summary", help="the scores of the last run, and where to look")
+    summary = commands.add_parser("summary", help="print the scores of the last run and where its reports are")
     summary.add_argument("--reports", type=Path, default=Path("reports"), help="folder of reports (default: reports)")
-    summary.set_defaults(run=lambda arguments: summarise(arguments.reports))
-    check = commands.add_parser("check", help="whether params.yaml is as the stages need it, also where none would run")
+    summary.set_defaults(run=lambda arguments: print_summary(arguments.reports))
+    check = commands.add_parser("check", help="check params.yaml, without running a stage")
     check.set_defaults(run=lambda arguments: check_params(Path("params.yaml")))
-    count = commands.add_parser("count", help="the photos of each class in a folder, as a tree")
+    count = commands.add_parser("count", help="print the number of photos of each class in a folder, as a tree")
     count.add_argument("folder", type=Path)
     count.set_defaults(run=lambda arguments: print_tree(arguments.folder))
-    devices = commands.add_parser("devices", help="the processors that TensorFlow sees")
+    devices = commands.add_parser("devices", help="list the CPUs and GPUs that TensorFlow can use")
     devices.set_defaults(run=lambda arguments: print_devices())
-    predict = commands.add_parser("predict", help="which gem photos show")
+    predict = commands.add_parser("predict", help="predict the gem in photos")
     predict.add_argument("photos", nargs="+", metavar="PHOTO", help="a file, a folder, or a pattern such as '*.jpg'")
-    predict.add_argument("--top", type=int, help="also name this many gems of each photo, with their probabilities")
-    predict.add_argument("--json", action="store_true", help="all that is known of each photo, one JSON object a line")
-    predict.add_argument("--explain", type=Path, metavar="PNG", help="write a picture of what speaks for the gem")
+    predict.add_argument("--top", type=int, metavar="N", help="also print the N most probable gems of each photo")
+    predict.add_argument("--json", action="store_true", help="print the whole prediction, one JSON object per line")
+    predict.add_argument("--explain", type=Path, metavar="PNG", help="draw which parts of the photo support the gem")
     predict.add_argument("--model", type=Path, metavar="FOLDER", help="of a model (default: the registry's champion)")
     predict.set_defaults(run=predict_photos)
-    serve = commands.add_parser("serve", help="answer HTTP requests with the registry's champion, by MLflow's server")
+    serve = commands.add_parser("serve", help="serve the registry's champion over HTTP, by MLflow's scoring server")
     serve.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     serve.add_argument("--port", type=int, default=5002, help="(default: %(default)s)")
     serve.set_defaults(run=lambda arguments: serve_champion(arguments.host, arguments.port))
-    page = commands.add_parser("app", help="a web page that names the gem of a photo")
-    page.add_argument("--model", type=Path, metavar="FOLDER", help="of a model (default: the registry's champion)")
-    page.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
-    page.add_argument("--port", type=int, default=8000, help="(default: %(default)s)")
-    page.add_argument("--photos", type=Path, default=Path("data/clean"), help="known ones (default: %(default)s)")
-    page.add_argument(
-        "--manifest", type=Path, default=Path("data/raw/manifest.jsonl"), help="properties (default: %(default)s)"
+    app = commands.add_parser("app", help="serve a web page that predicts the gem in a photo")
+    app.add_argument("--model", type=Path, metavar="FOLDER", help="of a model (default: the registry's champion)")
+    app.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    app.add_argument("--port", type=int, default=8000, help="(default: %(default)s)")
+    app.add_argument("--photos", type=Path, default=Path("data/clean"), help="training photos (default: %(default)s)")
+    app.add_argument(
+        "--manifest",
+        type=Path,
+        default=Path("data/raw/manifest.jsonl"),
+        help="of the crawl, with the gems' properties (default: %(default)s)",
     )
-    page.add_argument("--per-minute", type=int, default=60, help="requests of one address (default: %(default)s)")
-    page.set_defaults(run=serve_page)
+    app.add_argument("--per-minute", type=int, default=60, help="requests of one address (default: %(default)s)")
+    app.set_defaults(run=serve_page)
     tuning.add(commands)
-    keep = commands.add_parser("pin-test", help="write the list that keeps the present test part as it is")
-    keep.add_argument("--test", type=Path, default=Path("data/split/test"), help="the test part (default: %(default)s)")
-    keep.add_argument("--clean", type=Path, default=Path("data/clean"), help="its source (default: %(default)s)")
-    keep.add_argument("--list", type=Path, default=Path("photos/test_list.txt"), help="(default: %(default)s)")
-    keep.set_defaults(run=lambda arguments: pin_test(arguments.test, arguments.clean, arguments.list))
+    pin = commands.add_parser("pin-test", help="write the list that keeps the present test part as it is")
+    pin.add_argument("--test", type=Path, default=Path("data/split/test"), help="the test part (default: %(default)s)")
+    pin.add_argument("--clean", type=Path, default=Path("data/clean"), help="its source (default: %(default)s)")
+    pin.add_argument("--list", type=Path, default=Path("photos/test_list.txt"), help="(default: %(default)s)")
+    pin.set_defaults(run=lambda arguments: pin_test(arguments.test, arguments.clean, arguments.list))
     promote = commands.add_parser("promote", help="make a version of the registered model champion")
     promote.add_argument("version", help="its number in MLflow's registry")
-    promote.set_defaults(run=lambda arguments: retitle(arguments.version))
-    rollback = commands.add_parser("rollback", help="make the former champion champion again")
-    rollback.set_defaults(run=lambda arguments: retitle(None))
-    worker = commands.add_parser("worker", help="take part in a training on several hosts; TF_CONFIG tells which one")
-    worker.set_defaults(run=lambda arguments: train_along())
+    promote.set_defaults(run=lambda arguments: set_champion(arguments.version))
+    rollback = commands.add_parser("rollback", help="make the previous champion champion again")
+    rollback.set_defaults(run=lambda arguments: set_champion(None))
+    worker = commands.add_parser("worker", help="train as one of several hosts; TF_CONFIG says which one")
+    worker.set_defaults(run=lambda arguments: run_worker())
     arguments = parser.parse_args()
     with cli_errors("gemmodel"):
         arguments.run(arguments)
 
 
 def check_params(path: Path) -> None:
-    """Reads a parameter file, and looks for the folder of photos that it names.
+    """Checks a parameter file, and that the folder of photos that it names exists.
 
     Raises:
         ParameterError: a key or value is wrong.
-        DataError: there is no such folder or archive; DVC alone would only say that it is missing.
+        DataError: there is no such folder or archive. DVC's own message would not name the parameter.
     """
     crawl = params.load(path).crawl
     if "folder" in crawl.source and not Path(crawl.folder).exists():
         raise DataError(f"crawl.folder: {crawl.folder}: no such folder or archive")
 
 
-def summarise(reports: Path) -> None:
-    """Prints what the last `dvc repro` came to.
+def print_summary(reports: Path) -> None:
+    """Prints the scores of the last `dvc repro`, and whether its model is champion.
 
     Raises:
         DataError: there are no reports.
@@ -91,16 +95,16 @@ def summarise(reports: Path) -> None:
     scores = files.read_json(reports / "metrics.json")
     decision = files.read_json(reports / "registration.json")
     top = next(name for name in scores if name.startswith("top_"))
-    title = "champion" if decision["champion"] else "challenger"
+    alias = "champion" if decision["champion"] else "challenger"
     top_score = f"{top.replace('_', ' ')} {scores[top]:.3f}"
     print(f"accuracy   {scores['accuracy']:.3f}, {top_score}, on {scores['photos']} test photos")
-    print(f"model      {decision['name']}, registered as {title}: {decision['reason']}")
+    print(f"model      {decision['name']}, registered as {alias}: {decision['reason']}")
     print(f"reports    {reports.absolute()}")
     print("MLflow UI  make ui")
 
 
 def print_tree(folder: Path) -> None:
-    """Prints the number of photos in each folder, deep folders included, and their sum.
+    """Prints the number of photos in each folder, at any depth, and their sum.
 
     Raises:
         DataError: the folder does not exist or holds no photos.
@@ -110,25 +114,25 @@ def print_tree(folder: Path) -> None:
 
 
 def pin_test(test: Path, clean: Path, out: Path) -> None:
-    """Writes the photos of the test part to the list that split.test_list names, and says what to do with it.
+    """Writes the photos of the test part to the list that split.test_list names.
 
     Raises:
-        DataError: there is no test part, or it does not stem from the clean folder.
+        DataError: there is no test part, or it was not split from the clean folder.
     """
     from gemmodel.split import test_list
 
-    number = test_list.write(test, clean, out)
-    print(f"{out}: {number} photos stay the test part whatever comes in; commit the list")
+    count = test_list.write(test, clean, out)
+    print(f"{out}: {count} photos stay the test part, whatever photos are added; commit the list")
 
 
 def predict_photos(arguments: argparse.Namespace) -> None:
-    """Prints what the model tells of each photo, in their order; those that cannot be read are told of and left out.
+    """Prints the prediction for each photo, in their order. Photos that cannot be read are reported and skipped.
 
     Raises:
-        ParameterError: an option makes no sense.
-        DataError: a photo cannot be read, after all others are told; or there is no model.
+        ParameterError: an option is out of range or does not fit the others.
+        DataError: there is no model; or, after all predictions, some photos could not be read.
     """
-    paths = photos_named(arguments.photos)
+    paths = expand_paths(arguments.photos)
     if arguments.explain and len(paths) != 1:
         raise ParameterError(f"--explain: explains one photo, not {len(paths)}")
     if arguments.top is not None and arguments.top < 1:
@@ -138,54 +142,54 @@ def predict_photos(arguments: argparse.Namespace) -> None:
     from gemmodel.serve.predictor import Predictor
 
     predictor = Predictor(model, workers=1 if len(paths) == 1 and not arguments.explain else 0)
-    say, failed = print, 0
-    told = zip(paths, predictor.predict(paths, top=arguments.top or 5), strict=True)
+    results = zip(paths, predictor.predict(paths, top=arguments.top or 5), strict=True)
+    write, failed = print, 0
     if len(paths) > 1 and sys.stderr.isatty():
         from tqdm import tqdm
 
-        say, told = tqdm.write, tqdm(told, total=len(paths), unit="photo")
-    for path, answer in told:
-        if isinstance(answer, DataError):
+        write, results = tqdm.write, tqdm(results, total=len(paths), unit="photo")
+    for path, prediction in results:
+        if isinstance(prediction, DataError):
             failed += 1
-            print(f"gemmodel: {path}: {answer}", file=sys.stderr)
-            told_as = {"photo": str(path), "error": str(answer)}
+            print(f"gemmodel: {path}: {prediction}", file=sys.stderr)
+            row = {"photo": str(path), "error": str(prediction)}
         else:
-            told_as = {"photo": str(path), **asdict(answer), "text": to_text(answer)}
+            row = {"photo": str(path), **asdict(prediction), "text": to_text(prediction)}
         if arguments.json:
-            say(json.dumps(told_as, ensure_ascii=False))
-        elif not isinstance(answer, DataError):
-            say(f"{path}: {answer.gem} {answer.probability:.1%} ({to_text(answer)})")
-            for gem, probability in answer.top if arguments.top else ():
-                say(f"    {probability:6.1%} {gem}")
+            write(json.dumps(row, ensure_ascii=False))
+        elif not isinstance(prediction, DataError):
+            write(f"{path}: {prediction.gem} {prediction.probability:.1%} ({to_text(prediction)})")
+            for gem, probability in prediction.top if arguments.top else ():
+                write(f"    {probability:6.1%} {gem}")
     if arguments.explain and not failed:
-        predictor.why(paths[0]).save(arguments.explain)
+        predictor.explain(paths[0]).save(arguments.explain)
     if failed:
         raise DataError(f"{failed} of {len(paths)} photos could not be read")
 
 
-def photos_named(names: Sequence[str]) -> list[Path]:
-    """Returns the files that names on the command line stand for: files, folders with all below, and patterns.
+def expand_paths(names: Sequence[str]) -> list[Path]:
+    """Returns the files that command-line arguments name: files, folders with all photos below them, and patterns.
 
     Raises:
-        DataError: nothing of such a name, or a folder without photos.
+        DataError: an argument matches no file, or a folder holds no photos.
     """
     paths: list[Path] = []
     for name in names:
         path = Path(name)
         if path.is_dir():
-            found = sorted(below for below in path.rglob("*") if below.suffix.lower() in image_folder.SUFFIXES)
+            matches = sorted(below for below in path.rglob("*") if below.suffix.lower() in image_folder.SUFFIXES)
         elif path.exists():
-            found = [path]
+            matches = [path]
         else:
-            found = sorted(Path(path.anchor or ".").glob(str(path.relative_to(path.anchor))))
-        if not found:
+            matches = sorted(Path(path.anchor or ".").glob(str(path.relative_to(path.anchor))))
+        if not matches:
             raise DataError(f"{name}: {'no photos in it' if path.is_dir() else 'no such file, folder or pattern'}")
-        paths += found
+        paths += matches
     return paths
 
 
 def model_folder(arguments: argparse.Namespace) -> Path:
-    """Returns the folder that --model names, or that of the registry's champion."""
+    """Returns the folder of --model, by default that of the registry's champion."""
     if arguments.model:
         return Path(arguments.model)
     from gemmodel.register import locate
@@ -194,26 +198,25 @@ def model_folder(arguments: argparse.Namespace) -> Path:
 
 
 def registered_name() -> str:
-    """Returns the name that the project registers its model by; outside of a project the shipped one."""
+    """Returns `register.name` of the project's parameters; outside of a project that of the shipped ones."""
     path = Path("params.yaml")
     return params.load(path).register.name if path.is_file() else "gemstones"
 
 
 def serve_champion(host: str, port: int) -> None:
-    """Starts MLflow's scoring server on the champion, in this environment; ends with its exit status."""
+    """Runs MLflow's scoring server with the champion, in this environment, and exits with the server's status."""
     model = f"models:/{registered_name()}@champion"
     options = ["--env-manager", "local", "--host", host, "--port", str(port)]
-    store = os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
     command = [sys.executable, "-m", "mlflow", "models", "serve", "--model-uri", model, *options]
-    print(f"gemmodel: {model} at http://{host}:{port}/invocations; ready in some 15 seconds; Ctrl+C ends it")
-    sys.exit(subprocess.call(command, env=os.environ | {"MLFLOW_TRACKING_URI": store}))
+    print(f"gemmodel: {model} at http://{host}:{port}/invocations; ready in about 15 seconds; Ctrl+C ends it")
+    sys.exit(subprocess.call(command, env=os.environ | {"MLFLOW_TRACKING_URI": store.tracking_uri()}))
 
 
 def serve_page(arguments: argparse.Namespace) -> None:
     """Serves the web page until it is interrupted."""
     from gemmodel.serve import app
 
-    page = app.app(
+    page = app.create_app(
         model_folder(arguments),
         photos=arguments.photos,
         manifest=arguments.manifest,
@@ -222,11 +225,11 @@ def serve_page(arguments: argparse.Namespace) -> None:
     app.serve(page, host=arguments.host, port=arguments.port)
 
 
-def retitle(version: str | None) -> None:
-    """Makes a version of the registered model champion, or, of None, the former champion; tells what was done.
+def set_champion(version: str | None) -> None:
+    """Makes a version of the registered model champion; None is the previous champion. Prints what has changed.
 
     Raises:
-        TrackingError: there is no such version, or no former champion.
+        TrackingError: there is no such version, or no previous champion.
     """
     from gemmodel.register import versions
     from gemmodel.tracking import runs
@@ -236,21 +239,21 @@ def retitle(version: str | None) -> None:
         print(versions.rollback(name) if version is None else versions.promote(name, version))
 
 
-def train_along() -> None:
-    """Runs the train stage's command without DVC, since a worker that is not the chief has no outputs.
+def run_worker() -> None:
+    """Runs the train stage's command without DVC, since only the chief worker writes the stage's outputs.
 
     Raises:
         ParameterError: TF_CONFIG is not set.
     """
-    if "TF_CONFIG" not in os.environ:
-        raise ParameterError("TF_CONFIG is not set: it names all workers, and which of them this is; see docs/gpus.md")
+    if not os.environ.get("TF_CONFIG"):
+        raise ParameterError("TF_CONFIG is not set: it lists all workers and says which one this is; see docs/gpus.md")
     stages = yaml.safe_load(Path("dvc.yaml").read_text(encoding="utf-8"))["stages"]
     _, *command = shlex.split(stages["train"]["cmd"])
     sys.exit(subprocess.call([sys.executable, *command]))
 
 
 def print_devices() -> None:
-    """Prints each processor that TensorFlow sees, a GPU with its name and memory."""
+    """Prints one line for each CPU and GPU; a GPU's has its name and memory."""
     from gemmodel import devices
 
     for line in devices.describe():

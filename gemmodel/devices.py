@@ -1,4 +1,4 @@
-"""Which processor TensorFlow computes on, how precisely, and how repeatably."""
+"""The device that TensorFlow computes on, its precision and its determinism."""
 
 import os
 from contextlib import nullcontext
@@ -7,19 +7,19 @@ from pathlib import Path
 from gemmodel.core.errors import DeviceError, suppress_stderr
 from gemmodel.core.params import BaseParams
 
-QUIET = os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3") == "3"  # 0 shows what TensorFlow has to say
+QUIET = os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3") == "3"  # 0 shows TensorFlow's own messages
 
 
 with suppress_stderr() if QUIET else nullcontext():
     import keras
     import tensorflow as tf
 
-# Where a matrix unit makes bfloat16 convolutions faster (tensor cores from this CUDA compute capability on).
+# CUDA compute capabilities from which tensor cores make convolutions of these types faster.
 GPU_BFLOAT16 = (8, 0)
 GPU_FLOAT16 = (7, 0)
-# Likewise on CPUs: Intel's matrix unit, and AMD's AVX-512, which then multiplies twice as many (decision 6).
+# CPUs on which bfloat16 convolutions are faster: Intel's with AMX, and AMD's with AVX512-bf16 (decision 6).
 CPU_BFLOAT16 = ({"GenuineIntel", "amx_bf16"}, {"AuthenticAMD", "avx512_bf16"})
-CPU_INFO = Path("/proc/cpuinfo")  # of Linux
+CPU_INFO = Path("/proc/cpuinfo")  # on Linux
 
 
 def prepare(base: BaseParams, *, device: str = "auto") -> str:
@@ -28,20 +28,20 @@ def prepare(base: BaseParams, *, device: str = "auto") -> str:
     Must run before the first tensor is made.
 
     Args:
-        base: seed, number of threads, and whether the same input must give the same bits.
-        device: `auto` takes the GPUs where there are some, `cpu` hides them, `gpu` insists on one.
+        base: seed, number of threads, and whether equal inputs must give equal bits.
+        device: `auto` uses the GPUs if there are any, `cpu` hides them, `gpu` requires one.
 
     Returns:
-        The device in words.
+        A description of the device.
 
     Raises:
-        DeviceError: `gpu` was asked for and TensorFlow sees none.
+        DeviceError: `gpu` was requested and TensorFlow sees none.
     """
     gpus = tf.config.list_physical_devices("GPU")
     if device == "gpu" and not gpus:
         raise DeviceError(
             "train.device is gpu, but TensorFlow sees no GPU; set it to auto or cpu, or install NVIDIA's driver and "
-            "`pip install -e '.[gpu]'` (TF_CPP_MIN_LOG_LEVEL=0 tells what is missing)"
+            "`pip install -e '.[gpu]'` (TF_CPP_MIN_LOG_LEVEL=0 shows what is missing)"
         )
     if device == "cpu":
         tf.config.set_visible_devices([], "GPU")
@@ -59,18 +59,19 @@ def prepare(base: BaseParams, *, device: str = "auto") -> str:
     return f"GPU: {', '.join(names)}"
 
 
-def precision(wanted: str) -> str:
-    """Returns the Keras dtype policy for plain convolutions, also those of 1x1.
+def precision(requested: str, *, cpu_info: Path = CPU_INFO) -> str:
+    """Returns the Keras dtype policy for dense convolutions, those of 1x1 included.
 
     Args:
-        wanted: a policy, or `auto` for the fastest that this device gains from: bfloat16 or float16 on GPUs with
+        requested: a policy, or `auto` for the fastest one on this device: bfloat16 or float16 on GPUs with
             tensor cores, bfloat16 on Intel's CPUs with AMX and AMD's with AVX512-bf16, float32 elsewhere.
+        cpu_info: Linux's description of the processors; it does not exist on other systems.
 
     Returns:
         `float32`, `mixed_bfloat16` or `mixed_float16`.
     """
-    if wanted != "auto":
-        return wanted
+    if requested != "auto":
+        return requested
     gpus = tf.config.get_visible_devices("GPU")
     if gpus:
         details = (tf.config.experimental.get_device_details(gpu) for gpu in gpus)
@@ -78,19 +79,19 @@ def precision(wanted: str) -> str:
         if capability >= GPU_BFLOAT16:
             return "mixed_bfloat16"
         return "mixed_float16" if capability >= GPU_FLOAT16 else "float32"
-    return "mixed_bfloat16" if any(has <= _cpu() for has in CPU_BFLOAT16) else "float32"
+    return "mixed_bfloat16" if any(features <= _words(cpu_info) for features in CPU_BFLOAT16) else "float32"
 
 
-def _cpu() -> set[str]:
-    """Returns the words that Linux tells of the first processor; elsewhere none."""
+def _words(cpu_info: Path) -> set[str]:
+    """Returns the words of the description of the first processor, an empty set where there is none."""
     try:
-        return set(CPU_INFO.read_text("ascii", errors="ignore").split("\n\n")[0].split())
+        return set(cpu_info.read_text("ascii", errors="ignore").split("\n\n")[0].split())
     except OSError:
         return set()
 
 
 def describe() -> list[str]:
-    """Returns a line a processor that TensorFlow sees; of a GPU with its name, compute capability and memory."""
+    """Returns one line per device that TensorFlow sees; for a GPU with its name, compute capability and memory."""
     lines = []
     for device in tf.config.list_physical_devices():
         index = device.name.rsplit(":", 1)[-1]

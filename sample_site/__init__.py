@@ -1,1 +1,1 @@
-"""A small web site of rendered gem pictures with minerals.net's page structure, to crawl without a network."""
+"""A small web site of rendered gem pictures, with minerals.net's page structure, for crawls without a network."""

@@ -1,8 +1,8 @@
-"""A catalogue with rasavgems.com's structure, whose products a script fills in, and with what may go wrong there.
+"""A catalogue with rasavgems.com's structure, whose products are filled in by a script, and with its defects.
 
-Gems are those of the site, with its ordinary pictures; one without pictures has no products. BROKEN's page is never
-filled: its data is not there. One link of the list opens a menu, another leads, by a redirect, to another host, of
-which each page tries to load more.
+It lists the gems of the sample site with their ordinary pictures; a gem without pictures has no products. The page of
+BROKEN stays empty, because its data is a 404. One link of the list opens a menu; another one redirects to another
+host, from which every page tries to load scripts and pictures.
 """
 
 import json
@@ -28,7 +28,7 @@ PAGE = """<!DOCTYPE html>
 </body>
 </html>
 """
-# The real site's script takes its time, too: more of it than a network has to be silent to count as idle.
+# The script pauses, as the real one does, for longer than the 500 ms after which a network counts as idle.
 SCRIPT = """
 const pause = time => new Promise(done => setTimeout(done, time));
 navigator.sendBeacon("http://elsewhere.example/beacon");
@@ -52,19 +52,19 @@ fetch("/gems/moved.html").catch(() => {});
 
 
 def pages(gems: Sequence[Gem], pictures: Mapping[str, Sequence[Picture]], robots: str) -> dict[str, tuple[str, str]]:
-    """Returns the media type and the text behind each path of the catalogue."""
+    """Returns media type and text by path of the catalogue."""
     html, data = "text/html; charset=utf-8", "application/json"
     links = [f'<li><a href="gems/{gem.slug}.html"> {escape(gem.name)}\n</a></li>' for gem in gems]
     links.append(f'<li><a href="{MOVED}">Moved</a></li>')
-    found = {
+    texts = {
         "/robots.txt": ("text/plain; charset=utf-8", robots),
         "/scripts/catalogue.js": ("text/javascript; charset=utf-8", SCRIPT),
         "/": (html, PAGE.format(title="Gems", links="\n".join(links), products="")),
     }
     for gem in gems:
         products = f"/products/{gem.slug}.json"
-        found[f"/gems/{gem.slug}.html"] = html, PAGE.format(title=escape(gem.name), links="", products=products)
+        texts[f"/gems/{gem.slug}.html"] = html, PAGE.format(title=escape(gem.name), links="", products=products)
         if gem.name != BROKEN:
-            sources = [f"..{picture.path}" for picture in pictures[gem.name] if not picture.kind]
-            found[products] = data, json.dumps(sources + [f"{ELSEWHERE}{gem.slug}.jpg"] * bool(sources))
-    return found
+            sources = [f"..{picture.path}" for picture in pictures[gem.name] if not picture.defect]
+            texts[products] = data, json.dumps(sources + [f"{ELSEWHERE}{gem.slug}.jpg"] * bool(sources))
+    return texts

@@ -1,4 +1,4 @@
-"""What the sample site's pages say about the gems: true mineral data, and a few lines of prose."""
+"""The text of the sample site's pages: true mineral data, and a few lines of prose."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,13 +20,13 @@ PROPERTIES = (
 
 @dataclass(frozen=True)
 class Facts:
-    """What a gem's page says.
+    """The text of a gem's page.
 
     Attributes:
         properties: Values by the names in PROPERTIES.
         about: A line about the gem.
         uses: A line about its uses.
-        source: A line about where it is found.
+        source: A line about its places of origin.
     """
 
     properties: Mapping[str, str]

@@ -1,4 +1,4 @@
-"""The catalogue: the gems of the sample site, and the recipes of their pictures."""
+"""The gems of the sample site, and the parameters of their pictures."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,19 +10,19 @@ Color = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class Gem:
-    """A gemstone: what its page says, and how its pictures are made.
+    """A gemstone: the text of its page, and the parameters of its pictures.
 
     Attributes:
         name: Name of the gem.
         mineral_class: The mineral that it is a variety of.
-        facts: What its page says.
-        localities: Places of origin, as they stand in the pictures' file names.
-        cuts: Names from `cuts.CUTS` or `cabochons.SHAPES`, which take turns; none for a gem without pictures.
-        colors: Linear RGB. Of a faceted stone: what passes a length of one radius, any mixture of them (of a zoned one:
-            its two ends). Of a cabochon: what the texture needs.
+        facts: The text of its page.
+        localities: Places of origin, for the pictures' file names.
+        cuts: Names from `cuts.CUTS` or `cabochons.SHAPES`, one after the other; none for a gem without pictures.
+        colors: Linear RGB, 0 to 1. Faceted stone: transmission over one radius; each picture mixes them, and a zoned
+            stone has one at either end. Cabochon: the colours of its texture.
         index: Refractive index.
-        fire: Relative spread of the index between blue and red.
-        veils: Mean number of veils and feathers in a stone.
+        fire: Dispersion: relative difference of the index between blue and red.
+        veils: Mean number of veils and feathers (sheets of inclusions) in a stone.
         zoned: Whether the two ends of a stone differ in colour.
         texture: Name from `cabochons.TEXTURES`.
     """
@@ -46,7 +46,7 @@ class Gem:
 
     @property
     def slug(self) -> str:
-        """The gem's name as it stands in URLs."""
+        """The gem's name in URLs."""
         return self.name.lower().replace("'", "").replace(" ", "_")
 
 
@@ -236,3 +236,5 @@ GEMS: tuple[Gem, ...] = (
         localities=("myanmar",),
     ),
 )
+
+BY_NAME = {gem.name: gem for gem in GEMS}

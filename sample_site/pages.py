@@ -20,31 +20,31 @@ PAGE = """<!DOCTYPE html>
 """
 
 
-def address(gem: Gem) -> str:
-    """Return the path of a gem's page."""
+def gem_path(gem: Gem) -> str:
+    """Returns the path of a gem's page."""
     return f"/gemstone/{gem.slug}_gemstone.aspx"
 
 
-def list_page(gems: Sequence[Gem], first: dict[str, Picture]) -> str:
-    """Return the list of all gems, whose first pictures are given; every fifth link has the site's older markup."""
+def list_page(gems: Sequence[Gem], first_pictures: dict[str, Picture]) -> str:
+    """Returns the list of all gems with their first pictures; every fifth link has the site's older markup."""
     cells = []
-    for position, gem in enumerate(sorted(gems, key=lambda gem: gem.name)):
-        link, name = address(gem).lstrip("/"), escape(gem.name)
-        picture = first.get(gem.name)
+    for i, gem in enumerate(sorted(gems, key=lambda gem: gem.name)):
+        link, name = gem_path(gem).lstrip("/"), escape(gem.name)
+        picture = first_pictures.get(gem.name)
         thumbnail = f'<img src="gemstone/{escape(picture.src)}" alt="">' if picture else ""
-        if position % 5 == 3:
+        if i % 5 == 3:
             cells.append(f'<td><a href="{link}">\n{name} </a></td>')
         else:
             cells.append(
                 f'<td><table><tr><td>&nbsp;</td><td><a class="mineralimg" href="{link}">{thumbnail}</a><br>'
                 f'<a class="bluelink" href="{link}">{name}</a></td></tr></table></td>'
             )
-    cells += cells[:1]  # one gem stands there twice
+    cells += cells[:1]  # the list names one gem twice
     return PAGE.format(title="Gemstones", body=_table(cells))
 
 
 def gem_page(gem: Gem, pictures: Sequence[Picture]) -> str:
-    """Return a gem's page: its properties, its prose and the thumbnails of its pictures."""
+    """Returns a gem's page: its properties, its prose and the thumbnails of its pictures."""
     rows = "\n".join(
         f'<tr id="{ID}tr{key}"><td>{key}</td><td>{escape(value)}</td></tr>' for key, value in gem.properties.items()
     )

@@ -1,4 +1,4 @@
-"""The sample site over HTTP on a loopback port, which serves it as an origin and as a proxy for its made-up host."""
+"""The sample site over HTTP on a loopback port, as an origin server and as a proxy for its made-up host."""
 
 import hashlib
 import logging
@@ -19,37 +19,36 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from sample_site import catalogue
-from sample_site.gems import GEMS, Gem
-from sample_site.pages import address, gem_page, list_page
-from sample_site.pictures import BY_NAME, THUMBNAIL, Picture, content, pictures
+from sample_site.gems import BY_NAME, GEMS, Gem
+from sample_site.pages import gem_page, gem_path, list_page
+from sample_site.pictures import THUMBNAIL, Picture, content, pictures
 
 HOST = "minerals.example"
 LIST_URL = f"http://{HOST}/GemStoneMain.aspx"
 CATALOGUE_HOST = "rasavgems.example"
 CATALOGUE_URL = f"http://{CATALOGUE_HOST}/"
 ROBOTS = "User-agent: *\nDisallow: /private/\n"
-PIXEL = bytes.fromhex("47494638396101000100800000ffffff0000002c00000000010001000002024401003b")  # a GIF of one pixel
+LOGO = bytes.fromhex("47494638396101000100800000ffffff0000002c00000000010001000002024401003b")  # a GIF of one pixel
 HTML = "text/html; charset=utf-8"
-Reply = Callable[[], tuple[str, bytes]]
+Reply = Callable[[], tuple[str, bytes]]  # makes the media type and the body of a response
 logger = logging.getLogger(__name__)
 
 
 @contextmanager
 def serve(*, pictures_per_gem: int = 36, gems: Sequence[str] = ()) -> Iterator[str]:
-    """Serve the site while the context lasts; pictures are rendered in processes of their own, when asked for.
+    """Serves the site while the context lasts; worker processes render its pictures on request.
 
     Args:
-        pictures_per_gem: Ordinary pictures of each gem; defects come on top.
-        gems: Names of the gems that the site has; all when empty.
+        pictures_per_gem: Ordinary pictures of each gem, to which the defects are added.
+        gems: Names of the site's gems; all when empty.
 
     Yields:
-        The server's address, `http://127.0.0.1:<port>`: ask it for paths, or use it as the HTTP proxy for LIST_URL.
+        The server's address, `http://127.0.0.1:<port>`, for direct requests or as the HTTP proxy for LIST_URL.
 
     Raises:
-        ValueError: The catalogue lacks a gem.
+        ValueError: There is no such gem.
     """
-    unknown = sorted(set(gems) - set(BY_NAME))
-    if unknown:
+    if unknown := sorted(set(gems) - set(BY_NAME)):
         raise ValueError(f"no gem {', '.join(unknown)} in the sample site; it has {', '.join(BY_NAME)}")
     chosen = [gem for gem in GEMS if not gems or gem.name in gems]
     with _Renderers() as renderers, _Server(_Site(chosen, pictures_per_gem, renderers)) as server:
@@ -61,11 +60,11 @@ def serve(*, pictures_per_gem: int = 36, gems: Sequence[str] = ()) -> Iterator[s
             server.shutdown()
             thread.join()
             renderers.close()
-            server.hang_up()
+            server.close_connections()
 
 
 class _Renderers:
-    """A pool of processes as large as the machine, started with the first picture."""
+    """A pool of one process per core, started with the first picture."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -78,15 +77,15 @@ class _Renderers:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def content(self, picture: Picture, size: int = 0) -> tuple[str, bytes]:
+    def content(self, picture: Picture, thumbnail_size: int = 0) -> tuple[str, bytes]:
         with self._lock:
             if self._closed:
                 raise ConnectionAbortedError("the sample site is closing")
             if self._pool is None:
                 cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
                 spawn = multiprocessing.get_context("spawn")
-                self._pool = ProcessPoolExecutor(cores, mp_context=spawn, initializer=_stay_with_parent)
-            future = self._pool.submit(content, picture, size)
+                self._pool = ProcessPoolExecutor(cores, mp_context=spawn, initializer=_end_with_parent)
+            future = self._pool.submit(content, picture, thumbnail_size)
         return future.result()
 
     def close(self) -> None:
@@ -97,45 +96,45 @@ class _Renderers:
                 self._pool = None
 
 
-def _stay_with_parent() -> None:
-    """Leave Ctrl-C to the parent process, and end with it however it ends."""
+def _end_with_parent() -> None:
+    """Leaves Ctrl-C to the parent process, and exits when the parent does, even after a kill."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
 
-    def follow() -> None:
+    def wait() -> None:
         if parent is not None:
             parent.join()
             os._exit(1)
 
-    threading.Thread(target=follow, daemon=True).start()
+    threading.Thread(target=wait, daemon=True).start()
 
 
 class _Site:
-    """What stands at each path."""
+    """The responses by path."""
 
     def __init__(self, gems: Sequence[Gem], count: int, renderers: _Renderers) -> None:
         listed = {gem.name: pictures(gem, count, gems) for gem in gems}
-        first = {name: found[0] for name, found in listed.items() if found}
+        first_pictures = {name: of_gem[0] for name, of_gem in listed.items() if of_gem}
         self._replies: dict[str, Reply] = {
             "/robots.txt": lambda: ("text/plain; charset=utf-8", ROBOTS.encode()),
-            "/images/logo.gif": lambda: ("image/gif", PIXEL),
-            "/GemStoneMain.aspx": lambda: (HTML, list_page(gems, first).encode()),
+            "/images/logo.gif": lambda: ("image/gif", LOGO),
+            "/GemStoneMain.aspx": lambda: (HTML, list_page(gems, first_pictures).encode()),
         }
-        self._replies |= {address(gem): partial(_gem_reply, gem, listed[gem.name]) for gem in gems}
+        self._replies |= {gem_path(gem): partial(_gem_reply, gem, listed[gem.name]) for gem in gems}
         self._replies |= {
             f"{CATALOGUE_HOST}{path}": partial(lambda *reply: reply, media, page.encode())
             for path, (media, page) in catalogue.pages(gems, listed, ROBOTS).items()
         }
         self._pages = frozenset(self._replies)
-        self._thumbnails = {p.thumbnail: p for found in listed.values() for p in found}
-        self._pictures = {p.path: p for found in listed.values() for p in found if p.kind != "missing"}
+        self._thumbnails = {p.thumbnail: p for of_gem in listed.values() for p in of_gem}
+        self._pictures = {p.path: p for of_gem in listed.values() for p in of_gem if p.defect != "missing"}
         self._renderers = renderers
-        source = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
-        self._edition = hashlib.sha256(f"{version('numpy')} {version('pillow')} ".encode() + source).hexdigest()
+        source = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.rglob("*.py")))
+        self._version = hashlib.sha256(f"{version('numpy')} {version('pillow')} ".encode() + source).hexdigest()
         self._settings = f"{count} {[gem.name for gem in gems]}"
 
     def find(self, target: str) -> tuple[str, Reply] | None:
-        """Return the ETag of a request's target, and what makes the media type and body; None for a 404."""
+        """Returns the ETag and the reply for a request's target; None for a 404."""
         url = urlsplit(target)
         if url.scheme and url.hostname not in (HOST, CATALOGUE_HOST, "127.0.0.1", "localhost"):
             return None
@@ -144,20 +143,20 @@ class _Site:
         if reply is None:
             return None
         settings = self._settings if page in self._pages else ""  # a picture does not depend on them
-        digest = hashlib.sha256(f"{self._edition} {page}?{url.query} {settings}".encode()).hexdigest()
+        digest = hashlib.sha256(f"{self._version} {page}?{url.query} {settings}".encode()).hexdigest()
         return f'"{digest[:32]}"', reply
 
     def _picture(self, path: str, query: str) -> Reply | None:
         size = THUMBNAIL
         if path == "/gemstone/thumbnail.aspx":
-            asked = parse_qs(query)
-            path = "/gemstone/" + asked.get("image", [""])[0]
-            edge = asked.get("size", [""])[0]
-            size = min(max(int(edge), 16), 420) if edge.isdecimal() else size
+            arguments = parse_qs(query)
+            path = "/gemstone/" + arguments.get("image", [""])[0]
+            side = arguments.get("size", [""])[0]
+            size = min(max(int(side), 16), 420) if side.isdecimal() else size
         elif path in self._pictures:
             return lambda: self._renderers.content(self._pictures[path])
-        small = self._thumbnails.get(path)
-        return (lambda: self._renderers.content(small, size)) if small else None
+        picture = self._thumbnails.get(path)
+        return (lambda: self._renderers.content(picture, size)) if picture else None
 
 
 def _gem_reply(gem: Gem, listed: Sequence[Picture]) -> tuple[str, bytes]:
@@ -181,8 +180,8 @@ class _Server(ThreadingHTTPServer):
         self._open.discard(request)
         super().shutdown_request(request)
 
-    def hang_up(self) -> None:
-        """End the connections that clients keep alive."""
+    def close_connections(self) -> None:
+        """Closes the connections that clients keep alive."""
         for connection in list(self._open):
             self.shutdown_request(connection)
 
@@ -192,26 +191,26 @@ class _Server(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True  # or each answer waits for the client's delayed ACK
+    disable_nagle_algorithm = True  # else each response waits for the client's delayed ACK
     server: _Server
 
     def do_GET(self) -> None:
         if self.path == f"{CATALOGUE_URL}{catalogue.MOVED}":
             self._send(HTTPStatus.FOUND, "text/plain; charset=utf-8", b"", Location=catalogue.ELSEWHERE)
             return
-        found = self.server.site.find(self.path)
-        if found is None:
+        match = self.server.site.find(self.path)
+        if match is None:
             self._send(HTTPStatus.NOT_FOUND, "text/plain; charset=utf-8", b"not found\n")
             return
-        etag, reply = found
-        known = [tag.strip().removeprefix("W/") for tag in self.headers.get("If-None-Match", "").split(",")]
-        if etag in known or "*" in known:
+        etag, reply = match
+        cached = [tag.strip().removeprefix("W/") for tag in self.headers.get("If-None-Match", "").split(",")]
+        if etag in cached or "*" in cached:
             self._send(HTTPStatus.NOT_MODIFIED, "", b"", etag)
             return
         try:
             media, body = reply()
         except BrokenExecutor:
-            logger.exception("a process that renders pictures has died")
+            logger.exception("a process that renders pictures died")
             self._send(HTTPStatus.INTERNAL_SERVER_ERROR, "text/plain; charset=utf-8", b"no renderer\n")
         else:
             self._send(HTTPStatus.OK, media, body, etag)

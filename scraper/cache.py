@@ -1,4 +1,4 @@
-"""The HTTP cache: what makes a crawl resumable, and the next one cheap."""
+"""The HTTP cache, which lets a crawl resume and makes the next one cheap."""
 
 import hashlib
 import json
@@ -16,16 +16,16 @@ from scrapy.extensions.httpcache import FilesystemCacheStorage, RFC2616Policy
 from scrapy.http import Response
 from scrapy.settings import BaseSettings
 
-CACHED_STATUSES = {200, 301, 302, 303, 307, 308, 404, 410}  # statuses that a resumed crawl need not ask for again
-MAX_RESUME_AGE = 7 * 24 * 3600  # seconds after which an interrupted crawl is begun anew
-CHECKSUM = "sha256"  # file of an entry
+CACHED_STATUSES = {200, 301, 302, 303, 307, 308, 404, 410}  # that a resumed crawl does not request again
+MAX_RESUME_AGE = 7 * 24 * 3600  # seconds; an older interrupted crawl starts from the beginning
+CHECKSUM = "sha256"  # file name in a cache entry
 
 
 class RevalidatePolicy(RFC2616Policy):
-    """Every answer of an earlier crawl is asked for again, with its ETag or date where it has one.
+    """Revalidates every response of an earlier crawl, by its ETag or date where it has one.
 
-    Only what the same crawl got before it was interrupted, since the time CRAWL_SINCE, is taken as it is. Scrapy's own
-    policy would also believe in an age, and so miss a change.
+    Only responses that the same crawl received before an interruption, since the time CRAWL_SINCE, are used without
+    a request. Scrapy's own policy also trusts a response's age, and so misses changes.
     """
 
     def __init__(self, settings: BaseSettings) -> None:
@@ -33,11 +33,11 @@ class RevalidatePolicy(RFC2616Policy):
         self.since = settings.getfloat("CRAWL_SINCE", time.time())
 
     def should_cache_response(self, response: Response, request: Request) -> bool:
-        """Tells whether an answer is kept."""
+        """Tells whether a response is stored."""
         return response.status in CACHED_STATUSES and b"no-store" not in self._parse_cachecontrol(response)
 
     def is_cached_response_fresh(self, cachedresponse: Response, request: Request) -> bool:
-        """Tells whether a kept answer is used without asking."""
+        """Tells whether a stored response is used without a request."""
         if request.meta["cache_timestamp"] >= self.since:
             return True
         if not request.meta.get("playwright"):  # a browser would show an empty page for a 304
@@ -45,32 +45,32 @@ class RevalidatePolicy(RFC2616Policy):
         return False
 
     def is_cached_response_valid(self, cachedresponse: Response, response: Response, request: Request) -> bool:
-        """Tells whether a kept answer is used after asking; an error of the server's is no reason to."""
+        """Tells whether a stored response is used after a request: for a 304, but not for a server error."""
         return response.status == 304
 
 
 class StrictHttpCacheMiddleware(HttpCacheMiddleware):
-    """Scrapy's cache, but a site that does not answer is not taken for one on which nothing has changed."""
+    """Scrapy's cache, without its fallback: a site that is unreachable is an error, not an unchanged site."""
 
     DOWNLOAD_EXCEPTIONS = ()  # type: ignore[assignment]
 
 
 class AtomicCacheStorage(FilesystemCacheStorage):
-    """Scrapy's storage, but an entry of which something is missing, or not as it was written, is no entry."""
+    """Scrapy's storage with atomic writes; an entry that is incomplete or damaged counts as missing."""
 
     def __init__(self, settings: BaseSettings) -> None:
         super().__init__(settings)
-        self.beside = FilesystemCacheStorage(settings)
-        self.beside.cachedir = str(Path(self.cachedir, ".new"))
+        self.staging = FilesystemCacheStorage(settings)
+        self.staging.cachedir = str(Path(self.cachedir, ".new"))
 
     def open_spider(self, spider: Spider) -> None:
-        """Starts a crawl."""
+        """Prepares for a crawl and deletes half-written entries of a killed one."""
         super().open_spider(spider)
-        self.beside.open_spider(spider)
-        shutil.rmtree(Path(self.beside.cachedir, spider.name), ignore_errors=True)  # of a crawl that was killed
+        self.staging.open_spider(spider)
+        shutil.rmtree(Path(self.staging.cachedir, spider.name), ignore_errors=True)
 
     def retrieve_response(self, spider: Spider, request: Request) -> Response | None:
-        """Reads an entry, if it is there and whole."""
+        """Reads an entry; None where it is missing, incomplete or damaged."""
         entry = Path(self._get_request_path(spider, request))
         try:
             if (entry / CHECKSUM).read_text() != _digest(entry):
@@ -80,10 +80,10 @@ class AtomicCacheStorage(FilesystemCacheStorage):
         return super().retrieve_response(spider, request)
 
     def store_response(self, spider: Spider, request: Request, response: Response) -> None:
-        """Writes an entry beside, then renames it."""
-        new, entry = (Path(storage._get_request_path(spider, request)) for storage in (self.beside, self))
+        """Writes an entry into the staging folder, then renames it."""
+        new, entry = (Path(storage._get_request_path(spider, request)) for storage in (self.staging, self))
         shutil.rmtree(new, ignore_errors=True)
-        self.beside.store_response(spider, request, response)
+        self.staging.store_response(spider, request, response)
         (new / CHECKSUM).write_text(_digest(new))
         shutil.rmtree(entry, ignore_errors=True)
         entry.parent.mkdir(parents=True, exist_ok=True)
@@ -97,23 +97,23 @@ def _digest(entry: Path) -> str:
 
 @contextmanager
 def session(folder: Path, crawl: Any) -> Iterator[float]:
-    """Yields the time, in seconds, at which a crawl began: this one, or the one that it goes on with.
+    """Yields the Unix time at which this crawl began, or the interrupted crawl that it resumes.
 
     Args:
-        folder: of the cache; a file in it tells of a crawl that is not finished, until the context ends without error.
-        crawl: what tells one crawl from another, as JSON.
+        folder: the cache's folder. A file in it marks an unfinished crawl until the context ends without an error.
+        crawl: JSON value that identifies the crawl; one with another value is not resumed.
     """
     unfinished = folder / "unfinished.json"
-    begun = {"crawl": crawl, "since": time.time()}
+    current = {"crawl": crawl, "since": time.time()}
     try:
         earlier = json.loads(unfinished.read_text(encoding="utf-8"))
-        if earlier["crawl"] == crawl and earlier["since"] > begun["since"] - MAX_RESUME_AGE:
-            begun = earlier
-    except (OSError, ValueError, KeyError, TypeError):  # none, or half of one
+        if earlier["crawl"] == crawl and earlier["since"] > current["since"] - MAX_RESUME_AGE:
+            current = earlier
+    except (OSError, ValueError, KeyError, TypeError):  # missing or incomplete
         pass
     folder.mkdir(parents=True, exist_ok=True)
     new = unfinished.with_suffix(".new")
-    new.write_text(json.dumps(begun), encoding="utf-8")
+    new.write_text(json.dumps(current), encoding="utf-8")
     os.replace(new, unfinished)
-    yield begun["since"]
+    yield current["since"]
     unfinished.unlink(missing_ok=True)

@@ -1,11 +1,11 @@
-"""What a spider yields."""
+"""The items that a spider yields."""
 
 from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
 class Picture:
-    """One picture of a gem as a site sent it; `body` is its original bytes, `folder` the gem's name as a folder's."""
+    """One picture of a gem: `body` is its original bytes, `folder` the gem's name made safe for a file system."""
 
     gem: str
     folder: str

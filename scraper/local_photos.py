@@ -1,5 +1,6 @@
-"""Photos that somebody has already: a folder of class folders, or a zip or tar of one."""
+"""Photos that a user has already: a folder with one folder per gem, or a zip or tar archive of one."""
 
+import io
 import re
 import stat
 import tarfile
@@ -16,17 +17,26 @@ from tqdm import tqdm
 from gemmodel.core.errors import DataError
 from gemmodel.core.image_folder import SUFFIXES
 from gemmodel.core.params import CrawlParams
+from gemmodel.images import decode
 from scraper import manifest, safe_names
+from scraper.spiders.base import TOO_LARGE
 
 ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
-PARTS = {"train", "training", "val", "valid", "validation", "test", "testing"}  # no gem is called so
-LARGEST = 64 * 2**20  # bytes of a photo
-DENSEST = 100  # photos are packed already; what unpacks to more than so many times its size is no archive of them
+SPLIT_FOLDERS = {"train", "training", "val", "valid", "validation", "test", "testing"}  # never names of gems
+MAX_BYTES = 64 * 2**20  # of a photo
+MAX_UNPACK_RATIO = 100  # photos are compressed already: an archive of them does not unpack to a multiple of its size
 
 
 @dataclass(frozen=True)
 class File:
-    """A file of a collection: its true name, bytes, and what reads it; `problem` is why it is not to be read."""
+    """A file in a folder or an archive.
+
+    Attributes:
+        name: its path there.
+        size: bytes, unpacked.
+        read: returns its bytes.
+        problem: why it must not be read, or None.
+    """
 
     name: str
     size: int
@@ -34,79 +44,96 @@ class File:
     problem: str | None = None
 
 
-def copy(params: CrawlParams, store: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Copies the photos of `crawl.folder` into a raw folder, under names that are safe everywhere.
+@dataclass(frozen=True)
+class Photo:
+    """A photo in a gem's folder; `path` is its path there, by which the gem's photos are sorted."""
 
-    The collection holds a folder a gem. Folders around them all, and folders named as parts of a split (train, test),
-    are looked through; archives that lie in it are opened and merged.
+    path: PurePosixPath
+    file: File
+
+
+def copy(params: CrawlParams, store: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Copies the photos of `crawl.folder` into a raw folder, under names that are safe on every file system.
+
+    The source holds one folder per gem. Folders around all of them, and the folders of a split (train, test), are
+    skipped over. Archives directly inside the source are merged with it. Every photo is copied as it is: a damaged one
+    is for the clean stage to reject.
 
     Args:
         params: the folder or archive, and the limits.
-        store: gets a folder a gem.
+        store: gets one folder per gem.
 
     Returns:
-        A manifest line a photo, and the account of what was left out.
+        The manifest rows, one per photo, and the summary: what was not copied, and why.
 
     Raises:
-        DataError: there is no such folder or archive, it is damaged, or holds no photos of the gems that are wanted.
+        DataError: the folder or archive does not exist, is damaged, or holds no photos of the requested gems.
     """
     source = Path(params.folder)
     failures: list[dict[str, str]] = []
     unmatched: Counter[str] = Counter()
-    lines = []
+    photos: dict[str, list[Photo]] = defaultdict(list)
+    rows = []
     with ExitStack() as stack:
-        wanted: dict[str, list[tuple[PurePosixPath, File]]] = defaultdict(list)
         for prefix, files in _collections(source, stack):
-            photos = []
+            readable = []
             for file in files:
                 if PurePosixPath(file.name).suffix.lower() not in SUFFIXES:
-                    unmatched["file that is no photo by its name"] += 1
+                    unmatched["file without an image suffix"] += 1
                 elif file.problem:
                     failures.append({"url": f"{prefix}{file.name}", "reason": file.problem})
                 else:
-                    photos.append(file)
-            for file, gem, rest in _by_class(photos):
+                    readable.append(file)
+            for file, gem, path in _by_class(readable):
+                named = replace(file, name=f"{prefix}{file.name}")
                 if gem:
-                    whence = replace(file, name=f"{prefix}{file.name}")
-                    wanted[gem].append((PurePosixPath(prefix.removesuffix("!/"), *rest), whence))
+                    photos[gem].append(Photo(PurePosixPath(prefix.removesuffix("!/"), *path), named))
                 else:
-                    failures.append({"url": f"{prefix}{file.name}", "reason": "photo in no gem's folder"})
-        if missing := sorted(set(params.only) - set(wanted)):
+                    failures.append({"url": named.name, "reason": "photo outside a gem's folder"})
+        if missing := sorted(set(params.only) - set(photos)):
             raise DataError(f"crawl.only: {source} has no {', '.join(missing)}")
-        if not wanted:
+        if not photos:
             raise DataError(f"{source}: no photos in its class folders; they must end in {', '.join(SUFFIXES)}")
-        chosen = {gem: sorted(found, key=lambda pair: pair[0]) for gem, found in wanted.items()}
-        chosen = {gem: found for gem, found in chosen.items() if not params.only or gem in params.only}
-        targets = _targets({gem: found[: params.max_per_gem or None] for gem, found in chosen.items()})
-        for gem, target, file in tqdm(targets, "crawl", unit=" photos", disable=None):
+        chosen = {
+            gem: sorted(of_gem, key=lambda photo: photo.path)[: params.max_per_gem or None]
+            for gem, of_gem in photos.items()
+            if not params.only or gem in params.only
+        }
+        for gem, target, file in tqdm(_targets(chosen), "crawl", unit=" photos", disable=None):
             try:
                 body = file.read()
-                line = manifest.line(target, gem, body, file=file.name)
             except DataError as error:
                 failures.append({"url": file.name, "reason": str(error)})
                 continue
             (store / target).parent.mkdir(parents=True, exist_ok=True)
             (store / target).write_bytes(body)
-            lines.append(line)
-    return lines, {
+            rows.append(manifest.manifest_row(target, gem, body, _image_format(body), file=file.name))
+    return rows, {
         "source": source.name,  # not its whole path: the same photos give the same bytes wherever they lie
         "pages": 0,
         "failures": sorted(failures, key=lambda failure: failure["url"]),
-        "gems_without_pictures": sorted(set(chosen) - {line["gem"] for line in lines}),
+        "gems_without_pictures": sorted(set(chosen) - {row["gem"] for row in rows}),
         "unmatched_markup": dict(unmatched),
     }
 
 
+def _image_format(body: bytes) -> str | None:
+    try:
+        return decode.header(io.BytesIO(body)).format
+    except DataError:  # for the clean stage to reject
+        return None
+
+
 def _collections(source: Path, stack: ExitStack) -> Iterator[tuple[str, list[File]]]:
-    """Yields the source itself, and each archive in it, as a prefix of names and the files."""
+    """Yields the files of the source itself, then of each archive in it, with a prefix for their names."""
     if source.is_file():
         yield "", stack.enter_context(_archive(source))
         return
     if not source.is_dir():
-        raise DataError(f"{source}: no such folder or archive; it must hold one folder of photos a class")
+        raise DataError(f"{source}: no such folder or archive; it must hold one folder of photos per class")
     archives = [path for path in sorted(source.iterdir()) if path.is_file() and _is_archive(path)]
-    found = (path for path in sorted(source.rglob("*")) if path.is_file() and path not in archives)
-    names = ((path, path.relative_to(source).as_posix()) for path in found)
+    paths = (path for path in sorted(source.rglob("*")) if path.is_file() and path not in archives)
+    names = ((path, path.relative_to(source).as_posix()) for path in paths)
     yield "", [_file(path, safe_names.readable(name)) for path, name in names if not _hidden(name)]
     for path in archives:
         yield f"{safe_names.readable(path.name)}!/", stack.enter_context(_archive(path))
@@ -122,29 +149,31 @@ def _hidden(name: str) -> bool:
 
 def _file(path: Path, name: str) -> File:
     size = path.stat().st_size
-    return File(name, size, path.read_bytes, "larger than a photo" if size > LARGEST else None)
+    return File(name, size, path.read_bytes, TOO_LARGE if size > MAX_BYTES else None)
 
 
 @contextmanager
 def _archive(path: Path) -> Iterator[list[File]]:
-    """Opens an archive; nothing of it is unpacked but by our own names, so no path in it leads anywhere."""
+    """Opens an archive. Its files are stored under our own names only, so a path in it cannot lead outside."""
     with ExitStack() as stack:
         try:
-            if tarfile.is_tarfile(path):  # asked first, since a tar that holds a zip passes for one
+            if tarfile.is_tarfile(path):  # first, since a tar that holds a zip passes for a zip
                 packed: Any = stack.enter_context(tarfile.open(path))
-                files = [_tarred(packed, member) for member in packed.getmembers() if not member.isdir()]
+                files = [_tar_file(packed, member) for member in packed.getmembers() if not member.isdir()]
                 packed.fileobj.seek(packed.offset)
-                if packed.fileobj.read(512) != bytes(512):  # its end; tarfile itself takes a cut one for whole
-                    raise EOFError("cut off or damaged")
+                if packed.fileobj.read(512) != bytes(512):  # the end mark; tarfile accepts a truncated archive
+                    raise EOFError("truncated or damaged")
             else:
                 packed = stack.enter_context(zipfile.ZipFile(path))
-                files = [_zipped(packed, member) for member in packed.infolist() if not member.is_dir()]
-        except Exception as error:  # readers of damaged archives raise all kinds
-            raise DataError(f"{path}: no whole zip or tar ({error}); pack or download it again") from None
-        if sum(file.size for file in files) > DENSEST * path.stat().st_size:
-            raise DataError(f"{path}: would unpack to more than {DENSEST} times its size; no archive of photos does")
+                files = [_zip_file(packed, member) for member in packed.infolist() if not member.is_dir()]
+        except Exception as error:  # readers of damaged archives raise many types
+            raise DataError(f"{path}: not an intact zip or tar ({error}); pack or download it again") from None
+        if sum(file.size for file in files) > MAX_UNPACK_RATIO * path.stat().st_size:
+            raise DataError(
+                f"{path}: would unpack to more than {MAX_UNPACK_RATIO} times its size, as no archive of photos does"
+            )
         yield [
-            File(safe_names.readable(file.name), file.size, _reading(file), file.problem or _unsafe(file))
+            File(safe_names.readable(file.name), file.size, _reading(file), file.problem or _problem(file))
             for file in files
             if not _hidden(file.name)
         ]
@@ -154,60 +183,60 @@ def _reading(file: File) -> Callable[[], bytes]:
     def read() -> bytes:
         try:
             return file.read()
-        except Exception:
-            raise DataError("damaged in its archive, or locked") from None
+        except Exception:  # as above
+            raise DataError("damaged in its archive, or encrypted") from None
 
     return read
 
 
-def _zipped(packed: zipfile.ZipFile, member: zipfile.ZipInfo) -> File:
+def _zip_file(packed: zipfile.ZipFile, member: zipfile.ZipInfo) -> File:
     link = "a link" if stat.S_ISLNK(member.external_attr >> 16) else None
     return File(member.filename.replace("\\", "/"), member.file_size, lambda: packed.read(member), link)
 
 
-def _tarred(packed: tarfile.TarFile, member: tarfile.TarInfo) -> File:
-    link = None if member.isreg() else "a link" if member.islnk() or member.issym() else "no ordinary file"
+def _tar_file(packed: tarfile.TarFile, member: tarfile.TarInfo) -> File:
+    problem = None if member.isreg() else "a link" if member.islnk() or member.issym() else "not a regular file"
 
     def read() -> bytes:
         file = packed.extractfile(member)
         return file.read() if file else b""
 
-    return File(member.name.replace("\\", "/"), member.size, read, link)
+    return File(member.name.replace("\\", "/"), member.size, read, problem)
 
 
-def _unsafe(file: File) -> str | None:
+def _problem(file: File) -> str | None:
     if file.name.startswith("/") or re.match("[A-Za-z]:", file.name):
         return "an absolute path"
     if ".." in file.name.split("/"):
         return "a path that leads outside"
-    return "larger than a photo" if file.size > LARGEST else None
+    return TOO_LARGE if file.size > MAX_BYTES else None
 
 
 def _by_class(files: Sequence[File]) -> Iterator[tuple[File, str | None, tuple[str, ...]]]:
-    """Yields each file with its gem and the rest of its path, None for one in no gem's folder."""
+    """Yields each file with its gem, or None for one outside a gem's folder, and the parts of its path there."""
     paths = [PurePosixPath(file.name).parts for file in files]
-    around = 0  # folders around all that leave at least a gem's folder and a file
-    while paths and all(len(parts) > around + 2 for parts in paths) and len({parts[around] for parts in paths}) == 1:
-        around += 1
+    depth = 0  # of common folders that are not the gem's own
+    while paths and all(len(parts) > depth + 2 for parts in paths) and len({parts[depth] for parts in paths}) == 1:
+        depth += 1
     for file, parts in zip(files, paths, strict=True):
-        inner = parts[around:]
-        part = inner[:1] if len(inner) > 2 and inner[0].casefold() in PARTS else ()
-        inner = inner[len(part) :]
-        yield file, inner[0] if len(inner) > 1 else None, part + inner[1:]
+        inner = parts[depth:]
+        split = inner[:1] if len(inner) > 2 and inner[0].casefold() in SPLIT_FOLDERS else ()
+        inner = inner[len(split) :]
+        yield file, inner[0] if len(inner) > 1 else None, split + inner[1:]
 
 
-def _targets(chosen: dict[str, list[tuple[PurePosixPath, File]]]) -> list[tuple[str, str, File]]:
-    """Returns gem, path in the raw folder and file, in the order of the files, which archives read fastest."""
-    names = safe_names.folder_names(chosen)
+def _targets(photos: dict[str, list[Photo]]) -> list[tuple[str, str, File]]:
+    """Returns gem, path in the raw folder and file of each photo; no two paths differ in capitals only."""
+    folders = safe_names.folder_names(photos)
     targets = []
     taken: set[str] = set()
-    for gem, found in chosen.items():
-        for path, file in found:
-            target = safe_names.safe_path(names[gem], path)
-            apart = file.name
+    for gem, of_gem in photos.items():
+        for photo in of_gem:
+            target = safe_names.safe_path(folders[gem], photo.path)
+            salt = photo.file.name
             while safe_names.name_key(target) in taken:
-                target = safe_names.safe_path(names[gem], path, apart=apart)
-                apart += "/"
+                target = safe_names.safe_path(folders[gem], photo.path, salt=salt)
+                salt += "/"
             taken.add(safe_names.name_key(target))
-            targets.append((gem, target, file))
+            targets.append((gem, target, photo.file))
     return targets

@@ -1,4 +1,4 @@
-"""What a guest does, and what it does not: stay on one site, and wait when it is asked to."""
+"""Downloader middlewares: the crawl stays on one site, and pauses when the site demands it."""
 
 import asyncio
 import logging
@@ -13,8 +13,8 @@ from scrapy.exceptions import IgnoreRequest
 from scrapy.http import Response
 
 MAX_RETRY_AFTER = 600.0  # seconds
-ANOTHER_HOST = "leads to another host"
-NO_WEB_PAGE = "is no address of a web site"
+OTHER_HOST = "leads to another host"
+NOT_A_WEB_ADDRESS = "not a web address"
 PORTS = {"http": 80, "https": 443}
 logger = logging.getLogger(__name__)
 
@@ -22,11 +22,11 @@ logger = logging.getLogger(__name__)
 def same_site(url: str, site: str) -> bool:
     """Tells whether a URL lies on a site: the same host, with or without www., by HTTP or HTTPS, on no other port."""
     try:
-        there, here = urlsplit(url), urlsplit(site)
-        ports = {_port(here)} | (set(PORTS.values()) if _port(here) in PORTS.values() else set())
-        told = there.scheme in PORTS and "@" not in there.netloc  # a user's name is there to mislead
-        return told and _host(there) == _host(here) and _port(there) in ports
-    except ValueError:  # no URL at all
+        target, home = urlsplit(url), urlsplit(site)
+        ports = {_port(home)} | (set(PORTS.values()) if _port(home) in PORTS.values() else set())
+        is_web = target.scheme in PORTS and "@" not in target.netloc  # a user name is there to mislead
+        return is_web and _host(target) == _host(home) and _port(target) in ports
+    except ValueError:  # not a URL
         return False
 
 
@@ -39,28 +39,28 @@ def _port(url: SplitResult) -> int | None:
 
 
 class SameSiteMiddleware(OffsiteMiddleware):
-    """Lets nothing leave the spider's site, be it a link or a redirect, and tells the spider of it.
+    """Drops every request that leaves the spider's site, be it a link or a redirect, and records it as a failure.
 
-    Unlike Scrapy's own, it knows ports and schemes, and does not look away where a request is a retried one.
+    Scrapy's own middleware ignores ports and schemes, and lets retried requests through.
     """
 
     def process_request(self, request: Request, spider: Spider | None = None) -> None:
-        """Refuses a request to elsewhere.
+        """Drops a request to another site.
 
         Raises:
-            IgnoreRequest: it is one.
+            IgnoreRequest: the request leaves the site.
         """
         crawling = self.crawler.spider
         if not same_site(request.url, crawling.list_url):  # type: ignore[union-attr]
-            reason = ANOTHER_HOST if urlsplit(request.url).scheme in PORTS else NO_WEB_PAGE
-            crawling.note_failure(request.url, reason)  # type: ignore[union-attr]
+            reason = OTHER_HOST if urlsplit(request.url).scheme in PORTS else NOT_A_WEB_ADDRESS
+            crawling.record_failure(request.url, reason)  # type: ignore[union-attr]
             raise IgnoreRequest(reason)
 
 
 class RetryAfterMiddleware:
-    """Holds every request back for as long as an answer of 429 or 503 asks for; Scrapy's own retry then asks again.
+    """Delays all requests for as long as a 429 or 503 response demands; Scrapy's own middleware then retries.
 
-    To pause Scrapy's engine would not do: it does not hold back what it has handed on, nor robots.txt.
+    Pausing Scrapy's engine is not enough: that holds back neither what it has handed on already nor robots.txt.
     """
 
     def __init__(self, crawler: Crawler) -> None:
@@ -69,14 +69,14 @@ class RetryAfterMiddleware:
 
     @classmethod
     def from_crawler(cls, crawler: Crawler) -> "RetryAfterMiddleware":
-        """Makes the middleware."""
+        """Creates the middleware."""
         return cls(crawler)
 
     async def process_request(self, request: Request) -> None:
-        """Waits.
+        """Waits until the pause is over.
 
         Raises:
-            IgnoreRequest: the crawl has been interrupted meanwhile.
+            IgnoreRequest: the crawl was interrupted during the pause.
         """
         while (wait := self.until - time.monotonic()) > 0:
             await asyncio.sleep(min(wait, 0.5))
@@ -84,16 +84,17 @@ class RetryAfterMiddleware:
                 raise IgnoreRequest("interrupted")
 
     def process_response(self, request: Request, response: Response) -> Response:
-        """Reads the header."""
-        asked = response.headers.get("Retry-After")
-        if response.status in (429, 503) and asked and (wait := min(seconds(asked.decode("latin-1")), MAX_RETRY_AFTER)):
-            logger.warning("%s asks for a pause of %.0f s", response.url, wait)
+        """Reads the header Retry-After."""
+        header = response.headers.get("Retry-After") or b""
+        wait = min(seconds(header.decode("latin-1")), MAX_RETRY_AFTER)
+        if response.status in (429, 503) and wait:
+            logger.warning("%s demands a pause of %.0f s", response.url, wait)
             self.until = max(self.until, time.monotonic() + wait)
         return response
 
 
 def seconds(retry_after: str) -> float:
-    """Returns the seconds from now that a Retry-After header names, as a number or a date; 0 where it is neither."""
+    """Returns the seconds from now that a Retry-After header names, as a number or a date; 0 for anything else."""
     try:
         return max(0.0, float(int(retry_after)))
     except ValueError:

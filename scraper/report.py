@@ -1,15 +1,15 @@
-"""The crawl's report for people."""
+"""The crawl's report as Markdown."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-LISTED = 50  # lines of a list; the rest stands in crawl.json
+MAX_LISTED = 50  # lines of a list; crawl.json has the rest
 
 
 def markdown(report: Mapping[str, Any]) -> str:
-    """Returns the report of `sources.crawl` as a page of Markdown."""
+    """Returns the report of `sources.crawl` as Markdown."""
     changes = report["changes"]
-    figures = [
+    counts = [
         ("pictures", report["pictures"]),
         ("gems", report["gems"]),
         ("megabytes", f"{report['bytes'] / 1e6:.1f}"),
@@ -18,10 +18,10 @@ def markdown(report: Mapping[str, Any]) -> str:
         ("pages read", report["pages"]),
         ("requests sent", report["requests"]),
         ("megabytes received", f"{report['bytes_received'] / 1e6:.1f}"),
-        ("answers from the cache, unchanged ones among them", report["cached"]),
-        ("requests repeated after an error", report["retried"]),
-        ("left alone because of robots.txt", report["skipped_by_robots"]),
-        ("could not be had", sum(report["failed"].values())),
+        ("responses from the cache, including unchanged ones", report["cached"]),
+        ("requests retried after an error", report["retried"]),
+        ("skipped because of robots.txt", report["skipped_by_robots"]),
+        ("failures", sum(report["failed"].values())),
         ("gems without pictures", len(report["gems_without_pictures"])),
         ("seconds", report["seconds"]),
     ]
@@ -29,27 +29,27 @@ def markdown(report: Mapping[str, Any]) -> str:
         [
             "# Crawl",
             f"From {', '.join(report['sources'])}.\n",
-            *_table(("", ""), figures),
-            *_section("Could not be had", _table(("reason", "number"), report["failed"].items())),
-            *_section("Each of them", _table(("address", "reason"), (f.values() for f in report["failures"]))),
+            *_table(("", ""), counts),
+            *_section("Failures by reason", _table(("reason", "count"), report["failed"].items())),
+            *_section("Failures", _table(("URL", "reason"), (f.values() for f in report["failures"]))),
             *_section("Gems without pictures", [f"- {_plain(gem)}" for gem in report["gems_without_pictures"]]),
-            *_section("Markup that was not as expected", _table(("what", "times"), report["unmatched_markup"].items())),
+            *_section("Unexpected markup", _table(("what", "count"), report["unmatched_markup"].items())),
             *(
                 line
                 for kind, paths in changes.items()
-                if len(paths) < report["pictures"]  # of a first crawl all are new
+                if len(paths) < report["pictures"]  # in a first crawl all are new
                 for line in _section(f"{kind.capitalize()} pictures", [f"- {_plain(path)}" for path in paths])
             ),
-            *_section("Pictures of each gem", _table(("gem", "pictures"), report["by_gem"].items()), whole=True),
+            *_section("Pictures per gem", _table(("gem", "pictures"), report["by_gem"].items()), max_lines=None),
             "",
         ]
     )
 
 
-def _section(title: str, lines: Sequence[str], *, whole: bool = False) -> list[str]:
+def _section(title: str, lines: Sequence[str], *, max_lines: int | None = MAX_LISTED + 2) -> list[str]:
     if not lines:
         return []
-    shown = list(lines) if whole else list(lines[: LISTED + 2])
+    shown = lines[:max_lines]
     more = [f"\n… and {len(lines) - len(shown)} more in crawl.json"] if len(shown) < len(lines) else []
     return [f"\n## {title}", *shown, *more]
 
@@ -60,8 +60,8 @@ def _table(head: tuple[str, str], rows: Iterable[Iterable[Any]]) -> list[str]:
 
 
 def _plain(cell: Any) -> str:
-    """Returns what a site sent so that it cannot act as Markdown or HTML."""
-    shown = " ".join(str(cell).split())
-    for sign in "\\`*_[]<>|":
-        shown = shown.replace(sign, f"\\{sign}" if sign not in "<>" else {"<": "&lt;", ">": "&gt;"}[sign])
-    return shown[:300]
+    """Returns text from a site, escaped so that it cannot act as Markdown or HTML."""
+    text = " ".join(str(cell).split())
+    for char in "\\`*_[]<>|":
+        text = text.replace(char, {"<": "&lt;", ">": "&gt;"}.get(char, f"\\{char}"))
+    return text[:300]

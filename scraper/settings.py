@@ -1,4 +1,4 @@
-"""How the crawl behaves: as a polite guest, who asks whether a picture has changed before loading it again."""
+"""Scrapy's settings: a polite crawl, which downloads a picture again only if it has changed."""
 
 from scraper.cache import AtomicCacheStorage, RevalidatePolicy, StrictHttpCacheMiddleware
 from scraper.middlewares import RetryAfterMiddleware, SameSiteMiddleware
@@ -10,7 +10,7 @@ USER_AGENT = "gemmodel/0.1 (gemstone classifier for research)"  # the crawl stag
 ITEM_PIPELINES = {OriginalPictures: 300}
 
 ROBOTSTXT_OBEY = True
-CONCURRENT_REQUESTS = 1  # of each site; what waits in a queue could not be held back when the site asks for a pause
+CONCURRENT_REQUESTS = 1  # of each site; requests in a queue could not be delayed when the site demands a pause
 CONCURRENT_REQUESTS_PER_DOMAIN = 1
 DOWNLOAD_DELAY = 1.0
 DOWNLOAD_DELAY_JITTER = 0
@@ -21,16 +21,16 @@ DOWNLOADER_MIDDLEWARES = {
     "scrapy.downloadermiddlewares.offsite.OffsiteMiddleware": None,
     "scrapy.downloadermiddlewares.httpcache.HttpCacheMiddleware": None,
     SameSiteMiddleware: 50,
-    RetryAfterMiddleware: 560,  # sees an answer before Scrapy's retry does
+    RetryAfterMiddleware: 560,  # sees a response before Scrapy's retry middleware
     StrictHttpCacheMiddleware: 900,
 }
 
-# What a site may send. None of these has a use here but to harm.
+# Limits of what a site may send. The other handlers would only serve an attack.
 DOWNLOAD_HANDLERS = {"data": None, "file": None, "ftp": None, "s3": None}
 DOWNLOAD_TIMEOUT = 60  # seconds, from the request to the last byte
 DOWNLOAD_MAXSIZE = 32 * 2**20  # bytes, before and after decompression
 DOWNLOAD_WARNSIZE = 0
-RENDER_TIMEOUT = 15.0  # seconds until scripts must have filled a page, where a browser loads it
+RENDER_TIMEOUT = 15.0  # seconds that a page's scripts have to fill it, in a browser
 REDIRECT_MAX_TIMES = 5
 METAREFRESH_ENABLED = False
 COOKIES_ENABLED = False
@@ -39,8 +39,8 @@ HTTPCACHE_ENABLED = True
 HTTPCACHE_POLICY = RevalidatePolicy
 HTTPCACHE_STORAGE = AtomicCacheStorage
 
-# One picture may stand under two gems, so nothing is dropped as seen before. (`dont_filter` would allow that too, and
-# with it requests to other hosts.)
+# Two gems may list the same picture, so duplicate requests are not dropped. `dont_filter` would allow that too, but
+# also requests to other hosts.
 DUPEFILTER_CLASS = "scrapy.dupefilters.BaseDupeFilter"
 
 LOG_LEVEL = "INFO"

@@ -1,4 +1,4 @@
-"""The sources of raw photos: sites, and folders or archives of class folders; several can be merged."""
+"""The sources of raw photos: web sites, and folders or archives of class folders; several can be merged."""
 
 import os
 import time
@@ -19,8 +19,8 @@ from gemmodel.core.params import CrawlParams
 from sample_site import server
 from scraper import cache, local_photos, manifest
 from scraper import settings as project_settings
-from scraper.middlewares import ANOTHER_HOST, NO_WEB_PAGE
-from scraper.spiders.base import NOWHERE, ROBOTS, CrawlStats, GemSpider
+from scraper.middlewares import NOT_A_WEB_ADDRESS, OTHER_HOST
+from scraper.spiders.base import BAD_REDIRECT, REDIRECT_LOOP, ROBOTS, TOO_LARGE, CrawlStats, GemSpider
 from scraper.spiders.minerals import MineralsSpider
 from scraper.spiders.rasavgems import RasavgemsSpider
 
@@ -28,7 +28,7 @@ SITES: dict[str, type[GemSpider]] = {"minerals": MineralsSpider, "rasavgems": Ra
 SAMPLE = "sample"
 FOLDER = "folder"
 
-# The bundled site is ours: nobody has to be spared.
+# The bundled site runs on this machine, so it needs no polite delays.
 LOCAL_SETTINGS = {
     "DOWNLOAD_DELAY": 0,
     "AUTOTHROTTLE_ENABLED": False,
@@ -36,29 +36,33 @@ LOCAL_SETTINGS = {
     "CONCURRENT_REQUESTS_PER_DOMAIN": 8,
 }
 
-# Failures that will be the same next time; a crawl with too many others (a network that went away) replaces nothing.
+# Failures that the next crawl would meet again. With too many others (a network that is down) a crawl is incomplete.
 PERMANENT_FAILURES = {
     "HTTP status 403",
     "HTTP status 404",
     "HTTP status 410",
     ROBOTS,
-    ANOTHER_HOST,
-    NO_WEB_PAGE,
-    NOWHERE,
-    "redirects in a loop",
-    "larger than a photo",
-    "more pixels than a photo has",
-    "not an image",
+    OTHER_HOST,
+    NOT_A_WEB_ADDRESS,
+    BAD_REDIRECT,
+    REDIRECT_LOOP,
+    TOO_LARGE,
 }
-MAX_BROKEN = 0.25  # of all pictures
+MAX_FAILED_FRACTION = 0.25  # of all pictures; more temporary failures make the crawl incomplete
 
 
 @dataclass(frozen=True)
 class SourceResult:
-    """What one source gave: manifest lines without their numbers, what stays the same, and what is of this crawl."""
+    """What one source gave.
 
-    lines: list[dict[str, Any]]
-    account: dict[str, Any]
+    Attributes:
+        rows: manifest rows, without their numbers.
+        summary: what was not stored, and why; the same in every crawl of an unchanged source.
+        traffic: counts that differ between crawls: requests, bytes, cache hits, retries.
+    """
+
+    rows: list[dict[str, Any]]
+    summary: dict[str, Any]
     traffic: dict[str, int]
 
 
@@ -70,33 +74,35 @@ def crawl(
     list_urls: Mapping[str, str] | None = None,
     overrides: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Fills a raw folder from the sources that the parameters name. Can run once in a process, as Twisted can.
+    """Fills a raw folder from the sources that the parameters name. Twisted allows one such crawl per process.
 
     Args:
         params: the sources and their limits.
-        out: becomes a folder a gem with the original bytes, `manifest.jsonl`, one line a picture, and `crawl.json`,
-            which tells what could not be had. A picture that was there before keeps its number.
-        logs: folder for Scrapy's log and the times of fetching.
-        list_urls: for other addresses than the real ones, the list of gems by source.
+        out: the raw folder, which is replaced: one folder per gem with the original bytes, `manifest.jsonl` with one
+            row per picture, and `crawl.json` with what failed. A picture of the previous crawl keeps its number.
+        logs: folder for Scrapy's log and the times of the downloads.
+        list_urls: URL of the list of gems by source, where it is not the real site's.
         overrides: Scrapy settings.
 
     Returns:
-        The crawl's report.
+        The crawl's report, for `report.markdown` and as JSON.
 
     Raises:
-        ParameterError: a live site is to be crawled without a contact address, or sources do not go together.
-        SiteError: a site does not answer, has no pictures, or much of it failed.
+        ParameterError: a live site without a contact address, or sources that exclude each other.
+        SiteError: a site is unreachable, has no pictures, or too many requests failed.
         DataError: a folder or archive does not exist or holds no photos.
     """
-    began = time.monotonic()
+    started = time.monotonic()
     if SAMPLE in params.source and len(params.source) > 1:
-        raise ParameterError("crawl.source: sample stands alone; its pictures are drawn, those of others are not")
+        raise ParameterError(
+            "crawl.source: sample excludes other sources; its pictures are rendered, theirs are photos"
+        )
     urls, settings = dict(list_urls or {}), dict(overrides or {})
-    old = manifest.load_previous(out)
+    previous = manifest.load_previous(out)
     with ExitStack() as stack:
         if SAMPLE in params.source:
             try:
-                # The site has a made-up host behind a proxy, so that no random port stands in the manifest.
+                # The server is a proxy for a made-up host: URLs in the manifest do not name its random port.
                 os.environ["http_proxy"] = stack.enter_context(server.serve(gems=params.only))
                 os.environ["no_proxy"] = ""
             except ValueError as error:
@@ -109,19 +115,19 @@ def crawl(
             )
         new = stack.enter_context(files.atomic_write(out))
         new.mkdir()
-        found: list[SourceResult] = []
+        results: list[SourceResult] = []
         if FOLDER in params.source:
-            found.append(SourceResult(*local_photos.copy(params, new), {}))
+            results.append(SourceResult(*local_photos.copy(params, new), {}))
         if sites:
-            found += crawl_sites(sites, urls, params, new, logs=logs, overrides=settings)
-        lines = manifest.assign_numbers([line for source in found for line in source.lines], old)
-        accounts = [source.account for source in found]
-        files.write_jsonl(new / manifest.MANIFEST, lines)
-        files.write_json(new / manifest.SUMMARY, accounts)
-    traffic: Counter[str] = sum((Counter(source.traffic) for source in found), Counter())
-    return _report(accounts, lines) | {
-        "changes": manifest.changes(lines, old),
-        "seconds": round(time.monotonic() - began, 1),
+            results += crawl_sites(sites, urls, params, new, logs=logs, overrides=settings)
+        rows = manifest.assign_numbers([row for result in results for row in result.rows], previous)
+        summaries = [result.summary for result in results]
+        files.write_jsonl(new / manifest.MANIFEST, rows)
+        files.write_json(new / manifest.SUMMARY, summaries)
+    traffic: Counter[str] = sum((Counter(result.traffic) for result in results), Counter())
+    return _report(summaries, rows) | {
+        "changes": manifest.changes(rows, previous),
+        "seconds": round(time.monotonic() - started, 1),
         **{name: traffic[name] for name in ("requests", "bytes_received", "cached", "retried")},
     }
 
@@ -135,7 +141,7 @@ def crawl_sites(
     logs: Path,
     overrides: Mapping[str, Any],
 ) -> list[SourceResult]:
-    """Crawls sites side by side into a folder; see `crawl`."""
+    """Crawls sites in parallel into a folder; see `crawl`."""
     logs.mkdir(parents=True, exist_ok=True)
     configured = Settings()
     configured.setmodule(project_settings)
@@ -151,64 +157,65 @@ def crawl_sites(
             process.crawl(crawler, list_url=urls[name], only=params.only, max_per_gem=params.max_per_gem)
         process.start()
         for name, crawler in crawlers.items():
-            _check(urls[name], crawler)
+            _check_complete(urls[name], crawler)
     for name, crawler in crawlers.items():
-        if not crawler.pictures.lines:  # type: ignore[attr-defined]
-            raise SiteError(f"{urls[name]}: not one picture; {logs / 'crawl.log'} tells what came instead")
-    return [_found(urls[name], crawler) for name, crawler in crawlers.items()]
+        if not crawler.pictures.rows:  # type: ignore[attr-defined]
+            raise SiteError(f"{urls[name]}: no pictures; {logs / 'crawl.log'} lists the responses")
+    return [_source_result(urls[name], crawler) for name, crawler in crawlers.items()]
 
 
-def _check(url: str, crawler: Crawler) -> None:
-    """Refuses a crawl that was cut short; what it got is in the cache, and the next one goes on from there."""
-    findings: CrawlStats = crawler.spider.findings  # type: ignore[union-attr]
-    stats: dict[str, Any] = crawler.stats.get_stats()
-    if findings.disk_error:
-        raise findings.disk_error
-    if findings.unreachable:
-        raise SiteError(f"{url}: no answer ({findings.unreachable}); check the address and the connection")
-    if stats["finish_reason"] != "finished":
-        raise SiteError(f"{url}: crawl interrupted; run it again and it goes on where it was")
-    failed = Counter(failure["reason"] for failure in findings.failures)
-    broken = failed.total() - sum(number for reason, number in failed.items() if reason in PERMANENT_FAILURES)
-    broken += sum(number for name, number in stats.items() if name.startswith("spider_exceptions/"))
-    if broken > MAX_BROKEN * (len(crawler.pictures.lines) + broken):  # type: ignore[attr-defined]
-        told = ", ".join(f"{number} {reason}" for reason, number in sorted(failed.items()))
-        raise SiteError(f"{url}: too much failed to take the crawl for whole ({told}); run it again later")
+def _check_complete(url: str, crawler: Crawler) -> None:
+    """Raises if a crawl is incomplete; the cache has its responses, so the next crawl resumes it."""
+    crawl_stats: CrawlStats = crawler.spider.crawl_stats  # type: ignore[union-attr]
+    scrapy_stats: dict[str, Any] = crawler.stats.get_stats()
+    if crawl_stats.disk_error:
+        raise crawl_stats.disk_error
+    if crawl_stats.list_error:
+        raise SiteError(f"{url}: no response ({crawl_stats.list_error}); check the address and the connection")
+    if scrapy_stats["finish_reason"] != "finished":
+        raise SiteError(f"{url}: crawl interrupted; run it again to resume")
+    failed = Counter(failure["reason"] for failure in crawl_stats.failures)
+    temporary = sum(count for reason, count in failed.items() if reason not in PERMANENT_FAILURES)
+    temporary += sum(count for name, count in scrapy_stats.items() if name.startswith("spider_exceptions/"))
+    if temporary > MAX_FAILED_FRACTION * (len(crawler.pictures.rows) + temporary):  # type: ignore[attr-defined]
+        counts = ", ".join(f"{count} {reason}" for reason, count in sorted(failed.items()))
+        raise SiteError(f"{url}: crawl incomplete, too many requests failed ({counts}); run it again later")
 
 
-def _found(url: str, crawler: Crawler) -> SourceResult:
-    findings: CrawlStats = crawler.spider.findings  # type: ignore[union-attr]
-    stats: dict[str, Any] = crawler.stats.get_stats()
-    account = {
+def _source_result(url: str, crawler: Crawler) -> SourceResult:
+    crawl_stats: CrawlStats = crawler.spider.crawl_stats  # type: ignore[union-attr]
+    scrapy_stats: dict[str, Any] = crawler.stats.get_stats()
+    failures = crawl_stats.failures + crawl_stats.unusable
+    summary = {
         "source": url,
-        "pages": findings.pages,
-        "failures": sorted(findings.failures, key=lambda failure: (failure["url"], failure["reason"])),
-        "gems_without_pictures": sorted(findings.without_pictures),
-        "unmatched_markup": dict(sorted(findings.unmatched.items())),
+        "pages": crawl_stats.pages,
+        "failures": sorted(failures, key=lambda failure: (failure["url"], failure["reason"])),
+        "gems_without_pictures": sorted(crawl_stats.without_pictures),
+        "unmatched_markup": dict(sorted(crawl_stats.unmatched.items())),
     }
     traffic = {
-        "requests": findings.requests,
-        "bytes_received": findings.received,
-        "cached": sum(stats.get(f"httpcache/{kind}", 0) for kind in ("hit", "revalidate")),
-        "retried": stats.get("retry/count", 0),
+        "requests": crawl_stats.requests,
+        "bytes_received": crawl_stats.received_bytes,
+        "cached": sum(scrapy_stats.get(f"httpcache/{kind}", 0) for kind in ("hit", "revalidate")),
+        "retried": scrapy_stats.get("retry/count", 0),
     }
-    return SourceResult(list(crawler.pictures.lines.values()), account, traffic)  # type: ignore[attr-defined]
+    return SourceResult(list(crawler.pictures.rows.values()), summary, traffic)  # type: ignore[attr-defined]
 
 
-def _report(accounts: Sequence[Mapping[str, Any]], lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    failures = [failure for account in accounts for failure in account["failures"]]
-    by_gem = Counter(str(line["gem"]) for line in lines)
+def _report(summaries: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    failures = [failure for summary in summaries for failure in summary["failures"]]
+    by_gem = Counter(str(row["gem"]) for row in rows)
     return {
-        "sources": [account["source"] for account in accounts],
-        "pages": sum(account["pages"] for account in accounts),
+        "sources": [summary["source"] for summary in summaries],
+        "pages": sum(summary["pages"] for summary in summaries),
         "gems": len(by_gem),
-        "pictures": len(lines),
-        "bytes": sum(line["bytes"] for line in lines),
-        "thumbnails": sum(line.get("thumbnail", False) for line in lines),
+        "pictures": len(rows),
+        "bytes": sum(row["bytes"] for row in rows),
+        "thumbnails": sum(row.get("thumbnail", False) for row in rows),
         "by_gem": dict(sorted(by_gem.items())),
         "failed": dict(sorted(Counter(failure["reason"] for failure in failures).items())),
         "failures": failures,
         "skipped_by_robots": sum(failure["reason"] == ROBOTS for failure in failures),
-        "gems_without_pictures": sorted(gem for account in accounts for gem in account["gems_without_pictures"]),
-        "unmatched_markup": dict(sum((Counter(account["unmatched_markup"]) for account in accounts), Counter())),
+        "gems_without_pictures": sorted(gem for summary in summaries for gem in summary["gems_without_pictures"]),
+        "unmatched_markup": dict(sum((Counter(summary["unmatched_markup"]) for summary in summaries), Counter())),
     }

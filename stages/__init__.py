@@ -1,4 +1,4 @@
-"""One file a stage of dvc.yaml; what they have in common is here."""
+"""One module per stage of dvc.yaml, and their common command line."""
 
 import argparse
 import inspect
@@ -10,13 +10,13 @@ from gemmodel.core.errors import cli_errors
 
 
 def command(main: Callable[..., None]) -> None:
-    """Runs a stage as a command: each parameter of `main` is an option that takes a path."""
+    """Runs a stage as a command, with one option per parameter of `main`, which is a path."""
     parser = argparse.ArgumentParser(prog=Path(sys.argv[0]).stem, description=inspect.getdoc(main))
     for name, parameter in inspect.signature(main).parameters.items():
-        default = None if parameter.default is inspect.Parameter.empty else parameter.default
-        told = "required" if default is None else f"default: {default}"
-        option = f"--{name.replace('_', '-')}"
-        parser.add_argument(option, type=Path, required=default is None, default=default, metavar="PATH", help=told)
+        option, required = f"--{name.replace('_', '-')}", parameter.default is inspect.Parameter.empty
+        default = None if required else parameter.default
+        help_text = "required" if required else f"default: {default}"
+        parser.add_argument(option, type=Path, required=required, default=default, metavar="PATH", help=help_text)
     arguments = vars(parser.parse_args())
     with cli_errors(parser.prog):
         main(**arguments)

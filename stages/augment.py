@@ -1,4 +1,4 @@
-"""Augment: changed copies of the training photos."""
+"""Augment: transformed copies of the training photos."""
 
 from pathlib import Path
 
@@ -9,12 +9,12 @@ from stages import command
 
 
 def main(train: Path, out: Path, params_file: Path = Path("params.yaml")) -> None:
-    """Write augmented copies of the training photos, so many a class."""
+    """Write augmented copies of the training photos, as many per class as the parameters say."""
     settings = params.load(params_file)
     devices.prepare(settings.base)
     base = settings.base
-    written = augment.write_copies(train, out, settings.augment, image_size=base.image_size, seed=base.seed)
-    print(f"augment: {sum(written.values())} copies for {len(written)} classes")
+    copies = augment.write_copies(train, out, settings.augment, image_size=base.image_size, seed=base.seed)
+    print(f"augment: {sum(copies.values())} copies for {len(copies)} classes")
 
 
 if __name__ == "__main__":

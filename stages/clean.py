@@ -1,4 +1,4 @@
-"""Clean: only readable photos, each of them once and under one name."""
+"""Clean: readable photos, each of them once and under one gem."""
 
 from pathlib import Path
 
@@ -8,15 +8,18 @@ from stages import command
 
 
 def main(raw: Path, out: Path, report: Path, params_file: Path = Path("params.yaml")) -> None:
-    """Keep the photos that are fit to learn from; set the others aside, with the reason."""
+    """Keep the photos that can be used for training; reject the others, each with its reason."""
     settings = params.load(params_file).clean
     with dask_backend.dask_backend():
-        found = cleaning.clean(raw, out, settings)
-    files.write_json(report, found)
-    aside = ", ".join(f"{number} {reason}" for reason, number in found["rejected"].items())
-    corrected, unknown = len(found["corrected"]), len(found["unknown_corrections"])
-    told = f"; corrected by hand: {corrected}, of photos not here: {unknown}" if corrected or unknown else ""
-    print(f"clean: kept {found['kept']} of {found['files']} files; set aside: {aside or 'none'}{told}")
+        result = cleaning.clean(raw, out, settings)
+    files.write_json(report, result)
+    rejected = ", ".join(f"{count} {reason}" for reason, count in result["rejected"].items())
+    corrected, unknown = len(result["corrected"]), len(result["unknown_corrections"])
+    corrections = f"; corrected by hand: {corrected}, corrections without a photo: {unknown}"
+    print(
+        f"clean: kept {result['kept']} of {result['files']} files; rejected: {rejected or 'none'}"
+        f"{corrections if corrected or unknown else ''}"
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Crawl: photos of gemstones, as they are, from sites, folders and archives."""
+"""Crawl: original photos of gemstones from web sites, folders and archives."""
 
 from pathlib import Path
 
@@ -7,16 +7,17 @@ from scraper import sources
 from scraper.report import markdown
 from stages import command
 
-LOGS = Path("logs")  # no output of the stage: it tells times
+LOGS = Path("logs")  # not an output of the stage: logs contain times
 
 
 def main(out: Path, report: Path, params_file: Path = Path("params.yaml")) -> None:
-    """Fill a raw folder from the sources that crawl.source names, and report what was found and what was not."""
-    found = sources.crawl(params.load(params_file).crawl, out, logs=LOGS)
-    files.write_json(report, found)
-    files.write_text(report.with_suffix(".md"), markdown(found))
-    changes = ", ".join(f"{len(paths)} {kind}" for kind, paths in found["changes"].items())
-    print(f"crawl: {found['pictures']} pictures of {found['gems']} gems from {', '.join(found['sources'])}: {changes}")
+    """Fill a raw folder from the sources that crawl.source names, and report what was stored and what failed."""
+    crawl_report = sources.crawl(params.load(params_file).crawl, out, logs=LOGS)
+    files.write_json(report, crawl_report)
+    files.write_text(report.with_suffix(".md"), markdown(crawl_report))
+    counts = f"{crawl_report['pictures']} pictures of {crawl_report['gems']} gems"
+    changes = ", ".join(f"{len(paths)} {kind}" for kind, paths in crawl_report["changes"].items())
+    print(f"crawl: {counts} from {', '.join(crawl_report['sources'])}: {changes}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Describe: the data as a page for people."""
+"""Describe: a report on the data, as an HTML page."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from stages import command
 def main(
     raw: Path, clean: Path, split: Path, page: Path, pictures: Path, params_file: Path = Path("params.yaml")
 ) -> None:
-    """Write a page that shows how much data there is, what it looks like, and what was set aside and why."""
+    """Write a page on the data: how much there is, what it looks like, and which files were rejected and why."""
     settings = params.load(params_file)
     devices.prepare(settings.base)
     parts = {name: split / name for name in ("train", "val", "test")}

@@ -12,20 +12,21 @@ from stages import command
 def main(
     train: Path, val: Path, out: Path, backup: Path = Path(".train-backup"), params_file: Path = Path("params.yaml")
 ) -> None:
-    """Compute the features that a fusion head is trained on, once for all heads; killed, it goes on where it was."""
+    """Compute the features of the fusion model, once for all its heads. An interrupted run resumes."""
     settings = params.load(params_file)
     print(f"embed: on {devices.prepare(settings.base)}")
-    extractor = extractor.extractor(settings.embed, image_size=settings.base.image_size)
+    model = extractor.extractor(settings.embed, image_size=settings.base.image_size)
     classes = list(image_folder.list_images(train))
-    read = [path for part in (train, val) for paths in image_folder.list_images(part).values() for path in paths]
+    inputs = [path for part in (train, val) for paths in image_folder.list_images(part).values() for path in paths]
     if (weights := Path(settings.embed.weights)).is_file():
-        read.append(weights)
-    shards = backup / hashing.run_key([settings.base, settings.embed], read)
+        inputs.append(weights)
+    shards = backup / hashing.run_key([settings.base, settings.embed], inputs)
     with files.atomic_write(out) as new:
         new.mkdir()
         parts = {part: new / f"{part.name}.npz" for part in (train, val)}
-        for part, number in zip(parts, embedding.embed(parts, extractor, classes=classes, shards=shards), strict=True):
-            print(f"embed: {number} photos of {part} to {extractor.output_shape[1]} features each")
+        counts = embedding.embed(parts, model, classes=classes, shards=shards)
+        for part, count in zip(parts, counts, strict=True):
+            print(f"embed: {count} photos of {part} to {model.output_shape[1]} features each")
     shutil.rmtree(shards, ignore_errors=True)
 
 

@@ -1,4 +1,4 @@
-"""Evaluate: the scores on the test part, which nothing learns from, and labels that cross-validation disputes."""
+"""Evaluate: scores on the test part, and label issues of the other parts by cross-validation."""
 
 from pathlib import Path
 
@@ -12,28 +12,28 @@ from stages import command
 
 
 def main(
-    model: Path, split: Path, features: Path, clean: Path, data: Path, out: Path, metrics: Path,
+    model: Path, split: Path, features: Path, clean: Path, out: Path, metrics: Path,
     params_file: Path = Path("params.yaml"),
 ) -> None:  # fmt: skip
-    """Score a model on the test photos and log pictures and tables to the run that trained it."""
+    """Score a model on the test photos and log tables and pictures to the run that trained it."""
     settings = params.load(params_file)
-    base, shown = settings.base, settings.evaluate
+    base, evaluate = settings.base, settings.evaluate
     devices.prepare(base)
     network, classes = saving.load(model)
     predictions = predict(network, split / "test", classes)
-    labels_and_sets = set_metrics.per_photo(predictions.actual, predictions.probabilities, metadata.read(model))
+    set_values = set_metrics.per_photo(predictions.actual, predictions.probabilities, metadata.read(model))
     scores = compute_scores(
-        predictions, top=shown.top, bootstrap_samples=shown.bootstrap_samples, seed=base.seed, also=labels_and_sets
+        predictions, top=evaluate.top, bootstrap_samples=evaluate.bootstrap_samples, seed=base.seed, extra=set_values
     )
     examples = image_folder.list_images(split / "train")
     with files.atomic_write(out) as new:
         new.mkdir()
-        tables = report.write(new, predictions, split / "test", examples, shown, seed=base.seed)
-        disputed = label_issues.write(
+        tables = report.write(new, predictions, split / "test", examples, evaluate, seed=base.seed)
+        issues = label_issues.write(
             new / "label_issues.html", features=features, folds=split / "folds.csv", clean=clean,
-            params=settings.model.fusion, most=shown.label_issues,
+            params=settings.model.fusion, max_shown=evaluate.label_issues,
         )  # fmt: skip
-        disputed.to_csv(new / "label_issues.csv", index=False)
+        issues.to_csv(new / "label_issues.csv", index=False)
     files.write_json(metrics, scores)
     with runs.model_run(hashing.sha256(model / "model.keras")):
         runs.log_datasets({"test": split / "test"})
@@ -42,10 +42,9 @@ def main(
         runs.log_table(tables["classes"], "classes.json")
         runs.log_files(metrics)
         runs.log_files(*sorted(out.iterdir()), folder="evaluation")
-        runs.log_files(*sorted(data.iterdir()), folder="data")
     print(
         f"evaluate: accuracy {scores['accuracy']:.4f} on {scores['photos']} test photos; "
-        f"{len(disputed)} names of other photos disputed, see {out / 'label_issues.html'}"
+        f"{len(issues)} label issues in the other parts, see {out / 'label_issues.html'}"
     )
 
 

@@ -1,4 +1,4 @@
-"""Explain: which parts of a photo an answer rests on, and whether colour decides."""
+"""Explain: the parts of a photo that support a prediction, and the cues that the model uses."""
 
 from pathlib import Path
 
@@ -11,13 +11,13 @@ from stages import command
 
 
 def main(model: Path, test: Path, out: Path, params_file: Path = Path("params.yaml")) -> None:
-    """Explain a model's answers on test photos and log the page to the run that trained it."""
+    """Explain a model's predictions of test photos and log the page to the run that trained it."""
     settings = params.load(params_file)
     devices.prepare(settings.base)
     network, classes = saving.load(model)
-    table = report.write(network, test, classes, settings.explain, out=out, seed=settings.base.seed)
+    ablation = report.write(network, test, classes, settings.explain, out=out, seed=settings.base.seed)
     with runs.model_run(hashing.sha256(model / "model.keras")):
-        runs.log_table(table, "ablation.json")
+        runs.log_table(ablation, "ablation.json")
         runs.log_files(*sorted(out.iterdir()), folder="explanation")
     print(f"explain: {out / 'index.html'}, {(out / 'index.html').stat().st_size / 1e6:.1f} MB")
 

@@ -1,4 +1,4 @@
-"""Explore: the features as components, clusters and maps."""
+"""Explore: components, clusters and maps of the features, without a classifier."""
 
 from pathlib import Path
 
@@ -10,16 +10,17 @@ from stages import command
 def main(
     features: Path, split: Path, hierarchy: Path, out: Path, metrics: Path, params_file: Path = Path("params.yaml")
 ) -> None:
-    """Show what the features of the training and validation photos know without a classifier."""
+    """Show which gems the features of the training and validation photos separate without a classifier."""
     settings = params.load(params_file)
+    seed = settings.base.seed
     whole = exploration.read(features, ("train", "val"))
-    known = exploration.subsample(whole, seed=settings.base.seed)
-    classes = files.read_json(hierarchy)
-    found = exploration.explore(known, classes, settings.explore, seed=settings.base.seed)
-    report.write(out, known, classes, found, split, settings.explore)
-    files.write_json(metrics, found.scores)
-    some = f", of {len(known.gems)} photos drawn from {len(whole.gems)}" if known is not whole else ""
-    print(f"explore: {out / 'index.html'}, {(out / 'index.html').stat().st_size / 1e6:.1f} MB{some}")
+    table = exploration.subsample(whole, seed=seed)
+    mineral_classes = files.read_json(hierarchy)
+    result = exploration.explore(table, mineral_classes, settings.explore, seed=seed)
+    report.write(out, table, mineral_classes, result, split, settings.explore)
+    files.write_json(metrics, result.scores)
+    sample = f", a random sample of {len(table.gems)} of {len(whole.gems)} photos" if table is not whole else ""
+    print(f"explore: {out / 'index.html'}, {(out / 'index.html').stat().st_size / 1e6:.1f} MB{sample}")
 
 
 if __name__ == "__main__":

@@ -12,17 +12,16 @@ def main(
     clean: Path, train: Path, val: Path, test: Path, folds: Path, hierarchy: Path, report: Path,
     params_file: Path = Path("params.yaml"),
 ) -> None:  # fmt: skip
-    """Deal the photos of each class out to three parts, by split-folders, and name each class's mineral class."""
+    """Split the photos of each class into three parts, by split-folders, and look up the mineral classes."""
     settings = params.load(params_file).split
-    known = read_hierarchy(Path(settings.hierarchy))
+    defaults = read_hierarchy(Path(settings.hierarchy))
     parts = {"train": train, "val": val, "test": test}
-    found = splitting.split(clean, parts, folds, settings)
+    result = splitting.split(clean, parts, folds, settings)
     manifest = files.read_jsonl(clean / "manifest.jsonl")
-    files.write_json(hierarchy, mineral_classes(found["classes"], manifest, known))
-    files.write_json(report, found)
-    print(
-        f"split: {', '.join(f'{number} {part}' for part, number in found['photos'].items())}{splitting.summary(found)}"
-    )
+    files.write_json(hierarchy, mineral_classes(result["classes"], manifest, defaults))
+    files.write_json(report, result)
+    counts = ", ".join(f"{count} {part}" for part, count in result["photos"].items())
+    print(f"split: {counts}{splitting.summary(result)}")
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""The clean stage: which photos are fit to train on, and why the others are rejected."""
+"""The clean stage: which photos can be used for training, and why the others are rejected."""

@@ -1,8 +1,8 @@
-"""Which photos of a raw folder are fit to learn from, and why the others are not."""
+"""Which photos of a raw folder can be used for training, and why the others are rejected."""
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,192 +17,229 @@ from gemmodel.core.errors import DataError
 from gemmodel.core.params import CleanParams
 from gemmodel.images import crop, decode
 
-WRONG_SUFFIX = "wrong suffix"  # needs another name, not other bytes
+WRONG_SUFFIX = "wrong suffix"  # the file needs another name, but no other bytes
 
 
 @dataclass(frozen=True)
 class Photo:
-    """What cleaning knows of a file: `problem` is None for a usable photo, and only then the rest is filled."""
+    """A raw file: what the raw manifest says of it, then what `inspect` reads from it.
 
-    path: Path
+    Attributes:
+        source: path in the raw folder.
+        path: path in the clean folder, if the photo is kept.
+        gem: name of the gem.
+        number: number of the photo among those of its gem.
+        mineral_class: the gem's mineral class, None where the manifest has none.
+        sha256: of the file, as hexadecimal digits.
+        problem: why the file cannot be used; None for a usable photo. The attributes below are set only for one.
+        pixels: width times height.
+        conversions: what has to be done to the file.
+        descriptor: what duplicates are found by.
+    """
+
+    source: str
+    path: str
     gem: str
-    sha256: str
+    number: int
+    mineral_class: str | None = None
+    sha256: str = ""
     problem: str | None = None
     pixels: int = 0
-    treated: tuple[str, ...] = ()
-    look: duplicates.Descriptor | None = None
+    conversions: tuple[str, ...] = ()
+    descriptor: duplicates.Descriptor | None = None
 
 
-def inspect(path: Path, gem: str, params: CleanParams) -> Photo:
-    """Reads one file and describes it; a damaged file is described too, never raised."""
-    digest = hashing.sha256(path)
+@dataclass(frozen=True)
+class Decision:
+    """Whether a photo is kept.
+
+    Attributes:
+        photo: the photo.
+        reason: why it is rejected; None for a photo that is kept.
+        duplicates: the other raw paths of its group of duplicates, sorted; empty for a photo that is kept.
+        box: left, top, right and bottom of the crop, in pixels of the upright photo after scaling down.
+    """
+
+    photo: Photo
+    reason: str | None = None
+    duplicates: tuple[str, ...] = ()
+    box: crop.Box | None = None
+
+    @property
+    def conversions(self) -> tuple[str, ...]:
+        """What was done to the photo."""
+        return (*self.photo.conversions, "cropped") if self.box else self.photo.conversions
+
+    def row(self) -> dict[str, Any]:
+        """Returns the photo's line of the clean manifest."""
+        photo = self.photo
+        row: dict[str, Any] = {"source": photo.source, "gem": photo.gem, "sha256": photo.sha256}
+        if photo.problem is None:
+            row["conversions"] = list(self.conversions)
+        if self.reason:
+            row |= {"reason": self.reason, "duplicates": list(self.duplicates)}
+        row |= {"number": photo.number, "mineral_class": photo.mineral_class}
+        if not self.reason:
+            row["path"] = photo.path
+        if self.box:
+            row["box"] = self.box
+        return row
+
+
+def inspect(raw: Path, photo: Photo, params: CleanParams) -> Photo:
+    """Reads the file of a photo; an unusable file gets a `problem`, and raises no error."""
+    path = raw / photo.source
+    photo = replace(photo, sha256=hashing.sha256(path))
     try:
         image = decode.read(path)
     except DataError as error:
-        return Photo(path, gem, digest, problem=str(error))
+        return replace(photo, problem=str(error))
     if min(image.size) < params.min_side:
-        return Photo(path, gem, digest, problem=f"too small: {image.width} x {image.height} pixels")
-    look = duplicates.describe(image)
-    if look.views[-1].std(axis=(1, 2)).max() < params.min_contrast:
-        return Photo(path, gem, digest, problem="one flat colour")
-    treated = list(image.info["conversions"])
+        return replace(photo, problem=f"too small: {image.width} x {image.height} pixels")
+    descriptor = duplicates.describe(image)
+    if descriptor.views[-1].std(axis=(1, 2)).max() < params.min_contrast:
+        return replace(photo, problem="one flat colour")
+    conversions = list(image.info["conversions"])
     if Image.registered_extensions().get(path.suffix.lower()) != image.format:
-        treated.append(WRONG_SUFFIX)
+        conversions.append(WRONG_SUFFIX)
     if max(image.size) > params.max_side:
-        treated.append("scaled down")
-    return Photo(path, gem, digest, None, image.width * image.height, tuple(treated), look)
+        conversions.append("scaled down")
+    return replace(photo, pixels=image.width * image.height, conversions=tuple(conversions), descriptor=descriptor)
 
 
-def decide(photos: Sequence[Photo], params: CleanParams) -> list[dict[str, Any]]:
-    """Decides on every file: kept, or set aside with a reason.
+def decide(photos: Sequence[Photo], params: CleanParams) -> list[Decision]:
+    """Decides for every photo whether it is kept.
 
-    Of each group of twins the photo with most pixels stays; a group under two gems goes whole, since its true name
-    is not known.
-
-    Returns:
-        One row a file: `source`, `gem`, `sha256`, `treated`, and for one set aside `reason` and, for twins, `twins`.
+    Of each group of duplicates the photo with most pixels is kept. A group under several gems is rejected as a whole,
+    since its true gem is uncertain.
     """
-    rows: list[dict[str, Any]] = [
-        {"source": str(photo.path), "gem": photo.gem, "sha256": photo.sha256} for photo in photos
-    ]
-    for row, photo in zip(rows, photos, strict=True):
-        row |= {"reason": photo.problem} if photo.problem else {"conversions": list(photo.treated)}
-    copies = defaultdict(list)  # places by content, the best photo first
-    for place in sorted(range(len(photos)), key=lambda place: (-photos[place].pixels, str(photos[place].path))):
-        if photos[place].problem is None:
-            copies[photos[place].sha256].append(place)
-    looks = [look for places in copies.values() if (look := photos[places[0]].look)]
-    near = duplicates.duplicate_groups(looks, params)
-    alone = set(range(len(looks))).difference(*near)
-    contents = list(copies.values())
-    for group in [*near, *([one] for one in alone)]:
-        places = [place for one in group for place in contents[one]]
-        names = sorted({photos[place].gem for place in places})
-        for place in places if len(names) > 1 else places[1:]:
-            if len(names) > 1:
-                reason = f"stands under several gems: {', '.join(names)}"
+    decisions = [Decision(photo, photo.problem) for photo in photos]
+    by_content = defaultdict(list)  # indices by SHA-256, the best photo first
+    for i in sorted(range(len(photos)), key=lambda i: (-photos[i].pixels, photos[i].source)):
+        if photos[i].problem is None:
+            by_content[photos[i].sha256].append(i)
+    contents = list(by_content.values())
+    descriptors = [descriptor for indices in contents if (descriptor := photos[indices[0]].descriptor)]
+    groups = duplicates.duplicate_groups(descriptors, params)
+    singles = set(range(len(contents))).difference(*groups)
+    for group in [*groups, *([content] for content in singles)]:
+        indices = [i for content in group for i in contents[content]]
+        gems = sorted({photos[i].gem for i in indices})
+        for i in indices if len(gems) > 1 else indices[1:]:
+            if len(gems) > 1:
+                reason = f"under several gems: {', '.join(gems)}"
             else:
-                reason = "exact copy" if place in contents[group[0]] else "near-duplicate"
-            others = sorted(str(photos[other].path) for other in places if other != place)
-            rows[place] |= {"reason": reason, "duplicates": others}
-    return rows
+                reason = "exact copy" if i in contents[group[0]] else "near-duplicate"
+            others = sorted(photos[other].source for other in indices if other != i)
+            decisions[i] = replace(decisions[i], reason=reason, duplicates=tuple(others))
+    return decisions
 
 
 def clean(raw: Path, out: Path, params: CleanParams, workers: int = -1) -> dict[str, Any]:
-    """Writes the photos that are fit to learn from, as `<Gem>/<gem>_<number>.jpg`.
+    """Writes the photos that can be used for training, as `<Gem>/<gem>_<number>.jpg`.
 
-    RGB JPEGs that are not cropped keep their bytes; everything else becomes one (quality 95, no chroma subsampling). A
-    photo's number is that of the raw manifest, so that its name stays when other photos come or go.
+    RGB JPEGs that are not cropped keep their bytes; all other photos are converted to RGB JPEGs (quality 95, no chroma
+    subsampling). A photo's number is that of the raw manifest, so its name does not change when other photos are added
+    or removed.
 
     Args:
-        raw: a folder a gem, with `manifest.jsonl` (one line a picture: path, number, mineral_class, ...).
-        out: becomes a folder a gem of `.jpg` files, with `manifest.jsonl` of every raw file's fate; a cropped photo's
-            line has `box`: left, top, right and bottom in pixels of the photo, upright and scaled down.
-        params: what is too small, too large or flat, when two photos are twins, how photos are cropped, and the
-            table of corrections, which come before all comparison of photos.
-        workers: processes; -1 is one a core. The result does not depend on it.
+        raw: one folder per gem, with `manifest.jsonl`: one line per photo with its path, number and mineral_class.
+        out: the output, one folder per gem of `.jpg` files, with a `manifest.jsonl` of all raw files: one
+            `Decision.row` per line.
+        params: limits of size and contrast, when two photos are duplicates, how photos are cropped, and the table of
+            corrections, which are applied before photos are compared.
+        workers: number of processes; -1 is one per core. The result does not depend on it.
 
     Returns:
-        The report: counts, each file that was set aside with its reason, the `corrected` gems (or `drop`) by raw path,
-        and the corrections that mean no photo here.
+        The report: counts, each rejected file with its reason, the `corrected` gems (or `drop`) by raw path, and the
+        corrections that match no photo.
 
     Raises:
-        DataError: a file of the manifest is missing, a line of it has no number, no photo is left, or the table of
-            corrections is missing or wrong.
+        DataError: a file of the manifest is missing, a line of it has no number, no photo is usable, or the table of
+            corrections is missing or malformed.
     """
-    found = {line["path"]: line for line in files.read_jsonl(raw / "manifest.jsonl")}
-    names = _names(found.values(), raw / "manifest.jsonl")
+    listed = _listed(raw / "manifest.jsonl")
     table = corrections.read(Path(params.corrections))
     parallel = Parallel(n_jobs=workers, return_as="generator")
-    inspected = parallel(delayed(inspect)(raw / path, Path(path).parts[0], params) for path in sorted(found))
-    photos = list(tqdm(inspected, "clean", total=len(found), unit=" files", disable=None))
-    photos, corrected, unknown = _corrected(photos, raw, names, table)
-    mineral_classes = {Path(path).parts[0]: line.get("mineral_class") for path, line in found.items()}
-    rows = decide(photos, params)
-    for row in rows:
-        row["source"] = Path(row["source"]).relative_to(raw).as_posix()
-        row |= {key: found[row["source"]].get(key) for key in ("number", "mineral_class")}
-        if row["source"] in corrected:  # the file keeps its name, which no photo of the other gem has
-            names[row["source"]] = f"{row['gem']}/{Path(names[row['source']]).name}"
-            row["mineral_class"] = mineral_classes[row["gem"]]
-        if "reason" in row:
-            row["duplicates"] = [Path(twin).relative_to(raw).as_posix() for twin in row.get("duplicates", [])]
-        else:
-            row["path"] = names[row["source"]]
-    kept = [row for row in rows if "path" in row]
+    inspected = parallel(delayed(inspect)(raw, photo, params) for photo in listed)
+    photos = list(tqdm(inspected, "clean", total=len(listed), unit=" files", disable=None))
+    photos, corrected, unknown = _correct(photos, table)
+    decisions = decide(photos, params)
+    kept = [decision for decision in decisions if not decision.reason]
+    rejected = [decision for decision in decisions if decision.reason]
     if not kept:
-        raise DataError(f"{raw}: none of its {len(rows)} files is a usable photo; {json.dumps(reasons(rows))}")
+        raise DataError(f"{raw}: none of its {len(photos)} files is a usable photo; {json.dumps(_reasons(rejected))}")
     with files.atomic_write(out) as new:
-        for gem in {row["gem"] for row in kept}:
+        for gem in {decision.photo.gem for decision in kept}:
             (new / gem).mkdir(parents=True)
         boxes = parallel(
-            delayed(_write)(raw / row["source"], new / row["path"], row["conversions"], params) for row in kept
+            delayed(_write)(raw / decision.photo.source, new / decision.photo.path, decision.conversions, params)
+            for decision in kept
         )
-        for row, box in zip(kept, boxes, strict=True):
-            if box:
-                row["box"] = box
-                row["conversions"].append("cropped")
-        files.write_jsonl(new / "manifest.jsonl", rows)
+        kept = [replace(decision, box=box) for decision, box in zip(kept, boxes, strict=True)]
+        decisions = sorted([*kept, *rejected], key=lambda decision: decision.photo.source)
+        files.write_jsonl(new / "manifest.jsonl", [decision.row() for decision in decisions])
     return {
-        "files": len(rows),
+        "files": len(decisions),
         "kept": len(kept),
-        "gems": len({row["gem"] for row in kept}),
-        "converted": dict(sorted(Counter(kind for row in kept for kind in row["conversions"]).items())),
-        "rejected": reasons(rows),
+        "gems": len({decision.photo.gem for decision in kept}),
+        "converted": dict(sorted(Counter(kind for decision in kept for kind in decision.conversions).items())),
+        "rejected": _reasons(rejected),
         "corrected": corrected,
         "unknown_corrections": unknown,
         "rejected_files": [
-            {key: row[key] for key in ("source", "reason", "duplicates")} for row in rows if "reason" in row
+            {"source": decision.photo.source, "reason": decision.reason, "duplicates": list(decision.duplicates)}
+            for decision in rejected
         ],
     }
 
 
-def reasons(rows: Sequence[dict[str, Any]]) -> dict[str, int]:
-    """Counts the files that were set aside by the kind of reason."""
-    kinds = Counter(row["reason"].split(":")[0] for row in rows if "reason" in row)
+def _listed(manifest: Path) -> list[Photo]:
+    """Returns the photos of a raw manifest, sorted by their raw paths."""
+    photos = {}
+    for line in files.read_jsonl(manifest):
+        source, number = line["path"], line.get("number")
+        if not isinstance(number, int):
+            raise DataError(f"{manifest}: {source} has no number (of an older version); `dvc repro -f crawl` helps")
+        gem = Path(source).parts[0]
+        path = f"{gem}/{gem.lower().replace(' ', '_')}_{number}.jpg"
+        photos[source] = Photo(source, path, gem, number, line.get("mineral_class"))
+    repeated = [path for path, count in Counter(photo.path for photo in photos.values()).items() if count > 1]
+    if repeated:
+        raise DataError(f"{manifest}: two files become {repeated[0]}; `dvc repro -f crawl` numbers them again")
+    return [photos[source] for source in sorted(photos)]
+
+
+def _correct(photos: Sequence[Photo], table: Mapping[str, str]) -> tuple[list[Photo], dict[str, str], list[str]]:
+    """Returns the corrected photos, the corrected gem (or `drop`) by raw path, and corrections that match no photo."""
+    mineral_classes = {photo.gem: photo.mineral_class for photo in photos}
+    gems, unknown = corrections.match(table, [(photo.sha256, photo.path) for photo in photos], set(mineral_classes))
+    corrected = list(photos)
+    for i, gem in gems.items():
+        photo = photos[i]
+        if gem == corrections.DROP:
+            corrected[i] = replace(photo, problem="dropped by hand")
+        else:  # the file keeps its name, which no photo of the other gem has
+            path = f"{gem}/{Path(photo.path).name}"
+            corrected[i] = replace(photo, gem=gem, path=path, mineral_class=mineral_classes[gem])
+    return corrected, {photos[i].source: gem for i, gem in gems.items()}, unknown
+
+
+def _reasons(decisions: Sequence[Decision]) -> dict[str, int]:
+    """Returns the number of rejected photos by the kind of reason."""
+    kinds = Counter(decision.reason.split(":")[0] for decision in decisions if decision.reason)
     return dict(sorted(kinds.items()))
 
 
-def _corrected(
-    photos: Sequence[Photo], raw: Path, names: Mapping[str, str], table: Mapping[str, str]
-) -> tuple[list[Photo], dict[str, str], list[str]]:
-    """Returns the photos as people corrected them, what was corrected by raw path, and corrections of other photos."""
-    sources = [photo.path.relative_to(raw).as_posix() for photo in photos]
-    known = [(photo.sha256, names[source]) for photo, source in zip(photos, sources, strict=True)]
-    changes, unknown = corrections.match(table, known, {photo.gem for photo in photos})
-    changed = list(photos)
-    for place, gem in changes.items():
-        photo = photos[place]
-        dropped = gem == corrections.DROP
-        changed[place] = replace(photo, problem="dropped by hand") if dropped else replace(photo, gem=gem)
-    return changed, {sources[place]: gem for place, gem in changes.items()}, unknown
-
-
-def _names(lines: Iterable[dict[str, Any]], manifest: Path) -> dict[str, str]:
-    """Returns the clean path of each raw path."""
-    names: dict[str, str] = {}
-    for line in lines:
-        if not isinstance(line.get("number"), int):
-            raise DataError(
-                f"{manifest}: {line['path']} has no number (of an older version); `dvc repro -f crawl` helps"
-            )
-        gem = Path(line["path"]).parts[0]
-        names[line["path"]] = f"{gem}/{gem.lower().replace(' ', '_')}_{line['number']}.jpg"
-    twice = [name for name, times in Counter(names.values()).items() if times > 1]
-    if twice:
-        raise DataError(f"{manifest}: two files become {twice[0]}; `dvc repro -f crawl` numbers them anew")
-    return names
-
-
-def _write(source: Path, target: Path, treated: Sequence[str], params: CleanParams) -> crop.Box | None:
-    """Writes a photo as it is kept, and returns the box that it was cropped by."""
+def _write(source: Path, target: Path, conversions: Sequence[str], params: CleanParams) -> crop.Box | None:
+    """Writes a photo to the clean folder, and returns the box that it was cropped to."""
     box = None
-    as_it_is = set(treated) <= {WRONG_SUFFIX}
-    if not as_it_is or params.crop != "none":
+    unchanged = set(conversions) <= {WRONG_SUFFIX}
+    if not unchanged or params.crop != "none":
         image = decode.read(source)
         image.thumbnail((params.max_side, params.max_side), Image.Resampling.LANCZOS, reducing_gap=3.0)
         image, box = crop.crop(image, params.crop)
-    if as_it_is and not box:
+    if unchanged and not box:
         files.copy(source, target)
     else:
         image.save(target, **decode.JPEG)

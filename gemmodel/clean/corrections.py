@@ -1,4 +1,4 @@
-"""What people found wrong about photos: a table of corrected names, and of photos to drop."""
+"""Corrections by hand: a table of photos' right gems, and of photos to drop."""
 
 import csv
 from collections.abc import Mapping, Sequence
@@ -14,65 +14,65 @@ def read(path: Path) -> dict[str, str]:
     """Reads a table of corrections.
 
     Args:
-        path: a CSV file, empty or with the columns `photo` and `gem`; others are for people. `photo` is the SHA-256 of
-            a raw file, or a photo's path in data/clean before any correction; `gem` is the right name, or `drop`.
+        path: a CSV file, empty or with the columns `photo` and `gem`; other columns are ignored. `photo` is the SHA-256
+            of a raw file, or a photo's path in data/clean before any correction; `gem` is the right name, or `drop`.
 
     Returns:
         The gems, or `drop`, by photo, in the order of the file.
 
     Raises:
-        DataError: the file is missing or no such table, or corrects a photo twice.
+        DataError: the file is missing or not such a table, or corrects a photo in two ways.
     """
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:  # spreadsheets put a byte order mark in front
+        with path.open(newline="", encoding="utf-8-sig") as file:  # spreadsheets write a byte order mark
             reader = csv.DictReader(file)
-            head = reader.fieldnames or COLUMNS
+            header = reader.fieldnames or COLUMNS
             rows = [row for row in reader if any(row.values())]
     except FileNotFoundError:
         raise DataError(
-            f"{path}: no such file; clean.corrections names it, and {','.join(COLUMNS)} is its head"
+            f"{path}: no such file; clean.corrections names it, and its header is {','.join(COLUMNS)}"
         ) from None
     except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}: not a CSV file in UTF-8: {error}") from None
-    if not set(COLUMNS) <= set(head):
+    if not set(COLUMNS) <= set(header):
         raise DataError(f"{path}: its first line must be {','.join(COLUMNS)}")
-    found: dict[str, str] = {}
+    gems: dict[str, str] = {}
     for row in rows:
         photo, gem = (str(row[column] or "").strip() for column in COLUMNS)
         if not photo or not gem:
             raise DataError(f"{path}: {photo or gem}: a line needs both a photo and a gem, or `{DROP}`")
-        if found.setdefault(photo, gem) != gem:
-            raise DataError(f"{path}: {photo} is both {found[photo]} and {gem}; keep one line")
-    return found
+        if gems.setdefault(photo, gem) != gem:
+            raise DataError(f"{path}: {photo} is both {gems[photo]} and {gem}; keep one line")
+    return gems
 
 
 def match(
     corrections: Mapping[str, str], photos: Sequence[tuple[str, str]], gems: set[str]
 ) -> tuple[dict[int, str], list[str]]:
-    """Finds the photos that corrections mean.
+    """Matches corrections with photos.
 
     Args:
-        corrections: what `read` returns.
+        corrections: as `read` returns them.
         photos: each photo's SHA-256 and its path in data/clean before any correction.
-        gems: the known gems.
+        gems: the gems of these photos.
 
     Returns:
-        The new gem or `drop` by the photo's place, and the corrections that mean no photo of these.
+        The new gem, or `drop`, by the photo's index, and the corrections that match no photo.
 
     Raises:
-        DataError: a photo shall become an unknown gem, or is corrected in two ways.
+        DataError: a photo gets an unknown gem, or is corrected in two ways.
     """
-    found: dict[int, str] = {}
-    for place, names in enumerate(photos):
-        told = {corrections[name] for name in names if name in corrections}
-        if len(told) > 1:
-            raise DataError(f"clean.corrections: {names[1]} is both {' and '.join(sorted(told))}; keep one line")
-        if strange := told - gems - {DROP}:
+    corrected: dict[int, str] = {}
+    for i, names in enumerate(photos):
+        new = {corrections[name] for name in names if name in corrections}
+        if len(new) > 1:
+            raise DataError(f"clean.corrections: {names[1]} is both {' and '.join(sorted(new))}; keep one line")
+        if unknown := new - gems - {DROP}:
             raise DataError(
-                f"clean.corrections: {names[1]} shall be {strange.pop()}, which is no gem of these photos; name one of "
-                f"them as its folder is named, or `{DROP}`"
+                f"clean.corrections: {names[1]} is corrected to {unknown.pop()}, but no photo is of that gem; use the "
+                f"name of one of their folders, or `{DROP}`"
             )
-        if told:
-            found[place] = told.pop()
-    known = {name for names in photos for name in names}
-    return found, [name for name in corrections if name not in known]
+        if new:
+            corrected[i] = new.pop()
+    matched = {name for names in photos for name in names}
+    return corrected, [name for name in corrections if name not in matched]

@@ -1,7 +1,6 @@
-"""Where joblib's work on photos is done: in processes of this machine, or by the workers of a Dask scheduler."""
+"""Where joblib processes photos: in processes of this machine, or on the workers of a Dask scheduler."""
 
 import asyncio
-import hashlib
 import logging
 import os
 from collections.abc import Iterator
@@ -13,23 +12,22 @@ from typing import Any
 
 from joblib import parallel_config
 
+from gemmodel.core import hashing
 from gemmodel.core.errors import DeviceError
 
 ADDRESS = "DASK_SCHEDULER_ADDRESS"  # Dask's own name for it
-SOURCES = sorted(Path(__file__).parent.rglob("*.py"))
-# As this process imported it: a worker that was started before an edit would go on doing what the old code says.
-CODE = hashlib.sha256(b"".join(path.read_bytes() for path in SOURCES)).hexdigest()[:12]
+CODE = hashing.code_digest()[:12]  # at import: a worker that was started before an edit still runs the old code
 
 
 @contextmanager
 def dask_backend() -> Iterator[None]:
-    """Lets joblib's work within this context go to Dask's workers, where the environment names their scheduler.
+    """Sends joblib's work within this context to Dask's workers, if the environment names their scheduler.
 
-    The result is the same, so this is no parameter: nothing runs again because of it.
+    The result is the same, so this is not a parameter: no stage runs again because of it.
 
     Raises:
-        DeviceError: Dask is not installed, its scheduler or workers are not there or fail, or a worker has another
-            folder, Pillow or code than this process.
+        DeviceError: Dask is not installed, its scheduler or workers are missing or fail, or a worker has another
+            folder, Pillow version or code than this process.
     """
     address = os.environ.get(ADDRESS)
     if not address:
@@ -43,19 +41,19 @@ def dask_backend() -> Iterator[None]:
         from joblib._dask import DaskDistributedBackend
     except ModuleNotFoundError:
         raise DeviceError(f"{ADDRESS} is set, but Dask is not installed: `pip install -e '.[dask]'`") from None
-    for name in ("distributed.client", "tornado.application"):  # what they say of errors is told in one line here
+    for name in ("distributed.client", "tornado.application"):  # their errors become one line here
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    patience = dask.config.get("distributed.comm.timeouts.connect")
+    timeout = dask.config.get("distributed.comm.timeouts.connect")
     try:
-        get_address_host(address)  # refuses what is no address; a client takes long to do so
+        get_address_host(address)  # rejects a malformed address at once; a client takes long to do so
         client = Client(address, set_as_default=False)
     except (OSError, ValueError) as error:
         raise DeviceError(f"{ADDRESS}: no scheduler at {address} ({error}); start one, or unset it") from None
     with client:
         try:
-            client.wait_for_workers(1, timeout=patience)
+            client.wait_for_workers(1, timeout=timeout)
         except TimeoutError:
-            raise DeviceError(f"{address}: no worker within {patience}; start `dask worker {address}`") from None
+            raise DeviceError(f"{address}: no worker within {timeout}; start `dask worker {address}`") from None
         _check(client.run(environment, on_error="return"), environment())
         backend = DaskDistributedBackend(client=client)
         backend._collect = partial(_collect, backend)
@@ -63,7 +61,7 @@ def dask_backend() -> Iterator[None]:
             with parallel_config(backend=backend):
                 yield
         except KilledWorker:
-            raise DeviceError(f"{address}: a piece of work killed worker after worker; see their logs") from None
+            raise DeviceError(f"{address}: one task killed several workers; see their logs") from None
         except NoWorkerError:
             raise DeviceError(f"{address}: all workers are gone; start some, then run again") from None
         except CancelledError:
@@ -71,12 +69,12 @@ def dask_backend() -> Iterator[None]:
 
 
 def environment() -> dict[str, str]:
-    """Returns what an output's bytes depend on that may differ from process to process."""
+    """Returns what an output's bytes depend on and what may differ between processes."""
     return {"folder": str(Path.cwd()), "Pillow": version("pillow"), "code": CODE}
 
 
 async def _collect(backend: Any) -> None:
-    """Hands results to joblib, whose own method (of 1.6) keeps to itself what failed in Dask, and waits for ever."""
+    """Passes results to joblib; its own method (of 1.6) drops the errors of failed tasks and then waits forever."""
     while backend._continue:
         async for future, result in backend.waiting_futures:
             backend._results.pop(future)
@@ -84,13 +82,13 @@ async def _collect(backend: Any) -> None:
         await asyncio.sleep(0.01)
 
 
-def _check(told: dict[str, dict[str, str] | Exception], here: dict[str, str]) -> None:
-    for worker, there in told.items():
-        if isinstance(there, Exception):
-            raise DeviceError(f"{worker}: {there}; start it in the project's environment and folder")
-        for name, value in here.items():
-            if there[name] != value:
+def _check(workers: dict[str, dict[str, str] | Exception], expected: dict[str, str]) -> None:
+    for worker, actual in workers.items():
+        if isinstance(actual, Exception):
+            raise DeviceError(f"{worker}: {actual}; start it in the project's environment and folder")
+        for name, value in expected.items():
+            if actual[name] != value:
                 raise DeviceError(
-                    f"{worker}: its {name} is {there[name]}, not {value}; start it anew in the project's folder, on a "
+                    f"{worker}: its {name} is {actual[name]}, not {value}; restart it in the project's folder, on a "
                     "disk that all hosts share, with the same environment"
                 )

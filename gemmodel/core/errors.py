@@ -1,4 +1,4 @@
-"""The errors that a user can mend: each message names what is wrong, where, and the remedy."""
+"""Errors that a user can fix: each message names what is wrong, where, and the remedy."""
 
 import os
 import sys
@@ -16,19 +16,19 @@ class ParameterError(GemmodelError):
 
 
 class DataError(GemmodelError):
-    """A folder, a file or a class of photos is not as the step needs it."""
+    """A folder, a file or a class of photos does not fit the step that reads it."""
 
 
 class SiteError(GemmodelError):
-    """A web site does not answer, or answers with nothing that can be used."""
+    """A web site does not respond, or its responses cannot be used."""
 
 
 class DeviceError(GemmodelError):
-    """The device that was asked for is not there."""
+    """The requested device is not available."""
 
 
 class ModelError(GemmodelError):
-    """A model, its weights or its classes do not fit."""
+    """A model, its weights and its classes do not fit together."""
 
 
 class TrackingError(GemmodelError):
@@ -37,29 +37,29 @@ class TrackingError(GemmodelError):
 
 @contextmanager
 def cli_errors(command: str) -> Iterator[None]:
-    """Ends a command on a failure that the user can mend: one line on standard error, exit status 1."""
+    """Ends a command on a failure that the user can fix: one line on standard error, exit status 1."""
     try:
         yield
     except GemmodelError as error:
         sys.exit(f"{command}: {error}")
-    except BrokenPipeError:  # whoever read the output has seen enough
+    except BrokenPipeError:  # the reader of the output closed it, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:
         sys.exit(f"{command}: {error.filename or Path.cwd()}: {error.strerror or error}")
     except KeyboardInterrupt:
-        sys.exit(f"{command}: interrupted; run it again to go on")
+        sys.exit(f"{command}: interrupted; run it again to resume")
 
 
 @contextmanager
 def suppress_stderr() -> Iterator[None]:
-    """Keeps off the standard error stream what a C++ library says for which it has no switch."""
+    """Hides what a C++ library writes to standard error and has no switch for."""
     sys.stderr.flush()
-    kept = os.dup(2)
+    stderr = os.dup(2)
     try:
-        with open(os.devnull, "wb") as nowhere:
-            os.dup2(nowhere.fileno(), 2)
+        with open(os.devnull, "wb") as null:
+            os.dup2(null.fileno(), 2)
         yield
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+        os.dup2(stderr, 2)
+        os.close(stderr)

@@ -1,4 +1,4 @@
-"""Folders of class folders, and outputs that appear whole or not at all."""
+"""Files: outputs that appear whole or not at all, and JSON with errors that name the file."""
 
 import errno
 import json
@@ -11,12 +11,12 @@ from typing import Any
 
 from gemmodel.core.errors import DataError
 
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT)  # what a full disk says
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)  # the errors of a full disk
 
 
 @contextmanager
 def scratch_dir(folder: Path) -> Iterator[Path]:
-    """Makes an empty folder, without what a killed process left there, that is gone when the context ends."""
+    """Makes an empty folder and removes it when the context ends; what a killed process left there is deleted first."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     try:
@@ -27,19 +27,19 @@ def scratch_dir(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_write(target: Path) -> Iterator[Path]:
-    """Gives a folder or file path to write to, and puts it in the target's place once all is written.
+    """Yields a path to write a file or folder to, and moves it to the target once it is complete.
 
     Args:
-        target: the folder or file to appear; an older one is replaced. Its parent folder is created.
+        target: the file or folder to write; an older one is replaced. Its parent folder is created.
 
     Yields:
-        A path beside the target, not yet existing. After an error nothing of it is left, and what a killed process
-        left there is gone.
+        A path in a folder beside the target; nothing exists there yet. After an error nothing is left of it. What a
+        killed process left is deleted.
 
     Raises:
         DataError: the disk is full.
     """
-    beside = target.parent / f".{target.name}.new"  # DVC runs a stage once at a time: nobody else is writing there
+    beside = target.parent / f".{target.name}.new"  # no lock: DVC never runs a stage twice at a time
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         _tidy(beside, target)
@@ -64,23 +64,23 @@ def _tidy(beside: Path, target: Path) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes a value as readable JSON, keys in their order, whole or not at all."""
+    """Writes a value as indented JSON, with keys in their order, whole or not at all."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a text, whole or not at all."""
+    """Writes text, whole or not at all."""
     with atomic_write(path) as new:
         new.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_jsonl(path: Path, values: Iterable[Any]) -> None:
-    """Writes one JSON value a line."""
+    """Writes one JSON value per line."""
     path.write_text("".join(json.dumps(value, ensure_ascii=False) + "\n" for value in values), encoding="utf-8")
 
 
 def read_jsonl(path: Path) -> list[Any]:
-    """Reads one JSON value a line.
+    """Reads one JSON value per line.
 
     Raises:
         DataError: the file does not exist, or a line of it is not JSON.
@@ -100,13 +100,14 @@ def read_json(path: Path) -> Any:
 
 
 def copy(source: Path, target: Path) -> None:
-    """Copies a file's bytes, without its times and rights, into a folder that is created if need be."""
+    """Copies a file's bytes, without its times and permissions; the target's folder is created if necessary."""
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(source, target)
 
 
 @contextmanager
 def read_errors(path: Path) -> Iterator[None]:
+    """Turns what may go wrong while a file is read, and parsed as JSON, into a DataError that names the file."""
     try:
         yield
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Hashes of files, of the code, and of all that a computation depends on."""
+"""Hashes of files, of the code, and of everything that a computation depends on."""
 
 import hashlib
 import json
@@ -12,11 +12,11 @@ from typing import Any
 import gemmodel
 from gemmodel.core.files import read_errors
 
-FRAMEWORKS = ("keras", "tensorflow")  # whose versions change what a training computes
+FRAMEWORKS = ("keras", "tensorflow")  # their versions change what training computes
 
 
 def sha256(path: Path) -> str:
-    """Returns the SHA-256 of a file's bytes, in hexadecimal digits.
+    """Returns the SHA-256 of a file's bytes, as hexadecimal digits.
 
     Raises:
         DataError: the file does not exist.
@@ -26,32 +26,32 @@ def sha256(path: Path) -> str:
 
 
 def digest(paths: Iterable[Path], root: Path) -> str:
-    """Returns the SHA-256 of files, their paths below a root included, in hexadecimal digits."""
-    total = hashlib.sha256()
+    """Returns the SHA-256 of files and of their paths relative to a root, as hexadecimal digits."""
+    combined = hashlib.sha256()
     for path in sorted(paths):
-        total.update(f"{path.relative_to(root).as_posix()} {sha256(path)}\n".encode())
-    return total.hexdigest()
+        combined.update(f"{path.relative_to(root).as_posix()} {sha256(path)}\n".encode())
+    return combined.hexdigest()
 
 
 @cache
 def code_digest() -> str:
-    """Returns the SHA-256 of this package's source files, as they are at the first call in this process."""
+    """Returns the SHA-256 of gemmodel's source files, read at the first call in this process."""
     root = Path(gemmodel.__file__).parent
     return digest(root.rglob("*.py"), root)
 
 
 def run_key(settings: Sequence[Any], files: Iterable[Path]) -> str:
-    """Returns a name for a computation: another one where a setting, a file, the code or the frameworks differ.
+    """Returns a key for a computation; it changes with any setting, input file, source file or framework version.
 
     Args:
         settings: sections of the parameters, as dataclasses.
-        files: whose contents, folders and names count, in their order.
+        files: input files in their order; their contents, names and folders' names count.
 
     Returns:
         16 hexadecimal digits.
     """
     parts = [asdict(section) for section in settings], [version(name) for name in FRAMEWORKS], code_digest()
-    total = hashlib.sha256(json.dumps(parts).encode())
+    combined = hashlib.sha256(json.dumps(parts).encode())
     for path in files:
-        total.update(f"{path.parent.name}/{path.name} {sha256(path)}\n".encode())
-    return total.hexdigest()[:16]
+        combined.update(f"{path.parent.name}/{path.name} {sha256(path)}\n".encode())
+    return combined.hexdigest()[:16]

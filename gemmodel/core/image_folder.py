@@ -1,4 +1,4 @@
-"""Folders of class folders: which images lie in them, and how many."""
+"""Image folders: one folder per class, and the images in it."""
 
 import os
 from pathlib import Path
@@ -9,32 +9,32 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 
 def list_images(folder: Path) -> dict[str, list[Path]]:
-    """Lists the pictures of each class, by suffix, in a stable order.
+    """Lists the images of each class, by suffix, in a stable order.
 
     Args:
-        folder: holds one folder a class; pictures may lie deeper inside it.
+        folder: holds one folder per class; images may lie deeper inside it. Hidden folders are ignored.
 
     Returns:
-        The pictures' paths by class name; both sorted; classes without a picture are left out.
+        The images' paths by class name, both sorted; classes without an image are omitted.
 
     Raises:
-        DataError: the folder does not exist or holds no pictures.
+        DataError: the folder does not exist or holds no images.
     """
     if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder; it must hold one folder of photos a class")
-    found = {
+        raise DataError(f"{folder}: no such folder; it must hold one folder of photos per class")
+    classes = {
         entry.name: sorted(path for path in entry.rglob("*") if path.is_file() and path.suffix.lower() in SUFFIXES)
         for entry in sorted(folder.iterdir())
         if entry.is_dir() and not entry.name.startswith(".")
     }
-    found = {name: paths for name, paths in found.items() if paths}
-    if not found:
+    classes = {name: paths for name, paths in classes.items() if paths}
+    if not classes:
         raise DataError(f"{folder}: no photos in its class folders; they must end in {', '.join(SUFFIXES)}")
-    return found
+    return classes
 
 
 def tree(folder: Path) -> list[str]:
-    """Returns the folders below a folder as lines, indented, with the number of photos in each, and last their sum.
+    """Returns the folders below a folder as indented lines with their numbers of photos; the last line is the total.
 
     Raises:
         DataError: the folder does not exist or holds no photos.
@@ -42,13 +42,13 @@ def tree(folder: Path) -> list[str]:
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder")
     total, lines = 0, []
-    for place, below, files in os.walk(folder):
-        below.sort()
-        number = sum(Path(name).suffix.lower() in SUFFIXES for name in files)
-        total += number
-        path = Path(place)
+    for name, subfolders, files in os.walk(folder):
+        subfolders.sort()
+        count = sum(Path(file).suffix.lower() in SUFFIXES for file in files)
+        total += count
+        path = Path(name)
         depth = len(path.relative_to(folder).parts)
-        lines.append(f"{'    ' * depth}{path.name or path}/{f'  {number}' if number else ''}")
+        lines.append(f"{'    ' * depth}{path.name or path}/{f'  {count}' if count else ''}")
     if not total:
         raise DataError(f"{folder}: no photos in it; they must end in {', '.join(SUFFIXES)}")
     return [*lines, f"{total} photos"]

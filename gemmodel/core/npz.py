@@ -1,4 +1,4 @@
-"""Arrays on disk: the same bytes for the same values."""
+"""Arrays on disk: equal values give equal bytes."""
 
 import zipfile
 from pathlib import Path
@@ -11,8 +11,8 @@ from gemmodel.core import files
 def write(path: Path, **arrays: np.ndarray) -> None:
     """Writes an `.npz` of arrays by name, for `np.load`, whole or not at all.
 
-    `np.savez` leaves the sizes open until it has written, and what Python's patch versions put there differs. Here they
-    are told before, so that no array has to be held in memory twice.
+    `np.savez` writes an entry's size after its values, and the placeholder before it differs between patch versions
+    of Python. Here the size is given beforehand, so that no array has to be held in memory twice.
     """
     with files.atomic_write(path) as new, zipfile.ZipFile(new, "w") as archive:
         for name, values in arrays.items():

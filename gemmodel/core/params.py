@@ -1,8 +1,8 @@
-"""The parameters of every stage: one frozen dataclass a section of params.yaml.
+"""The parameters of all stages: one frozen dataclass per section of params.yaml.
 
-Each field is checked against its annotation, so an unknown, missing or ill-typed key is refused with its full name.
-A single value stands for a list of one.
-What the values mean, and why they have their defaults, stands beside them in params.yaml.
+Each field is checked against its annotation: an unknown, missing or ill-typed key is an error with the key's full name.
+Where a list is expected, a single value is a list of one.
+The comments in params.yaml explain each value and its default.
 """
 
 import re
@@ -18,13 +18,13 @@ from gemmodel.core.errors import ParameterError
 
 @dataclass(frozen=True)
 class Range:
-    """The closed interval that a number, or the length of a list, must lie in."""
+    """The closed interval for a number, or for the length of a list."""
 
     low: float
     high: float = float("inf")
 
 
-Seed = Annotated[int, Range(0, 2**31)]  # NumPy takes 32 bits, and some layers add a little
+Seed = Annotated[int, Range(0, 2**31)]  # NumPy takes 32 bits, and some layers add a small number
 Count = Annotated[int, Range(0)]
 Positive = Annotated[int, Range(1)]
 Fraction = Annotated[float, Range(0, 1)]
@@ -33,7 +33,7 @@ LearningRate = Annotated[float, Range(1e-9, 10)]
 Augmentation = Literal["none", "disk", "on_the_fly"]
 
 
-RENAMED = {  # keys and values of version 0.1, and what stands for them now
+RENAMED = {  # keys of version 0.1 and their present names
     "augment.up_to": "augment.target_per_class",
     "evaluate.disputes": "evaluate.label_issues",
     "evaluate.resamples": "evaluate.bootstrap_samples",
@@ -52,7 +52,7 @@ RENAMED_VALUES = {"fly": "on_the_fly", "by_hand": "manual"}
 
 @dataclass(frozen=True)
 class BaseParams:
-    """What several stages share."""
+    """Parameters of several stages."""
 
     seed: Seed
     image_size: Annotated[int, Range(32, 1024)]
@@ -73,7 +73,7 @@ class CrawlParams:
 
 @dataclass(frozen=True)
 class CleanParams:
-    """Which photos are set aside, and how the others are cropped."""
+    """Which photos are rejected, and how the others are cropped."""
 
     min_side: Positive
     max_side: Annotated[int, Range(64)]
@@ -87,7 +87,7 @@ class CleanParams:
 
 @dataclass(frozen=True)
 class SplitParams:
-    """How many photos of a class go to training, validation and test."""
+    """How the photos of a class are split into training, validation and test part."""
 
     seed: Seed
     train: Fraction
@@ -102,7 +102,7 @@ class SplitParams:
 
 @dataclass(frozen=True)
 class AugmentParams:
-    """The one definition of augmentation, to disk and on the fly."""
+    """The only definition of augmentation, for copies on disk and on the fly."""
 
     images_per_class: Count
     target_per_class: Count
@@ -117,7 +117,7 @@ class AugmentParams:
 
 @dataclass(frozen=True)
 class EmbedParams:
-    """What is known of a photo before a classifier sees it."""
+    """The features of a photo: backbone, views, covariances and colour histograms."""
 
     backbone: str
     weights: str
@@ -129,7 +129,7 @@ class EmbedParams:
 
 @dataclass(frozen=True)
 class FusionParams:
-    """A head on standardised features."""
+    """A classifier head on standardised features."""
 
     head: Literal["kernel", "softmax"]
     labels: Literal["all", "separate"]
@@ -172,7 +172,7 @@ class ResidualParams:
 
 @dataclass(frozen=True)
 class TransferParams:
-    """A backbone with a new head, which learns first alone, then with the backbone's last layers."""
+    """A backbone with a new head: the head is trained first, then the backbone's last layers with it."""
 
     augmentation: Augmentation
     backbone: str
@@ -185,7 +185,7 @@ class TransferParams:
 
 @dataclass(frozen=True)
 class ModelParams:
-    """The architecture by name, and each architecture's own section."""
+    """The architecture's name, and a section for each architecture."""
 
     name: Literal["cnn", "residual", "transfer", "fusion"]
     fusion: FusionParams
@@ -196,7 +196,7 @@ class ModelParams:
 
 @dataclass(frozen=True)
 class TrainParams:
-    """How the classifier is fitted."""
+    """How the classifier is trained."""
 
     epochs: Positive
     batch_size: Positive
@@ -220,7 +220,7 @@ class TrainParams:
 
 @dataclass(frozen=True)
 class EvaluateParams:
-    """What is reported of the model on the test part, and of labels that its kind disputes."""
+    """What is reported of the model on the test part, and of possible label errors."""
 
     top: Positive
     bootstrap_samples: Count
@@ -232,7 +232,7 @@ class EvaluateParams:
 
 @dataclass(frozen=True)
 class ExplainParams:
-    """How much is explained, and how closely."""
+    """How many photos are explained, and how closely."""
 
     photos: Positive
     occlusion: Annotated[int, Range(1, 32)]
@@ -251,7 +251,7 @@ class ExplainParams:
 
 @dataclass(frozen=True)
 class ExploreParams:
-    """How the features are looked at: principal components, clusters and maps."""
+    """How the features are explored: principal components, clusters and two-dimensional maps."""
 
     clip: Rate
     variance: Fraction
@@ -265,7 +265,7 @@ class ExploreParams:
 
 @dataclass(frozen=True)
 class RegisterParams:
-    """Under which name the model is registered, and when it is champion."""
+    """Under which name a model is registered, and when it becomes champion."""
 
     name: str
     rule: Literal["mcnemar", "manual"]
@@ -300,7 +300,7 @@ def load(path: Path) -> Params:
         The parameters.
 
     Raises:
-        ParameterError: the file is missing or no YAML, or a key is unknown, missing, ill-typed or out of range.
+        ParameterError: the file is missing or not YAML, or a key is unknown, missing, ill-typed or out of range.
     """
     return checked(read(path), path.name)
 
@@ -309,7 +309,7 @@ def read(path: Path) -> Any:
     """Reads a YAML file.
 
     Raises:
-        ParameterError: it is missing or no YAML.
+        ParameterError: the file is missing or not YAML.
     """
     try:
         return yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -320,7 +320,11 @@ def read(path: Path) -> Any:
 
 
 def checked(values: Any, name: str) -> Params:
-    """Checks what a parameter file holds; the name is of that file, for messages.
+    """Checks the contents of a parameter file.
+
+    Args:
+        values: the file's contents, as `read` returns them.
+        name: the file's name, for messages.
 
     Raises:
         ParameterError: a key is unknown, missing, ill-typed or out of range.
@@ -329,7 +333,7 @@ def checked(values: Any, name: str) -> Params:
 
 
 def _checked(value: Any, kind: Any, name: str) -> Any:
-    """Returns the value as the annotation wants it, or refuses it by its full name."""
+    """Returns the value in the annotated type; an error names the value's full key."""
     if get_origin(kind) is Annotated:
         kind, limits = get_args(kind)
         value = _checked(value, kind, name)
@@ -343,7 +347,7 @@ def _checked(value: Any, kind: Any, name: str) -> Any:
     if get_origin(kind) is Literal:
         if value not in get_args(kind):
             new = RENAMED_VALUES.get(str(value))
-            new = f"; {value} is called {new} now" if new in get_args(kind) else ""
+            new = f"; {value} is now called {new}" if new in get_args(kind) else ""
             raise ParameterError(f"{name} is {value!r}; it must be one of {', '.join(map(str, get_args(kind)))}{new}")
         return value
     if get_origin(kind) is dict:
@@ -353,11 +357,11 @@ def _checked(value: Any, kind: Any, name: str) -> Any:
     if get_origin(kind) is tuple:
         if not isinstance(value, list):
             return (_checked(value, get_args(kind)[0], name),)
-        return tuple(_checked(item, get_args(kind)[0], f"{name}[{place}]") for place, item in enumerate(value))
+        return tuple(_checked(item, get_args(kind)[0], f"{name}[{i}]") for i, item in enumerate(value))
     if kind is float and type(value) is int:
         return float(value)
     if kind is float and isinstance(value, str) and "e" in value:
-        with suppress(ValueError):  # 1e-05, as DVC writes it, is text to YAML 1.1
+        with suppress(ValueError):  # YAML 1.1 reads 1e-05, as DVC writes it, as text
             return float(value)
     if type(value) is not kind:
         raise ParameterError(f"{name} is {value!r}; it must be of type {kind.__name__}")
@@ -367,15 +371,15 @@ def _checked(value: Any, kind: Any, name: str) -> Any:
 def _section(value: Any, kind: Any, name: str) -> Any:
     prefix = name if name.endswith(": ") else f"{name}."
     if not isinstance(value, dict):
-        raise ParameterError(f"{name.rstrip(': ')} holds no section; it must map keys to values")
+        raise ParameterError(f"{name.rstrip(': ')} is not a section; it must map keys to values")
     hints = get_type_hints(kind, include_extras=True)
-    known = [field.name for field in fields(kind)]
+    names = [field.name for field in fields(kind)]
     for key in value:
-        if key not in known:
+        if key not in names:
             if new := RENAMED.get(f"{prefix}{key}".rpartition(": ")[2]):
-                raise ParameterError(f"{prefix}{key} is called {new} now; rename it")
-            raise ParameterError(f"{prefix}{key} is not a known key; known here: {', '.join(known)}")
-    for key in known:
+                raise ParameterError(f"{prefix}{key} is now called {new}; rename it")
+            raise ParameterError(f"{prefix}{key} is not a known key; keys of this section: {', '.join(names)}")
+    for key in names:
         if key not in value:
             raise ParameterError(f"{prefix}{key} is missing")
-    return kind(**{key: _checked(value[key], hints[key], f"{prefix}{key}") for key in known})
+    return kind(**{key: _checked(value[key], hints[key], f"{prefix}{key}") for key in names})

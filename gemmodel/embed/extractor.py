@@ -1,4 +1,4 @@
-"""What the fusion model knows of a photo: a backbone's pooled maps and the colours, as one Keras graph."""
+"""The features of the fusion model: a backbone's pooled maps and colour histograms, as one Keras graph."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,9 +12,9 @@ from gemmodel.core.params import EmbedParams
 from gemmodel.embed.backbones import backbone
 from gemmodel.embed.feature_set import FeatureSet
 
-EDGE = 1e-4  # of a bin: ratios of whole pixels lie on the edges of bins, where rounding, which differs, would choose
+EDGE = 1e-4  # of a bin: 8-bit colours lie on the edges of bins, where rounding differs between devices
 
-# Each maps pixels of shape (batch, side, side, 3) to the same shape. Gems have no upright: turning changes nothing.
+# Each maps pixels of shape (batch, side, side, 3) to the same shape. A rotated gem is the same gem.
 VIEWS = {
     "photo": lambda x: x,
     "mirror": lambda x: ops.flip(x, axis=2),
@@ -26,10 +26,10 @@ VIEWS = {
 
 @keras.saving.register_keras_serializable(package="gemmodel")
 class ColourHistogram(layers.Layer):
-    """Square roots of the joint colour histograms of a photo (Hellinger's embedding), in several colour spaces.
+    """Square roots of a photo's joint colour histograms (Hellinger's embedding), in several colour spaces.
 
-    Input: pixels in [0, 255], shape (batch, height, width, 3). Output: shape (batch, spaces * bins ** 3), each
-    histogram of Euclidean norm 1.
+    Input: pixels in [0, 255], shape (batch, height, width, 3). Output: shape (batch, spaces * bins ** 3); each
+    histogram has Euclidean norm 1.
     """
 
     def __init__(self, *, bins: int, spaces: Sequence[str], **kwargs: Any) -> None:
@@ -44,7 +44,9 @@ class ColourHistogram(layers.Layer):
     def call(self, pixels: Any) -> Any:
         """Returns the histograms of a batch of pixels."""
         flat = ops.reshape(ops.cast(pixels, "float32"), (-1, pixels.shape[1] * pixels.shape[2], 3)) / 255.0
-        rgb = [flat[..., channel] for channel in range(3)]  # apart from here on: LiteRT is slow at joining and parting
+        rgb = [
+            flat[..., channel] for channel in range(3)
+        ]  # separate from here on: LiteRT is slow at concatenating and splitting
         return ops.concatenate([self._histogram(COLOUR_SPACES[space](*rgb)) for space in self.spaces], axis=-1)
 
     def _histogram(self, channels: Sequence[Any]) -> Any:
@@ -53,13 +55,13 @@ class ColourHistogram(layers.Layer):
         )
         bins = ops.cast((first * self.bins + second) * self.bins + third, "int32")
         photos = ops.shape(bins)[0]
-        places = ops.reshape(bins + self.bins**3 * ops.arange(photos)[:, None], (-1,))
+        indices = ops.reshape(bins + self.bins**3 * ops.arange(photos)[:, None], (-1,))
         # Sums of ones are exact in float32, so the histogram is the same in any order of summation.
-        counts = ops.segment_sum(ops.ones_like(places, "float32"), places, num_segments=photos * self.bins**3)
+        counts = ops.segment_sum(ops.ones_like(indices, "float32"), indices, num_segments=photos * self.bins**3)
         return ops.sqrt(ops.reshape(counts, (-1, self.bins**3)) / bins.shape[1])
 
     def get_config(self) -> dict[str, Any]:
-        """Returns what makes the layer anew."""
+        """Returns the constructor's arguments."""
         return {**super().get_config(), "bins": self.bins, "spaces": list(self.spaces)}
 
 
@@ -79,7 +81,7 @@ def _hsv(red: Any, green: Any, blue: Any) -> tuple[Any, Any, Any]:
 
 def _ycbcr(red: Any, green: Any, blue: Any) -> tuple[Any, Any, Any]:
     luma = 0.299 * red + 0.587 * green + 0.114 * blue  # ITU-R BT.601, as in JPEG
-    # Grey lies at 128 of 255, as in JPEG: at 0.5 it would lie on the edge of two bins, and rounding would choose.
+    # Grey is 128 of 255, as in JPEG. At 0.5 it would lie on the edge of two bins, and rounding would decide.
     return luma, 128 / 255 + 0.564 * (blue - luma), 128 / 255 + 0.713 * (red - luma)
 
 
@@ -88,7 +90,7 @@ COLOUR_SPACES = {"rgb": lambda *rgb: rgb, "hsv": _hsv, "ycbcr": _ycbcr}
 
 @keras.saving.register_keras_serializable(package="gemmodel")
 class Covariance(layers.Layer):
-    """The covariance of a map's channels over its places: texture, whatever lies where.
+    """The covariance of a map's channels over its positions: texture, whatever its position.
 
     Input: shape (batch, height, width, channels). Output: the upper triangle, shape (batch, channels * (channels + 1)
     / 2). After Tsung-Yu Lin and others, "Bilinear CNNs", arXiv 1504.07889.
@@ -96,9 +98,9 @@ class Covariance(layers.Layer):
 
     def call(self, x: Any) -> Any:
         """Returns the covariances of a batch of maps."""
-        places, channels = x.shape[1] * x.shape[2], x.shape[3]
-        centred = ops.reshape(x - ops.mean(x, axis=(1, 2), keepdims=True), (-1, places, channels))
-        square = ops.matmul(ops.transpose(centred, (0, 2, 1)), centred) / places
+        positions, channels = x.shape[1] * x.shape[2], x.shape[3]
+        centred = ops.reshape(x - ops.mean(x, axis=(1, 2), keepdims=True), (-1, positions, channels))
+        square = ops.matmul(ops.transpose(centred, (0, 2, 1)), centred) / positions
         rows, columns = np.triu_indices(channels)
         return ops.take(ops.reshape(square, (-1, channels**2)), rows * channels + columns, axis=1)
 
@@ -106,18 +108,19 @@ class Covariance(layers.Layer):
 def extractor(params: EmbedParams, *, image_size: int) -> keras.Model:
     """Returns the model from pixels to features.
 
-    The pooled mean and standard deviation of the backbone's maps at every resolution, and the signed square roots of
-    one map's covariances, both averaged over the views, are joined with the colour histograms.
+    The features are concatenated from the mean and the standard deviation of the backbone's maps at every resolution,
+    the signed square roots of one map's covariances, and the colour histograms. The former two are averaged over the
+    views.
 
     Args:
-        params: which backbone, views and histograms.
+        params: backbone, views, covariances and histograms.
         image_size: side of the square input in pixels.
 
     Returns:
         A model from pixels of shape (batch, image_size, image_size, 3) in [0, 255] to shape (batch, features).
 
     Raises:
-        ModelError: an unknown backbone, view or colour space.
+        ModelError: a backbone, a view or a colour space is unknown.
     """
     unknown = set(params.views) - set(VIEWS)
     if unknown:
@@ -126,16 +129,16 @@ def extractor(params: EmbedParams, *, image_size: int) -> keras.Model:
     pooled = []
     for x in maps.outputs:
         mean = ops.mean(x, axis=(1, 2), keepdims=True)
-        deviation = ops.sqrt(ops.mean(ops.square(x - mean), axis=(1, 2)) + 1e-12)  # has a gradient where all is equal
-        pooled += [ops.reshape(mean, (-1, x.shape[-1])), deviation]
+        std = ops.sqrt(ops.mean(ops.square(x - mean), axis=(1, 2)) + 1e-12)  # differentiable on constant maps
+        pooled += [ops.reshape(mean, (-1, x.shape[-1])), std]
     outputs = [ops.concatenate(pooled, axis=-1)]
     if narrow := [x for x in maps.outputs if x.shape[-1] <= params.covariance_channels]:
         outputs.append(Covariance(name="covariance")(narrow[-1]))
-    describe = keras.Model(maps.inputs, outputs, name=params.backbone)
+    pool = keras.Model(maps.inputs, outputs, name=params.backbone)
     pixels = keras.Input((image_size, image_size, 3), name="pixels")
-    described = zip(*(describe(VIEWS[view](pixels)) for view in params.views), strict=True)
-    parts = [sum(views[1:], start=views[0]) / len(views) for views in described]
-    parts[1:] = [ops.sign(x) * ops.sqrt(ops.abs(x) + 1e-12) for x in parts[1:]]  # has a gradient at 0
+    by_block = zip(*(pool(VIEWS[view](pixels)) for view in params.views), strict=True)
+    parts = [sum(views[1:], start=views[0]) / len(views) for views in by_block]
+    parts[1:] = [ops.sign(x) * ops.sqrt(ops.abs(x) + 1e-12) for x in parts[1:]]  # differentiable at 0
     if params.colour_spaces:
         parts.append(ColourHistogram(bins=params.histogram_bins, spaces=params.colour_spaces, name="colour")(pixels))
     return keras.Model(pixels, layers.Concatenate(name="blocks")(parts), name="features")

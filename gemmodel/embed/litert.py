@@ -1,4 +1,4 @@
-"""LiteRT graphs: a Keras model written as one, which is then asked without TensorFlow, and faster on CPUs."""
+"""LiteRT graphs: an exported Keras model runs without TensorFlow, and faster on CPUs."""
 
 import queue
 import tempfile
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 
 class Graph:
-    """A graph that any number of threads may ask at once: each gets an interpreter to itself.
+    """A graph that any number of threads may call at a time: each gets an interpreter of its own.
 
     Attributes:
-        size: side of the square photos that it takes, in pixels.
+        size: side of its square input in pixels.
     """
 
     def __init__(self, path: Path, *, threads: int = 1) -> None:
@@ -28,14 +28,14 @@ class Graph:
 
         Args:
             path: the file.
-            threads: of one interpreter. With one the same photo gives the same bits, however many are asked at once.
+            threads: of one interpreter. With one thread, equal photos give equal bits in any number of calls at a time.
 
         Raises:
-            ModelError: the file is damaged.
+            ModelError: the file is damaged or of another version.
         """
         self._path, self._threads = path, threads
         self._idle: queue.SimpleQueue[SignatureRunner] = queue.SimpleQueue()  # each serves one thread at a time
-        with suppress_stderr():  # LiteRT tells once a process that it computes on the CPU
+        with suppress_stderr():  # LiteRT reports once per process that it computes on the CPU
             self._idle.put(first := self._runner())
         self.size: int = first.get_input_details()["pixels"]["shape"][1]
 
@@ -57,16 +57,16 @@ class Graph:
             return interpreter.get_signature_runner()
         except (ValueError, RuntimeError) as error:
             line = (str(error).splitlines() or [type(error).__name__])[0]
-            raise ModelError(f"{self._path}: damaged or of another version: {line}; train it anew") from None
+            raise ModelError(f"{self._path}: damaged or of another version: {line}; train it again") from None
 
 
 def export(outputs: Mapping[str, Any], pixels: Any, path: Path) -> None:
-    """Writes a graph of one photo at a time: a batch is no faster there, and one of unknown size keeps shapes open.
+    """Writes a graph for one photo at a time: batches are no faster, and an unknown batch size leaves shapes undefined.
 
     Args:
-        outputs: Keras tensors by name, each from one photo.
+        outputs: Keras tensors by name, of batch size 1.
         pixels: Keras' input tensor of batch size 1, named `pixels`.
-        path: becomes the file.
+        path: the file to write.
     """
     import keras
 
@@ -76,10 +76,10 @@ def export(outputs: Mapping[str, Any], pixels: Any, path: Path) -> None:
 
 @contextmanager
 def as_litert(model: "keras.Model") -> Iterator[Graph]:
-    """Yields a model from pixels to one output, named `told`, as a graph, whose file lasts as long as this."""
+    """Yields a model from pixels to one tensor as a graph, whose output is named `output`; its file is temporary."""
     import keras
 
     with tempfile.TemporaryDirectory() as scratch:
         pixels = keras.Input(batch_shape=(1, *model.input_shape[1:]), name="pixels")
-        export({"told": model(pixels)}, pixels, file := Path(scratch) / "model.tflite")
+        export({"output": model(pixels)}, pixels, file := Path(scratch) / "model.tflite")
         yield Graph(file)

@@ -16,7 +16,7 @@ def list_samples(folder: Path, classes: Sequence[str]) -> tuple[list[Path], np.n
     """Lists the photos of a part with their class indices.
 
     Args:
-        folder: a folder a class.
+        folder: one folder per class.
         classes: the class names in the order of their indices.
 
     Returns:
@@ -25,12 +25,12 @@ def list_samples(folder: Path, classes: Sequence[str]) -> tuple[list[Path], np.n
     Raises:
         DataError: the folder holds a class that is not among the names.
     """
-    found = image_folder.list_images(folder)
-    if strange := sorted(set(found) - set(classes)):
+    photos = image_folder.list_images(folder)
+    if unknown := sorted(set(photos) - set(classes)):
         raise DataError(
-            f"{folder}: {', '.join(strange)} is no class of the training part; run `dvc repro` for all parts"
+            f"{folder}: {', '.join(unknown)} is not a class of the training part; run `dvc repro` for all parts"
         )
-    pairs = [(path, index) for index, name in enumerate(classes) for path in found.get(name, [])]
+    pairs = [(path, index) for index, name in enumerate(classes) for path in photos.get(name, [])]
     return [path for path, _ in pairs], np.array([index for _, index in pairs], np.int32)
 
 
@@ -52,10 +52,10 @@ def batches(
         labels: class indices of shape (photos,).
         classes: the number of classes.
         image_size: side of the square in pixels.
-        batch_size: photos a batch.
-        augmenter: acts on each batch, anew in every epoch.
-        shuffle_seed: int64; read as each epoch begins, whose order depends on its value alone. None: no shuffling.
-        cache: decodes each photo once and keeps it in memory, for more than one epoch.
+        batch_size: photos per batch.
+        augmenter: applied to each batch, with new random values in every epoch.
+        shuffle_seed: int64, read at the start of each epoch; it alone determines the order. None: no shuffling.
+        cache: decodes each photo once and keeps it in memory, for several epochs.
 
     Returns:
         Batches of float32 pixels (batch, image_size, image_size, 3) in [0, 255] and float32 one-hot labels.
@@ -65,7 +65,7 @@ def batches(
         return decode.load(Path(name.decode()), image_size)
 
     def load(path: tf.Tensor, label: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        pixels = tf.numpy_function(read, [path], tf.uint8, stateful=False)  # else one at a time, to be deterministic
+        pixels = tf.numpy_function(read, [path], tf.uint8, stateful=False)  # a stateful one runs one at a time
         return tf.ensure_shape(pixels, (image_size, image_size, 3)), label
 
     data = tf.data.Dataset.from_tensor_slices(
@@ -74,16 +74,18 @@ def batches(
     if cache:
         data = data.map(load, num_parallel_calls=tf.data.AUTOTUNE).cache()
     if shuffle_seed is not None:
-        # Keras' and TensorFlow's own reshuffling goes by the epochs of this process, not of this training.
-        kept, number = data, len(paths)
+        # Keras' and TensorFlow's own reshuffling counts the epochs of this process, not of a resumed training.
+        unshuffled, size = data, len(paths)
 
         def shuffled(_: tf.Tensor) -> tf.data.Dataset:
-            tf.compat.v1.set_random_seed(1)  # of this graph: beside a global seed of 0 TensorFlow refuses a tensor
-            return kept.shuffle(number, seed=shuffle_seed.read_value())
+            tf.compat.v1.set_random_seed(
+                1
+            )  # of this graph: with a global seed of 0 TensorFlow rejects a tensor as seed
+            return unshuffled.shuffle(size, seed=shuffle_seed.read_value())
 
         data = tf.data.Dataset.range(1).flat_map(shuffled)
-        data = data.apply(tf.data.experimental.assert_cardinality(number))
-    if not cache:  # so that paths are shuffled, not pixels, all of which would be in memory
+        data = data.apply(tf.data.experimental.assert_cardinality(size))
+    if not cache:  # after shuffling, so that the buffer holds paths instead of all pixels
         data = data.map(load, num_parallel_calls=tf.data.AUTOTUNE)
     data = data.batch(batch_size).map(lambda x, y: (tf.cast(x, tf.float32), y), num_parallel_calls=tf.data.AUTOTUNE)
     if augmenter is not None:
@@ -92,10 +94,10 @@ def batches(
 
 
 def without_autotune(data: tf.data.Dataset) -> tf.data.Dataset:
-    """Returns batches whose stages get all threads at once, not what TensorFlow's autotuning finds by and by.
+    """Returns the data set without TensorFlow's autotuning: all its steps get all threads from the start.
 
-    An epoch of an autotuned data set often ends only when the tuning's thread wakes up next, which it does after 0.01,
-    0.02, 0.04 ... 60 s: up to twice its time (docs/decisions/0022-ends-of-epochs.md).
+    An epoch of an autotuned data set often ends only when the tuning thread wakes up, which happens after 0.01, 0.02,
+    0.04 ... 60 s. So an epoch takes up to twice its time (docs/decisions/0022-autotune.md).
     """
     options = tf.data.Options()
     options.autotune.enabled = False

@@ -1,7 +1,7 @@
-"""Photos with what a model says of them, side by side; each function returns a Pillow picture.
+"""Galleries of photos with a model's predictions; each function returns a Pillow picture.
 
-Tables of answers have a row a photo: `file`, `actual`, `predicted` and `probability`. A frame is green around a photo
-that is named rightly, red around one that is not, grey around an example of a gem.
+Tables of predictions have one row per photo: `file`, `actual`, `predicted` and `probability`. A frame is green around
+a right prediction, red around a wrong one, and grey around an example photo of a gem.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,31 +17,32 @@ from gemmodel.figures import tiles
 Examples = Mapping[str, Sequence[Path]]  # training photos by gem
 
 
-def mistakes(answers: pd.DataFrame, photos: Path, examples: Examples, *, most: int) -> Image.Image:
-    """Lays out the photos that are named wrongly, the surest first, each beside a photo of the gem it is taken for.
+def mistakes(predictions: pd.DataFrame, photos: Path, examples: Examples, *, max_photos: int) -> Image.Image:
+    """Shows misclassified photos, the most confident first, each beside an example of the predicted gem.
 
     Args:
-        answers: the answers.
-        photos: the folder that their files lie in.
+        predictions: the predictions.
+        photos: the folder that their files are relative to.
         examples: of each gem.
-        most: how many of them.
+        max_photos: the number of misclassified photos shown.
 
     Returns:
-        The picture, four mistakes a row.
+        The picture, four mistakes per row.
     """
-    wrong = answers[answers["actual"] != answers["predicted"]]
-    wrong = wrong.sort_values("probability", ascending=False, kind="stable").head(most)
-    cells = [tile for row in wrong.itertuples() for tile in (_answered(row, photos), _example(row.predicted, examples))]
-    return tiles.sheet(cells)
+    wrong = predictions[predictions["actual"] != predictions["predicted"]]
+    wrong = wrong.sort_values("probability", ascending=False, kind="stable").head(max_photos)
+    return tiles.sheet(
+        [tile for row in wrong.itertuples() for tile in (_prediction(row, photos), _example(row.predicted, examples))]
+    )
 
 
-def confused(pairs: pd.DataFrame, answers: pd.DataFrame, photos: Path, examples: Examples) -> Image.Image:
-    """Lays out pairs of gems, a pair a row: four photos of the one and four of the other, those mixed up first.
+def confused(pairs: pd.DataFrame, predictions: pd.DataFrame, photos: Path, examples: Examples) -> Image.Image:
+    """Shows pairs of gems, one pair per row: four photos of each gem, those taken for the other gem first.
 
     Args:
-        pairs: a row a pair: `gem` and `other`.
-        answers: the answers.
-        photos: the folder that their files lie in.
+        pairs: one row per pair: `gem` and `other`.
+        predictions: the predictions.
+        photos: the folder that their files are relative to.
         examples: of each gem.
 
     Returns:
@@ -50,50 +51,50 @@ def confused(pairs: pd.DataFrame, answers: pd.DataFrame, photos: Path, examples:
     cells: list[tiles.Tile] = []
     for pair in pairs.itertuples():
         for gem, other in ((pair.gem, pair.other), (pair.other, pair.gem)):
-            mixed = answers[(answers["actual"] == gem) & (answers["predicted"] == other)].head(3)
-            shown = [_answered(row, photos) for row in mixed.itertuples()]
-            cells += shown + [_example(gem, examples, place) for place in range(4 - len(shown))]
+            taken = predictions[(predictions["actual"] == gem) & (predictions["predicted"] == other)].head(3)
+            cells += [_prediction(row, photos) for row in taken.itertuples()]
+            cells += [_example(gem, examples, i) for i in range(4 - len(taken))]
     return tiles.sheet(cells)
 
 
-def panel(gems: Sequence[str], answers: pd.DataFrame, photos: Path) -> Image.Image:
-    """Lays out photos of chosen gems, a gem a row.
+def panel(gems: Sequence[str], predictions: pd.DataFrame, photos: Path) -> Image.Image:
+    """Shows photos of some gems, one gem per row.
 
     Args:
-        gems: the names.
-        answers: the answers.
-        photos: the folder that their files lie in.
+        gems: the names; a gem without photos is left out.
+        predictions: the predictions.
+        photos: the folder that their files are relative to.
 
     Returns:
-        The picture, without the gems that have no photos.
+        The picture, up to eight photos per row.
     """
-    of_gems = [answers[answers["actual"] == gem].head(8) for gem in gems]
-    rows = [[_answered(row, photos) for row in of_gem.itertuples()] for of_gem in of_gems if len(of_gem)]
+    by_gem = [predictions[predictions["actual"] == gem].head(8) for gem in gems]
+    rows = [[_prediction(row, photos) for row in table.itertuples()] for table in by_gem if len(table)]
     blank = Image.new("RGB", (1, 1), "white"), ""
-    level = zip(*zip_longest(*rows, fillvalue=blank), strict=True)
-    return tiles.sheet([tile for row in level for tile in row], columns=max(map(len, rows), default=1))
+    padded = zip(*zip_longest(*rows, fillvalue=blank), strict=True)
+    return tiles.sheet([tile for row in padded for tile in row], columns=max(map(len, rows), default=1))
 
 
-def random_sample(answers: pd.DataFrame, photos: Path, *, seed: int, number: int = 25) -> Image.Image:
-    """Lays out photos drawn at random, five a row.
+def random_sample(predictions: pd.DataFrame, photos: Path, *, seed: int, size: int = 25) -> Image.Image:
+    """Shows a random sample of photos, five per row.
 
     Args:
-        answers: the answers.
-        photos: the folder that their files lie in.
-        seed: of the draw.
-        number: of photos; all where there are fewer.
+        predictions: the predictions.
+        photos: the folder that their files are relative to.
+        seed: of the sample.
+        size: the number of photos; all where there are fewer.
 
     Returns:
         The picture.
     """
-    some = answers.sample(min(number, len(answers)), random_state=seed)
-    return tiles.sheet([_answered(row, photos) for row in some.itertuples()], columns=5)
+    sample = predictions.sample(min(size, len(predictions)), random_state=seed)
+    return tiles.sheet([_prediction(row, photos) for row in sample.itertuples()], columns=5)
 
 
-def _answered(row: Any, photos: Path) -> tiles.Tile:
+def _prediction(row: Any, photos: Path) -> tiles.Tile:
     frame = tiles.GREEN if row.predicted == row.actual else tiles.RED
     return tiles.framed_tile(photos / row.file, frame, f"is {row.actual}\n{row.probability:.2f} {row.predicted}")
 
 
-def _example(gem: str, examples: Examples, place: int = 0) -> tiles.Tile:
-    return tiles.framed_tile(examples[gem][place % len(examples[gem])], tiles.GREY, f"example of\n{gem}")
+def _example(gem: str, examples: Examples, i: int = 0) -> tiles.Tile:
+    return tiles.framed_tile(examples[gem][i % len(examples[gem])], tiles.GREY, f"example of\n{gem}")

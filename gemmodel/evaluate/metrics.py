@@ -1,4 +1,4 @@
-"""Scores of a classifier on photos that no choice was made on."""
+"""Scores of a classifier on the test part, which neither training nor model selection uses."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +14,7 @@ from scipy.stats import binomtest
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from gemmodel.embed import samples
+from gemmodel.figures.plots import normalize_rows
 
 CALIBRATION_BINS = 10
 CONFIDENCE = 0.95  # of every interval
@@ -21,7 +22,14 @@ CONFIDENCE = 0.95  # of every interval
 
 @dataclass(frozen=True)
 class Predictions:
-    """A model's answers: `actual` int (photos,), `probabilities` float (photos, classes)."""
+    """A model's predictions of photos.
+
+    Attributes:
+        files: the photos' paths, relative to their part.
+        actual: class indices, int (photos,).
+        probabilities: float (photos, classes).
+        classes: the names in the order of the probabilities.
+    """
 
     files: list[str]
     actual: np.ndarray
@@ -45,7 +53,7 @@ class Predictions:
 
 
 def predict(model: keras.Model, photos: Path, classes: Sequence[str]) -> Predictions:
-    """Returns the model's answers for a folder a class, from pixels on: the way that a user's photo goes."""
+    """Returns the model's predictions of the photos in a folder of class folders."""
     paths, labels = samples.list_samples(photos, classes)
     data = samples.batches(paths, labels, classes=len(classes), image_size=model.input_shape[1], batch_size=8)
     files = [path.relative_to(photos).as_posix() for path in paths]
@@ -58,67 +66,68 @@ def compute_scores(
     top: int,
     bootstrap_samples: int = 0,
     seed: int = 0,
-    also: Mapping[str, np.ndarray] | None = None,
+    extra: Mapping[str, np.ndarray] | None = None,
 ) -> dict[str, Any]:
-    """Returns what the answers come to, rounded to six digits.
+    """Returns the scores of predictions, rounded to six digits.
 
-    Each photo has one gem and one answer, so micro precision, recall and F1 all equal the accuracy. The Brier score is
-    the sum over all gems, in [0, 2] (Brier, Monthly Weather Review 78, 1950).
+    Each photo has one gem and one prediction, so micro precision, recall and F1 all equal the accuracy. The Brier score
+    is the sum over all gems, in [0, 2] (Brier, Monthly Weather Review 78, 1950).
 
     Args:
         predictions: of the test part.
-        top: k of the top-k accuracy; from the number of classes on it is 1.
-        bootstrap_samples: of the bootstrap, which draws within each actual gem, as the split did. 0: no intervals.
+        top: k of the top-k accuracy, which is 1 if k is at least the number of classes.
+        bootstrap_samples: number of bootstrap samples, drawn within each actual gem, as the split is. 0: no intervals.
         seed: of the bootstrap.
-        also: further figures of each photo, shape (photos,), by the name of the score that their mean is.
+        extra: values per photo, shape (photos,), by the name of the score that is their mean.
 
     Returns:
-        `photos`, the scores by name, and with a bootstrap their `intervals`: `low` and `high` by name, between which
-        95 % of the scores of the resampled photos lie (Efron's percentiles).
+        `photos`, the scores by name, and with a bootstrap their `intervals`: by name the bounds `low` and `high` of the
+        95 % interval, percentiles of the scores of the bootstrap samples (Efron).
     """
     actual = predictions.actual
-    of_photos = _of_photos(predictions, top) | dict(also or {})
-    found = _scores(predictions, of_photos, np.arange(len(actual)))
-    rounded: dict[str, Any] = {"photos": len(actual)} | {name: round(value, 6) for name, value in found.items()}
+    values = _values_by_photo(predictions, top) | dict(extra or {})
+    scores = _mean_scores(predictions, values, np.arange(len(actual)))
+    rounded: dict[str, Any] = {"photos": len(actual)} | {name: round(value, 6) for name, value in scores.items()}
     if bootstrap_samples:
-        random = np.random.default_rng(seed)
-        of_gems = [np.flatnonzero(actual == gem) for gem in np.unique(actual)]
-        drawn = np.concatenate([random.choice(places, (bootstrap_samples, len(places))) for places in of_gems], axis=1)
-        spread = pd.DataFrame([_scores(predictions, of_photos, places) for places in drawn])
-        low, high = (spread.quantile(share).round(6) for share in ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2))
-        rounded["intervals"] = {name: {"low": float(low[name]), "high": float(high[name])} for name in found}
+        rng = np.random.default_rng(seed)
+        by_gem = [np.flatnonzero(actual == gem) for gem in np.unique(actual)]
+        samples_of_indices = np.concatenate([rng.choice(i, (bootstrap_samples, len(i))) for i in by_gem], axis=1)
+        bootstrap = pd.DataFrame([_mean_scores(predictions, values, indices) for indices in samples_of_indices])
+        low, high = (bootstrap.quantile(q).round(6) for q in ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2))
+        rounded["intervals"] = {name: {"low": float(low[name]), "high": float(high[name])} for name in scores}
     return rounded
 
 
-def _of_photos(predictions: Predictions, top: int) -> dict[str, np.ndarray]:
-    """Returns the figures of each photo that scores are means of."""
-    given, photos = predictions.probabilities.astype(float), np.arange(len(predictions.actual))
-    of_actual = np.maximum(given[photos, predictions.actual], np.finfo(predictions.probabilities.dtype).eps)
-    best = np.argsort(-given, axis=1, kind="stable")[:, :top]
+def _values_by_photo(predictions: Predictions, top: int) -> dict[str, np.ndarray]:
+    """Returns the values of each photo whose means are scores."""
+    probs, photos = predictions.probabilities.astype(float), np.arange(len(predictions.actual))
+    actual_probs = np.maximum(probs[photos, predictions.actual], np.finfo(predictions.probabilities.dtype).eps)
+    best = np.argsort(-probs, axis=1, kind="stable")[:, :top]
     return {
         "accuracy": predictions.right,
         f"top_{top}_accuracy": (best == predictions.actual[:, None]).any(axis=1),
-        "log_loss": -np.log(of_actual),
-        "brier_score": ((given - np.eye(given.shape[1])[predictions.actual]) ** 2).sum(axis=1),
+        "log_loss": -np.log(actual_probs),
+        "brier_score": ((probs - np.eye(probs.shape[1])[predictions.actual]) ** 2).sum(axis=1),
     }
 
 
-def _scores(predictions: Predictions, of_photos: Mapping[str, np.ndarray], places: np.ndarray) -> dict[str, float]:
-    """Returns every score over some of the photos, each as often as its place is given."""
-    actual, predicted, classes = predictions.actual[places], predictions.predicted[places], len(predictions.classes)
-    right = np.bincount(actual[actual == predicted], minlength=classes)
-    told, there = (np.bincount(gems, minlength=classes) for gems in (predicted, actual))
-    found = {name: float(values[places].mean()) for name, values in of_photos.items()}
+def _mean_scores(predictions: Predictions, values: Mapping[str, np.ndarray], indices: np.ndarray) -> dict[str, float]:
+    """Returns all scores of the photos with these indices, which may repeat."""
+    actual, predicted, classes = predictions.actual[indices], predictions.predicted[indices], len(predictions.classes)
+    right, predicted_counts, actual_counts = (
+        np.bincount(gems, minlength=classes) for gems in (actual[actual == predicted], predicted, actual)
+    )
+    means = {name: float(by_photo[indices].mean()) for name, by_photo in values.items()}
     averages = {
-        "macro_precision": (right / np.maximum(told, 1)).mean(),
-        "macro_recall": (right / np.maximum(there, 1)).mean(),
-        "macro_f1": (2 * right / np.maximum(told + there, 1)).mean(),
-        "micro_precision": right.sum() / told.sum(),
-        "micro_recall": right.sum() / there.sum(),
-        "micro_f1": 2 * right.sum() / (told + there).sum(),
-        "calibration_error": _calibration_error(predictions.confidence[places], actual == predicted),
+        "macro_precision": (right / np.maximum(predicted_counts, 1)).mean(),
+        "macro_recall": (right / np.maximum(actual_counts, 1)).mean(),
+        "macro_f1": (2 * right / np.maximum(predicted_counts + actual_counts, 1)).mean(),
+        "micro_precision": right.sum() / predicted_counts.sum(),
+        "micro_recall": right.sum() / actual_counts.sum(),
+        "micro_f1": 2 * right.sum() / (predicted_counts + actual_counts).sum(),
+        "calibration_error": _calibration_error(predictions.confidence[indices], actual == predicted),
     }
-    return found | {name: float(value) for name, value in averages.items()}
+    return means | {name: float(value) for name, value in averages.items()}
 
 
 def calibration_error(predictions: Predictions) -> float:
@@ -135,7 +144,11 @@ def _bins(confidence: np.ndarray) -> np.ndarray:
 
 
 def reliability(predictions: Predictions) -> pd.DataFrame:
-    """Returns a row a bin of confidence that has photos: its bounds, `confidence` and `accuracy` (means), `photos`."""
+    """Returns one row per bin of confidence that has photos.
+
+    Returns:
+        The bounds `low` and `high`, the means `confidence` and `accuracy`, and the number of `photos`.
+    """
     table = pd.DataFrame({"confidence": predictions.confidence, "accuracy": predictions.right.astype(float)})
     groups = table.groupby(_bins(predictions.confidence))
     rows = groups.mean().assign(photos=groups.size()).round(6)
@@ -145,48 +158,42 @@ def reliability(predictions: Predictions) -> pd.DataFrame:
 
 
 def abstention(predictions: Predictions) -> pd.DataFrame:
-    """Returns how accurate the answers are where only the surer ones are given.
+    """Returns the accuracy if the model abstains where its confidence is below a threshold.
 
     Returns:
-        A row a threshold, the highest first: `threshold` (the least confidence of an answer), `coverage` (the share of
-        the photos that get one) and `accuracy` of those.
+        One row per threshold, the highest first: `threshold`, `coverage` (the fraction of photos with at least this
+        confidence) and `accuracy` on them.
     """
     table = pd.DataFrame({"threshold": predictions.confidence, "right": predictions.right})
     table = table.sort_values("threshold", ascending=False, kind="stable")
-    number = np.arange(1, len(table) + 1)
-    table = table.assign(coverage=number / len(table), accuracy=table["right"].cumsum() / number)
-    # Photos of one confidence are answered together, or none of them.
+    covered = np.arange(1, len(table) + 1)
+    table = table.assign(coverage=covered / len(table), accuracy=table["right"].cumsum() / covered)
+    # A threshold covers all photos of the same confidence.
     return table.drop_duplicates("threshold", keep="last").drop(columns="right").round(6).reset_index(drop=True)
 
 
 def confusion(predictions: Predictions) -> np.ndarray:
-    """Returns the counts, int of shape (classes, classes): a row an actual class, a column a predicted one."""
+    """Returns the counts, int of shape (classes, classes): one row per actual class, one column per predicted class."""
     return confusion_matrix(predictions.actual, predictions.predicted, labels=range(len(predictions.classes)))
 
 
-def row_shares(matrix: np.ndarray) -> np.ndarray:
-    """Returns each count's share of its row: rows sum to 1, those of classes without photos to 0."""
-    return matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-
-
 def look_alike_order(predictions: Predictions) -> np.ndarray:
-    """Returns the classes' indices in an order in which those that the model mixes up stand together.
+    """Returns the classes' indices in an order that puts those that the model confuses beside each other.
 
-    Two classes are the nearer, the more of its probability the model gives to each on the other's photos; that tells
-    more than the few errors do. Hierarchical clustering, its leaves ordered so that neighbours are as near as can be
-    (Bar-Joseph and others, Bioinformatics 17, 2001).
+    The distance of two classes falls with the mean probability that each has on the other's photos, which is more
+    informative than the few errors. The order is that of the leaves of a hierarchical clustering, arranged so that the
+    sum of the distances of neighbours is minimal (Bar-Joseph and others, Bioinformatics 17, 2001).
     """
-    classes = len(predictions.classes)
-    of_actual = np.eye(classes)[predictions.actual]
-    given = row_shares(of_actual.T @ predictions.probabilities.astype(float))
-    roots = np.sqrt(given + given.T)  # a few hundredths tell apart what is mixed up now and then from what never is
-    distances = 1 - roots / roots.max()
-    nearest = linkage(squareform(distances, checks=False), "average", optimal_ordering=True)
-    return leaves_list(nearest)
+    one_hot = np.eye(len(predictions.classes))[predictions.actual]
+    mean_probs = normalize_rows(one_hot.T @ predictions.probabilities.astype(float))
+    similarity = np.sqrt(mean_probs + mean_probs.T)  # the root separates small values from zero
+    distances = 1 - similarity / similarity.max()
+    tree = linkage(squareform(distances, checks=False), "average", optimal_ordering=True)
+    return leaves_list(tree)
 
 
 def confused_pairs(predictions: Predictions) -> pd.DataFrame:
-    """Returns a row a pair of gems that were taken for one another, the most confused first.
+    """Returns one row per pair of gems that the model confuses, the most confused first.
 
     Returns:
         `gem`, `other`, `gem_as_other` and `other_as_gem` (numbers of photos), `confused` (their sum) and `fraction` (of
@@ -203,11 +210,12 @@ def confused_pairs(predictions: Predictions) -> pd.DataFrame:
     return table.sort_values(["confused", "fraction", "gem"], ascending=[False, False, True], ignore_index=True)
 
 
-def by_class(predictions: Predictions) -> list[dict[str, str | float | int]]:
-    """Returns a row a class: its name, number of photos, accuracy (recall), precision, F1 and where its errors went.
+def scores_by_class(predictions: Predictions) -> list[dict[str, str | float | int]]:
+    """Returns one row per class: name, number of photos, accuracy (recall), precision, F1, and its most frequent error.
 
-    A class has a handful of photos, and often no error, where a bootstrap knows no doubt; the bounds of its accuracy
-    (`low`, `high`) are Wilson's (Journal of the American Statistical Association 22, 1927), 0 and 1 without photos.
+    A class has a handful of photos, and a bootstrap without an error gives an interval of length 0. So the bounds of
+    the accuracy (`low`, `high`) are Wilson's (Journal of the American Statistical Association 22, 1927). They are 0
+    and 1 without photos.
     """
     matrix = confusion(predictions)
     columns = precision_recall_fscore_support(
@@ -236,12 +244,13 @@ def by_class(predictions: Predictions) -> list[dict[str, str | float | int]]:
 
 
 def table(predictions: Predictions) -> pd.DataFrame:
-    """Returns a row a photo: file, actual and predicted gem, whether it is right, and all probabilities.
+    """Returns one row per photo: file, actual and predicted gem, whether it is right, and all probabilities.
 
-    `probability` is that of the answer; `P(gem)`, a column a class, keeps clear of classes that are called `right`.
+    `probability` is that of the predicted gem. The columns `P(gem)`, one per class, cannot clash with the other columns
+    where a class is called `right`.
     """
     names = np.array(predictions.classes)
-    answers = pd.DataFrame(
+    rows = pd.DataFrame(
         {
             "file": predictions.files,
             "actual": names[predictions.actual],
@@ -250,5 +259,5 @@ def table(predictions: Predictions) -> pd.DataFrame:
             "probability": predictions.confidence.astype(float).round(6),
         }
     )
-    given = predictions.probabilities.astype(float).round(6)
-    return answers.join(pd.DataFrame(given, columns=[f"P({name})" for name in names]))
+    probs = predictions.probabilities.astype(float).round(6)
+    return rows.join(pd.DataFrame(probs, columns=[f"P({name})" for name in names]))

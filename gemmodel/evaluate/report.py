@@ -1,4 +1,4 @@
-"""What a model knows, as a folder of tables and pictures."""
+"""The evaluation report: a folder of tables and pictures."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,7 +8,9 @@ import pandas as pd
 
 from gemmodel.core.params import EvaluateParams
 from gemmodel.evaluate import galleries, metrics, plots
-from gemmodel.figures.plots import confusion_heatmap
+from gemmodel.figures.plots import confusion_heatmap, normalize_rows, save
+
+QUALITY = 88  # of pictures as JPEG
 
 
 def write(
@@ -25,48 +27,47 @@ def write(
     Args:
         folder: an empty one.
         predictions: of the test part.
-        photos: the test part.
+        photos: the folder of the test part.
         examples: training photos by gem.
-        params: which look-alikes get a panel, and how much is shown.
-        seed: of the random photos.
+        params: the panels of look-alikes, and how much is shown.
+        seed: of the random sample of photos.
 
     Returns:
         The tables by name.
     """
-    answers = metrics.table(predictions)
+    rows = metrics.table(predictions)
     pairs = metrics.confused_pairs(predictions)
     matrix, order = metrics.confusion(predictions), metrics.look_alike_order(predictions)
-    in_order = [predictions.classes[place] for place in order]
     tables = {
-        "predictions": answers,
-        "classes": pd.DataFrame(metrics.by_class(predictions)),
-        "confusion": _square(matrix, predictions.classes),
-        "confusion_fractions": _square(metrics.row_shares(matrix).round(6), predictions.classes),
+        "predictions": rows,
+        "classes": pd.DataFrame(metrics.scores_by_class(predictions)),
+        "confusion": _confusion_table(matrix, predictions.classes),
+        "confusion_fractions": _confusion_table(normalize_rows(matrix).round(6), predictions.classes),
         "confused_pairs": pairs,
         "reliability": metrics.reliability(predictions),
         "abstention": metrics.abstention(predictions),
     }
     error = metrics.calibration_error(predictions)
     diagrams = {
-        "confusion": confusion_heatmap(matrix[order][:, order], in_order),
+        "confusion": confusion_heatmap(matrix[order][:, order], [predictions.classes[index] for index in order]),
         "reliability": plots.reliability_diagram(tables["reliability"], error),
         "abstention": plots.abstention_curve(tables["abstention"]),
     }
     pictures = {
-        "mistakes": galleries.mistakes(answers, photos, examples, most=params.mistakes),
-        "confused_pairs": galleries.confused(pairs.head(params.pairs), answers, photos, examples),
-        "random": galleries.random_sample(answers, photos, seed=seed),
-    } | {f"panel_{name}": galleries.panel(gems, answers, photos) for name, gems in params.panels.items()}
+        "mistakes": galleries.mistakes(rows, photos, examples, max_photos=params.mistakes),
+        "confused_pairs": galleries.confused(pairs.head(params.pairs), rows, photos, examples),
+        "random": galleries.random_sample(rows, photos, seed=seed),
+    } | {f"panel_{name}": galleries.panel(gems, rows, photos) for name, gems in params.panels.items()}
     for name, table in tables.items():
         table.to_csv(folder / f"{name}.csv", index=False)
     for name, diagram in diagrams.items():
-        diagram.savefig(folder / f"{name}.png", dpi=120, metadata={"Software": None})
+        save(diagram, folder / f"{name}.png", dpi=120)
     for name, picture in pictures.items():
-        picture.save(folder / f"{name}.jpg", quality=88)
+        picture.save(folder / f"{name}.jpg", quality=QUALITY)
     return tables
 
 
-def _square(matrix: np.ndarray, names: Sequence[str]) -> pd.DataFrame:
+def _confusion_table(matrix: np.ndarray, names: Sequence[str]) -> pd.DataFrame:
     table = pd.DataFrame(matrix, columns=list(names))
-    table.insert(0, "actual", list(names), allow_duplicates=True)  # a class may be called so too
+    table.insert(0, "actual", list(names), allow_duplicates=True)  # a class may have this name too
     return table

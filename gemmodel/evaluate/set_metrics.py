@@ -1,4 +1,4 @@
-"""Two-level labels and prediction sets, photo by photo."""
+"""Metrics of two-level labels and of prediction sets."""
 
 import numpy as np
 
@@ -6,23 +6,23 @@ from gemmodel.models import conformal
 from gemmodel.models.metadata import ModelMetadata, mineral_class_indices
 
 
-def per_photo(actual: np.ndarray, probabilities: np.ndarray, known: ModelMetadata) -> dict[str, np.ndarray]:
-    """Returns how good both labels and the prediction set of each photo are, each of shape (photos,).
+def per_photo(actual: np.ndarray, probabilities: np.ndarray, metadata: ModelMetadata) -> dict[str, np.ndarray]:
+    """Returns metrics of both labels and of the prediction set of each photo, each of shape (photos,).
 
     Args:
         actual: class indices, int (photos,).
         probabilities: float (photos, classes).
-        known: of the model that gave them.
+        metadata: of the model that predicted them.
 
     Returns:
-        By the name of the score that their mean is: `mineral_class_accuracy`; `label_score`, one for each right label,
-        so at most two; `set_coverage`, whether the gem is in its set; `set_size`, gems in the set; `singleton_rate`,
-        whether it is one alone.
+        By the name of the score that is their mean: `mineral_class_accuracy`; `label_score`, the number of right labels
+        out of two, gem and mineral class; `set_coverage`, whether the prediction set contains the gem; `set_size`, the
+        number of gems in it; `singleton_rate`, whether it contains exactly one.
     """
-    _, primary = mineral_class_indices(known.classes, known.hierarchy)
+    _, mineral_classes = mineral_class_indices(metadata.classes, metadata.hierarchy)
     predicted = probabilities.argmax(axis=1)
-    class_right = primary[predicted] == primary[actual]
-    sets = conformal.prediction_sets(probabilities, known.thresholds.set_threshold)
+    class_right = mineral_classes[predicted] == mineral_classes[actual]
+    sets = conformal.prediction_sets(probabilities, metadata.thresholds.set_threshold)
     sizes = sets.sum(axis=1)
     return {
         "mineral_class_accuracy": class_right,

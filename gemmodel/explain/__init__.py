@@ -1,1 +1,1 @@
-"""The explain stage: which parts of a photo a prediction rests on."""
+"""The explain stage: the parts of a photo that support a prediction, and the cues that the model uses."""

@@ -1,6 +1,6 @@
-"""Does colour decide? What a model still knows of photos whose colour, shape or texture is taken away."""
+"""Ablation of cues: the accuracy of a model on photos without their colour, shape or texture."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -14,6 +14,7 @@ from gemmodel.core.params import ExplainParams
 from gemmodel.images import crop
 
 Perturbation = Callable[[np.ndarray], np.ndarray]
+Perturbations = Mapping[str, tuple[str, Perturbation]]  # by name, the removed cue and the function
 UNCHANGED = "unchanged"
 COLOURS = {
     "colour": "#d1495b",
@@ -24,18 +25,18 @@ COLOURS = {
 }
 
 
-def perturbations(params: ExplainParams, *, seed: int) -> dict[str, tuple[str, Perturbation]]:
-    """Returns, by name, what each change takes away and the change itself, from uint8 (side, side, 3) to the same."""
-    found: dict[str, tuple[str, Perturbation]] = {UNCHANGED: ("", lambda photo: photo), "grey": ("colour", grey)}
+def perturbations(params: ExplainParams, *, seed: int) -> Perturbations:
+    """Returns the perturbations of photos uint8 (side, side, 3), the first of which changes nothing."""
+    result: dict[str, tuple[str, Perturbation]] = {UNCHANGED: ("", lambda photo: photo), "grey": ("colour", grey)}
     for angle in params.hue_shifts:
-        found[f"hue + {angle:g} degrees"] = ("colour", partial(hue_shifted, degrees=angle))
-    found["silhouette"] = ("colour and texture", silhouette)
+        result[f"hue + {angle:g} degrees"] = ("colour", partial(shift_hue, degrees=angle))
+    result["silhouette"] = ("colour and texture", silhouette)
     for percent in params.blurs:
-        found[f"blur, {percent:g} % of the side"] = ("texture", partial(blurred, percent=percent))
+        result[f"blur, {percent:g} % of the side"] = ("texture", partial(blur, percent=percent))
     for grid in params.patches:
         name = f"{grid} x {grid} patches shuffled"
-        found[name] = ("shape", partial(shuffled, grid=grid, seed=seed))
-    return found
+        result[name] = ("shape", partial(shuffle_patches, grid=grid, seed=seed))
+    return result
 
 
 def grey(photo: np.ndarray) -> np.ndarray:
@@ -43,8 +44,8 @@ def grey(photo: np.ndarray) -> np.ndarray:
     return np.asarray(Image.fromarray(photo).convert("L").convert("RGB"))
 
 
-def hue_shifted(photo: np.ndarray, degrees: float) -> np.ndarray:
-    """Turns every pixel's hue, its saturation and its largest channel unchanged; greys stay as they are."""
+def shift_hue(photo: np.ndarray, degrees: float) -> np.ndarray:
+    """Rotates every pixel's hue in HSV; its saturation and its value, and so grey pixels, do not change."""
     import cv2
 
     hsv = cv2.cvtColor(photo.astype(np.float32) / 255, cv2.COLOR_RGB2HSV)
@@ -53,87 +54,86 @@ def hue_shifted(photo: np.ndarray, degrees: float) -> np.ndarray:
 
 
 def silhouette(photo: np.ndarray) -> np.ndarray:
-    """Returns the stone in black on white, or all black where its saturation does not part it from the background.
+    """Returns the stone in black on white, or all black where saturation does not separate it from the background.
 
     After Robert Geirhos and others, arXiv 1811.12231.
     """
     mask = crop.foreground(Image.fromarray(photo))
-    black = Image.fromarray(~mask if mask.any() else np.zeros_like(mask))
-    return np.asarray(black.convert("L").resize(photo.shape[:2]).convert("RGB"))
+    picture = Image.fromarray(~mask if mask.any() else np.zeros_like(mask))
+    return np.asarray(picture.convert("L").resize(photo.shape[:2]).convert("RGB"))
 
 
-def blurred(photo: np.ndarray, percent: float) -> np.ndarray:
-    """Blurs by a Gaussian whose deviation is a share of the side, in per cent."""
+def blur(photo: np.ndarray, percent: float) -> np.ndarray:
+    """Blurs with a Gaussian whose std is given in per cent of the side."""
     import cv2
 
     return cv2.GaussianBlur(photo, (0, 0), len(photo) * percent / 100)
 
 
-def shuffled(photo: np.ndarray, grid: int, seed: int) -> np.ndarray:
-    """Moves the squares of a grid about; pixels that the grid leaves over at the right and below stay.
+def shuffle_patches(photo: np.ndarray, grid: int, seed: int) -> np.ndarray:
+    """Permutes the squares of a grid; pixels at the right and bottom that do not fill a square do not move.
 
-    The joint histogram of the colours is the same as before. A grid as fine as the photo leaves nothing but that.
+    The joint histogram of the colours does not change. A grid as fine as the photo preserves nothing else.
     """
     size = len(photo) // grid
     order = np.random.default_rng(seed).permutation(grid**2)
     squares = photo[: grid * size, : grid * size].reshape(grid, size, grid, size, 3).swapaxes(1, 2)
-    moved = squares.reshape(grid**2, size, size, 3)[order].reshape(grid, grid, size, size, 3)
+    permuted = squares.reshape(grid**2, size, size, 3)[order].reshape(grid, grid, size, size, 3)
     result = photo.copy()
-    result[: grid * size, : grid * size] = moved.swapaxes(1, 2).reshape(grid * size, grid * size, 3)
+    result[: grid * size, : grid * size] = permuted.swapaxes(1, 2).reshape(grid * size, grid * size, 3)
     return result
 
 
 def measure(
-    probabilities: Callable[[np.ndarray], np.ndarray], pixels: np.ndarray, actual: np.ndarray,
-    changes: Mapping[str, tuple[str, Perturbation]],
-) -> pd.DataFrame:  # fmt: skip
-    """Scores a model on the same photos under each change.
+    predict: Callable[[np.ndarray], np.ndarray], pixels: np.ndarray, actual: np.ndarray, perturbations: Perturbations
+) -> pd.DataFrame:
+    """Scores a model on the same photos under each perturbation.
 
     Args:
-        probabilities: of pixels float32 (photos, side, side, 3), shape (photos, classes).
+        predict: a function of pixels float32 (photos, side, side, 3) to probabilities (photos, classes).
         pixels: uint8 of shape (photos, side, side, 3).
         actual: class indices of shape (photos,).
-        changes: `changes`; the first leaves the photos as they are.
+        perturbations: by name; the first one changes nothing.
 
     Returns:
-        A row a change: its name (`change`), what it `takes_away`, `photos`, `accuracy` with the bounds `low` and
-        `high` of Wilson's 95 % interval, the `same_answer` share that is answered as unchanged, and the mean
-        `probability` of the actual class.
+        One row per perturbation: its name (`perturbation`), the `removed_cue`, the number of `photos`, `accuracy` with
+        the bounds `low` and `high` of Wilson's 95 % interval, `agreement` (the fraction of photos with the same
+        prediction as unperturbed), and the mean `probability` of the actual class.
     """
     rows: list[dict[str, Any]] = []
-    first: np.ndarray | None = None
-    for name, (takes_away, change) in changes.items():
-        told = probabilities(np.stack([change(photo) for photo in pixels]).astype(np.float32))
-        answers = told.argmax(axis=1)
-        first = answers if first is None else first
-        right = int((answers == actual).sum())
+    unperturbed: np.ndarray | None = None
+    for name, (removed_cue, perturb) in perturbations.items():
+        probs = predict(np.stack([perturb(photo) for photo in pixels]).astype(np.float32))
+        predicted = probs.argmax(axis=1)
+        unperturbed = predicted if unperturbed is None else unperturbed
+        right = int((predicted == actual).sum())
         interval = binomtest(right, len(actual)).proportion_ci(method="wilson")
         rows.append(
             {
-                "change": name,
-                "removed_cue": takes_away,
+                "perturbation": name,
+                "removed_cue": removed_cue,
                 "photos": len(actual),
                 "accuracy": right / len(actual),
                 "low": interval.low,
                 "high": interval.high,
-                "agreement": (answers == first).mean(),
-                "probability": told[np.arange(len(actual)), actual].mean(),
+                "agreement": (predicted == unperturbed).mean(),
+                "probability": probs[np.arange(len(actual)), actual].mean(),
             }
         )
     return pd.DataFrame(rows).round(4)
 
 
 def plot(table: pd.DataFrame, *, classes: int) -> Figure:
-    """Draws what `measure` gave as bars with their intervals, and a line at what guessing would reach."""
+    """Draws the accuracies of `measure` as bars with their intervals, and a line at the accuracy of guessing."""
     figure = Figure(figsize=(9, 1.2 + 0.36 * len(table)), layout="constrained")
     axes = figure.subplots()
-    for kind, rows in table.groupby("removed_cue", sort=False):
+    for cue, rows in table.groupby("removed_cue", sort=False):
         axes.barh(
-            rows["change"], rows["accuracy"], color=COLOURS[kind], label=f"takes away {kind}" if kind else "as it is",
+            rows["perturbation"], rows["accuracy"], color=COLOURS[cue], label=f"without {cue}" if cue else UNCHANGED,
             xerr=[rows["accuracy"] - rows["low"], rows["high"] - rows["accuracy"]], ecolor="0.3", capsize=3,
         )  # fmt: skip
-    for place, accuracy in enumerate(table["accuracy"]):
-        axes.text(1.01, place, f"{accuracy:.0%}", va="center", fontsize=9)
+    for i, accuracy in enumerate(table["accuracy"]):
+        axes.text(1.01, i, f"{accuracy:.0%}", va="center", fontsize=9)
     axes.axvline(1 / classes, color="0.3", linestyle=":", label="guessing")
     axes.invert_yaxis()
     axes.set(xlim=(0, 1.08), xlabel=f"accuracy on the same {table['photos'].iloc[0]} test photos, 95 % intervals")
@@ -142,6 +142,6 @@ def plot(table: pd.DataFrame, *, classes: int) -> Figure:
     return figure
 
 
-def examples(photo: np.ndarray, changes: Mapping[str, tuple[str, Perturbation]]) -> Sequence[tuple[Image.Image, str]]:
-    """Returns a photo under each change with the change's name."""
-    return [(Image.fromarray(change(photo)), name) for name, (_, change) in changes.items()]
+def examples(photo: np.ndarray, perturbations: Perturbations) -> list[tuple[Image.Image, str]]:
+    """Returns a photo under each perturbation, with the name of the perturbation."""
+    return [(Image.fromarray(perturb(photo)), name) for name, (_, perturb) in perturbations.items()]

@@ -1,7 +1,7 @@
-"""Which parts of a photo speak for a class: the methods, each from its paper.
+"""Attribution methods, which show the parts of a photo that support a class; each is from a paper.
 
-No library fits: saliency 0.2.1 counts a path's ends in full, hides 44,000 windows one by one and has no VarGrad;
-tf-keras-vis 0.8.7 has neither integrated gradients nor VarGrad; xplique 2.0.2 refuses TensorFlow 2.21.
+No library fits. saliency 0.2.1 gives the ends of a path full weight, occludes 44,000 windows one by one and has no
+VarGrad. tf-keras-vis 0.8.7 has neither integrated gradients nor VarGrad. xplique 2.0.2 refuses TensorFlow 2.21.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,119 +18,123 @@ Baseline = Literal["black", "noise"]
 
 
 def integrated_gradients(
-    opened: Explainer, photo: np.ndarray, target: int, *, steps: int, baseline: Baseline, seed: int,
-    held: np.ndarray | None = None,
+    explainer: Explainer, photo: np.ndarray, target: int, *, steps: int, baseline: Baseline, seed: int,
+    histogram_photo: np.ndarray | None = None,
 ) -> np.ndarray:  # fmt: skip
-    """Integrates the gradient along the straight line from a baseline (Mukund Sundararajan and others, 1703.01365).
+    """Integrates the gradient along a straight line from a baseline (Mukund Sundararajan and others, 1703.01365).
 
     Args:
-        opened: the model.
+        explainer: of the model.
         photo: pixels in [0, 255], shape (side, side, 3).
-        target: the class.
-        steps: intervals of the trapezoidal rule; one more gradient is taken.
+        target: the class index.
+        steps: intervals of the trapezoidal rule; it takes one gradient more.
         baseline: a black picture, or one of uniform noise.
         seed: of that noise.
-        held: the photo whose colours the histograms tell; None: this one.
+        histogram_photo: the photo whose colour histograms are used; None: this one.
 
     Returns:
-        Signed, of shape (side, side, 3). Its sum is the score's difference between photo and baseline.
+        Signed, of shape (side, side, 3). It sums to the difference of the scores of photo and baseline.
     """
-    start = _start(photo, baseline, seed)
+    start = _baseline_pixels(photo, baseline, seed)
     weights = np.full(steps + 1, 1 / steps, np.float32)
     weights[[0, -1]] /= 2
     path = start + np.linspace(0, 1, steps + 1, dtype=np.float32)[:, None, None, None] * (photo - start)
-    gradients = opened.gradients(path, target, held=photo if held is None else held)
+    gradients = explainer.gradients(path, target, histogram_photo=photo if histogram_photo is None else histogram_photo)
     return (photo - start) * np.tensordot(weights, gradients, axes=1)
 
 
 def completeness_error(
-    opened: Explainer, photo: np.ndarray, target: int, attribution: np.ndarray, *, baseline: Baseline, seed: int
+    explainer: Explainer, photo: np.ndarray, target: int, attribution: np.ndarray, *, baseline: Baseline, seed: int
 ) -> float:
-    """Returns how far integrated gradients are from summing up to the score's difference, as a share of it."""
-    ends = np.stack([photo, _start(photo, baseline, seed)])
-    score, least = opened.score(ends, target, held=photo).astype(np.float64)
-    return float(abs(attribution.sum(dtype=np.float64) - (score - least)) / max(abs(score - least), 1e-6))
+    """Returns the error of the sum of integrated gradients, relative to the difference of scores that it approximates.
+
+    Completeness is an axiom of the paper: the sum is the difference of the scores of photo and baseline.
+    """
+    ends = np.stack([photo, _baseline_pixels(photo, baseline, seed)])
+    photo_score, baseline_score = explainer.score(ends, target, histogram_photo=photo).astype(np.float64)
+    expected = photo_score - baseline_score
+    return float(abs(attribution.sum(dtype=np.float64) - expected) / max(abs(expected), 1e-6))
 
 
-def _start(photo: np.ndarray, baseline: Baseline, seed: int) -> np.ndarray:
+def _baseline_pixels(photo: np.ndarray, baseline: Baseline, seed: int) -> np.ndarray:
     if baseline == "black":
         return np.zeros_like(photo)
     return np.random.default_rng(seed).uniform(0, 255, photo.shape).astype(np.float32)
 
 
 def smoothgrad(
-    opened: Explainer, photo: np.ndarray, target: int, *, copies: int, deviation: float, seed: int
+    explainer: Explainer, photo: np.ndarray, target: int, *, copies: int, std: float, seed: int
 ) -> np.ndarray:
     """Averages the gradient's absolute value over noisy copies (Daniel Smilkov and others, 1706.03825).
 
     Args:
-        opened: the model.
+        explainer: of the model.
         photo: pixels in [0, 255], shape (side, side, 3).
-        target: the class.
+        target: the class index.
         copies: number of copies.
-        deviation: of the normal noise, in grey levels.
+        std: of the normal noise, in grey levels.
         seed: of the noise.
 
     Returns:
         Not negative, of shape (side, side).
     """
-    gradients = opened.gradients(_noisy(photo, copies, deviation, seed), target, held=photo)
+    gradients = explainer.gradients(_noisy(photo, copies, std, seed), target, histogram_photo=photo)
     return np.abs(gradients).mean(axis=0).sum(axis=-1)
 
 
 def vargrad(
-    opened: Explainer, photo: np.ndarray, target: int, *, copies: int, steps: int, deviation: float,
+    explainer: Explainer, photo: np.ndarray, target: int, *, copies: int, steps: int, std: float,
     baseline: Baseline, seed: int,
 ) -> np.ndarray:  # fmt: skip
-    """Returns the deviation of integrated gradients over noisy copies (Julius Adebayo and others, 1810.03307).
+    """Returns the std of integrated gradients over noisy copies (Julius Adebayo and others, 1810.03307).
 
     The arguments are those of `integrated_gradients` and `smoothgrad`.
 
     Returns:
-        Not negative, of shape (side, side): of the three channels' deviations the sum.
+        Not negative, of shape (side, side): the sum over the three channels.
     """
     maps = [
-        integrated_gradients(opened, copy, target, steps=steps, baseline=baseline, seed=seed, held=photo)
-        for copy in _noisy(photo, copies, deviation, seed)
+        integrated_gradients(explainer, copy, target, steps=steps, baseline=baseline, seed=seed, histogram_photo=photo)
+        for copy in _noisy(photo, copies, std, seed)
     ]
     return np.std(maps, axis=0).sum(axis=-1)
 
 
-def _noisy(photo: np.ndarray, copies: int, deviation: float, seed: int) -> np.ndarray:
-    noise = np.random.default_rng(seed).normal(0, deviation, (copies, *photo.shape))
+def _noisy(photo: np.ndarray, copies: int, std: float, seed: int) -> np.ndarray:
+    noise = np.random.default_rng(seed).normal(0, std, (copies, *photo.shape))
     return (photo + noise).astype(np.float32)
 
 
-def grad_cam(opened: Explainer, photo: np.ndarray, target: int) -> np.ndarray:
-    """Weighs the coarsest map's channels by their mean gradients (Ramprasaath Selvaraju and others, 1610.02391).
+def grad_cam(explainer: Explainer, photo: np.ndarray, target: int) -> np.ndarray:
+    """Weights the channels of the last map by their mean gradients (Ramprasaath Selvaraju and others, 1610.02391).
 
     Returns:
-        Not negative, of that map's height and width. All 0 where everything speaks against the class.
+        Not negative, of the map's height and width. All 0 where every part opposes the class.
     """
-    values, gradients = opened.last_map(photo, target)
+    values, gradients = explainer.last_conv_map(photo, target)
     return np.maximum(values @ gradients.mean(axis=(0, 1)), 0)
 
 
 def methods(params: ExplainParams, *, seed: int) -> dict[str, Callable[[Explainer, np.ndarray, int], np.ndarray]]:
-    """Returns each method by its name as parameters want it: of a model, a photo and a class, its map (h, w)."""
+    """Returns the methods by name, with these parameters: functions of a model, a photo and a class to a map (h, w)."""
 
-    def integrated(opened: Explainer, photo: np.ndarray, target: int) -> np.ndarray:
-        return integrated_gradients(opened, photo, target, steps=params.steps, baseline=params.baseline, seed=seed).sum(
-            axis=-1
-        )
+    def integrated(explainer: Explainer, photo: np.ndarray, target: int) -> np.ndarray:
+        return integrated_gradients(
+            explainer, photo, target, steps=params.steps, baseline=params.baseline, seed=seed
+        ).sum(axis=-1)
 
-    def occluded(opened: Explainer, photo: np.ndarray, target: int) -> np.ndarray:
+    def occluded(explainer: Explainer, photo: np.ndarray, target: int) -> np.ndarray:
         def score(photos: Iterator[np.ndarray]) -> np.ndarray:
-            return opened.score(np.stack(list(photos)).astype(np.float32), target)
+            return explainer.score(np.stack(list(photos)).astype(np.float32), target)
 
-        return occlusion.occlusion(score, photo.astype(np.uint8), cells=params.occlusion, reach=0)
+        return occlusion.occlusion(score, photo.astype(np.uint8), cells=params.occlusion, margin=0)
 
-    def smooth(opened: Explainer, photo: np.ndarray, target: int) -> np.ndarray:
-        return smoothgrad(opened, photo, target, copies=params.smoothgrad_copies, deviation=params.noise, seed=seed)
+    def smooth(explainer: Explainer, photo: np.ndarray, target: int) -> np.ndarray:
+        return smoothgrad(explainer, photo, target, copies=params.smoothgrad_copies, std=params.noise, seed=seed)
 
-    def var(opened: Explainer, photo: np.ndarray, target: int) -> np.ndarray:
+    def var(explainer: Explainer, photo: np.ndarray, target: int) -> np.ndarray:
         return vargrad(
-            opened, photo, target, copies=params.vargrad_copies, steps=params.vargrad_steps, deviation=params.noise,
+            explainer, photo, target, copies=params.vargrad_copies, steps=params.vargrad_steps, std=params.noise,
             baseline=params.baseline, seed=seed,
         )  # fmt: skip
 
@@ -143,8 +147,8 @@ def methods(params: ExplainParams, *, seed: int) -> dict[str, Callable[[Explaine
     }
 
 
-def rank_correlation(one: np.ndarray, other: np.ndarray) -> float:
-    """Returns Spearman's correlation of two maps; 0 where one of them is the same everywhere."""
-    if np.ptp(one) == 0 or np.ptp(other) == 0:
+def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
+    """Returns Spearman's rank correlation of two maps, in [-1, 1]; 0 where one of them is constant."""
+    if np.ptp(a) == 0 or np.ptp(b) == 0:
         return 0.0
-    return float(spearmanr(one, other, axis=None).statistic)
+    return float(spearmanr(a, b, axis=None).statistic)

@@ -1,4 +1,4 @@
-"""A trained model opened for explaining: its score, its gradients and its feature maps, whatever the architecture."""
+"""The inside of a trained model of any architecture: its score, its gradients and its feature maps."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,8 +13,8 @@ from keras import layers
 
 from gemmodel.embed.extractor import ColourHistogram
 
-BATCH = 8  # photos; larger batches leave the processor's caches
-EPS = 1e-30  # of a probability, so that its logarithm is finite
+BATCH = 8  # photos; larger batches do not fit the processor's caches
+EPS = 1e-30  # the least probability, so that its logarithm is finite
 
 CONVOLUTIONS = (layers.Conv2D, layers.DepthwiseConv2D)
 POOLINGS = (layers.MaxPooling2D, layers.AveragePooling2D, layers.GlobalAveragePooling2D, layers.GlobalMaxPooling2D)
@@ -22,85 +22,93 @@ POOLINGS = (layers.MaxPooling2D, layers.AveragePooling2D, layers.GlobalAveragePo
 
 @dataclass(frozen=True)
 class LayerOutput:
-    """What one layer makes of a photo: a symbolic tensor, of a map of shape (batch, height, width, channels)."""
+    """A layer and its symbolic output; that of a map has the shape (batch, height, width, channels)."""
 
     layer: keras.Layer
     tensor: keras.KerasTensor
 
 
 class Explainer:
-    """A classifier whose inside can be looked at.
+    """A classifier's score of a class, its gradients and its feature maps.
 
-    The score is the log odds of a class, log p - log (1 - p): unlike p it does not level off where the model is sure,
-    and it means the same whatever the last layer is (Marko Robnik-Šikonja and Igor Kononenko, "Explaining
+    The score is the log odds of a class, log p - log (1 - p). Unlike p it does not saturate where the model is
+    confident, and it means the same for every kind of last layer (Marko Robnik-Šikonja and Igor Kononenko, "Explaining
     Classifications For Individual Instances", IEEE TKDE 2008; Luisa Zintgraf and others, arXiv 1702.04595).
 
-    Colour histograms have no gradient, for a pixel falls into one bin or another. So wherever gradients are taken,
-    the histograms can be held at those of a given photo; then the score is smooth, and gradients tell all of it.
+    Colour histograms count pixels in bins, so they have no gradient. Methods that use gradients therefore keep the
+    histograms constant, at those of a given photo: then the score is smooth in the pixels.
+
+    Attributes:
+        side: of the input in pixels.
+        maps: the layers whose output is a feature map, in their order.
+        histograms: the layers that compute colour histograms; none in most architectures.
+        model: from pixels and histograms to probabilities and maps.
     """
 
     def __init__(self, model: keras.Model) -> None:
-        """Opens a model from pixels (batch, side, side, 3) in [0, 255] to probabilities (batch, classes)."""
-        opened, self.maps, histograms = _with_maps(model)
+        """Takes a model from pixels (batch, side, side, 3) in [0, 255] to probabilities (batch, classes)."""
+        with_maps, self.maps, histograms = _with_maps(model)
         self.side: int = model.input_shape[1]
-        self.colours = [known.layer for known in histograms]
-        inputs = [opened.inputs[0], *(known.tensor for known in histograms)]
-        self.model = keras.Model(inputs, [opened.outputs[0], *(known.tensor for known in self.maps)])
+        self.histograms = [output.layer for output in histograms]
+        inputs = [with_maps.inputs[0], *(output.tensor for output in histograms)]
+        self.model = keras.Model(inputs, [with_maps.outputs[0], *(output.tensor for output in self.maps)])
 
-    def probabilities(self, pixels: np.ndarray, *, held: np.ndarray | None = None) -> np.ndarray:
+    def probabilities(self, pixels: np.ndarray, *, histogram_photo: np.ndarray | None = None) -> np.ndarray:
         """Returns the probabilities of all classes.
 
         Args:
             pixels: shape (photos, side, side, 3), in [0, 255].
-            held: the photo that the colour histograms are taken of, shape (side, side, 3); None: of each its own.
+            histogram_photo: the photo whose colour histograms are used, shape (side, side, 3); None: each photo's own.
 
         Returns:
             float32 of shape (photos, classes).
         """
-        return _batched(self._probabilities, pixels, held)
+        return _batched(self._probabilities, pixels, histogram_photo)
 
-    def score(self, pixels: np.ndarray, target: int, *, held: np.ndarray | None = None) -> np.ndarray:
-        """Returns the log odds of a class, float32 of shape (photos,); its arguments are those of `probabilities`."""
-        return _log_odds(tf.constant(self.probabilities(pixels, held=held)), target).numpy()
+    def score(self, pixels: np.ndarray, target: int, *, histogram_photo: np.ndarray | None = None) -> np.ndarray:
+        """Returns the log odds of a class, float32 of shape (photos,); for the other arguments see `probabilities`."""
+        return _log_odds(tf.constant(self.probabilities(pixels, histogram_photo=histogram_photo)), target).numpy()
 
-    def gradients(self, pixels: np.ndarray, target: int, *, held: np.ndarray) -> np.ndarray:
-        """Returns the gradients of `score` by the pixels, of the pixels' shape."""
-        return _batched(lambda x, y: self._gradients(x, y, target)[0], pixels, held)
+    def gradients(self, pixels: np.ndarray, target: int, *, histogram_photo: np.ndarray) -> np.ndarray:
+        """Returns the gradients of `score` with respect to the pixels, of the pixels' shape."""
+        return _batched(lambda x, y: self._gradients(x, y, target)[0], pixels, histogram_photo)
 
-    def last_map(self, photo: np.ndarray, target: int) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the coarsest map of a photo that is not pooled and the score's gradient by it, (h, w, channels)."""
+    def last_conv_map(self, photo: np.ndarray, target: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns a photo's last map before pooling and the score's gradient with respect to it, (h, w, channels)."""
         x = tf.constant(photo[None], tf.float32)
         _, values, gradients = self._gradients(x, x, target)
         return values.numpy()[0], gradients.numpy()[0]
 
     def feature_maps(self, photo: np.ndarray) -> list[np.ndarray]:
-        """Returns what each of `maps` is for a photo, of shape (height, width, channels) each."""
+        """Returns the values of each of `maps` for a photo, of shape (height, width, channels) each."""
         x = tf.constant(photo[None], tf.float32)
         return [np.asarray(values)[0] for values in self._call(x, x)[1:]]
 
     @cached_property
     def _probabilities(self) -> Callable[..., Any]:
         pixels = self._pixels
-        return tf.function(lambda x, held: self._call(x, held)[0], input_signature=[pixels, pixels])
+        return tf.function(
+            lambda x, histogram_photo: self._call(x, histogram_photo)[0], input_signature=[pixels, pixels]
+        )
 
     @cached_property
     def _gradients(self) -> Callable[..., Any]:
-        last = max(place for place, known in enumerate(self.maps) if not isinstance(known.layer, POOLINGS))
+        last = max(i for i, output in enumerate(self.maps) if not isinstance(output.layer, POOLINGS))
 
-        def gradients(x: Any, held: Any, target: Any) -> Any:
+        def gradients(x: Any, histogram_photo: Any, target: Any) -> Any:
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(x)
-                probabilities, *maps = self._call(x, held)
+                probabilities, *maps = self._call(x, histogram_photo)
                 score = _log_odds(probabilities, target)
-            by_pixels, by_map = tape.gradient(score, [x, maps[last]], unconnected_gradients="zero")
-            return by_pixels, maps[last], by_map
+            pixel_gradients, map_gradients = tape.gradient(score, [x, maps[last]], unconnected_gradients="zero")
+            return pixel_gradients, maps[last], map_gradients
 
         return tf.function(gradients, input_signature=[self._pixels, self._pixels, tf.TensorSpec((), tf.int32)])
 
-    def _call(self, x: Any, held: Any) -> Any:
-        histograms = (layer(held) for layer in self.colours)
-        held_ones = [tf.broadcast_to(known, (tf.shape(x)[0], known.shape[-1])) for known in histograms]
-        return self.model([x, *held_ones], training=False)
+    def _call(self, x: Any, histogram_photo: Any) -> Any:
+        histograms = (layer(histogram_photo) for layer in self.histograms)
+        broadcast = [tf.broadcast_to(values, (tf.shape(x)[0], values.shape[-1])) for values in histograms]
+        return self.model([x, *broadcast], training=False)
 
     @property
     def _pixels(self) -> tf.TensorSpec:
@@ -108,43 +116,45 @@ class Explainer:
 
     @contextmanager
     def randomised(self, seed: int) -> Iterator[None]:
-        """Shuffles each kernel's weights while the context lasts: what is left is the architecture."""
+        """Shuffles each kernel's weights within the context, so that only the architecture is left."""
         rng = np.random.default_rng(seed)
         kernels = [variable for variable in self.model.variables if len(variable.shape) > 1]
-        trained = [variable.numpy() for variable in kernels]
+        trained_weights = [variable.numpy() for variable in kernels]
         try:
-            for variable, values in zip(kernels, trained, strict=True):
+            for variable, values in zip(kernels, trained_weights, strict=True):
                 variable.assign(rng.permutation(values.ravel()).reshape(values.shape))
             yield
         finally:
-            for variable, values in zip(kernels, trained, strict=True):
+            for variable, values in zip(kernels, trained_weights, strict=True):
                 variable.assign(values)
 
 
 def _log_odds(probabilities: Any, target: Any) -> Any:
-    chosen = tf.one_hot(target, probabilities.shape[-1], dtype=probabilities.dtype)
-    # 1 - p by the sum of the others: the difference would be 0 where p rounds to 1.
-    p, others = (tf.reduce_sum(probabilities * mask, axis=-1) for mask in (chosen, 1 - chosen))
+    one_hot = tf.one_hot(target, probabilities.shape[-1], dtype=probabilities.dtype)
+    # 1 - p as the sum of the other probabilities: the difference would be 0 where p rounds to 1.
+    p, others = (tf.reduce_sum(probabilities * mask, axis=-1) for mask in (one_hot, 1 - one_hot))
     return tf.math.log(tf.maximum(p, EPS)) - tf.math.log(tf.maximum(others, EPS))
 
 
-def _batched(function: Callable[..., Any], pixels: np.ndarray, held: np.ndarray | None) -> np.ndarray:
-    parts = []
+def _batched(function: Callable[..., Any], pixels: np.ndarray, histogram_photo: np.ndarray | None) -> np.ndarray:
+    batches = []
     for start in range(0, len(pixels), BATCH):
         x = tf.constant(pixels[start : start + BATCH], tf.float32)
-        parts.append(function(x, x if held is None else tf.constant(held[None], tf.float32)).numpy())
-    return np.concatenate(parts)
+        batches.append(
+            function(x, x if histogram_photo is None else tf.constant(histogram_photo[None], tf.float32)).numpy()
+        )
+    return np.concatenate(batches)
 
 
 def _with_maps(model: keras.Model) -> tuple[keras.Model, list[LayerOutput], list[LayerOutput]]:
-    """Returns the model on the same weights, its layers' maps at their first call, and its colour histograms.
+    """Returns the model with the same weights, its layers' maps at their first call, and its colour histograms.
 
-    An activation inside a convolution becomes a layer of its own, so that the map before it can be seen. Models inside
-    the model are opened too.
+    An activation inside a convolution becomes a layer of its own, so that the map before it is accessible. The same is
+    done with models inside the model.
     """
     maps: list[LayerOutput] = []
     histograms: list[LayerOutput] = []
-    inner: dict[int, tuple[keras.Model, list[LayerOutput]]] = {}
+    inner_models: dict[int, tuple[keras.Model, list[LayerOutput]]] = {}
 
     def call(layer: Any, *args: Any, **kwargs: Any) -> Any:
         if isinstance(layer, keras.Model):
@@ -161,21 +171,22 @@ def _with_maps(model: keras.Model) -> tuple[keras.Model, list[LayerOutput], list
         if isinstance(layer, ColourHistogram):
             histograms.append(LayerOutput(layer, x))
         is_map = isinstance(x, keras.KerasTensor) and len(x.shape) == 4 and min(x.shape[1:3]) > 1
-        if is_map and isinstance(layer, keras.Layer) and layer not in [known.layer for known in maps]:
+        if is_map and isinstance(layer, keras.Layer) and layer not in [output.layer for output in maps]:
             maps.append(LayerOutput(layer, x))
         return x
 
     def call_model(model: keras.Model, *args: Any, **kwargs: Any) -> Any:
-        first = id(model) not in inner
-        if first:
-            opened, below, _ = _with_maps(model)
-            inner[id(model)] = keras.Model(opened.inputs, [*opened.outputs, *(known.tensor for known in below)]), below
-        with_maps, below = inner[id(model)]
-        results = keras.tree.flatten(with_maps(*args, **kwargs))
+        first_call = id(model) not in inner_models
+        if first_call:
+            inner, inner_maps, _ = _with_maps(model)
+            tensors = [*inner.outputs, *(output.tensor for output in inner_maps)]
+            inner_models[id(model)] = keras.Model(inner.inputs, tensors), inner_maps
+        inner_with_maps, inner_maps = inner_models[id(model)]
+        results = keras.tree.flatten(inner_with_maps(*args, **kwargs))
         outputs, tensors = results[: len(model.outputs)], results[len(model.outputs) :]
-        if first:
-            maps.extend(LayerOutput(known.layer, tensor) for known, tensor in zip(below, tensors, strict=True))
+        if first_call:
+            maps.extend(LayerOutput(output.layer, x) for output, x in zip(inner_maps, tensors, strict=True))
         return outputs if len(outputs) > 1 else outputs[0]
 
-    opened = keras.models.clone_model(model, clone_function=lambda layer: layer, call_function=call)
-    return opened, maps, histograms
+    with_maps = keras.models.clone_model(model, clone_function=lambda layer: layer, call_function=call)
+    return with_maps, maps, histograms

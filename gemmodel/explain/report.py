@@ -1,6 +1,5 @@
-"""Why a model answers as it does, as one page with its pictures and tables."""
+"""Explanations of a model's predictions, as one page with its pictures and tables."""
 
-import base64
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -9,11 +8,9 @@ from functools import cached_property
 from itertools import zip_longest
 from pathlib import Path
 
-import jinja2
 import keras
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 from PIL import Image
 
 from gemmodel.core import files
@@ -21,17 +18,25 @@ from gemmodel.core.params import ExplainParams
 from gemmodel.embed import samples
 from gemmodel.explain import ablation, attribution, feature_maps
 from gemmodel.explain.explainer import BATCH, Explainer
-from gemmodel.figures import overlays, tiles
+from gemmodel.figures import html, overlays, plots, tiles
 from gemmodel.images import decode
 
 TEMPLATE = Path(__file__).with_suffix(".html")
-POOL = 4  # photos asked for each one shown, so that wrong answers are among them however large the test part is
-GALLERY = ("occlusion", "Grad-CAM")  # the methods that are quick enough for every photo
+DPI, QUALITY = 90, 88
+PREDICTED_PER_SHOWN = 4  # photos predicted for each one shown: enough for wrong predictions among them
+GALLERY = ("occlusion", "Grad-CAM")  # the methods that are fast enough for every photo
 
 
 @dataclass(frozen=True)
 class ExplainedPhoto:
-    """A test photo, its actual class's index, and the model's probabilities, of shape (classes,)."""
+    """A photo and the model's prediction.
+
+    Attributes:
+        path: of the photo.
+        actual: the class index.
+        probabilities: shape (classes,).
+        side: of the model's input in pixels.
+    """
 
     path: Path
     actual: int
@@ -39,186 +44,173 @@ class ExplainedPhoto:
     side: int
 
     @property
-    def target(self) -> int:
-        """The index of the class that the model answers, which is what gets explained."""
+    def predicted(self) -> int:
+        """The index of the predicted class, which is the one that is explained."""
         return int(self.probabilities.argmax())
 
     @property
     def right(self) -> bool:
-        """Whether the answer is the actual class."""
-        return self.target == self.actual
+        """Whether the predicted class is the actual one."""
+        return self.predicted == self.actual
 
     @cached_property
-    def photo(self) -> np.ndarray:
-        """The pixels that the model sees, uint8 of shape (side, side, 3)."""
+    def pixels(self) -> np.ndarray:
+        """The model's input, uint8 of shape (side, side, 3)."""
         return decode.load(self.path, self.side)
 
 
 def write(
     model: keras.Model, test: Path, classes: Sequence[str], params: ExplainParams, *, out: Path, seed: int
 ) -> pd.DataFrame:
-    """Writes the page `index.html`, which needs no other file, and beside it its pictures and tables.
+    """Writes the page `index.html`, which needs no other file, and its pictures and tables.
 
     Args:
         model: from pixels in [0, 255] to probabilities.
-        test: a folder a class. Nothing is chosen by it.
+        test: a folder of class folders; nothing is selected by it.
         classes: the class names in the order of the probabilities.
-        params: how much is explained.
-        out: becomes the folder.
-        seed: of what is drawn: photos, noise, weights.
+        params: how many photos are explained, and how precisely.
+        out: the folder.
+        seed: of the samples of photos, of noise and of shuffled weights.
 
     Returns:
-        What `colour_dependence.measure` gave.
+        The table of `ablation.measure`.
     """
-    with _timed("opening the model"):
-        opened = Explainer(model)
-    asked = max(POOL * params.photos, params.ablation_photos) if params.ablation_photos else None
-    with _timed("answers on test photos"):
-        told = answers(opened, test, classes, number=asked, seed=seed)
-    chosen = choose(told, params.photos)
-    right, wrong = ([answer for answer in chosen if answer.right is kind] for kind in (True, False))
-    compared = [answer for pair in zip_longest(right, wrong) for answer in pair if answer][: params.comparison_photos]
-    measured = told[: params.ablation_photos or None]
-    changes = ablation.perturbations(params, seed=seed)
+    with _timed("preparing the model"):
+        explainer = Explainer(model)
+    number = max(PREDICTED_PER_SHOWN * params.photos, params.ablation_photos) if params.ablation_photos else None
+    with _timed("predictions of test photos"):
+        photos = predict(explainer, test, classes, number=number, seed=seed)
+    shown = choose(photos, params.photos)
+    right, wrong = ([photo for photo in shown if photo.right is value] for value in (True, False))
+    compared = [photo for pair in zip_longest(right, wrong) for photo in pair if photo][: params.comparison_photos]
+    ablation_photos = photos[: params.ablation_photos or None]
+    perturbations = ablation.perturbations(params, seed=seed)
     with files.atomic_write(out) as new:
         (new / "photos").mkdir(parents=True)
-        with _timed(f"occlusion and Grad-CAM of {len(chosen)} photos"):
-            for number, answer in enumerate(chosen):
-                _gallery(opened, answer, params, seed=seed).save(new / "photos" / f"{number:02d}.jpg", quality=88)
-        sheet, checks = compare(opened, compared, classes, params, seed=seed)
-        sheet.save(new / "methods.jpg", quality=88)
-        with _timed(f"{len(changes) - 1} changes of {len(measured)} photos"):
-            pixels, actual = np.stack([a.photo for a in measured]), np.array([a.actual for a in measured])
-            table = ablation.measure(opened.probabilities, pixels, actual, changes)
-        _save(ablation.plot(table, classes=len(classes)), new / "ablation.png")
-        strip = ablation.examples(compared[0].photo, changes)
-        tiles.contact_sheet(strip, side=170, columns=5).save(new / "perturbations.jpg", quality=88)
+        with _timed(f"occlusion and Grad-CAM of {len(shown)} photos"):
+            for i, photo in enumerate(shown):
+                picture = _gallery_picture(explainer, photo, params, seed=seed)
+                picture.save(new / "photos" / f"{i:02d}.jpg", quality=QUALITY)
+        sheet, checks = compare(explainer, compared, classes, params, seed=seed)
+        sheet.save(new / "methods.jpg", quality=QUALITY)
+        with _timed(f"{len(perturbations) - 1} perturbations of {len(ablation_photos)} photos"):
+            pixels = np.stack([photo.pixels for photo in ablation_photos])
+            actual = np.array([photo.actual for photo in ablation_photos])
+            ablation_table = ablation.measure(explainer.probabilities, pixels, actual, perturbations)
+        plots.save(ablation.plot(ablation_table, classes=len(classes)), new / "ablation.png", dpi=DPI)
+        examples = ablation.examples(compared[0].pixels, perturbations)
+        tiles.contact_sheet(examples, side=170, columns=5).save(new / "perturbations.jpg", quality=QUALITY)
         with _timed("feature maps"):
-            _save(feature_maps.plot(opened, compared[0].photo), new / "feature_maps.png")
-        photos = _listed(chosen, test, classes)
-        for name, rows in (("photos", photos), ("checks", checks), ("ablation", table)):
-            rows.to_csv(new / f"{name}.csv", index=False)
-        (new / "index.html").write_text(_page(new, photos, checks, table, opened, params), encoding="utf-8")
-    return table
+            plots.save(feature_maps.plot(explainer, compared[0].pixels), new / "feature_maps.png", dpi=DPI)
+        photo_table = _photo_table(shown, test, classes)
+        for name, table in (("photos", photo_table), ("checks", checks), ("ablation", ablation_table)):
+            table.to_csv(new / f"{name}.csv", index=False)
+        rows = [
+            row | {"picture": html.data_url(new / "photos" / f"{i:02d}.jpg")}
+            for i, row in enumerate(photo_table.to_dict("records"))
+        ]
+        methods = list(checks.columns[3:])
+        html.write(
+            new / "index.html",
+            TEMPLATE,
+            pictures={
+                name: html.data_url(new / name)
+                for name in ("methods.jpg", "perturbations.jpg", "ablation.png", "feature_maps.png")
+            },
+            groups=[
+                ("right", [row for row in rows if row["right"]]),
+                ("wrong", [row for row in rows if not row["right"]]),
+            ],
+            checks=checks.to_dict("records"),
+            methods=methods,
+            means=checks[methods].mean().to_dict(),
+            ablation=ablation_table.to_dict("records"),
+            has_histograms=bool(explainer.histograms),
+            params=params,
+        )
+    return ablation_table
 
 
-def answers(
-    opened: Explainer, test: Path, classes: Sequence[str], *, number: int | None, seed: int
+def predict(
+    explainer: Explainer, test: Path, classes: Sequence[str], *, number: int | None, seed: int
 ) -> list[ExplainedPhoto]:
-    """Returns the model's answers to so many photos of a folder a class, or to all, in an order drawn with the seed."""
+    """Returns the model's predictions of a random sample, or of all photos, of a folder, in random order."""
     paths, labels = samples.list_samples(test, classes)
-    drawn = np.random.default_rng(seed).permutation(len(paths))[:number]
-    paths, labels = [paths[place] for place in drawn], labels[drawn]
-    data = samples.batches(paths, labels, classes=len(classes), image_size=opened.side, batch_size=BATCH)
-    told = np.concatenate([opened.probabilities(pixels.numpy()) for pixels, _ in data])
+    order = np.random.default_rng(seed).permutation(len(paths))[:number]
+    paths, labels = [paths[i] for i in order], labels[order]
+    data = samples.batches(paths, labels, classes=len(classes), image_size=explainer.side, batch_size=BATCH)
+    probs = np.concatenate([explainer.probabilities(pixels.numpy()) for pixels, _ in data])
     return [
-        ExplainedPhoto(path, int(label), p, opened.side) for path, label, p in zip(paths, labels, told, strict=True)
+        ExplainedPhoto(path, int(label), p, explainer.side) for path, label, p in zip(paths, labels, probs, strict=True)
     ]
 
 
-def choose(told: Sequence[ExplainedPhoto], number: int) -> list[ExplainedPhoto]:
-    """Returns so many of the answers, half of them wrong where there are so many, the right ones first."""
-    right, wrong = ([answer for answer in told if answer.right is kind] for kind in (True, False))
-    half = max(number - len(right), min(number // 2, len(wrong)))
-    return right[: number - half] + wrong[:half]
+def choose(photos: Sequence[ExplainedPhoto], number: int) -> list[ExplainedPhoto]:
+    """Returns a number of photos, half of them wrongly predicted if there are enough, the right ones first."""
+    right, wrong = ([photo for photo in photos if photo.right is value] for value in (True, False))
+    wrong_count = max(number - len(right), min(number // 2, len(wrong)))
+    return right[: number - wrong_count] + wrong[:wrong_count]
 
 
 def compare(
-    opened: Explainer, compared: Sequence[ExplainedPhoto], classes: Sequence[str], params: ExplainParams, *, seed: int
+    explainer: Explainer, photos: Sequence[ExplainedPhoto], classes: Sequence[str], params: ExplainParams, *, seed: int
 ) -> tuple[Image.Image, pd.DataFrame]:
-    """Explains photos by all methods, as the model is and with its weights shuffled (Adebayo and others, 1810.03292).
+    """Explains photos by all methods, with the trained and with shuffled weights (Adebayo and others, 1810.03292).
 
     Returns:
-        A sheet of the maps, and a row a photo: its `incompleteness`, and by method the rank correlation of the maps
-        of the two models.
+        A contact sheet of the maps; and one row per photo: its name (`photo`), the predicted `gem`, the
+        `completeness_error`, and by method the rank correlation of its two maps, with trained and shuffled weights.
     """
     methods = attribution.methods(params, seed=seed)
-    found: dict[tuple[str, int, bool], np.ndarray] = {}
+    trained: list[dict[str, np.ndarray]] = [{} for _ in photos]
+    shuffled: list[dict[str, np.ndarray]] = [{} for _ in photos]
     for name, method in methods.items():
-        with _timed(f"{name} of {len(compared)} photos"):
-            for number, answer in enumerate(compared):
-                found[name, number, True] = method(opened, answer.photo.astype(np.float32), answer.target)
-    with _timed("the same with shuffled weights"), opened.randomised(seed):
+        with _timed(f"{name} of {len(photos)} photos"):
+            for photo, maps in zip(photos, trained, strict=True):
+                maps[name] = method(explainer, photo.pixels.astype(np.float32), photo.predicted)
+    with _timed("the same with shuffled weights"), explainer.randomised(seed):
         for name, method in methods.items():
-            for number, answer in enumerate(compared):
-                found[name, number, False] = method(opened, answer.photo.astype(np.float32), answer.target)
+            for photo, maps in zip(photos, shuffled, strict=True):
+                maps[name] = method(explainer, photo.pixels.astype(np.float32), photo.predicted)
     cells, rows = [], []
-    for number, answer in enumerate(compared):
-        name = classes[answer.target]
-        caption = name if answer.right else f"{classes[answer.actual]}, taken for {name}"
-        for trained in (True, False):
-            cells.append((Image.fromarray(answer.photo), caption if trained else "the same, weights shuffled"))
-            cells += [(overlays.overlay(answer.photo, found[method, number, trained]), method) for method in methods]
-        incompleteness = attribution.completeness_error(
-            opened, answer.photo.astype(np.float32), answer.target, found["integrated gradients", number, True],
+    for photo, trained_maps, shuffled_maps in zip(photos, trained, shuffled, strict=True):
+        gem = classes[photo.predicted]
+        title = gem if photo.right else f"{classes[photo.actual]}, predicted {gem}"
+        for caption, maps in ((title, trained_maps), ("with shuffled weights", shuffled_maps)):
+            cells.append((Image.fromarray(photo.pixels), caption))
+            cells += [(overlays.overlay(photo.pixels, values), name) for name, values in maps.items()]
+        error = attribution.completeness_error(
+            explainer, photo.pixels.astype(np.float32), photo.predicted, trained_maps["integrated gradients"],
             baseline=params.baseline, seed=seed,
         )  # fmt: skip
-        correlations = {
-            method: attribution.rank_correlation(found[method, number, True], found[method, number, False])
-            for method in methods
-        }
-        rows.append({"photo": answer.path.name, "gem": name, "completeness_error": incompleteness} | correlations)
+        correlations = {name: attribution.rank_correlation(trained_maps[name], shuffled_maps[name]) for name in methods}
+        rows.append({"photo": photo.path.name, "gem": gem, "completeness_error": error} | correlations)
     return tiles.contact_sheet(cells, side=200, columns=1 + len(methods)), pd.DataFrame(rows).round(4)
 
 
-def _gallery(opened: Explainer, answer: ExplainedPhoto, params: ExplainParams, *, seed: int) -> Image.Image:
-    """Returns a photo and its maps by the quick methods, side by side."""
-    methods, pixels = attribution.methods(params, seed=seed), answer.photo.astype(np.float32)
-    maps = [overlays.overlay(answer.photo, methods[name](opened, pixels, answer.target)) for name in GALLERY]
-    return Image.fromarray(np.concatenate([answer.photo, *map(np.asarray, maps)], axis=1))
+def _gallery_picture(explainer: Explainer, photo: ExplainedPhoto, params: ExplainParams, *, seed: int) -> Image.Image:
+    """Returns a photo and its maps by the fast methods, side by side."""
+    methods, pixels = attribution.methods(params, seed=seed), photo.pixels.astype(np.float32)
+    maps = [overlays.overlay(photo.pixels, methods[name](explainer, pixels, photo.predicted)) for name in GALLERY]
+    return Image.fromarray(np.concatenate([photo.pixels, *map(np.asarray, maps)], axis=1))
 
 
-def _listed(chosen: Sequence[ExplainedPhoto], test: Path, classes: Sequence[str]) -> pd.DataFrame:
+def _photo_table(photos: Sequence[ExplainedPhoto], test: Path, classes: Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame(
         {
-            "file": [answer.path.relative_to(test).as_posix() for answer in chosen],
-            "actual": [classes[answer.actual] for answer in chosen],
-            "predicted": [classes[answer.target] for answer in chosen],
-            "right": [answer.right for answer in chosen],
-            "probability": [float(answer.probabilities[answer.target]) for answer in chosen],
-            "probability_of_actual": [float(answer.probabilities[answer.actual]) for answer in chosen],
+            "file": [photo.path.relative_to(test).as_posix() for photo in photos],
+            "actual": [classes[photo.actual] for photo in photos],
+            "predicted": [classes[photo.predicted] for photo in photos],
+            "right": [photo.right for photo in photos],
+            "probability": [float(photo.probabilities[photo.predicted]) for photo in photos],
+            "probability_of_actual": [float(photo.probabilities[photo.actual]) for photo in photos],
         }
     ).round(4)
 
 
-def _page(
-    folder: Path,
-    photos: pd.DataFrame,
-    checks: pd.DataFrame,
-    table: pd.DataFrame,
-    opened: Explainer,
-    params: ExplainParams,
-) -> str:
-    kinds = {".jpg": "jpeg", ".png": "png"}
-    pictures = {
-        path.relative_to(folder).with_suffix("").as_posix(): f"data:image/{kinds[path.suffix]};base64,"
-        + base64.b64encode(path.read_bytes()).decode()
-        for path in sorted(folder.rglob("*"))
-        if path.suffix in kinds
-    }
-    rows = photos.to_dict("records")
-    for number, row in enumerate(rows):
-        row["picture"] = pictures[f"photos/{number:02d}"]
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
-        pictures=pictures,
-        groups=[("right", [row for row in rows if row["right"]]), ("wrong", [row for row in rows if not row["right"]])],
-        checks=checks.to_dict("records"),
-        methods=list(checks.columns[3:]),
-        means=checks[checks.columns[3:]].mean().to_dict(),
-        changes=table.to_dict("records"),
-        has_colours=bool(opened.colours),
-        params=params,
-    )
-
-
-def _save(figure: Figure, path: Path) -> None:
-    figure.savefig(path, dpi=90, metadata={"Software": None})
-
-
 @contextmanager
-def _timed(what: str) -> Iterator[None]:
-    """Says how long a part took; a log is the place for it, an output is not."""
+def _timed(task: str) -> Iterator[None]:
+    """Prints how long a task takes; no output contains a time."""
     start = time.perf_counter()
     yield
-    print(f"explain: {what}: {time.perf_counter() - start:.1f} s", flush=True)
+    print(f"explain: {task}: {time.perf_counter() - start:.1f} s", flush=True)

@@ -1,1 +1,1 @@
-"""The explore stage: components, clusters and maps of the features."""
+"""The explore stage: principal components, clusters and maps of the features."""

@@ -1,6 +1,6 @@
-"""What the features know before any classifier is trained: components, clusters and maps.
+"""Exploration of the features without a classifier: principal components, clusters and maps.
 
-Everything runs on one thread: sums in another order have other bits, and UMAP magnifies them.
+Everything runs on one thread: the order of a sum changes its rounding, and UMAP amplifies the difference.
 """
 
 import sys
@@ -22,12 +22,18 @@ from gemmodel.core.errors import ParameterError
 from gemmodel.core.params import ExploreParams
 from gemmodel.embed import feature_set
 
-MAX_PHOTOS = 4_000  # photos: the time of the components grows with their cube, and each one's picture is in the page
+MAX_PHOTOS = 4_000  # the time of the components grows with their cube, and the page contains a picture of each photo
 
 
 @dataclass(frozen=True)
 class FeatureTable:
-    """Cached features: float32 (photos, features), the photos' files below the split, and each one's gem."""
+    """Features of photos.
+
+    Attributes:
+        features: float32 (photos, features).
+        files: the photos' paths, relative to the split folder.
+        gems: of the photos.
+    """
 
     features: np.ndarray
     files: list[str]
@@ -36,15 +42,15 @@ class FeatureTable:
 
 @dataclass(frozen=True)
 class Exploration:
-    """What was found.
+    """Maps, clusters and scores of a feature table.
 
     Attributes:
-        maps: `UMAP`, `t-SNE` and `PCA`: places, float32 (photos, 2).
-        clusters: of KMeans after `PCA` and after `UMAP`: indices, int (photos,).
-        variance: a row a component: `component` from 1 on, `fraction` of the variance that it and those before tell.
-        elbow: a row a number of clusters: `clusters`, and the mean squared distance to the centre after `PCA` and after
-            `UMAP`, each as a share of that to a single centre.
-        scores: figures by name, nested, rounded to six digits.
+        maps: by name (`UMAP`, `t-SNE`, `PCA`): positions, float32 (photos, 2).
+        clusters: by name of the space (`PCA`, `UMAP`): KMeans' cluster indices, int (photos,).
+        variance: one row per component: `component`, from 1, and the cumulative `fraction` of the variance.
+        elbow: one row per number of clusters: `clusters`, and in the columns `PCA` and `UMAP` the mean squared distance
+            to the cluster's centre, as a fraction of that to a single centre.
+        scores: by name, nested, rounded to six digits.
     """
 
     maps: dict[str, np.ndarray]
@@ -55,82 +61,81 @@ class Exploration:
 
 
 def read(features: Path, parts: Sequence[str]) -> FeatureTable:
-    """Reads the features that the stage embed has cached, without loading TensorFlow.
+    """Reads the features of some parts, without loading TensorFlow.
 
     Raises:
         DataError: a part is missing.
     """
-    kept = {part: feature_set.read(features / f"{part}.npz") for part in parts}
+    sets = {part: feature_set.read(features / f"{part}.npz") for part in parts}
     return FeatureTable(
-        np.concatenate([of.features for of in kept.values()]),
-        [f"{part}/{name}" for part, of in kept.items() for name in of.files],
-        [of.classes[label] for of in kept.values() for label in of.labels],
+        np.concatenate([photos.features for photos in sets.values()]),
+        [f"{part}/{file}" for part, photos in sets.items() for file in photos.files],
+        [photos.classes[label] for photos in sets.values() for label in photos.labels],
     )
 
 
-def subsample(known: FeatureTable, *, seed: int) -> FeatureTable:
-    """Returns the photos that are explored: all, or MOST of them at random."""
-    places = np.sort(np.random.default_rng(seed).permutation(len(known.gems))[:MAX_PHOTOS])
-    if len(places) == len(known.gems):
-        return known
-    return FeatureTable(known.features[places], [known.files[i] for i in places], [known.gems[i] for i in places])
+def subsample(table: FeatureTable, *, seed: int, max_photos: int = MAX_PHOTOS) -> FeatureTable:
+    """Returns a random sample of the photos, in their order, or the table itself if it has few enough photos."""
+    indices = np.sort(np.random.default_rng(seed).permutation(len(table.gems))[:max_photos])
+    if len(indices) == len(table.gems):
+        return table
+    return FeatureTable(table.features[indices], [table.files[i] for i in indices], [table.gems[i] for i in indices])
 
 
 def explore(
-    known: FeatureTable, mineral_classes: Mapping[str, str], params: ExploreParams, *, seed: int
+    table: FeatureTable, mineral_classes: Mapping[str, str], params: ExploreParams, *, seed: int
 ) -> Exploration:
-    """Standardises the features, finds components, clusters and maps, and compares the clusters with the names.
+    """Standardises the features, computes components, clusters and maps, and compares the clusters with the labels.
 
     Args:
-        known: the features.
+        table: the features.
         mineral_classes: by gem.
         params: of the maps and clusters.
         seed: of KMeans, UMAP and t-SNE.
 
     Returns:
-        The maps, clusters, curves and scores; the same input gives the same bits.
+        Maps, clusters, curves and scores; the same input gives the same bits.
 
     Raises:
-        ParameterError: more clusters were asked for than there are photos.
+        ParameterError: there are not more photos than clusters.
     """
-    names = {"gem": known.gems, "mineral_class": [mineral_classes[gem] for gem in known.gems]}
-    number = params.clusters or len(set(known.gems))
-    for name, least in (("clusters", number), ("elbow", min(params.elbow))):
-        if least >= len(known.gems):
-            raise ParameterError(
-                f"explore.{name} is {least}; it must be less than the photos' number, {len(known.gems)}"
-            )
+    photos = len(table.gems)
+    labels = {"gem": table.gems, "mineral_class": [mineral_classes[gem] for gem in table.gems]}
+    n_clusters = params.clusters or len(set(table.gems))
+    for name, value in (("clusters", n_clusters), ("elbow", min(params.elbow))):
+        if value >= photos:
+            raise ParameterError(f"explore.{name} is {value}; it must be less than the number of photos, {photos}")
     with threadpool_limits(limits=1):
-        scores, variance = _components(known.features, params.clip)
-        kept = int(np.searchsorted(variance, params.variance)) + 1
-        components = np.ascontiguousarray(scores[:, :kept])
+        all_components, variance = _components(table.features, params.clip)
+        n_components = int(np.searchsorted(variance, params.variance)) + 1
+        components = np.ascontiguousarray(all_components[:, :n_components])
         spaces = {"PCA": components, "UMAP": _umap(components, params, seed)}
-        kmeans = {name: _clusters(space, number, seed).labels_ for name, space in spaces.items()}
-        tried = sorted(k for k in set(params.elbow) if k < len(known.gems))
+        clusters = {name: _kmeans(space, n_clusters, seed).labels_ for name, space in spaces.items()}
+        tried = sorted(k for k in set(params.elbow) if k < photos)
         elbow = pd.DataFrame(
             {"clusters": tried}
             | {
-                name: [_clusters(space, k, seed).inertia_ / (space.var(axis=0).sum() * len(space)) for k in tried]
+                name: [_kmeans(space, k, seed).inertia_ / (space.var(axis=0).sum() * len(space)) for k in tried]
                 for name, space in spaces.items()
             }
         )
         agreement = {
-            name.lower(): _agreement(space, kmeans[name], names)
+            name.lower(): _agreement(space, clusters[name], labels)
             | {"elbow": elbow_point(elbow["clusters"], elbow[name])}
             for name, space in spaces.items()
         }
-        silhouettes = {f"{name}_silhouette": _silhouette(components, labels) for name, labels in names.items()}
-        perplexity = min(params.perplexity, (len(known.gems) - 1) / 3)
+        silhouettes = {f"{name}_silhouette": _silhouette(components, values) for name, values in labels.items()}
+        perplexity = min(params.perplexity, (photos - 1) / 3)
         tsne = TSNE(perplexity=perplexity, init="pca", random_state=seed, n_jobs=1).fit_transform(components)
     counts = {
-        "photos": len(known.gems),
-        "gems": len(set(known.gems)),
-        "mineral_classes": len(set(names["mineral_class"])),
+        "photos": photos,
+        "gems": len(set(table.gems)),
+        "mineral_classes": len(set(labels["mineral_class"])),
     }
-    sizes = {"features": known.features.shape[1], "components": kept, "clusters": number}
+    sizes = {"features": table.features.shape[1], "components": n_components, "clusters": n_clusters}
     return Exploration(
         maps={"UMAP": spaces["UMAP"], "t-SNE": tsne, "PCA": components[:, :2]},
-        clusters=kmeans,
+        clusters=clusters,
         variance=pd.DataFrame({"component": np.arange(1, len(variance) + 1), "fraction": variance.round(6)}),
         elbow=elbow.round(6),
         scores=counts | sizes | agreement | silhouettes,
@@ -138,21 +143,21 @@ def explore(
 
 
 def _components(features: np.ndarray, clip: float) -> tuple[np.ndarray, np.ndarray]:
-    """Returns principal component scores and the cumulative shares of the variance.
+    """Returns the principal components, float32 (photos, components), and the cumulative fractions of the variance.
 
-    With more features than photos the kernel matrix is far the smaller problem, and its components are the same.
+    With more features than photos the kernel matrix is the smaller problem, and its components are the same.
     """
-    standard = np.clip(StandardScaler().fit_transform(features), -clip, clip)
+    standardised = np.clip(StandardScaler().fit_transform(features), -clip, clip)
     pca = KernelPCA(kernel="linear", eigen_solver="dense")
-    scores = pca.fit_transform(standard).astype(np.float32)
+    components = pca.fit_transform(standardised).astype(np.float32)
     variance = np.cumsum(pca.eigenvalues_.astype(np.float64))
-    return scores, variance / variance[-1]
+    return components, variance / variance[-1]
 
 
 def _umap(components: np.ndarray, params: ExploreParams, seed: int) -> np.ndarray:
-    """Returns UMAP's places (McInnes and others, arXiv 1802.03426), float32 of shape (photos, 2)."""
+    """Returns UMAP's positions (McInnes and others, arXiv 1802.03426), float32 of shape (photos, 2)."""
     if "tensorflow" not in sys.modules:
-        sys.modules["tensorflow"] = None  # type: ignore[assignment]  # UMAP would load it for a variant not used here
+        sys.modules["tensorflow"] = None  # type: ignore[assignment]  # UMAP would import it for a variant not used here
         try:
             import umap
         finally:
@@ -160,31 +165,31 @@ def _umap(components: np.ndarray, params: ExploreParams, seed: int) -> np.ndarra
     import umap
 
     neighbours = min(params.neighbours, len(components) - 1)
-    fitted = umap.UMAP(n_neighbors=neighbours, min_dist=params.min_dist, random_state=seed, n_jobs=1)
-    places: np.ndarray = fitted.fit_transform(components)
-    return places
+    reducer = umap.UMAP(n_neighbors=neighbours, min_dist=params.min_dist, random_state=seed, n_jobs=1)
+    positions: np.ndarray = reducer.fit_transform(components)
+    return positions
 
 
-def _clusters(space: np.ndarray, number: int, seed: int) -> KMeans:
-    return KMeans(number, random_state=seed).fit(space)
+def _kmeans(space: np.ndarray, n_clusters: int, seed: int) -> KMeans:
+    return KMeans(n_clusters, random_state=seed).fit(space)
 
 
-def _agreement(space: np.ndarray, clusters: np.ndarray, names: Mapping[str, Sequence[str]]) -> dict[str, float]:
-    found = {"silhouette": _silhouette(space, clusters)}
-    for name, labels in names.items():
-        found[f"{name}_adjusted_rand_index"] = round(float(adjusted_rand_score(labels, clusters)), 6)
-        found[f"{name}_mutual_information"] = round(float(normalized_mutual_info_score(labels, clusters)), 6)
-    return found
+def _agreement(space: np.ndarray, clusters: np.ndarray, labels: Mapping[str, Sequence[str]]) -> dict[str, float]:
+    scores = {"silhouette": _silhouette(space, clusters)}
+    for name, values in labels.items():
+        scores[f"{name}_adjusted_rand_index"] = round(float(adjusted_rand_score(values, clusters)), 6)
+        scores[f"{name}_mutual_information"] = round(float(normalized_mutual_info_score(values, clusters)), 6)
+    return scores
 
 
 def _silhouette(space: np.ndarray, labels: Any) -> float:
-    """Returns the mean silhouette, in [-1, 1]; 0, that of a group of one, where there are no two groups."""
+    """Returns the mean silhouette, in [-1, 1]; 0, that of a group of one, where there are fewer than two groups."""
     return round(float(silhouette_score(space, labels)), 6) if 1 < len(set(labels)) < len(space) else 0.0
 
 
-def elbow_point(numbers: pd.Series, losses: pd.Series) -> int:
-    """Returns the number of clusters farthest below the chord of the curve (Satopää and others, Kneedle, 2011)."""
-    x = (numbers - numbers.iloc[0]) / max(1, numbers.iloc[-1] - numbers.iloc[0])
+def elbow_point(n_clusters: pd.Series, losses: pd.Series) -> int:
+    """Returns the number of clusters where the curve lies most below its chord (Satopää and others, Kneedle, 2011)."""
+    x = (n_clusters - n_clusters.iloc[0]) / max(1, n_clusters.iloc[-1] - n_clusters.iloc[0])
     fall = losses.iloc[0] - losses.iloc[-1]
     y = (losses.iloc[0] - losses) / (fall if fall > 0 else 1)
-    return int(numbers.iloc[int((y - x).argmax())])
+    return int(n_clusters.iloc[int((y - x).argmax())])

@@ -1,4 +1,4 @@
-"""The exploration as a page to look around in, with each photo under the pointer, and as still pictures."""
+"""The exploration as an interactive page, with each photo under the pointer, and as static plots."""
 
 import colorsys
 from collections import Counter
@@ -12,63 +12,62 @@ from jinja2.utils import htmlsafe_json_dumps
 from joblib import Parallel, delayed
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
-from PIL import Image
 from plotly.offline import get_plotlyjs
 
 from gemmodel.core import files
 from gemmodel.core.params import ExploreParams
 from gemmodel.explore.exploration import Exploration, FeatureTable
-from gemmodel.figures import html
+from gemmodel.figures import html, plots, tiles
 
 TEMPLATE = Path(__file__).with_suffix(".html")
 GREY = "#9a9a9a"
-LETTER, LINE = 0.0058, 0.018  # width and height of a name on a map, as shares of the map's
+LETTER_WIDTH, LINE_HEIGHT = 0.0058, 0.018  # of a label, as fractions of the map's width and height
 
 
 def write(
     out: Path,
-    known: FeatureTable,
+    table: FeatureTable,
     mineral_classes: Mapping[str, str],
-    found: Exploration,
+    exploration: Exploration,
     split: Path,
     params: ExploreParams,
 ) -> None:
     """Writes `index.html`, `umap.png`, `tsne.png`, `variance.csv` and `elbow.csv`.
 
     Args:
-        out: becomes the folder.
-        known: whose features were explored.
+        out: the folder.
+        table: the features that were explored.
         mineral_classes: by gem.
-        found: what there is to show.
+        exploration: of these features.
         split: the folder that the photos' files are relative to.
-        params: what was asked for.
+        params: of the exploration.
     """
-    groups = _groups(known.gems, mineral_classes, found.clusters)
-    shades = dict(zip(groups["gem"]["names"], groups["gem"]["colours"], strict=True))
+    gems, scores = table.gems, exploration.scores
+    _, gem_colours = palette(gems, mineral_classes)
     figures = {
-        "components": variance_curve(found.variance, params.variance, found.scores["components"]),
-        "clusters": elbow_curves(found.elbow, found.scores),
-    } | {name: flow(known.gems, indices, mineral_classes, shades) for name, indices in found.clusters.items()}
+        "components": variance_curve(exploration.variance, params.variance, scores["components"]),
+        "clusters": elbow_curves(exploration.elbow, scores),
+    } | {name: flow(gems, indices, mineral_classes, gem_colours) for name, indices in exploration.clusters.items()}
     with files.atomic_write(out) as new:
         new.mkdir()
         for name in ("UMAP", "t-SNE"):
-            figure = still_map(found.maps[name], known.gems, mineral_classes, title=name)
-            figure.savefig(new / f"{name.lower().replace('-', '')}.png", dpi=110, metadata={"Software": None})
-        found.variance.to_csv(new / "variance.csv", index=False)
-        found.elbow.to_csv(new / "elbow.csv", index=False)
+            figure = static_map(exploration.maps[name], gems, mineral_classes, title=name)
+            plots.save(figure, new / f"{name.lower().replace('-', '')}.png", dpi=110)
+        exploration.variance.to_csv(new / "variance.csv", index=False)
+        exploration.elbow.to_csv(new / "elbow.csv", index=False)
         html.write(
             new / "index.html",
             TEMPLATE,
             plotly=get_plotlyjs(),
-            scores=found.scores,
+            scores=scores,
             params=params,
-            photos=htmlsafe_json_dumps(  # once, however many maps there are; Jinja's own filter would sort the keys
+            photos=htmlsafe_json_dumps(  # once for all maps; Jinja's own filter would sort the keys
                 {
-                    "files": known.files,
-                    "pictures": _thumbnails([split / name for name in known.files], params.thumbnail),
-                    "maps": {name: places.astype(float).round(2).T.tolist() for name, places in found.maps.items()},
-                    "names": {name: name_places(places, known.gems) for name, places in found.maps.items()},
-                    "groups": groups,
+                    "files": table.files,
+                    "pictures": _thumbnails([split / file for file in table.files], params.thumbnail),
+                    "maps": {name: xy.astype(float).round(2).T.tolist() for name, xy in exploration.maps.items()},
+                    "labels": {name: label_positions(xy, gems) for name, xy in exploration.maps.items()},
+                    "groupings": _groupings(gems, mineral_classes, exploration.clusters),
                 }
             ),
             figures={name: figure.to_json() for name, figure in figures.items()},
@@ -76,17 +75,17 @@ def write(
 
 
 def palette(gems: Sequence[str], mineral_classes: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
-    """Returns a colour of each mineral class and of each gem.
+    """Returns a colour for each mineral class and for each gem.
 
-    Mineral classes of several gems get a hue each, and their gems shades of it; those of one gem are grey, for no eye
-    tells fifty hues apart, and the gem has a pale hue.
+    A mineral class of several gems has a hue of its own, and its gems have shades of it. A mineral class of one gem is
+    grey, since fifty hues are indistinguishable, and its gem has a pale hue.
 
     Args:
-        gems: names, each as often as may be.
+        gems: names, which may repeat.
         mineral_classes: by gem.
 
     Returns:
-        Colours as `#rrggbb` by mineral class, those of most gems first, and by gem in the same order.
+        Colours as `#rrggbb`: by mineral class, the one with the most gems first, and by gem in the same order.
     """
     members: dict[str, list[str]] = {}
     for gem in sorted(set(gems)):
@@ -94,86 +93,90 @@ def palette(gems: Sequence[str], mineral_classes: Mapping[str, str]) -> tuple[di
     ordered = dict(sorted(members.items(), key=lambda item: (-len(item[1]), item[0])))
     several = [name for name in ordered if len(ordered[name]) > 1]
     single = [name for name in ordered if len(ordered[name]) == 1]
-    of_class = {name: _colour(place / len(several), 0.45, 0.75) for place, name in enumerate(several)}
-    of_gem: dict[str, str] = {}
-    for place, name in enumerate(several):
-        lightness = np.linspace(0.25, 0.75, len(ordered[name]))
-        of_gem |= {gem: _colour(place / len(several), x, 0.7) for gem, x in zip(ordered[name], lightness, strict=True)}
-    for place, name in enumerate(single):
-        of_class[name] = GREY
-        of_gem[ordered[name][0]] = _colour(place / len(single), 0.6, 0.3)
-    return of_class, of_gem
+    class_colours = {name: _colour(i / len(several), 0.45, 0.75) for i, name in enumerate(several)}
+    gem_colours: dict[str, str] = {}
+    for i, name in enumerate(several):
+        shades = np.linspace(0.25, 0.75, len(ordered[name]))
+        gem_colours |= {gem: _colour(i / len(several), x, 0.7) for gem, x in zip(ordered[name], shades, strict=True)}
+    for i, name in enumerate(single):
+        class_colours[name] = GREY
+        gem_colours[ordered[name][0]] = _colour(i / len(single), 0.6, 0.3)
+    return class_colours, gem_colours
 
 
 def _colour(hue: float, lightness: float, saturation: float) -> str:
-    return "#" + "".join(f"{round(255 * part):02x}" for part in colorsys.hls_to_rgb(hue % 1, lightness, saturation))
+    return "#" + "".join(f"{round(255 * x):02x}" for x in colorsys.hls_to_rgb(hue % 1, lightness, saturation))
 
 
-def _groups(
+def _groupings(
     gems: Sequence[str], mineral_classes: Mapping[str, str], clusters: Mapping[str, np.ndarray]
 ) -> dict[str, dict[str, list]]:
-    """Returns the ways to colour the photos: the names of the groups, their colours, and each photo's group."""
-    of_class, of_gem = palette(gems, mineral_classes)
-    found = {
-        "gem": _group(gems, of_gem),
-        "mineral class": _group([mineral_classes[gem] for gem in gems], of_class),
+    """Returns the groupings of the photos: the names and colours of the groups, and each photo's group index."""
+    class_colours, gem_colours = palette(gems, mineral_classes)
+    result = {
+        "gem": _grouping(gems, gem_colours),
+        "mineral class": _grouping([mineral_classes[gem] for gem in gems], class_colours),
     }
     for space, indices in clusters.items():
         names = cluster_names(gems, indices)
-        colours = {name: _colour(0.618034 * place, 0.5, 0.6) for place, name in enumerate(names.values())}
-        found[f"cluster after {space}"] = _group([names[index] for index in indices.tolist()], colours)
-    return found
+        colours = {name: _colour(0.618034 * i, 0.5, 0.6) for i, name in enumerate(names.values())}
+        result[f"cluster after {space}"] = _grouping([names[index] for index in indices.tolist()], colours)
+    return result
 
 
-def _group(names: Sequence[str], colours: Mapping[str, str]) -> dict[str, list]:
-    places = {name: place for place, name in enumerate(colours)}
-    return {"names": list(colours), "colours": list(colours.values()), "of": [places[name] for name in names]}
+def _grouping(photo_groups: Sequence[str], colours: Mapping[str, str]) -> dict[str, list]:
+    indices = {name: i for i, name in enumerate(colours)}
+    return {
+        "names": list(colours),
+        "colours": list(colours.values()),
+        "indices": [indices[name] for name in photo_groups],
+    }
 
 
 def cluster_names(gems: Sequence[str], clusters: np.ndarray) -> dict[int, str]:
-    """Returns a name of each cluster, by index: its number, the gem that most of its photos show, and their share."""
-    found = {}
+    """Returns a name for each cluster, by index: its number, its most frequent gem, and the percentage of this gem."""
+    names = {}
     for index in range(int(clusters.max()) + 1):
-        inside = Counter(gem for gem, cluster in zip(gems, clusters, strict=True) if cluster == index)
-        gem, number = min(inside.items(), key=lambda item: (-item[1], item[0]))
-        found[index] = f"{index + 1}: {gem} {number / inside.total():.0%}"
-    return found
+        counts = Counter(gem for gem, cluster in zip(gems, clusters, strict=True) if cluster == index)
+        gem, count = min(counts.items(), key=lambda item: (-item[1], item[0]))
+        names[index] = f"{index + 1}: {gem} {count / counts.total():.0%}"
+    return names
 
 
 def _thumbnails(paths: Sequence[Path], side: int) -> list[str]:
-    def thumbnail(path: Path) -> str:
-        with Image.open(path) as picture:
-            picture.thumbnail((side, side))  # a JPEG is decoded no larger than need be
-            return html.data_url(picture.convert("RGB"))
+    def data_url(path: Path) -> str:
+        return html.data_url(tiles.thumbnail(path, side))
 
-    return list(Parallel(n_jobs=-1, prefer="threads")(delayed(thumbnail)(path) for path in paths))
+    return list(Parallel(n_jobs=-1, prefer="threads")(delayed(data_url)(path) for path in paths))
 
 
-def variance_curve(variance: pd.DataFrame, wanted: float, components: int) -> go.Figure:
-    """Draws the share of the variance that so many components tell, with a line where it passes the wanted one."""
+def variance_curve(variance: pd.DataFrame, target: float, components: int) -> go.Figure:
+    """Draws the explained fraction of the variance by number of components, with lines where it reaches a target."""
     figure = go.Figure(go.Scatter(x=variance["component"], y=variance["fraction"], mode="lines", name="fraction"))
-    figure.add_hline(wanted, line_dash="dot", line_color=GREY)
-    figure.add_vline(components, line_dash="dot", line_color=GREY, annotation_text=f"{wanted:g}: {components}")
-    return _styled(figure, "components", "share of the variance", height=360)
+    figure.add_hline(target, line_dash="dot", line_color=GREY)
+    figure.add_vline(components, line_dash="dot", line_color=GREY, annotation_text=f"{target:g}: {components}")
+    return _styled(figure, "components", "explained fraction of the variance", height=360)
 
 
 def elbow_curves(elbow: pd.DataFrame, scores: Mapping) -> go.Figure:
-    """Draws how far photos lie from their cluster's centre, by number of clusters, with a mark at each elbow."""
+    """Draws the photos' squared distance to their cluster's centre by number of clusters, with a mark at each elbow."""
     figure = go.Figure()
     for name in elbow.columns[1:]:
         figure.add_scatter(x=elbow["clusters"], y=elbow[name], mode="lines+markers", name=f"after {name}")
-        bend = elbow[elbow["clusters"] == scores[name.lower()]["elbow"]]
-        mark = {"size": 16, "symbol": "circle-open", "color": "black"}
-        figure.add_scatter(x=bend["clusters"], y=bend[name], mode="markers", marker=mark, name=f"elbow after {name}")
-    return _styled(figure, "clusters", "squared distance to the centre, share", height=360)
+        point = elbow[elbow["clusters"] == scores[name.lower()]["elbow"]]
+        marker = {"size": 16, "symbol": "circle-open", "color": "black"}
+        figure.add_scatter(
+            x=point["clusters"], y=point[name], mode="markers", marker=marker, name=f"elbow after {name}"
+        )
+    return _styled(figure, "clusters", "squared distance to the centre, relative", height=360)
 
 
 def flow(
     gems: Sequence[str], clusters: np.ndarray, mineral_classes: Mapping[str, str], colours: Mapping[str, str]
 ) -> go.Figure:
-    """Draws a Sankey diagram from gems to clusters, in the gem's colour, in an order with few crossings."""
+    """Draws a Sankey diagram from gems to clusters; each link has the colour of its gem."""
     names = cluster_names(gems, clusters)
-    order = {gem: place for place, gem in enumerate(colours)}
+    order = {gem: i for i, gem in enumerate(colours)}
     counts = Counter(zip(gems, clusters.tolist(), strict=True))
     pairs = sorted(counts, key=lambda pair: (order[pair[0]], pair[1]))
     labels = [f"{gem} ({mineral_classes[gem]})" if mineral_classes[gem] != gem else gem for gem in colours]
@@ -212,54 +215,55 @@ def _styled(figure: go.Figure, x: str, y: str, *, height: int) -> go.Figure:
     return figure
 
 
-def name_places(places: np.ndarray, gems: Sequence[str]) -> dict[str, tuple[float, float]]:
-    """Returns where each gem's name can be read: amid its photos, or as little above or below as no other name needs.
+def label_positions(positions: np.ndarray, gems: Sequence[str]) -> dict[str, tuple[float, float]]:
+    """Returns the positions of the gems' labels on a map: the median of each gem's photos, moved to avoid overlaps.
+
+    A label moves up or down, by the smallest number of lines that avoids an overlap with an earlier label.
 
     Args:
-        places: shape (photos, 2).
+        positions: of the photos, shape (photos, 2).
         gems: of the photos.
 
     Returns:
-        The name's centre by gem, on a map drawn some 1,100 by 750 pixels large with letters of 10 pixels.
+        The label's centre by gem, for a map of some 1,100 by 750 pixels with letters of 10 pixels.
     """
-    spread = np.ptp(places, axis=0)
-    found: dict[str, tuple[float, float]] = {}
+    width, height = np.ptp(positions, axis=0)
+    labels: dict[str, tuple[float, float]] = {}
     for gem in sorted(set(gems)):
-        x, y = np.median(places[np.array(gems) == gem], axis=0)
+        x, median = np.median(positions[np.array(gems) == gem], axis=0)
         for step in sorted(range(-len(gems), len(gems)), key=abs):
-            higher = y + step * LINE * spread[1]
+            y = median + step * LINE_HEIGHT * height
             if not any(
-                abs(x - other_x) < LETTER * spread[0] * (len(gem) + len(other)) / 2
-                and abs(higher - other_y) < 0.99 * LINE * spread[1]  # places are rounded
-                for other, (other_x, other_y) in found.items()
+                abs(x - other_x) < LETTER_WIDTH * width * (len(gem) + len(other)) / 2
+                and abs(y - other_y) < 0.99 * LINE_HEIGHT * height  # positions are rounded
+                for other, (other_x, other_y) in labels.items()
             ):
                 break
-        found[gem] = (round(float(x), 3), round(float(higher), 3))
-    return found
+        labels[gem] = (round(float(x), 3), round(float(y), 3))
+    return labels
 
 
-def still_map(places: np.ndarray, gems: Sequence[str], mineral_classes: Mapping[str, str], *, title: str) -> Figure:
-    """Draws a map in the colours of the mineral classes, with each gem's name amid its photos.
+def static_map(positions: np.ndarray, gems: Sequence[str], mineral_classes: Mapping[str, str], *, title: str) -> Figure:
+    """Draws a map in the colours of the mineral classes, with a label for each gem.
 
     Args:
-        places: shape (photos, 2).
+        positions: of the photos, shape (photos, 2).
         gems: of the photos.
         mineral_classes: by gem.
         title: of the picture.
     """
-    of_class, _ = palette(gems, mineral_classes)
+    class_colours, _ = palette(gems, mineral_classes)
     figure = Figure(figsize=(13, 9), layout="constrained")
     axes = figure.subplots()
-    of = np.array([mineral_classes[gem] for gem in gems])
-    for name, colour in of_class.items():
+    photo_classes = np.array([mineral_classes[gem] for gem in gems])
+    for name, colour in class_colours.items():
+        x, y = positions[photo_classes == name].T
         label = name if colour != GREY else None
-        axes.scatter(
-            places[of == name, 0], places[of == name, 1], s=14, color=colour, alpha=0.75, linewidths=0, label=label
-        )
+        axes.scatter(x, y, s=14, color=colour, alpha=0.75, linewidths=0, label=label)
     outline = [withStroke(linewidth=2, foreground="white")]
-    for gem, (x, y) in name_places(places, gems).items():
+    for gem, (x, y) in label_positions(positions, gems).items():
         axes.text(x, y, gem, fontsize=7, ha="center", va="center", path_effects=outline)
-    if GREY in of_class.values():
+    if GREY in class_colours.values():
         axes.scatter([], [], s=14, color=GREY, label="of one gem each")
     axes.legend(title="mineral class", loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, markerscale=2)
     axes.set(title=f"{title} of {len(gems)} photos", xticks=[], yticks=[])

@@ -1,1 +1,1 @@
-"""Plots, tiles of photos, heat maps and HTML pages that several stages draw."""
+"""Plots, tiles of photos, heat maps and HTML pages, for several stages."""

@@ -1,4 +1,4 @@
-"""Pages of HTML that need no other file and no network."""
+"""HTML pages that need no other file and no network."""
 
 import base64
 import io
@@ -10,15 +10,29 @@ from PIL import Image
 
 from gemmodel.core import files
 
+PACKAGE = Path(__file__).parents[1]  # templates name each other relative to it
+TEMPLATES = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(PACKAGE),
+    autoescape=jinja2.select_autoescape(("html",)),
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+
 
 def write(page: Path, template: Path, **values: Any) -> None:
-    """Fills a Jinja template, whose every value must be given, and writes the page whole or not at all."""
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    files.write_text(page, environment.from_string(template.read_text(encoding="utf-8")).render(**values))
+    """Renders a Jinja template of this package to a file, atomically.
+
+    Args:
+        page: the file.
+        template: a page's template extends `figures/page.html`; values are escaped where its name ends in `.html`.
+        values: every name that the template uses.
+    """
+    files.write_text(page, TEMPLATES.get_template(template.relative_to(PACKAGE).as_posix()).render(**values))
 
 
 def data_url(picture: Image.Image | Path) -> str:
-    """Returns a picture, or a picture's file as it is, as an address that holds it."""
+    """Returns a data URL of a picture, encoded as JPEG, or of a picture file, with its bytes as they are."""
     if isinstance(picture, Path):
         kind, data = {".jpg": "jpeg"}.get(picture.suffix, picture.suffix[1:]), picture.read_bytes()
     else:

@@ -1,20 +1,20 @@
-"""Heat maps over photos, for a page, a command or a web service: red speaks for the answer, blue against it."""
+"""Heat maps over photos, for a page, a command or a web service: red supports the predicted class, blue opposes it."""
 
 import numpy as np
 from PIL import Image
 
 FOR, AGAINST = np.array([214.0, 39.0, 24.0]), np.array([33.0, 102.0, 172.0])
-STRONGEST = 0.75  # opacity where a map is strongest
-PERCENTILE = 99.0  # of a map's absolute values, taken for the strongest: single pixels must not outshine the rest
-SMOOTH = 0.015  # of the side, deviation of the Gaussian that makes a map of single pixels legible
+MAX_OPACITY = 0.75  # where a map is strongest
+PERCENTILE = 99.0  # of a map's absolute values, taken for its maximum: single pixels must not outshine the rest
+SMOOTHING = 0.015  # of the side: std of the Gaussian that makes a map of single pixels legible
 
 
 def overlay(photo: np.ndarray, values: np.ndarray) -> Image.Image:
-    """Lays a map over a photo in grey.
+    """Draws a map over a photo in grey.
 
     Args:
         photo: uint8 of shape (side, side, 3).
-        values: of any height and width, signed or not; a coarse one is interpolated.
+        values: of any height and width, signed or not; a coarse map is interpolated.
 
     Returns:
         An RGB picture of the photo's size.
@@ -24,17 +24,17 @@ def overlay(photo: np.ndarray, values: np.ndarray) -> Image.Image:
     side = len(photo)
     heat = cv2.resize(values.astype(np.float32), (side, side), interpolation=cv2.INTER_CUBIC)
     if len(values) == side:
-        heat = cv2.GaussianBlur(heat, (0, 0), SMOOTH * side)
+        heat = cv2.GaussianBlur(heat, (0, 0), SMOOTHING * side)
     heat = np.clip(heat / max(float(np.percentile(np.abs(heat), PERCENTILE)), 1e-12), -1, 1)[..., None]
     grey = np.asarray(Image.fromarray(photo).convert("L"), np.float32)[..., None]
-    opacity = STRONGEST * np.abs(heat)
-    mixed = (1 - opacity) * grey + opacity * np.where(heat > 0, FOR, AGAINST)
-    return Image.fromarray(np.rint(mixed).astype(np.uint8))
+    opacity = MAX_OPACITY * np.abs(heat)
+    blended = (1 - opacity) * grey + opacity * np.where(heat > 0, FOR, AGAINST)
+    return Image.fromarray(np.rint(blended).astype(np.uint8))
 
 
 def side_by_side(photo: np.ndarray, values: np.ndarray, *, side: int = 448) -> Image.Image:
-    """Returns a photo and, on its right, the photo under a map, each `side` pixels wide and high; see `overlay`."""
+    """Returns a photo and, on its right, its `overlay`, each `side` pixels wide and high."""
     both = Image.new("RGB", (2 * side, side))
-    for place, picture in enumerate((Image.fromarray(photo), overlay(photo, values))):
-        both.paste(picture.resize((side, side), Image.Resampling.BICUBIC), (place * side, 0))
+    for i, picture in enumerate((Image.fromarray(photo), overlay(photo, values))):
+        both.paste(picture.resize((side, side), Image.Resampling.BICUBIC), (i * side, 0))
     return both

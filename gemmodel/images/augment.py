@@ -1,4 +1,4 @@
-"""The one augmentation, to disk and on the fly: Keras preprocessing layers."""
+"""The only augmentation, for copies on disk and on the fly: Keras preprocessing layers."""
 
 import hashlib
 import math
@@ -23,10 +23,10 @@ from gemmodel.images import decode
 def augmenter(params: AugmentParams, *, seed: int) -> keras.Sequential:
     """Returns the augmentation as a model that acts in training only.
 
-    No layer changes a colour: hue and saturation are what tells gems apart.
+    No layer changes colours, since gems differ by hue and saturation.
 
     Args:
-        params: `rotation` in degrees, the others as shares of the picture's side.
+        params: `rotation` in degrees, the others as fractions of the image's side.
         seed: of the random transformations.
 
     Returns:
@@ -46,9 +46,9 @@ def augmenter(params: AugmentParams, *, seed: int) -> keras.Sequential:
 
 
 class RandomAffine(layers.Layer):
-    """Turns, shears, zooms and shifts pictures about their centre, all in one resampling.
+    """Rotates, shears, zooms and shifts images about their centre, in one resampling.
 
-    Keras' own four layers would resample four times, which takes four times as long and blurs.
+    Keras' own four layers resample four times, which takes four times as long and blurs.
     """
 
     def __init__(self, params: AugmentParams, *, seed: int) -> None:
@@ -57,25 +57,25 @@ class RandomAffine(layers.Layer):
         self.generator = keras.random.SeedGenerator(seed)
 
     def call(self, pixels: Any, training: bool = False) -> Any:
-        """Returns square pictures of shape (batch, side, side, 3), changed in training only."""
+        """Returns square images of shape (batch, side, side, 3); they change in training only."""
         if not training:
             return pixels
-        middle = (pixels.shape[1] - 1) / 2
-        # A row a picture, so that one more picture does not change what the others get.
+        centre = (pixels.shape[1] - 1) / 2
+        # One row per image, so that one image more does not change the transformations of the others.
         draws = ops.transpose(keras.random.uniform((ops.shape(pixels)[0], 7), -1, 1, seed=self.generator))
-        turn = draws[0] * math.radians(self.params.rotation)
-        sine, cosine = ops.sin(turn), ops.cos(turn)
+        angle = draws[0] * math.radians(self.params.rotation)
+        sine, cosine = ops.sin(angle), ops.cos(angle)
         shear_x, shear_y = draws[1] * self.params.shear, draws[2] * self.params.shear
         zoom_x, zoom_y = 1 + draws[3] * self.params.zoom, 1 + draws[4] * self.params.zoom
-        # From the place of a new pixel to that of an old one: zoom @ rotation @ shear.
+        # From the position of a new pixel to that of an old one: zoom @ rotation @ shear.
         rows = (
             (zoom_x * (cosine - sine * shear_y), zoom_x * (cosine * shear_x - sine), draws[5]),
             (zoom_y * (sine + cosine * shear_y), zoom_y * (sine * shear_x + cosine), draws[6]),
         )
         matrix = []
         for x, y, shift in rows:
-            matrix += [x, y, middle * (1 - x - y) + shift * self.params.shift * pixels.shape[1]]
-        transform = ops.stack([*matrix, ops.zeros_like(turn), ops.zeros_like(turn)], axis=1)
+            matrix += [x, y, centre * (1 - x - y) + shift * self.params.shift * pixels.shape[1]]
+        transform = ops.stack([*matrix, ops.zeros_like(angle), ops.zeros_like(angle)], axis=1)
         return ops.image.affine_transform(pixels, transform, fill_mode=self.params.fill)
 
 
@@ -84,87 +84,87 @@ def write_copies(
 ) -> dict[str, int]:
     """Writes augmented copies of training photos as JPEGs of one size.
 
-    Each class's copies are spread evenly over its photos. A copy depends on the seed, the photo's name and its own
-    number alone, so a new photo changes no other's copies but their number, and the bytes are the same for any number
-    of workers.
+    The copies of a class are distributed evenly over its photos. A copy depends only on the seed, the photo's name and
+    its own number. So a new photo changes how many copies the others get, not the copies, and the bytes are the same
+    for any number of workers.
 
     Args:
-        train: a folder a class.
-        out: becomes a folder a class of `<photo>_<number>.jpg`; a class without copies has none.
-        params: what is done, and how many copies: `images_per_class`, or what is missing `up_to` a number.
+        train: one folder per class.
+        out: the output, one folder per class of `<photo>_<number>.jpg`; a class without copies has none.
+        params: the transformations, and how many copies: `images_per_class`, or as many as a class lacks of
+            `target_per_class`.
         image_size: side of the copies in pixels.
         seed: of the transformations.
-        workers: photos at a time; 0: one a core.
+        workers: photos at a time; 0: one per core.
 
     Returns:
         The number of copies by class.
     """
-    change = _seeded(augmenter(params, seed=seed), image_size)
-    written = {}
+    augment = _seeded(augmenter(params, seed=seed), image_size)
+    copies_by_class = {}
     with files.atomic_write(out) as new:
         new.mkdir()
         tasks = []
         for name, paths in image_folder.list_images(train).items():
-            written[name] = (
-                max(0, params.target_per_class - len(paths)) if params.target_per_class else params.images_per_class
-            )
-            for place, path in enumerate(paths[: written[name]]):
+            count = max(0, params.target_per_class - len(paths)) if params.target_per_class else params.images_per_class
+            copies_by_class[name] = count
+            for i, path in enumerate(paths[:count]):
                 (new / name).mkdir(exist_ok=True)
-                tasks.append((path, new / name, len(range(place, written[name], len(paths)))))
+                tasks.append((path, new / name, len(range(i, count, len(paths)))))
 
         def write(path: Path, folder: Path, copies: int) -> None:
             pixels = np.repeat(decode.load(path, image_size)[np.newaxis], copies, axis=0)
-            for number, copy in enumerate(change(pixels, f"{seed}/{folder.name}/{path.name}")):
+            for number, copy in enumerate(augment(pixels, f"{seed}/{folder.name}/{path.name}")):
                 Image.fromarray(copy).save(folder / f"{path.stem}_{number}.jpg", **decode.JPEG)
 
-        # Threads: Pillow and TensorFlow leave Python's lock, and a process would spend seconds on importing TensorFlow.
+        # Threads: Pillow and TensorFlow release the GIL, and a process would spend seconds on importing TensorFlow.
         with ThreadPoolExecutor(workers or cpu_count()) as pool:
             done = pool.map(write, *zip(*tasks, strict=True)) if tasks else ()
             for _ in tqdm(done, "augment", total=len(tasks), unit=" photos", disable=None):
                 pass
-    return written
+    return copies_by_class
 
 
 def examples(
     photos: Sequence[Path], copies: int, params: AugmentParams, *, image_size: int, seed: int
 ) -> list[list[Image.Image]]:
-    """Returns a row a photo: the photo, and some augmented copies of it, all square."""
-    change = _seeded(augmenter(params, seed=seed), image_size)
+    """Returns one row per photo: the photo and `copies` augmented copies of it, all square."""
+    augment = _seeded(augmenter(params, seed=seed), image_size)
     rows = []
     for path in photos:
         pixels = decode.load(path, image_size)[np.newaxis]
-        rows.append([*pixels, *change(np.repeat(pixels, copies, axis=0), path.name)])
-    return [[Image.fromarray(copy) for copy in row] for row in rows]
+        rows.append([*pixels, *augment(np.repeat(pixels, copies, axis=0), path.name)])
+    return [[Image.fromarray(image) for image in row] for row in rows]
 
 
 def reseed_layers(steps: Sequence[keras.Layer], text: str) -> None:
-    """Lets what layers of augmentation do next depend on a text alone."""
+    """Seeds the random layers of an augmentation with a text, whatever they have done before."""
     random = [layer for layer in steps if hasattr(layer, "generator")]
     for layer, state in zip(random, _states(text, len(random)), strict=True):
         layer.generator.state.assign(state)
 
 
-def _states(text: str, number: int) -> np.ndarray:
-    digests = [hashlib.sha256(f"{text}/{place}".encode()).digest()[:8] for place in range(number)]
-    return np.frombuffer(b"".join(digests), np.uint32).reshape(number, 2)
+def _states(text: str, count: int) -> np.ndarray:
+    digests = [hashlib.sha256(f"{text}/{i}".encode()).digest()[:8] for i in range(count)]
+    return np.frombuffer(b"".join(digests), np.uint32).reshape(count, 2)
 
 
 def _seeded(model: keras.Sequential, image_size: int) -> Callable[[np.ndarray, str], np.ndarray]:
-    """Returns the augmentation as a function of pixels and a text, which stands in for the state of its generators.
+    """Returns the augmentation as a function of pixels and a text that seeds it.
 
-    Being without state, one graph serves many threads.
+    The function has no state, so many threads can share its graph.
     """
     model.build((None, image_size, image_size, 3))
     generators = len(model.non_trainable_variables)
 
     def graph(pixels: tf.Tensor, states: tf.Tensor) -> tf.Tensor:
-        changed, _ = model.stateless_call([], tf.unstack(states), tf.cast(pixels, tf.float32), training=True)
-        return tf.cast(tf.clip_by_value(tf.round(changed), 0, 255), tf.uint8)
+        augmented, _ = model.stateless_call([], tf.unstack(states), tf.cast(pixels, tf.float32), training=True)
+        return tf.cast(tf.clip_by_value(tf.round(augmented), 0, 255), tf.uint8)
 
     pixels_spec = tf.TensorSpec((None, image_size, image_size, 3), tf.uint8)
     compiled = tf.function(graph, input_signature=(pixels_spec, tf.TensorSpec((generators, 2), tf.int64)))
 
-    def change(pixels: np.ndarray, text: str) -> np.ndarray:
+    def augment(pixels: np.ndarray, text: str) -> np.ndarray:
         return compiled(pixels, _states(text, generators).astype(np.int64)).numpy()
 
-    return change
+    return augment

@@ -1,4 +1,4 @@
-"""Perceptual hashes: by which a photo is recognised when it was rescaled, recompressed or mirrored."""
+"""Perceptual hashes: they recognise a photo that was rescaled, recompressed or mirrored."""
 
 import imagehash
 import numpy as np
@@ -8,7 +8,7 @@ COLOUR_SIDE, GREY_SIDE = 64, 32  # pixels of the two thumbnails
 
 
 def thumbnails(image: Image.Image) -> tuple[Image.Image, Image.Image]:
-    """Returns an RGB picture of any size as thumbnails: RGB of 64 x 64 pixels, and grey of 32 x 32."""
+    """Returns two thumbnails of an RGB image of any size: RGB of 64 x 64 pixels, and grey of 32 x 32."""
     colour = image.resize((COLOUR_SIDE, COLOUR_SIDE), Image.Resampling.BOX, reducing_gap=2.0)
     return colour, colour.convert("L").resize((GREY_SIDE, GREY_SIDE), Image.Resampling.BOX)
 

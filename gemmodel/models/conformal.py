@@ -1,4 +1,4 @@
-"""How sure an answer is: prediction sets, and photos unlike all that are known. NumPy alone: serving needs it too."""
+"""Prediction sets, and the detection of photos unlike all training photos. NumPy only: serving needs it too."""
 
 import math
 from dataclasses import dataclass
@@ -7,18 +7,18 @@ import numpy as np
 
 from gemmodel.core.params import TrainParams
 
-CHUNK = 1024  # photos compared with the known ones at a time
+CHUNK = 1024  # photos compared with the reference at a time
 
 
 @dataclass(frozen=True)
 class Thresholds:
-    """The thresholds of a model's answers.
+    """The thresholds that a model's probabilities and distances are compared with.
 
     Attributes:
-        coverage: the share of photos whose gem the prediction set is to hold.
-        set_threshold: a gem is in the set if its probability is at least this; the most probable one always is.
-        neighbours: how many nearest known photos tell how far away a photo is.
-        unknown_distance: a photo is unlike all known gems if its mean distance to them is more than this.
+        coverage: the fraction of photos whose gem the prediction set is to contain.
+        set_threshold: the smallest probability of a gem in the prediction set. The most probable gem is always in it.
+        neighbours: the number of nearest reference photos whose mean distance is taken.
+        unknown_distance: the largest mean distance of a photo that counts as like the training photos.
     """
 
     coverage: float
@@ -29,10 +29,10 @@ class Thresholds:
 
 @dataclass(frozen=True)
 class ReferenceSet:
-    """The photos that a model has learnt from.
+    """Training photos of a model, which new photos are compared with.
 
     Attributes:
-        embedding: float32 (photos, D), of length 1 at most.
+        embedding: float32 (photos, D), each of length at most 1.
         labels: class indices, int32 (photos,).
         files: their paths within the clean folder, str (photos,).
     """
@@ -44,13 +44,14 @@ class ReferenceSet:
 
 @dataclass(frozen=True)
 class HeldOutPredictions:
-    """What photos tell of a model that has not learnt from them.
+    """A model's predictions for photos that it was not trained on.
 
     Attributes:
         probabilities: float (photos, classes).
         labels: their class indices, int (photos,).
-        reference: the photos learnt from.
-        embedding: of the photos, float32 (photos, D). None: they are those of the reference, each left out in turn.
+        reference: photos that the model was trained on.
+        embedding: of the held-out photos, float32 (photos, D). None: these are the reference photos themselves, and
+            each one was left out in turn.
     """
 
     probabilities: np.ndarray
@@ -59,42 +60,42 @@ class HeldOutPredictions:
     embedding: np.ndarray | None = None
 
 
-def fit_thresholds(evidence: HeldOutPredictions, params: TrainParams) -> Thresholds:
-    """Sets the thresholds of a model by photos that it has not learnt from.
+def fit_thresholds(held_out: HeldOutPredictions, params: TrainParams) -> Thresholds:
+    """Fits the thresholds of a model to photos that it was not trained on.
 
     Args:
-        evidence: of the model.
-        params: `coverage`, `neighbours` and `ood_false_positive_rate`, the share of photos of known gems that may be called
-            unlike all known ones.
+        held_out: the model's predictions for them.
+        params: `coverage`, `neighbours`, and `ood_false_positive_rate`, the fraction of photos of trained gems that may
+            be flagged as unlike all of them.
     """
-    known = evidence.reference.embedding
-    neighbours = max(1, min(params.neighbours, len(known) - 1))
-    if evidence.embedding is None:
-        distances, _ = nearest(known, known, neighbours, leave_out=True)
+    reference = held_out.reference.embedding
+    neighbours = max(1, min(params.neighbours, len(reference) - 1))
+    if held_out.embedding is None:
+        distances, _ = nearest(reference, reference, neighbours, leave_out=True)
     else:
-        distances, _ = nearest(evidence.embedding, known, neighbours)
-    right = evidence.probabilities[np.arange(len(evidence.labels)), evidence.labels]
+        distances, _ = nearest(held_out.embedding, reference, neighbours)
+    label_probs = held_out.probabilities[np.arange(len(held_out.labels)), held_out.labels]
     return Thresholds(
         coverage=params.coverage,
-        set_threshold=-conformal_quantile(-right, params.coverage, otherwise=0.0),
+        set_threshold=-conformal_quantile(-label_probs, params.coverage, default=0.0),
         neighbours=neighbours,
-        unknown_distance=conformal_quantile(distances.mean(axis=1), 1 - params.ood_false_positive_rate, otherwise=2.0),
+        unknown_distance=conformal_quantile(distances.mean(axis=1), 1 - params.ood_false_positive_rate, default=2.0),
     )
 
 
-def conformal_quantile(scores: np.ndarray, coverage: float, *, otherwise: float) -> float:
-    """Returns a bound that the score of one more photo, exchangeable with these, keeps with a given probability.
+def conformal_quantile(scores: np.ndarray, coverage: float, *, default: float) -> float:
+    """Returns a bound that the score of one more, exchangeable photo does not exceed with a given probability.
 
-    The ceil((n + 1) coverage)-th smallest of n scores: split conformal prediction, after Vovk, Gammerman and Shafer,
-    "Algorithmic Learning in a Random World", 2005.
+    It is the ceil((n + 1) coverage)-th smallest of n scores: split conformal prediction (Vovk, Gammerman and Shafer,
+    "Algorithmic Learning in a Random World", 2005).
 
     Args:
-        scores: float (photos,), the higher the stranger.
+        scores: nonconformity scores, float (photos,).
         coverage: that probability, in [0, 1].
-        otherwise: the bound where the scores are too few for one, the highest score that there can be.
+        default: the bound where there are too few scores for one; the highest possible score.
     """
-    place = max(1, math.ceil(round((len(scores) + 1) * coverage, 9)))
-    return float(np.sort(scores)[place - 1]) if place <= len(scores) else otherwise
+    rank = max(1, math.ceil(round((len(scores) + 1) * coverage, 9)))
+    return float(np.sort(scores)[rank - 1]) if rank <= len(scores) else default
 
 
 def prediction_sets(probabilities: np.ndarray, threshold: float) -> np.ndarray:
@@ -106,26 +107,28 @@ def prediction_sets(probabilities: np.ndarray, threshold: float) -> np.ndarray:
 
 
 def nearest(
-    embedding: np.ndarray, known: np.ndarray, neighbours: int, *, leave_out: bool = False
+    embedding: np.ndarray, reference: np.ndarray, neighbours: int, *, leave_out: bool = False, chunk: int = CHUNK
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Finds the known photos nearest to each photo.
+    """Returns the nearest reference photos of each photo.
 
     Args:
-        embedding: of the photos, float (photos, D), of length 1 at most: what no component holds is missing from it,
-            and so takes a strange photo away from all.
-        known: of the known photos, float (known, D), likewise.
-        neighbours: how many to find, at most all of them.
+        embedding: of the photos, float (photos, D), each of length at most 1. What no component describes makes it
+            shorter, and so increases the distance of an unusual photo from all others.
+        reference: of the reference photos, float (reference photos, D), likewise.
+        neighbours: the number of reference photos to return, at most all of them.
         leave_out: both are the same photos, and none is its own neighbour.
+        chunk: photos compared at a time, which bounds the memory.
 
     Returns:
-        Their distances, 1 less the inner product, so in [0, 2], and their indices: (photos, neighbours), nearest first.
+        Their distances, 1 - the inner product, so in [0, 2], and their indices; both (photos, neighbours), nearest
+        first.
     """
-    places, distances = [], []
-    for start in range(0, len(embedding), CHUNK):
-        # Not a product of matrices: BLAS would wake its threads for it, which then wait on cores that others need.
-        away = 1 - np.vecdot(embedding[start : start + CHUNK, np.newaxis], known)
+    indices, distances = [], []
+    for start in range(0, len(embedding), chunk):
+        # Not a matrix product: BLAS would start its threads for it, which then wait for cores that others need.
+        from_all = 1 - np.vecdot(embedding[start : start + chunk, np.newaxis], reference)
         if leave_out:
-            away[np.arange(len(away)), start + np.arange(len(away))] = np.inf
-        places.append(np.argsort(away, axis=1, kind="stable")[:, :neighbours])
-        distances.append(np.take_along_axis(away, places[-1], axis=1))
-    return np.concatenate(distances), np.concatenate(places)
+            from_all[np.arange(len(from_all)), start + np.arange(len(from_all))] = np.inf
+        indices.append(np.argsort(from_all, axis=1, kind="stable")[:, :neighbours])
+        distances.append(np.take_along_axis(from_all, indices[-1], axis=1))
+    return np.concatenate(distances), np.concatenate(indices)

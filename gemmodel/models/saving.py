@@ -10,7 +10,7 @@ import keras
 
 from gemmodel.core import files
 from gemmodel.core.errors import DataError, ModelError
-from gemmodel.embed import extractor as extractor  # registers the layers that a model is read with
+from gemmodel.embed import extractor as extractor  # registers its layers, which a saved model may have
 from gemmodel.embed import litert
 from gemmodel.models import joint_probability as joint_probability  # likewise
 from gemmodel.models.metadata import EXPORT, ModelMetadata, write
@@ -24,19 +24,24 @@ def save(
     crop: str = "none",
     metadata: ModelMetadata | None = None,
 ) -> None:
-    """Writes `model.keras`, `classes.json` (the names in the order of the probabilities) and `input.json` (the crop).
+    """Writes a model as a folder, with the same bytes for the same weights.
 
-    Knowledge adds what answers are made with: `hierarchy.json`, `confidence.json`, `reference.npz` and `model.tflite`,
-    the model's LiteRT export, for which TensorFlow is not needed.
+    The folder has `model.keras`, `classes.json` (the names in the order of the probabilities) and `input.json` (the
+    crop). Metadata adds `hierarchy.json`, `thresholds.json`, `reference.npz` and `model.tflite`, the model's LiteRT
+    export: all that a prediction without TensorFlow needs.
 
-    Keras stamps its archive with the time and with memory addresses; both are taken out, so that the same weights
-    are the same bytes.
+    Args:
+        model: from pixels in [0, 255] to probabilities.
+        classes: the names in the order of the probabilities.
+        folder: is replaced.
+        crop: how photos are cropped before they are resized, as `clean.crop` names it.
+        metadata: is written beside the network.
     """
     with files.atomic_write(folder) as new:
         new.mkdir()
         model.save(new / "stamped.keras")
         with zipfile.ZipFile(new / "stamped.keras") as stamped, zipfile.ZipFile(new / "model.keras", "w") as plain:
-            for name in sorted(stamped.namelist()):
+            for name in sorted(stamped.namelist()):  # Keras writes the time and memory addresses into its archive
                 content = stamped.read(name)
                 if name.endswith(".json"):
                     content = json.dumps(_unstamped(json.loads(content), {})).encode()
@@ -50,7 +55,7 @@ def save(
 
 
 def _unstamped(value: Any, seen: dict[int, int]) -> Any:
-    """Drops the date and numbers shared objects by their first appearance instead of by their address."""
+    """Removes the date, and numbers shared objects by their first appearance instead of their address."""
     if isinstance(value, list):
         return [_unstamped(item, seen) for item in value]
     if not isinstance(value, dict):
@@ -69,8 +74,8 @@ def load(folder: Path) -> tuple[keras.Model, list[str]]:
         The model from pixels in [0, 255] to probabilities, and the class names in their order.
 
     Raises:
-        DataError: there is no model in the folder.
-        ModelError: the model is damaged, or it and the class names do not belong together.
+        DataError: the folder has no model.
+        ModelError: the model is damaged, or does not fit the class names.
     """
     if not (folder / "model.keras").is_file():
         raise DataError(f"{folder}: no model here; `dvc repro` trains one, `dvc pull` fetches one")
@@ -81,10 +86,10 @@ def load(folder: Path) -> tuple[keras.Model, list[str]]:
         model = keras.saving.load_model(folder / "model.keras", compile=False)
     except (ValueError, OSError, KeyError, TypeError, zipfile.BadZipFile) as error:
         line = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ModelError(f"{folder}: its model is damaged or of another version: {line}; train it anew") from error
+        raise ModelError(f"{folder}: its model is damaged or of another version: {line}; train it again") from error
     if model.output_shape[-1] != len(classes):
         raise ModelError(
-            f"{folder}: the model tells {model.output_shape[-1]} classes, classes.json names {len(classes)}"
+            f"{folder}: the model has {model.output_shape[-1]} classes, but classes.json names {len(classes)}"
         )
     return model, classes
 
@@ -96,24 +101,25 @@ def export(model: keras.Model, path: Path) -> None:
 
 
 def with_embedding(model: keras.Model) -> keras.Model:
-    """Returns the model with a second output, the embedding that photos are compared in.
+    """Returns the model with a second output, the embedding by which photos are compared.
 
-    The embedding is the kernel head's principal components, whose inner products are those of the standardised
-    features, else the input of the last dense layer, scaled to length 1. So it is of length 1 at most.
+    The embedding is the output of the layer that is named `embedding`. The kernel head has one: its principal
+    components, whose inner products are those of the normalised features, so of length at most 1. Where no layer has
+    this name, the embedding is the input of the last dense layer, scaled to length 1.
 
     Args:
-        model: from pixels to probabilities, as fitted or as `load` read it; or a head alone, from features.
+        model: from pixels to probabilities, as trained or as `load` reads it; or a head, from features.
 
     Returns:
         A model from the same input to [probabilities, embedding], of shape (batch, classes) and (batch, D).
     """
-    head = next((layer for layer in model.layers if layer.name == "head"), model)
-    dense = [layer for layer in head.layers if isinstance(layer, keras.layers.Dense)]
-    components = [layer.output for layer in dense if layer.name == "components"]
-    embedding = components[0] if components else keras.layers.UnitNormalization(name="embedding")(dense[-1].input)
-    if head is model:
-        return keras.Model(head.inputs[0], [head.outputs[0], embedding])
-    known = model.get_layer("blocks").output
-    if model.layers[-1] is head:
-        return keras.Model(model.inputs[0], keras.Model(head.inputs[0], [head.outputs[0], embedding])(known))
-    return keras.Model(model.inputs[0], [model.outputs[0], keras.Model(head.inputs[0], embedding)(known)])
+    named = {layer.name: layer for layer in model.layers}
+    if "head" in named:  # in the graph of `fusion.attach`
+        head = with_embedding(named["head"])
+        embedding = keras.Model(head.inputs[0], head.outputs[1])(named["blocks"].output)
+    elif "embedding" in named:
+        embedding = named["embedding"].output
+    else:
+        last_dense = [layer for layer in model.layers if isinstance(layer, keras.layers.Dense)][-1]
+        embedding = keras.layers.UnitNormalization(name="embedding")(last_dense.input)
+    return keras.Model(model.inputs[0], [model.outputs[0], embedding])

@@ -1,4 +1,4 @@
-"""Two models on the same photos: is one of them better, and on which photos do they differ."""
+"""Two models on the same photos: whether one is better, and on which photos they differ."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +13,13 @@ from gemmodel.figures import tiles
 
 @dataclass(frozen=True)
 class Comparison:
-    """What a model changed: a row a photo of `file`, `actual`, `before` and `now`, each a gem's name.
+    """What a new model changed. The tables have one row per photo: `file`, and the gems `actual`, `before` and `now`.
 
     Attributes:
-        photos: the number of photos that both answered.
-        gained: photos that only the new model names rightly.
-        lost: photos that only the old one does.
-        p_value: of McNemar's exact test: how likely so unequal a number of gains and losses is by chance alone.
+        photos: the number of photos that both models predicted.
+        gained: photos that only the new model predicts correctly.
+        lost: photos that only the old model predicts correctly.
+        p_value: of McNemar's exact test: the probability of so unequal numbers of gains and losses by chance.
     """
 
     photos: int
@@ -29,55 +29,51 @@ class Comparison:
 
     @property
     def table(self) -> pd.DataFrame:
-        """All photos that only one of the models names rightly, with their `change`: `gained` or `lost`."""
+        """All photos that only one model predicts correctly, with their `change`: `gained` or `lost`."""
         return pd.concat([self.gained.assign(change="gained"), self.lost.assign(change="lost")], ignore_index=True)
 
 
 def compare(new: pd.DataFrame, old: pd.DataFrame) -> Comparison:
-    """Compares the answers of two models to the same photos.
+    """Compares the predictions of two models for the same photos.
 
     Args:
-        new: a row a photo with `file`, `actual` and `predicted`, as in `reports/evaluation/predictions.csv`.
-        old: the same of the model to compare with, in any order.
+        new: one row per photo with `file`, `actual` and `predicted`, as in `reports/evaluation/predictions.csv`.
+        old: the same table of the model to compare with, in any order.
 
     Returns:
-        The comparison, its rows in the order of the new model's photos. The test is McNemar's (Psychometrika 12, 1947),
-        exact: of the photos that one model alone names rightly, each is as likely the one's as the other's.
+        The comparison, with rows in the order of the new model's photos. The test is McNemar's (Psychometrika 12,
+        1947), exact: a photo that only one model predicts correctly is equally likely to be either model's.
 
     Raises:
-        DataError: the tables are of other photos, or of other names for the same ones.
+        DataError: the tables have different photos, or different names for the same photos.
     """
     columns = ["file", "actual", "predicted"]
     both = new[columns].merge(old[columns], how="outer", on=["file", "actual"], indicator=True, sort=False)
-    alone = both[both["_merge"] != "both"]
-    if len(alone):
+    unmatched = both[both["_merge"] != "both"]
+    if len(unmatched):
         raise DataError(
-            f"{alone['file'].iloc[0]}: {alone['file'].nunique()} photos, this one first, are not in both tables under "
-            "one name; score both models on the same photos"
+            f"{unmatched['file'].iloc[0]}: {unmatched['file'].nunique()} photos, this one first, are not in both "
+            "tables under one name; score both models on the same photos"
         )
     both = both.rename(columns={"predicted_x": "now", "predicted_y": "before"}).set_index("file").loc[new["file"]]
     both = both.reset_index()[["file", "actual", "before", "now"]]
-    right_now, right_before = both["now"] == both["actual"], both["before"] == both["actual"]
-    gained, lost = both[right_now & ~right_before], both[right_before & ~right_now]
-    differ = len(gained) + len(lost)
-    p_value = binomtest(len(gained), differ).pvalue if differ else 1.0
+    correct_now, correct_before = both["now"] == both["actual"], both["before"] == both["actual"]
+    gained, lost = both[correct_now & ~correct_before], both[correct_before & ~correct_now]
+    changed = len(gained) + len(lost)
+    p_value = binomtest(len(gained), changed).pvalue if changed else 1.0
     return Comparison(len(both), gained.reset_index(drop=True), lost.reset_index(drop=True), float(p_value))
 
 
 def picture(changed: pd.DataFrame, photos: Path) -> Image.Image:
-    """Lays out photos that two models answer differently, each with its gem and both answers.
+    """Returns photos that two models predict differently, each with its gem and both predictions.
 
     Args:
-        changed: a row a photo: `file`, `actual`, `before` and `now`, as `comparison.compare` gives them.
-        photos: the folder that the files lie in.
-
-    Returns:
-        The picture.
+        changed: one row per photo: `file`, `actual`, `before` and `now`, as in a `Comparison`.
+        photos: the folder that the files are relative to.
     """
     photo_tiles = []
     for row in changed.itertuples():
         frame = tiles.GREEN if row.now == row.actual else tiles.RED
-        photo_tiles.append(
-            tiles.framed_tile(photos / row.file, frame, f"is {row.actual}\nbefore: {row.before}\nnow: {row.now}")
-        )
+        caption = f"is {row.actual}\nbefore: {row.before}\nnow: {row.now}"
+        photo_tiles.append(tiles.framed_tile(photos / row.file, frame, caption))
     return tiles.sheet(photo_tiles)

@@ -1,4 +1,4 @@
-"""The registered model, from photos to answers. MLflow runs this file to make it ("models from code")."""
+"""The registered model, from photos to predictions. MLflow runs this file to create it ("models from code")."""
 
 import base64
 import io
@@ -13,53 +13,53 @@ from mlflow.pyfunc.model import PythonModel, PythonModelContext
 from gemmodel.core.errors import DataError
 from gemmodel.serve.predictor import Photo, Predictor
 
-MOST_BYTES = 50_000_000  # of a photo's file; no camera's JPEG is as large
+MAX_BYTES = 50_000_000  # of a file; larger than any camera's JPEG
 
 
 class Classifier(PythonModel):
-    """A trained model that takes photos as they are."""
+    """A trained model whose input is a photo's file."""
 
     def load_context(self, context: PythonModelContext) -> None:
-        """Loads what `archive.save` wrote."""
+        """Loads what `saving.save` wrote."""
         self.predictor = Predictor(Path(context.artifacts["model"]))
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
-        """Names the gem of each photo, cropped as the training photos were.
+        """Predicts the gem of each photo, cropped as the training photos were.
 
         Args:
             context: not used.
-            model_input: a column `photo`: a file's bytes, as they are or as base64 text, in a format that Pillow
-                reads; or a local file as a `pathlib.Path`, which no request to a server can hold.
-            params: `top_k`, how many gems are named, at least 1.
+            model_input: a column `photo`: a file's bytes, as they are or as base64 text, in any of decode.FORMATS; or
+                a local file as a `pathlib.Path`, which a request to a server cannot contain.
+            params: `top_k`, the number of most probable gems to return, at least 1.
 
         Returns:
-            A row a photo: `gem`, its `mineral_class` and `probability`, names and probabilities of the most probable
-            gems, the prediction set (`prediction_set`), and whether the photo is unlike all known gems (`unknown`).
+            One row per photo: `gem`, its `mineral_class` and `probability`, the names and probabilities of the most
+            probable gems, the prediction set, and whether the photo is unlike all reference photos (`unknown`).
 
         Raises:
-            MlflowException: a photo cannot be read, and which; a server answers with status 400.
+            MlflowException: a photo cannot be read; the message says which. A server responds with status 400.
         """
         top = int((params or {}).get("top_k", 5))
         try:
             if top < 1:
                 raise DataError(f"top_k: {top} is less than 1")
             photos = [_photo(row, photo) for row, photo in enumerate(model_input["photo"])]
-            told = []
-            for row, answer in enumerate(self.predictor.predict(photos, top=top)):
-                if isinstance(answer, DataError):
-                    raise DataError(f"photo {row}: {answer}")
-                told.append(answer)
+            predictions = []
+            for row, prediction in enumerate(self.predictor.predict(photos, top=top)):
+                if isinstance(prediction, DataError):
+                    raise DataError(f"photo {row}: {prediction}")
+                predictions.append(prediction)
         except DataError as error:
             raise MlflowException.invalid_parameter_value(str(error)) from None
         return pd.DataFrame(
             {
-                "gem": [answer.gem for answer in told],
-                "mineral_class": [answer.mineral_class for answer in told],
-                "probability": [answer.probability for answer in told],
-                "top": [[gem for gem, _ in answer.top] for answer in told],
-                "top_probabilities": [[probability for _, probability in answer.top] for answer in told],
-                "prediction_set": [answer.prediction_set for answer in told],
-                "unknown": [answer.unknown for answer in told],
+                "gem": [prediction.gem for prediction in predictions],
+                "mineral_class": [prediction.mineral_class for prediction in predictions],
+                "probability": [prediction.probability for prediction in predictions],
+                "top": [[gem for gem, _ in prediction.top] for prediction in predictions],
+                "top_probabilities": [[probability for _, probability in prediction.top] for prediction in predictions],
+                "prediction_set": [prediction.prediction_set for prediction in predictions],
+                "unknown": [prediction.unknown for prediction in predictions],
             }
         )
 
@@ -70,7 +70,7 @@ def _photo(row: int, photo: Any) -> Photo:
     if isinstance(photo, str):
         if "://" in photo[:16]:
             raise DataError(f"photo {row}: a URL is not fetched; send the file's bytes as base64")
-        _refuse_large(row, len(photo) * 3 // 4)
+        _check_size(row, len(photo) * 3 // 4)
         try:
             photo = base64.b64decode(photo, validate=True)
         except ValueError:
@@ -78,14 +78,14 @@ def _photo(row: int, photo: Any) -> Photo:
                 f"photo {row}: not base64; send the file's bytes as base64 or, in Python, as bytes or a pathlib.Path"
             ) from None
     if not isinstance(photo, bytes):
-        raise DataError(f"photo {row}: a {type(photo).__name__} is no photo; send the file's bytes as base64")
-    _refuse_large(row, len(photo))
+        raise DataError(f"photo {row}: a {type(photo).__name__} is not a photo; send the file's bytes as base64")
+    _check_size(row, len(photo))
     return io.BytesIO(photo)
 
 
-def _refuse_large(row: int, size: int) -> None:
-    if size > MOST_BYTES:
-        raise DataError(f"photo {row}: {size / 1e6:.0f} MB are more than the {MOST_BYTES / 1e6:.0f} MB of a photo")
+def _check_size(row: int, size: int) -> None:
+    if size > MAX_BYTES:
+        raise DataError(f"photo {row}: {size / 1e6:.0f} MB are more than the maximum, {MAX_BYTES / 1e6:.0f} MB")
 
 
 set_model(Classifier())

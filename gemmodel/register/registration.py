@@ -1,4 +1,4 @@
-"""The way of a model into MLflow's registry: logged, registered as a version, described by its card."""
+"""How a model gets into MLflow's registry: it is logged, registered as a version, and described by its card."""
 
 from importlib.metadata import version
 from pathlib import Path
@@ -12,7 +12,7 @@ from mlflow.types.schema import Array
 import gemmodel
 from gemmodel.tracking import runs
 
-LONGEST_DESCRIPTION = 5000  # characters that MLflow's tables hold of it
+MAX_DESCRIPTION = 5000  # characters that MLflow's tables hold
 SERVING_PACKAGES = ("ai-edge-litert", "numpy", "opencv-python-headless", "pandas", "pillow", "pyyaml")
 SIGNATURE = ModelSignature(
     inputs=Schema([ColSpec(DataType.string, "photo")]),
@@ -32,45 +32,46 @@ SIGNATURE = ModelSignature(
 
 
 def register(name: str, folder: Path, example: pd.DataFrame, model_sha256: str) -> str:
-    """Logs the model to the open run and registers it as a version without a title yet.
+    """Logs a model to the open run and registers it as a version without an alias.
 
-    MLflow loads it from there and has it answer the example.
+    MLflow loads the logged model and predicts the example with it.
 
     Args:
         name: of the registered model.
-        folder: what `archive.save` wrote.
+        folder: of the model, as `models.saving.save` writes it.
         example: of the input.
         model_sha256: of the model.
 
     Returns:
         The version's number.
     """
+    package = Path(gemmodel.__file__).parent
     logged = mlflow.pyfunc.log_model(
         name="model",
-        python_model=str(Path(gemmodel.__file__).parent / "register" / "pyfunc.py"),
+        python_model=str(package / "register" / "pyfunc.py"),
         artifacts={"model": str(folder)},
-        code_paths=[str(Path(gemmodel.__file__).parent)],
+        code_paths=[str(package)],
         signature=SIGNATURE,
         input_example=example,
-        pip_requirements=[f"{package}=={version(package)}" for package in SERVING_PACKAGES],
+        pip_requirements=[f"{requirement}=={version(requirement)}" for requirement in SERVING_PACKAGES],
     )
     return str(mlflow.register_model(logged.model_uri, name, tags={runs.MODEL_TAG: model_sha256}).version)
 
 
 def describe_version(name: str, model_sha256: str, card: str) -> None:
-    """Stores a model card with the registered version of a model, and with the registered model while that is champion.
+    """Stores a model card with the registered version of a model, and with the registered model while it is champion.
 
     Args:
         name: of the registered model.
         model_sha256: of the model; where no version has it, nothing is stored.
-        card: Markdown; its front matter is left out, and of a long one the end.
+        card: Markdown. Its front matter is left out, and the end of a long one.
     """
     client = mlflow.MlflowClient()
-    wanted = f"name = '{name}' and tags.{runs.MODEL_TAG} = '{model_sha256}'"
+    query = f"name = '{name}' and tags.{runs.MODEL_TAG} = '{model_sha256}'"
     text = card.split("---\n", 2)[2] if card.startswith("---\n") else card
-    if len(text) > LONGEST_DESCRIPTION:
-        text = text[: LONGEST_DESCRIPTION - 80].rsplit("\n", 1)[0] + "\n\nThe rest stands in the run's model_card.md."
-    for found in client.search_model_versions(wanted, max_results=1):
-        client.update_model_version(name, found.version, text)
-        if str(client.get_registered_model(name).aliases.get("champion")) == str(found.version):
+    if len(text) > MAX_DESCRIPTION:
+        text = text[: MAX_DESCRIPTION - 80].rsplit("\n", 1)[0] + "\n\nThe rest is in the run's model_card.md."
+    for model_version in client.search_model_versions(query, max_results=1):
+        client.update_model_version(name, model_version.version, text)
+        if str(client.get_registered_model(name).aliases.get("champion")) == str(model_version.version):
             client.update_registered_model(name, text)

@@ -1,1 +1,1 @@
-"""The report stage: the index page and the model card."""
+"""The report stage: the index page of a run and the model card."""

@@ -1,4 +1,4 @@
-"""The model card: what the model is, how good, and what it must not be used for, in Hugging Face's order of headings.
+"""The model card: the model, its scores and its limits, under Hugging Face's headings in their order.
 
 After Mitchell and others, "Model Cards for Model Reporting", arXiv 1810.03993.
 """
@@ -7,35 +7,35 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import pandas as pd
 
 from gemmodel.core import files, hashing
 from gemmodel.core.params import Params
+from gemmodel.figures import html
 from gemmodel.report import index_page
 
 TEMPLATE = Path(__file__).with_suffix(".md")
 WORST = 10  # gems
 
 
-def write(card: Path, model: Path, settings: Params, hashes: Mapping[str, str | None]) -> None:
-    """Writes the card from what the reports beside it tell.
+def write(reports: index_page.Reports, model: Path, settings: Params, hashes: Mapping[str, str | None]) -> None:
+    """Writes the model card from the other reports.
 
     Args:
-        card: becomes a file of Markdown, in the folder of reports.
-        model: the model's folder.
+        reports: `card` is the Markdown file; `clean`, `split`, `metrics` and `evaluation` are read.
+        model: the model folder.
         settings: all parameters.
-        hashes: DVC's, by what they are of.
+        hashes: DVC's hashes of the data, by path.
 
     Raises:
         DataError: a report is missing.
     """
-    reports = card.parent
-    clean, split, metrics = (files.read_json(reports / f"{name}.json") for name in ("clean", "split", "metrics"))
-    by_class = pd.read_csv(reports / "evaluation" / "classes.csv", keep_default_na=False)
-    wrong = by_class[by_class["accuracy"] < 1].sort_values(["accuracy", "gem"]).head(WORST)
-    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    text = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+    clean, split, metrics = (files.read_json(path) for path in (reports.clean, reports.split, reports.metrics))
+    by_class = pd.read_csv(reports.evaluation / "classes.csv", keep_default_na=False)
+    worst = by_class[by_class["accuracy"] < 1].sort_values(["accuracy", "gem"]).head(WORST)
+    html.write(
+        reports.card,
+        TEMPLATE,
         name=settings.register.name,
         architecture=settings.model.name,
         backbone=_backbone(settings),
@@ -44,18 +44,17 @@ def write(card: Path, model: Path, settings: Params, hashes: Mapping[str, str | 
         crop=settings.clean.crop,
         classes=files.read_json(model / "classes.json"),
         sha256=hashing.sha256(model / "model.keras"),
-        flags=(model / "confidence.json").is_file(),
+        flags_unknown=(model / "thresholds.json").is_file(),
         clean=clean,
         split=split,
         split_seed=settings.split.seed,
         scores=index_page.rows(metrics),
         hashes={name: value for name, value in hashes.items() if value},
-        worst=wrong.to_dict("records"),
+        worst=worst.to_dict("records"),
         fewest=int(by_class["photos"].min()),
     )
-    files.write_text(card, text)
 
 
 def _backbone(settings: Params) -> Any:
-    """Returns the section that names the pretrained backbone, or None where all was learnt from scratch."""
+    """Returns the section that names the pretrained backbone, or None for a model trained from scratch."""
     return {"fusion": settings.embed, "transfer": settings.model.transfer}.get(settings.model.name)

@@ -1,12 +1,11 @@
-"""A web page that names the gem of a photo. Photos stay in memory: none is written to disk or logged."""
+"""A web page that names the gem of a photo. Uploads stay in memory: none is written to disk or logged."""
 
 import asyncio
 import io
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import anyio
 import uvicorn
@@ -30,11 +29,11 @@ from gemmodel.serve import predictions
 from gemmodel.serve.predictor import Predictor
 
 PAGE = Path(__file__).parent / "page"
-MOST_BYTES = 20_000_000  # of an upload; a phone's photo has 2 to 8 million
-CLIENTS = 64  # at once; more are answered 503, so uploads never take more than 1.3 GB
-SECONDS = 30  # that an upload may take
-MOST_PIXELS = 50_000_000  # above what phones make; decoded it takes 150 MB
-THUMBNAIL = 160  # pixels
+MAX_BYTES = 20_000_000  # of an upload; a phone's photo has 2 to 8 million
+MAX_CLIENTS = 64  # at once; further ones get status 503, so uploads never take more than 1.3 GB
+UPLOAD_TIMEOUT_S = 30
+MAX_PIXELS = 50_000_000  # more than a phone's photo has; decoded it takes 150 MB
+THUMBNAIL_SIDE = 160  # pixels
 HEADERS = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' blob:; frame-ancestors 'none'; form-action 'none'",
     "Permissions-Policy": "camera=(self)",
@@ -42,131 +41,157 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Cache-Control": "no-store",
 }
+T = TypeVar("T")
 
 
-def app(folder: Path, *, photos: Path, manifest: Path, per_minute: int) -> Starlette:
-    """Returns the page and what it asks, as a web application.
+class GemApp:
+    """The page and the requests that it makes, by one model."""
 
-    Args:
-        folder: of the model.
-        photos: where the photos lie that the model has learnt from, to show those that are alike; may be missing.
-        manifest: of the crawl, with the properties of each gem; may be missing.
-        per_minute: photos that one address may send.
+    def __init__(self, model: Path, *, photos: Path, manifest: Path, per_minute: int) -> None:
+        """Loads the model; the arguments are those of `create_app`."""
+        self.predictor = Predictor(model)
+        self.explainer = Predictor(model, workers=1)  # an explanation takes long, and must not delay predictions
+        self.explain_limiter = anyio.CapacityLimiter(1)
+        self.photos = photos
+        self.reference_files: list[str] = self.predictor.metadata.reference.files.tolist()
+        self.properties = read_properties(manifest)
+        self.quota = RateLimitItemPerMinute(per_minute)
+        self.rate_limiter = MovingWindowRateLimiter(MemoryStorage())
 
-    Raises:
-        DataError: there is no model in the folder.
-    """
-    predictor, explainer = Predictor(folder), Predictor(folder, workers=1)  # why takes long, and holds no answer up
-    known = predictor.knowledge.reference.files.tolist()
-    properties = facts(manifest)
-    limiter, quota = MovingWindowRateLimiter(MemoryStorage()), RateLimitItemPerMinute(per_minute)
-    explaining = anyio.CapacityLimiter(1)
+    async def page(self, request: Request) -> Response:
+        """Returns the page."""
+        return FileResponse(PAGE / "index.html")
 
-    async def upload(request: Request) -> bytes:
-        address = request.client.host if request.client else ""
-        if not await limiter.hit(quota, address):
-            raise HTTPException(429, f"more than {per_minute} photos a minute; wait a little", {"Retry-After": "60"})
-        body = bytearray()
-        try:
-            async with asyncio.timeout(SECONDS):
-                async for part in request.stream():
-                    body += part
-                    if len(body) > MOST_BYTES:
-                        raise HTTPException(413, f"the file is larger than {MOST_BYTES // 1_000_000} MB")
-        except TimeoutError:
-            raise HTTPException(408, f"the upload took more than {SECONDS} seconds") from None
-        except ClientDisconnect:
-            raise HTTPException(400, "the upload was broken off") from None
-        return bytes(body)
+    async def predict(self, request: Request) -> Response:
+        """Returns the prediction for the photo in the request's body, as JSON.
 
-    def told(data: bytes) -> dict[str, Any]:
-        answer = next(predictor.predict([_checked(data)]))
-        if isinstance(answer, DataError):
-            raise answer
-        nearest = [asdict(near) | {"photo": f"known/{known.index(near.file)}"} for near in answer.nearest]
-        return asdict(answer) | {
-            "text": predictions.to_text(answer),
-            "nearest": nearest if photos.is_dir() else [],
-            "properties": properties.get(answer.gem, {}),
-        }
+        The object has the attributes of `Prediction`, `text` (`predictions.to_text`), the gem's `properties`, and for
+        each of the nearest photos its address as `photo`.
+        """
+        return JSONResponse(await self._process_upload(request, self._predict))
 
-    def why(data: bytes) -> bytes:
-        return _jpeg(explainer.why(_checked(data)))
+    async def explain(self, request: Request) -> Response:
+        """Returns the photo in the request's body beside its map of `Predictor.explain`, as a JPEG."""
+        picture = await self._process_upload(request, self._explain, self.explain_limiter)
+        return Response(picture, media_type="image/jpeg")
 
-    async def asked(request: Request, ask: Callable[[bytes], Any], **limit: Any) -> Any:
-        try:
-            return await anyio.to_thread.run_sync(partial(ask, await upload(request)), **limit)
-        except DataError as error:
-            raise HTTPException(400, str(error)) from None
-
-    async def answer(request: Request) -> Response:
-        return JSONResponse(await asked(request, told))
-
-    async def map_of_why(request: Request) -> Response:
-        return Response(await asked(request, why, limiter=explaining), media_type="image/jpeg")
-
-    async def known_photo(request: Request) -> Response:
-        place = request.path_params["place"]
-        path = photos / known[place] if place < len(known) else None
+    async def reference_photo(self, request: Request) -> Response:
+        """Returns a thumbnail of the reference photo with an index, as a JPEG."""
+        index = request.path_params["index"]
+        path = self.photos / self.reference_files[index] if index < len(self.reference_files) else None
         if path is None or not path.is_file():
             raise HTTPException(404, "no such photo")
         return Response(await anyio.to_thread.run_sync(_thumbnail, path), media_type="image/jpeg")
 
-    async def page(request: Request) -> Response:
-        return FileResponse(PAGE / "index.html")
+    def _predict(self, photo: bytes) -> dict[str, Any]:
+        prediction = next(self.predictor.predict([_check(photo)]))
+        if isinstance(prediction, DataError):
+            raise prediction
+        nearest = [
+            asdict(neighbour) | {"photo": f"reference/{self.reference_files.index(neighbour.file)}"}
+            for neighbour in prediction.nearest
+        ]
+        return asdict(prediction) | {
+            "text": predictions.to_text(prediction),
+            "nearest": nearest if self.photos.is_dir() else [],
+            "properties": self.properties.get(prediction.gem, {}),
+        }
 
+    def _explain(self, photo: bytes) -> bytes:
+        return _jpeg(self.explainer.explain(_check(photo)))
+
+    async def _process_upload(
+        self, request: Request, process: Callable[[bytes], T], limiter: anyio.CapacityLimiter | None = None
+    ) -> T:
+        """Returns what a function makes of the request's body; the function runs in a thread."""
+        photo = await self._read_upload(request)
+        try:
+            return await anyio.to_thread.run_sync(process, photo, limiter=limiter)
+        except DataError as error:
+            raise HTTPException(400, str(error)) from None
+
+    async def _read_upload(self, request: Request) -> bytes:
+        address = request.client.host if request.client else ""
+        if not await self.rate_limiter.hit(self.quota, address):
+            message = f"more than {self.quota.amount} requests per minute; wait a minute"
+            raise HTTPException(429, message, {"Retry-After": "60"})
+        body = bytearray()
+        try:
+            async with asyncio.timeout(UPLOAD_TIMEOUT_S):
+                async for chunk in request.stream():
+                    body += chunk
+                    if len(body) > MAX_BYTES:
+                        raise HTTPException(413, f"the file is larger than {MAX_BYTES // 1_000_000} MB")
+        except TimeoutError:
+            raise HTTPException(408, f"the upload took more than {UPLOAD_TIMEOUT_S} seconds") from None
+        except ClientDisconnect:
+            raise HTTPException(400, "the upload is incomplete") from None
+        return bytes(body)
+
+
+def create_app(model: Path, *, photos: Path, manifest: Path, per_minute: int) -> Starlette:
+    """Returns the page and the requests that it makes, as a web application.
+
+    Args:
+        model: folder of the model.
+        photos: the clean folder, from which the nearest reference photos are shown; may be missing.
+        manifest: of the crawl, with the properties of each gem; may be missing.
+        per_minute: requests with a photo that one address may send per minute.
+
+    Raises:
+        DataError: there is no model in the folder.
+    """
+    app = GemApp(model, photos=photos, manifest=manifest, per_minute=per_minute)
     return Starlette(
         routes=[
-            Route("/", page),
-            Route("/answer", answer, methods=["POST"]),
-            Route("/why", map_of_why, methods=["POST"]),
-            Route("/known/{place:int}", known_photo),
+            Route("/", app.page),
+            Route("/predict", app.predict, methods=["POST"]),
+            Route("/explain", app.explain, methods=["POST"]),
+            Route("/reference/{index:int}", app.reference_photo),
             Mount("/", StaticFiles(directory=PAGE)),
         ],
-        exception_handlers={HTTPException: _refused},
-        middleware=[Middleware(BaseHTTPMiddleware, dispatch=_with_headers)],
+        exception_handlers={HTTPException: _error_response},
+        middleware=[Middleware(BaseHTTPMiddleware, dispatch=_add_headers)],
     )
 
 
-def serve(application: Starlette, *, host: str, port: int) -> None:
-    """Runs the application until it is interrupted. Who asks what is not logged."""
+def serve(app: Starlette, *, host: str, port: int) -> None:
+    """Serves the application until it is interrupted. No request is logged."""
     print(f"http://{host}:{port}", flush=True)
     quiet: dict[str, Any] = {"log_level": "warning", "access_log": False, "server_header": False}
-    uvicorn.run(application, host=host, port=port, limit_concurrency=CLIENTS, **quiet)
+    uvicorn.run(app, host=host, port=port, limit_concurrency=MAX_CLIENTS, **quiet)
 
 
-def facts(manifest: Path) -> dict[str, Mapping[str, str]]:
-    """Returns each gem's properties, as its page told them; none where there is no manifest."""
-    lines = files.read_jsonl(manifest) if manifest.is_file() else []
-    return {line["gem"]: line["properties"] for line in lines if line.get("properties")}
+def read_properties(manifest: Path) -> dict[str, Mapping[str, str]]:
+    """Returns each gem's properties from the crawl's manifest, by gem; none where there is no manifest."""
+    rows = files.read_jsonl(manifest) if manifest.is_file() else []
+    return {row["gem"]: row["properties"] for row in rows if row.get("properties")}
 
 
-async def _with_headers(request: Request, ask: RequestResponseEndpoint) -> Response:
-    response = await ask(request)
+async def _add_headers(request: Request, call_next: RequestResponseEndpoint) -> Response:
+    response = await call_next(request)
     response.headers.update(HEADERS)
     return response
 
 
-async def _refused(request: Request, error: Exception) -> Response:
+async def _error_response(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     return JSONResponse({"error": error.detail}, error.status_code, error.headers)
 
 
-def _checked(data: bytes) -> io.BytesIO:
-    """Returns the file if it is a picture of no more pixels than a phone makes."""
+def _check(photo: bytes) -> io.BytesIO:
+    """Returns an uploaded file, open, if its header is that of a photo with at most MAX_PIXELS."""
     try:
-        with Image.open(io.BytesIO(data), formats=decode.FORMATS) as image:
-            pixels = image.width * image.height
-    except Exception:  # of many kinds, as the headers of pictures
-        raise DataError("this is not a photo that can be read: send JPEG, PNG, WebP, GIF, BMP or TIFF") from None
-    if pixels > MOST_PIXELS:
-        raise DataError(f"{pixels / 1e6:.0f} megapixels are more than {MOST_PIXELS / 1e6:.0f}; make the photo smaller")
-    return io.BytesIO(data)
+        decode.header(io.BytesIO(photo), max_pixels=MAX_PIXELS)
+    except DataError as error:
+        kinds = f"JPEG, PNG, WebP, GIF, BMP or TIFF of at most {MAX_PIXELS // 1_000_000} megapixels"
+        raise DataError(f"{error}; send a {kinds}") from None
+    return io.BytesIO(photo)
 
 
 def _thumbnail(path: Path) -> bytes:
     with Image.open(path) as photo:
-        photo.thumbnail((THUMBNAIL, THUMBNAIL))
+        photo.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
         return _jpeg(photo.convert("RGB"))
 
 

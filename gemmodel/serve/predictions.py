@@ -1,4 +1,4 @@
-"""From a model's probabilities and embedding to what a person is told. NumPy alone: no TensorFlow, no MLflow."""
+"""Predictions for users, from a model's probabilities and embeddings. NumPy alone: no TensorFlow, no MLflow."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from gemmodel.models.metadata import ModelMetadata
 
 @dataclass(frozen=True)
 class Neighbour:
-    """A photo that the model has learnt from, and its distance from the one asked about, in [0, 2]."""
+    """A reference photo, and its distance from the photo that a prediction is for, in [0, 2]."""
 
     file: str
     gem: str
@@ -19,16 +19,16 @@ class Neighbour:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a person is told of a photo.
+    """The prediction for one photo.
 
     Attributes:
         gem: the most probable gem.
-        mineral_class: the one that it belongs to.
+        mineral_class: its mineral class.
         probability: of the gem, in [0, 1].
         top: the most probable gems with their probabilities, highest first.
-        prediction_set: the prediction set: the gems of which the right one is one, in as many cases as `coverage` says.
-        unknown: whether the photo is unlike all known gems.
-        distance: mean distance to the nearest known photos, in [0, 2].
+        prediction_set: gems, most probable first; contains the true gem of a fraction `coverage` of photos.
+        unknown: whether the photo is unlike all reference photos.
+        distance: mean distance to the nearest reference photos, in [0, 2].
         nearest: those photos, nearest first.
     """
 
@@ -43,49 +43,49 @@ class Prediction:
 
 
 def to_predictions(
-    probabilities: np.ndarray, embedding: np.ndarray, knowledge: ModelMetadata, *, top: int = 5
+    probabilities: np.ndarray, embedding: np.ndarray, metadata: ModelMetadata, *, top: int = 5
 ) -> list[Prediction]:
-    """Returns what a person is told of each photo.
+    """Returns the prediction for each photo.
 
     Args:
         probabilities: float (photos, classes).
-        embedding: float (photos, D).
-        knowledge: of the model that gave both.
-        top: how many gems and known photos are named, at most.
+        embedding: float (photos, D), of length 1 at most.
+        metadata: of the model that computed both.
+        top: the maximum number of gems in `Prediction.top`, and of photos in `Prediction.nearest`.
     """
-    classes, thresholds, known = knowledge.classes, knowledge.thresholds, knowledge.reference
+    classes, thresholds, reference = metadata.classes, metadata.thresholds, metadata.reference
     order = np.argsort(-probabilities, axis=1, kind="stable")
     in_set = conformal.prediction_sets(probabilities, thresholds.set_threshold)
-    shown = min(max(top, thresholds.neighbours), len(known.embedding))
-    away, places = conformal.nearest(embedding, known.embedding, shown)
-    distances = away[:, : thresholds.neighbours].mean(axis=1)
+    neighbours = min(max(top, thresholds.neighbours), len(reference.embedding))
+    distances, indices = conformal.nearest(embedding, reference.embedding, neighbours)
+    mean_distance = distances[:, : thresholds.neighbours].mean(axis=1)
     return [
         Prediction(
             gem=classes[order[photo, 0]],
-            mineral_class=knowledge.hierarchy[classes[order[photo, 0]]],
+            mineral_class=metadata.hierarchy[classes[order[photo, 0]]],
             probability=float(probabilities[photo, order[photo, 0]]),
-            top=[(classes[index], float(probabilities[photo, index])) for index in order[photo, :top]],
-            prediction_set=[classes[index] for index in order[photo] if in_set[photo, index]],
-            unknown=bool(distances[photo] > thresholds.unknown_distance),
-            distance=float(distances[photo]),
+            top=[(classes[gem], float(probabilities[photo, gem])) for gem in order[photo, :top]],
+            prediction_set=[classes[gem] for gem in order[photo] if in_set[photo, gem]],
+            unknown=bool(mean_distance[photo] > thresholds.unknown_distance),
+            distance=float(mean_distance[photo]),
             nearest=[
-                Neighbour(str(known.files[place]), classes[known.labels[place]], float(distance))
-                for place, distance in zip(places[photo, :top], away[photo, :top], strict=True)
+                Neighbour(str(reference.files[i]), classes[reference.labels[i]], float(distance))
+                for i, distance in zip(indices[photo, :top], distances[photo, :top], strict=True)
             ],
         )
         for photo in range(len(probabilities))
     ]
 
 
-def to_text(answer: Prediction, *, most: int = 4) -> str:
-    """Returns the answer in words: `Ruby`, `Almandine or Pyrope`, or that no known gem looks so.
+def to_text(prediction: Prediction, *, max_names: int = 4) -> str:
+    """Returns a prediction as text: `Ruby`, `Almandine or Pyrope`, or that the gem is unknown.
 
     Args:
-        answer: of a photo.
-        most: gems of the prediction set that are named; of more, the number of the others is told.
+        prediction: for a photo.
+        max_names: the maximum number of gems of the prediction set that are named; the others are counted.
     """
-    names = answer.prediction_set[:most]
-    if more := len(answer.prediction_set) - len(names):
-        names.append(f"one of {more} more")
-    told = " or ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
-    return f"No gem that I know; the nearest is {told}" if answer.unknown else told
+    names = prediction.prediction_set[:max_names]
+    if others := len(prediction.prediction_set) - len(names):
+        names.append(f"one of {others} more")
+    text = " or ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+    return f"None of the known gems; most similar to {text}" if prediction.unknown else text

@@ -1,4 +1,4 @@
-"""Asking a trained model about photos, by its LiteRT export: no TensorFlow, no MLflow, the first answer at once."""
+"""Predictions of a trained model for photos, by its LiteRT export: without TensorFlow and MLflow, which are slow."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -21,74 +21,74 @@ Photo = Path | IO[bytes]
 
 
 class Predictor:
-    """A trained model that answers for photos as they are, cropped and resized as the training photos were."""
+    """A trained model. It crops and resizes each photo as the training photos were."""
 
     def __init__(self, folder: Path, *, workers: int = 0) -> None:
-        """Reads what `archive.save` wrote.
+        """Reads what `saving.save` wrote.
 
         Args:
             folder: of the model.
-            workers: photos worked on at once, each by its share of the cores; 0: one a core.
+            workers: the number of photos processed at once; they share the cores evenly. 0 is one per core.
 
         Raises:
             DataError: there is no model in the folder, or none with an export.
-            ModelError: a file of it is damaged.
+            ModelError: a file of the model is damaged.
         """
         cores = os.cpu_count() or 1
         self.export = folder / metadata.EXPORT
         if not self.export.is_file():
-            raise DataError(f"{self.export}: no export of a model here; `dvc repro` trains one, `dvc pull` fetches one")
-        self.knowledge = metadata.read(folder)
+            raise DataError(f"{self.export}: no such model; `dvc repro` trains one, `dvc pull` fetches one")
+        self.metadata = metadata.read(folder)
         self.crop: crop.Method = files.read_json(folder / "input.json")["crop"]
         self._graph = Graph(self.export, threads=max(1, cores // (workers or cores)))
         self._pool = ThreadPoolExecutor(workers or cores)
 
     def predict(self, photos: Sequence[Photo], *, top: int = 5) -> Iterator[Prediction | DataError]:
-        """Yields what a person is told of each photo, in their order, or why it cannot be read.
+        """Yields the prediction for each photo, in their order, or the error where a photo cannot be read.
 
         Args:
-            photos: paths or open files, in any format of folders.FORMATS.
-            top: how many gems and known photos are named, at most.
+            photos: paths or open files, in any of decode.FORMATS.
+            top: the maximum number of gems and of reference photos in a prediction.
         """
-        return self._pool.map(lambda photo: self._answer(photo, top), photos)
+        return self._pool.map(lambda photo: self._predict(photo, top), photos)
 
-    def _answer(self, photo: Photo, top: int) -> Prediction | DataError:
+    def _predict(self, photo: Photo, top: int) -> Prediction | DataError:
         try:
             probabilities, embedding = self.outputs(self.pixels(photo))
         except DataError as error:
             return error
-        return predictions.to_predictions(probabilities, embedding, self.knowledge, top=top)[0]
+        return predictions.to_predictions(probabilities, embedding, self.metadata, top=top)[0]
 
     def pixels(self, photo: Photo) -> np.ndarray:
-        """Returns a photo as the model sees it, uint8 of shape (side, side, 3).
+        """Returns a photo as the model's input, uint8 of shape (side, side, 3).
 
         Raises:
-            DataError: it cannot be read as a photo.
+            DataError: the file cannot be read as a photo.
         """
         return decode.pixels(crop.crop(decode.read(photo), self.crop)[0], self._graph.size)
 
     def outputs(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Returns probabilities (1, classes) and embedding (1, D) for pixels (side, side, 3) in [0, 255]."""
-        told = self._graph(pixels)
-        return told["probabilities"], told["embedding"]
+        """Returns probabilities (1, classes) and embedding (1, D) of pixels (side, side, 3) in [0, 255]."""
+        outputs = self._graph(pixels)
+        return outputs["probabilities"], outputs["embedding"]
 
     def probabilities(self, photos: Iterator[np.ndarray]) -> np.ndarray:
-        """Returns the probabilities, float (photos, classes), for pixels (side, side, 3) each."""
+        """Returns the probabilities, float (photos, classes), of pixels (side, side, 3) each."""
         return np.concatenate(list(self._pool.map(lambda pixels: self.outputs(pixels)[0], photos)))
 
-    def why(self, photo: Photo) -> Image.Image:
-        """Returns a photo and, beside it, which parts of it speak for the answer, by occlusion.
+    def explain(self, photo: Photo) -> Image.Image:
+        """Returns a photo and, beside it, the parts of it that support the predicted gem, by occlusion.
 
         Raises:
-            DataError: it cannot be read as a photo.
+            DataError: the file cannot be read as a photo.
         """
         from gemmodel.explain import occlusion
         from gemmodel.figures import overlays
 
         pixels = self.pixels(photo)
-        target = int(self.outputs(pixels)[0].argmax())
+        predicted = int(self.outputs(pixels)[0].argmax())
 
-        def scores(photos: Iterator[np.ndarray]) -> np.ndarray:
-            return np.log(np.maximum(self.probabilities(photos)[:, target], 1e-9))
+        def log_probability(photos: Iterator[np.ndarray]) -> np.ndarray:
+            return np.log(np.maximum(self.probabilities(photos)[:, predicted], 1e-9))
 
-        return overlays.side_by_side(pixels, occlusion.occlusion(scores, pixels))
+        return overlays.side_by_side(pixels, occlusion.occlusion(log_probability, pixels))

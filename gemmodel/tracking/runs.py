@@ -1,7 +1,4 @@
-"""The experiment log, and the way of a model into the registry; `versions` has what comes after that.
-
-A run is found again by the hash of the model that it trained, so no run id stands in any file.
-"""
+"""Runs in MLflow's experiment log. A run is found by the hash of its model, so no file holds a run id."""
 
 import json
 import logging
@@ -12,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-# Of a server that is gone or frozen: a call fails after 13 s or two minutes, and not after several or many minutes.
+# For a server that is down or frozen: a call fails after 13 s or two minutes, not after several or many minutes.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
@@ -28,22 +25,23 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from gemmodel.core.errors import TrackingError
 from gemmodel.tracking import metric_buffer
+from gemmodel.tracking.store import tracking_uri
 
 logging.getLogger("mlflow").setLevel(logging.WARNING)
 
 EXPERIMENT = "gemstones"
 KIND = {"mlflow.experimentKind": "custom_model_development"}  # the UI opens on runs, not on traces
-TABLES_TAG = "mlflow.loggedArtifacts"  # by which the UI knows a table
+TABLES_TAG = "mlflow.loggedArtifacts"  # lists the artefacts that the UI shows as tables
 MODEL_TAG = "model_sha256"
 
 
 def project_root() -> Path:
-    """Returns the project's root; in the copy that `dvc exp run --temp` or `--queue` works in, that of the original."""
-    here = Path.cwd()
-    for folder in (here, *here.parents):
+    """Returns the project's root, also from the copy in which `dvc exp run --temp` or `--queue` works."""
+    working_directory = Path.cwd()
+    for folder in (working_directory, *working_directory.parents):
         if folder.parts[-3:] == (".dvc", "tmp", "exps"):
             return folder.parents[2]
-    return here
+    return working_directory
 
 
 @contextmanager
@@ -58,14 +56,14 @@ def ignoring(*codes: str) -> Iterator[None]:
 
 @contextmanager
 def mlflow_store() -> Iterator[None]:
-    """Opens the store, creates it once and under a lock, and turns its failures into one line.
+    """Opens the store, creates it once and under a lock, and reports its failures in one line.
 
     Raises:
         TrackingError: the store does not answer, or is of another MLflow version.
     """
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
+    uri = tracking_uri()
     lock = project_root() / "mlflow.db.lock"
-    if uri.startswith("sqlite:///"):  # a relative path starts at the root, not in a temporary copy of it
+    if uri.startswith("sqlite:///"):  # a relative path starts at the root, not in a temporary copy
         file = project_root() / uri.removeprefix("sqlite:///")
         uri, lock = f"sqlite:///{file.as_posix()}", file.with_name(f"{file.name}.lock")  # other checkouts may share it
     mlflow.set_tracking_uri(uri)
@@ -73,7 +71,7 @@ def mlflow_store() -> Iterator[None]:
     try:
         with FileLock(lock):
             if mlflow.get_experiment_by_name(name) is None:
-                # A local store would put artefacts beside the working directory, which may be a temporary copy.
+                # MLflow's default is the working directory, which may be a temporary copy.
                 local = (project_root() / "mlruns").as_uri() if uri.startswith("sqlite:") else None
                 with ignoring("RESOURCE_ALREADY_EXISTS"):  # by another machine, just now
                     mlflow.create_experiment(name, artifact_location=local, tags=KIND)
@@ -93,44 +91,44 @@ def mlflow_store() -> Iterator[None]:
 def training_run(
     name: str, parameters: Mapping[str, Any], datasets: Mapping[str, Path], *, device: str
 ) -> Iterator[metric_buffer.MetricBuffer]:
-    """Opens the run of a training, with all that leads back to how it came about.
+    """Opens the run of a training, with its parameters, data and provenance.
 
     Args:
         name: of the run.
         parameters: sections by name, nested; logged as `section.key`.
-        datasets: what is read, by its role; each is logged with its DVC hash.
-        device: in words.
+        datasets: paths of the data by role; each is logged with its DVC hash.
+        device: a description.
 
     Yields:
-        What takes the figures of each epoch and, last, what the training came to. From here on nothing fails because
-        the store does.
+        A buffer for the metrics of each epoch and for the final result. From here on no failure of the store ends the
+        training.
     """
     mlflow.set_system_metrics_sampling_interval(1)
     mlflow.set_system_metrics_samples_before_logging(1)
     with mlflow_store():
         mlflow.start_run(run_name=name, tags=provenance() | {"device": device}, log_system_metrics=True)
-        figures, status = metric_buffer.MetricBuffer(active_run_id(), _unsent()), "FAILED"
+        buffer, status = metric_buffer.MetricBuffer(active_run_id(), _unsent()), "FAILED"
         try:
             mlflow.log_params(pd.json_normalize(dict(parameters)).iloc[0].to_dict())
             log_datasets(datasets)
-            yield figures
+            yield buffer
             status = "FINISHED"
         finally:
-            figures.wait()
+            buffer.wait()
             with suppress(MlflowException):
                 mlflow.end_run(status)
 
 
 @contextmanager
 def model_run(model_sha256: str) -> Iterator[None]:
-    """Opens the run that trained a model again, or, where this store does not know it, one tagged with its hash.
+    """Reopens the run that trained a model or, where this store does not have it, opens one tagged with its hash.
 
-    Figures that the training could not log, since the server was away, are logged first.
+    Metrics that the training could not log because the server was unreachable are logged first.
     """
     with mlflow_store():
         metric_buffer.flush_pending(model_sha256, _unsent())
-        if found := find_run(f"tags.{MODEL_TAG} = '{model_sha256}'"):
-            with mlflow.start_run(run_id=found):
+        if run_id := find_run(f"tags.{MODEL_TAG} = '{model_sha256}'"):
+            with mlflow.start_run(run_id=run_id):
                 yield
         else:
             tags = provenance() | {MODEL_TAG: model_sha256, "trained": "elsewhere"}
@@ -139,18 +137,18 @@ def model_run(model_sha256: str) -> Iterator[None]:
 
 
 def find_run(query: str) -> str | None:
-    """Returns the id of the latest run that a query of MLflow's finds, or None."""
-    found = mlflow.search_runs(filter_string=query, order_by=["start_time DESC"], max_results=1)
-    return str(found.run_id[0]) if len(found) else None
+    """Returns the id of the latest run that matches a query in MLflow's syntax, or None."""
+    matches = mlflow.search_runs(filter_string=query, order_by=["start_time DESC"], max_results=1)
+    return str(matches.run_id[0]) if len(matches) else None
 
 
 def log_metrics(values: Mapping[str, float], epoch: int | None = None) -> None:
-    """Logs figures, those of one epoch or final ones, in one call."""
+    """Logs metrics of an epoch, or final ones, in one call."""
     mlflow.log_metrics({name: float(value) for name, value in values.items()}, step=epoch)
 
 
 def log_datasets(datasets: Mapping[str, Path]) -> None:
-    """Logs what was read, by its role, with the hash that DVC knows it by."""
+    """Logs paths of data by role, each with its DVC hash."""
     inputs = []
     for role, path in datasets.items():
         digest = dvc_hash(path)
@@ -161,15 +159,15 @@ def log_datasets(datasets: Mapping[str, Path]) -> None:
 
 
 def log_files(*paths: Path, folder: str | None = None) -> None:
-    """Logs files as they are, into a folder of the run where one is named."""
+    """Logs files, into a folder of the run where one is named."""
     for path in paths:
         mlflow.log_artifact(str(path), folder)
 
 
 def log_table(table: pd.DataFrame, name: str) -> None:
-    """Logs a table that the UI can show and compare, under a name that ends in .json; an older one is replaced.
+    """Logs a table that the UI can show and compare, under a name that ends in .json; replaces an older one.
 
-    `mlflow.log_table` would append its rows where a stage runs again for the same run.
+    `mlflow.log_table` would append the rows when a stage runs again for the same run.
     """
     mlflow.log_text(table.to_json(orient="split", index=False), name)
     tables = json.loads(mlflow.MlflowClient().get_run(active_run_id()).data.tags.get(TABLES_TAG, "[]"))
@@ -178,7 +176,7 @@ def log_table(table: pd.DataFrame, name: str) -> None:
 
 
 def dvc_hash(path: Path) -> str | None:
-    """Returns the hash in dvc.lock of an output, or None outside of a DVC run."""
+    """Returns an output's hash in dvc.lock, or None outside of a DVC run."""
     if "DVC_STAGE" not in os.environ or not Path("dvc.lock").is_file():
         return None
     stages = yaml.safe_load(Path("dvc.lock").read_text(encoding="utf-8"))["stages"]
@@ -189,7 +187,7 @@ def dvc_hash(path: Path) -> str | None:
 def active_run_id() -> str:
     """Returns the open run's id."""
     run = mlflow.active_run()
-    assert run is not None, "inside training() or run_of()"
+    assert run is not None, "only inside training_run or model_run"
     return str(run.info.run_id)
 
 
@@ -198,7 +196,7 @@ def _unsent() -> Path:
 
 
 def provenance() -> dict[str, str]:
-    """Returns the git commit, the files that differ from it, and the DVC experiment, as tags, where there are any."""
+    """Returns the git commit, uncommitted files and the DVC experiment as tags, where there are any."""
     tags = {"dvc_experiment": os.environ.get("DVC_EXP_NAME", "")}
     try:
         tags["mlflow.source.git.commit"] = _git("rev-parse", "HEAD")

@@ -14,8 +14,8 @@ from gemmodel.core import files
 class TrainingCheckpoint(keras.callbacks.Callback):
     """Saves, after each epoch, all state that the rest of a training depends on, and restores it.
 
-    `keras.callbacks.BackupAndRestore` saves weights and optimiser only. It loses the seeds of dropout, the state of early
-    stopping and of the schedule, and the metrics so far, so the training would end with other weights.
+    `keras.callbacks.BackupAndRestore` saves weights and optimiser only. It loses the seeds of dropout, the state of
+    early stopping and of the schedule, and the metrics so far, so the training would end with other weights.
 
     Args:
         path: of the file; the training resumes from it where it exists.

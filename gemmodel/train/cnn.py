@@ -1,4 +1,4 @@
-"""A plain convolutional network: convolution and pooling in turn, then dense layers."""
+"""A plain convolutional network: blocks of convolution and pooling, then dense layers."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,7 +16,7 @@ def cnn(params: CnnParams, *, image_size: int, classes: int) -> keras.Model:
     """Returns an untrained network (the defaults are LSIND's for 87 gems: 2,792,855 parameters at 220 pixels).
 
     Args:
-        params: one entry of `filters` a block; of `kernel` and `pooling` one for all blocks or one a block.
+        params: `filters` has one entry per block; `kernel` and `pooling` have one for all blocks or one per block.
         image_size: side of the square input in pixels.
         classes: the number of classes.
 
@@ -25,7 +25,8 @@ def cnn(params: CnnParams, *, image_size: int, classes: int) -> keras.Model:
         (batch, classes), also with `output: sigmoid`.
 
     Raises:
-        ParameterError: the blocks do not fit each other or the image, or a sigmoid unit the number of classes.
+        ParameterError: the blocks do not fit each other or the image, or `output: sigmoid` does not fit the number of
+            classes.
     """
     blocks = len(params.filters)
     kernels, poolings = _per_block("kernel", params.kernel, blocks), _per_block("pooling", params.pooling, blocks)
@@ -39,22 +40,22 @@ def cnn(params: CnnParams, *, image_size: int, classes: int) -> keras.Model:
     x = layers.Dropout(params.dropout)(layers.Flatten()(x))
     for units in params.dense:
         x = layers.Dense(units, activation="relu")(x)
-    return keras.Model(pixels, _probabilities(x, params.output, classes), name="cnn")
+    return keras.Model(pixels, _class_probs(x, params.output, classes), name="cnn")
 
 
 def _per_block(name: str, values: Sequence[Any], blocks: int) -> Sequence[Any]:
     if len(values) not in (1, blocks):
         raise ParameterError(
-            f"model.cnn.{name} has {len(values)} entries and model.cnn.filters has {blocks}; give one, or one a block"
+            f"model.cnn.{name} has {len(values)} entries and model.cnn.filters has {blocks}; give one, or one per block"
         )
     return values if len(values) == blocks else [*values] * blocks
 
 
-def _probabilities(x: Any, output: str, classes: int) -> Any:
+def _class_probs(x: Any, output: str, classes: int) -> Any:
     if output == "softmax":
         return layers.Dense(classes, activation="softmax", dtype="float32", name="gem")(x)
     if classes != 2:
-        raise ParameterError(f"model.cnn.output: sigmoid is for 2 classes, here are {classes}; set it to softmax")
-    # Both probabilities, as everybody downstream wants them. Their categorical cross-entropy is the binary one.
+        raise ParameterError(f"model.cnn.output: sigmoid is for 2 classes, but there are {classes}; set it to softmax")
+    # Both probabilities, as with softmax. Their categorical cross-entropy equals the binary one.
     second = layers.Dense(1, activation="sigmoid", dtype="float32", name="gem")(x)
     return ops.concatenate([1 - second, second], axis=-1)

@@ -1,4 +1,4 @@
-"""What every training is given: parameters, data, and where its state and logs go."""
+"""The inputs of a training: parameters, data and folders."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,10 +13,10 @@ OnEpoch = Callable[[int, Mapping[str, float]], None]
 
 @dataclass(frozen=True)
 class TrainingContext:
-    """What a training is given, whatever the architecture.
+    """The inputs of a training, the same for every architecture.
 
     Attributes:
-        params: the sections `base`, `model`, `train`, `augment` and `embed` are used.
+        params: of which `base`, `model`, `train`, `augment` and `embed` are used.
         split: holds `train` and `val`, one folder per class each.
         augmented: holds the copies on disk, one folder per class.
         features: holds `train.npz` and `val.npz`, from which `fusion` is trained.

@@ -1,4 +1,4 @@
-"""Training on several devices or hosts at once through `tf.distribute`; docs/decisions/0018-several-devices.md."""
+"""Training on several devices or hosts through `tf.distribute`; see docs/decisions/0018-several-devices.md."""
 
 import faulthandler
 import json
@@ -17,10 +17,9 @@ import tensorflow as tf
 from gemmodel.core.errors import DataError, DeviceError, ParameterError
 
 Run = TypeVar("Run")
-START_WITHIN = 300  # seconds from a worker's start to the last one's; TensorFlow itself would wait for ever
-CONFIG = '{"cluster": {"worker": ["host1:12345", "host2:12345"]}, "task": {"type": "worker", "index": 0}}'
-AGAIN = "start all workers again: with train.resume the training goes on from its last whole epoch"
-LOST = (
+START_TIMEOUT_S = 300  # from this worker's start to the start of the last one; TensorFlow itself waits for ever
+EXAMPLE = '{"cluster": {"worker": ["host1:12345", "host2:12345"]}, "task": {"type": "worker", "index": 0}}'
+LOST_WORKER_ERRORS = (
     tf.errors.UnavailableError,
     tf.errors.DeadlineExceededError,
     tf.errors.AbortedError,
@@ -30,54 +29,59 @@ LOST = (
 
 
 def workers() -> tuple[list[str], int]:
-    """Returns the addresses of all workers in TF_CONFIG, and the number of this one; none where it is not set.
+    """Returns the addresses of all workers in TF_CONFIG and the index of this one; ([], 0) where it is not set.
 
     Raises:
-        ParameterError: TF_CONFIG is not of the form that it has to be.
+        ParameterError: TF_CONFIG has another form.
     """
-    if not (config := os.environ.get("TF_CONFIG")):
+    if not (text := os.environ.get("TF_CONFIG")):
         return [], 0
     try:
-        told = json.loads(config)
-        addresses, place = told["cluster"]["worker"], int(told["task"]["index"])
-        if len(told["cluster"]) > 1 or told["task"]["type"] != "worker" or not 0 <= place < len(addresses):
+        config = json.loads(text)
+        addresses, index = config["cluster"]["worker"], int(config["task"]["index"])
+        if len(config["cluster"]) > 1 or config["task"]["type"] != "worker" or not 0 <= index < len(addresses):
             raise ValueError
-        return addresses, place
+        return addresses, index
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise ParameterError(f"TF_CONFIG is {config}; it must be as {CONFIG}, the index each worker's own") from None
+        raise ParameterError(
+            f"TF_CONFIG is {text}; it must look like {EXAMPLE}, with each worker's own index"
+        ) from None
 
 
-def make_strategy(wanted: str, *, model: str) -> tf.distribute.Strategy:
-    """Returns how a training is spread over devices; waits for the other workers, so before any tensor is made.
+def make_strategy(wanted: str, *, model: str, timeout: float = START_TIMEOUT_S) -> tf.distribute.Strategy:
+    """Returns how a training is distributed over devices.
+
+    It must be called before any tensor is made: on several hosts it waits for the other workers.
 
     Args:
         wanted: `one`; `mirrored`: all GPUs of this host; `multiworker`: all hosts in TF_CONFIG; `auto`: multiworker
-            where TF_CONFIG names several, mirrored where TensorFlow sees several GPUs, else one.
-        model: its's name; fusion is fitted on one device.
+            where TF_CONFIG names several hosts, mirrored where TensorFlow sees several GPUs, else one.
+        model: the name of the architecture; fusion is fitted on one device.
+        timeout: seconds within which the other workers must start.
 
     Raises:
-        DeviceError: there are no two devices, or another worker does not start.
-        ParameterError: TF_CONFIG is not of the form that it has to be, names no two workers, or this one is run by DVC
-            and not the chief; or fusion is to be spread.
+        DeviceError: there is only one device, or another worker does not start.
+        ParameterError: TF_CONFIG has another form or names fewer than two workers, DVC runs a worker that is not the
+            chief, or fusion is to be distributed.
     """
-    addresses, place = workers()
+    addresses, index = workers()
     gpus = tf.config.get_visible_devices("GPU")
     if model == "fusion":
-        if place or wanted not in ("auto", "one"):
+        if index or wanted not in ("auto", "one"):
             raise ParameterError("train.strategy: fusion is fitted on one device; set it to one, without TF_CONFIG")
         wanted = "one"
     if wanted == "auto":
         wanted = "multiworker" if len(addresses) > 1 else "mirrored" if len(gpus) > 1 else "one"
     if wanted == "multiworker":
-        if place and "DVC_STAGE" in os.environ:
-            raise ParameterError(f"{_named([place])} writes no output for DVC: run `gemmodel worker` on this host")
+        if index and "DVC_STAGE" in os.environ:
+            raise ParameterError(f"{_named([index])} writes no output for DVC: run `gemmodel worker` on this host")
         if len(addresses) < 2:
-            raise ParameterError(f"train.strategy is multiworker, but TF_CONFIG names no two workers; e.g. {CONFIG}")
-        wait_for_workers(place)
-        faulthandler.dump_traceback_later(START_WITHIN, exit=True)  # where a worker ended just now
-        spread = tf.distribute.MultiWorkerMirroredStrategy()  # on CPUs by RING, on GPUs by NCCL
+            raise ParameterError(f"train.strategy is multiworker, but TF_CONFIG names no two workers; e.g. {EXAMPLE}")
+        wait_for_workers(timeout)
+        faulthandler.dump_traceback_later(timeout, exit=True)  # if a worker has ended since
+        strategy = tf.distribute.MultiWorkerMirroredStrategy()  # on CPUs by RING, on GPUs by NCCL
         faulthandler.cancel_dump_traceback_later()
-        return spread
+        return strategy
     if wanted == "mirrored":
         devices = tf.config.list_logical_devices("GPU" if gpus else "CPU")
         if len(devices) < 2:
@@ -86,26 +90,33 @@ def make_strategy(wanted: str, *, model: str) -> tf.distribute.Strategy:
     return tf.distribute.get_strategy()
 
 
-def wait_for_workers(place: int) -> None:
-    """Waits until each other worker answers at its address: TensorFlow would wait for ever, and heed no signal.
+def wait_for_workers(timeout: float) -> None:
+    """Waits until all other workers in TF_CONFIG listen at their addresses, and listens at this one's own meanwhile.
 
-    This one's own address answers as well meanwhile, and after that TensorFlow does there.
+    TensorFlow would wait for ever, and ignore signals.
+
+    Args:
+        timeout: in seconds.
+
+    Raises:
+        DeviceError: a worker did not start in time, or this one's port cannot be opened.
     """
-    addresses, _ = workers()
-    missing = set(range(len(addresses))) - {place}
-    latest = time.monotonic() + START_WITHIN
+    addresses, index = workers()
+    missing = set(range(len(addresses))) - {index}
+    deadline = time.monotonic() + timeout
     try:
-        with socket.create_server(("", int(addresses[place].rsplit(":", 1)[-1]))):
-            while missing := {other for other in missing if not is_reachable(other)}:
-                if time.monotonic() > latest:
-                    raise DeviceError(f"{_named(sorted(missing))} did not start within {START_WITHIN} seconds")
+        with socket.create_server(("", int(addresses[index].rsplit(":", 1)[-1]))):
+            while missing := {other for other in missing if not is_reachable(addresses[other])}:
+                if time.monotonic() > deadline:
+                    raise DeviceError(f"{_named(sorted(missing))} did not start within {timeout:g} seconds")
                 time.sleep(0.2)
     except OSError as error:
-        raise DeviceError(f"TF_CONFIG: {addresses[place]}: {error.strerror or error}") from None
+        raise DeviceError(f"TF_CONFIG: {addresses[index]}: {error.strerror or error}") from None
 
 
-def is_reachable(place: int) -> bool:
-    host, port = workers()[0][place].rsplit(":", 1)
+def is_reachable(address: str) -> bool:
+    """Returns whether something listens at an address, `host:port`."""
+    host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host, int(port)), timeout=1).close()
     except (OSError, ValueError):
@@ -113,156 +124,168 @@ def is_reachable(place: int) -> bool:
     return True
 
 
-def _named(places: list[int]) -> str:
+def _named(indices: list[int]) -> str:
     addresses, _ = workers()
-    return ", ".join(f"worker {place} ({addresses[place]})" for place in places) or "another worker"
+    return ", ".join(f"worker {i} ({addresses[i]})" for i in indices) or "another worker"
 
 
-def hosts(spread: tf.distribute.Strategy) -> int:
-    """Returns the number of workers that train together."""
-    return len(workers()[0]) if isinstance(spread, tf.distribute.MultiWorkerMirroredStrategy) else 1
+def hosts(strategy: tf.distribute.Strategy) -> int:
+    """Returns the number of hosts that train together."""
+    return len(workers()[0]) if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy) else 1
 
 
-def is_chief(spread: tf.distribute.Strategy) -> bool:
-    """Tells whether this process is the one that logs and saves."""
-    return hosts(spread) == 1 or workers()[1] == 0
+def is_chief(strategy: tf.distribute.Strategy) -> bool:
+    """Returns whether this process is the one that logs and saves."""
+    return hosts(strategy) == 1 or workers()[1] == 0
 
 
-def describe(spread: tf.distribute.Strategy) -> str:
-    """Returns what a training is spread over, in words: nothing for one device."""
-    if hosts(spread) > 1:
-        return f", worker {workers()[1]} of {hosts(spread)}, {spread.num_replicas_in_sync} devices together"
-    return f", {spread.num_replicas_in_sync} devices together" if spread.num_replicas_in_sync > 1 else ""
+def describe(strategy: tf.distribute.Strategy) -> str:
+    """Returns the worker and the number of devices as the end of a sentence, empty for one device."""
+    devices = strategy.num_replicas_in_sync
+    if hosts(strategy) > 1:
+        return f", worker {workers()[1]} of {hosts(strategy)}, {devices} devices together"
+    return f", {devices} devices together" if devices > 1 else ""
 
 
 @contextmanager
-def chief_run(spread: tf.distribute.Strategy, run: AbstractContextManager[Run]) -> Iterator[Run | None]:
-    """Opens the run of a training on the chief alone, and turns the loss of a worker into one line.
+def chief_run(strategy: tf.distribute.Strategy, run: AbstractContextManager[Run]) -> Iterator[Run | None]:
+    """Opens the run of a training on the chief only, and reports the loss of a worker as one error.
 
-    TensorFlow's heartbeats tell of a loss after some ten seconds.
+    TensorFlow's heartbeats notice a loss after some ten seconds.
 
     Args:
-        spread: over which devices.
-        run: what the chief logs to.
+        strategy: distributes the training.
+        run: the run that the chief logs to.
 
     Yields:
-        What the run gives to the chief; None to others.
+        The opened run on the chief, None on other workers.
 
     Raises:
         DeviceError: a worker was lost.
     """
     try:
-        with run if is_chief(spread) else nullcontext() as opened:
+        with run if is_chief(strategy) else nullcontext() as opened:
             yield opened
-    except LOST as error:
-        if hosts(spread) == 1:
+    except LOST_WORKER_ERRORS as error:
+        if hosts(strategy) == 1:
             raise
-        others = set(range(hosts(spread))) - {workers()[1]}
-        told = {int(place) for place in re.findall(r"task:(\d+)", str(error))} & others
-        if not told and "Heartbeat" in str(error):
-            told = {0} & others  # heartbeats go to the chief
-        lost = sorted(told | {place for place in others if not is_reachable(place)})
-        raise DeviceError(f"{_named(lost)} was lost; {AGAIN}") from None
+        addresses, index = workers()
+        others = set(range(len(addresses))) - {index}
+        lost = {int(i) for i in re.findall(r"task:(\d+)", str(error))} & others
+        if not lost and "Heartbeat" in str(error):
+            lost = {0} & others  # heartbeats go to the chief
+        lost |= {i for i in others if not is_reachable(addresses[i])}
+        raise DeviceError(
+            f"{_named(sorted(lost))} was lost; start all workers again: "
+            "with train.resume the training continues after its last whole epoch"
+        ) from None
 
 
-def check_same_key(spread: tf.distribute.Strategy, key: str) -> None:
-    """Compares what names the settings, photos and code of each worker.
+def check_same_key(strategy: tf.distribute.Strategy, key: str) -> None:
+    """Compares the key of the training, which settings, photos and code determine, on all workers.
 
     Args:
-        spread: over which devices.
+        strategy: distributes the training.
         key: hexadecimal.
 
     Raises:
-        DataError: some worker's key is not the chief's; on every worker.
+        DataError: the key of some worker is not the chief's; on every worker.
     """
-    if hosts(spread) == 1:
+    if hosts(strategy) == 1:
         return
-    number = tf.constant([int(key, 16) % 2**63], tf.int64)
-    told = _gathered(spread, number).reshape(hosts(spread), -1)[:, 0]
-    if others := np.flatnonzero(told != told[0]).tolist():
+    own = tf.constant([int(key, 16) % 2**63], tf.int64)
+    keys = _gathered(strategy, own).reshape(hosts(strategy), -1)[:, 0]
+    if others := np.flatnonzero(keys != keys[0]).tolist():
         raise DataError(
             f"{_named(others)}: other settings, photos, code or TensorFlow than the chief's; "
             "bring all hosts to one commit with `git pull` and `dvc pull`"
         )
 
 
-def broadcast(spread: tf.distribute.Strategy, content: bytes) -> bytes:
-    """Returns on every worker what the chief gave."""
-    if hosts(spread) == 1:
+def broadcast(strategy: tf.distribute.Strategy, content: bytes) -> bytes:
+    """Returns the chief's content on every worker."""
+    if hosts(strategy) == 1:
         return content
-    mine = content if is_chief(spread) else b""
-    length = 4 * (len(mine) // 4 + 1)  # in int32, which every way of gathering takes
-    size = _gathered(spread, tf.constant([len(mine)]))[0]  # the chief's first device comes first
-    words = _gathered(spread, tf.constant(np.frombuffer(mine.ljust(length, b"\0"), np.int32)))
+    own = content if is_chief(strategy) else b""
+    padded = own.ljust(4 * (len(own) // 4 + 1), b"\0")
+    size = _gathered(strategy, tf.constant([len(own)]))[0]  # the chief's first device comes first
+    # As int32, which every implementation of gathering supports.
+    words = _gathered(strategy, tf.constant(np.frombuffer(padded, np.int32)))
     return words.tobytes()[:size]
 
 
-def _gathered(spread: tf.distribute.Strategy, values: tf.Tensor) -> np.ndarray:
-    """Returns the values of all devices in one row."""
-    each = tf.function(lambda: spread.run(tf.identity, (values,)), autograph=False)  # eagerly, TensorFlow would warn
-    gathered: np.ndarray = spread.gather(each(), axis=0).numpy()
+def _gathered(strategy: tf.distribute.Strategy, values: tf.Tensor) -> np.ndarray:
+    """Returns the values of all devices, concatenated."""
+    run = tf.function(lambda: strategy.run(tf.identity, (values,)), autograph=False)  # eagerly, TensorFlow would warn
+    gathered: np.ndarray = strategy.gather(run(), axis=0).numpy()
     return gathered
 
 
-def build(spread: tf.distribute.Strategy, make: Callable[[], keras.Model]) -> keras.Model:
-    """Returns a model whose variables are on every device."""
-    with spread.scope():
+def build(strategy: tf.distribute.Strategy, make: Callable[[], keras.Model]) -> keras.Model:
+    """Returns a model whose variables are on every device.
+
+    Args:
+        strategy: distributes the training.
+        make: returns the model.
+    """
+    with strategy.scope():
         model = make()
-        return model if spread.num_replicas_in_sync == 1 else DistributedModel(model.inputs, model.outputs)
+        return model if strategy.num_replicas_in_sync == 1 else DistributedModel(model.inputs, model.outputs)
 
 
 class DistributedModel(keras.Model):
     """A model that Keras 3.15 can fit on several devices.
 
-    Keras itself fails in two places (keras-team/keras issue 20585). It builds the model on a batch that it averages
-    over the devices, which must then have equally many photos each, and it cannot on several hosts. And on several
-    hosts it averages each step's figures along an axis that they have not.
+    Keras itself fails in two places (keras-team/keras issue 20585). To build the model, it averages a batch over the
+    devices, so they must have equally many photos each; on several hosts it cannot average at all. And on several hosts
+    it averages the metrics of each step along an axis that scalars do not have.
     """
 
     def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
         with self.distribute_strategy.scope():
-            x, y = (tf.zeros((2, *kept.shape[1:])) for kept in (self.inputs[0], self.outputs[0]))
+            x, y = (tf.zeros((2, *tensor.shape[1:])) for tensor in (self.inputs[0], self.outputs[0]))
             self._symbolic_build(data_batch=(x, y))
 
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
-        """Returns the figures so far."""
-        return self._with_an_axis(super().train_step(data))
+        """Returns the metrics of the epoch so far."""
+        return self._with_axis(super().train_step(data))
 
     def test_step(self, data: Any) -> dict[str, tf.Tensor]:
-        """Returns the figures so far."""
-        return self._with_an_axis(super().test_step(data))
+        """Returns the metrics of the epoch so far."""
+        return self._with_axis(super().test_step(data))
 
-    def _with_an_axis(self, logs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    def _with_axis(self, logs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         if hosts(self.distribute_strategy) == 1:
             return logs
         return {name: value[tf.newaxis] for name, value in logs.items()}
 
 
 def even_batches(
-    spread: tf.distribute.Strategy, data: tf.data.Dataset, photos: int, batch_size: int
+    strategy: tf.distribute.Strategy, data: tf.data.Dataset, photos: int, batch_size: int
 ) -> tf.data.Dataset:
-    """Returns batches that all devices can share equally: each one's mean then counts alike, and the sum is as of one.
+    """Returns batches that split evenly over all devices, so that each photo has the same weight as on one device.
 
-    Of the last batch up to one photo less than there are devices is left out; shuffled, others in each epoch.
+    At most (devices - 1) photos of the last batch are left out. Where the photos are shuffled, each epoch leaves out
+    others.
 
     Args:
-        spread: over which devices.
+        strategy: distributes the training.
         data: batches.
-        photos: their number in all.
-        batch_size: of the whole, over all devices.
+        photos: the number of photos in all batches together.
+        batch_size: over all devices.
 
     Raises:
         DataError: there are fewer photos than devices.
     """
-    devices = spread.num_replicas_in_sync
+    devices = strategy.num_replicas_in_sync
     if devices == 1:
         return data
     if batch_size < devices or photos < devices:
         raise DataError(f"batches of {min(batch_size, photos)} photos for {devices} devices; raise train.batch_size")
 
-    def even(*parts: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        size = tf.shape(parts[0])[0] // devices * devices
-        return tuple(part[:size] for part in parts)
+    def cut(*arrays: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        size = tf.shape(arrays[0])[0] // devices * devices
+        return tuple(array[:size] for array in arrays)
 
-    full, left = divmod(photos, batch_size)
-    return data.map(even).take(full + (left >= devices))
+    full, remainder = divmod(photos, batch_size)
+    return data.map(cut).take(full + (remainder >= devices))

@@ -163,7 +163,8 @@ def build_network(params: Params, *, seed: int, train: FeatureSet, val: FeatureS
     )
     pooled = keras.layers.GlobalAveragePooling2D(name="pooled")(backbone.outputs[-1])
     means = [photos._replace(features=extractor.last_map_mean(photos, pooled.shape[-1])) for photos in (train, val)]
-    # Not standardised, unlike fusion's features: a mean that hardly varies would weigh most, and be lost first.
+    # Not standardised, unlike fusion's features: channels that hardly vary would get the largest weights, which
+    # fine-tuning would destroy first.
     inputs = keras.Input((pooled.shape[-1],), name="features")
     gem = keras.layers.Dense(len(train.classes), activation="softmax", name="gem")
     head = keras.Model(inputs, gem(keras.layers.Dropout(DROPOUT)(inputs)), name="head")

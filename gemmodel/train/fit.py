@@ -156,8 +156,8 @@ def held_out_predictions(
         train_files: paths, shape (photos,).
         val_inputs: features or batches of the validation photos.
         val_labels: class indices, shape (photos,).
-        max_reference: so many training photos are drawn for the reference set: the size of the model's folder and the
-            time of a prediction grow with it.
+        max_reference: the largest number of training photos in the reference set, drawn at random: the size of the
+            model's folder and the time of a prediction grow with it.
     """
     embedder = with_embedding(model)
     sample = np.sort(np.random.default_rng(0).permutation(len(train_labels))[:max_reference])

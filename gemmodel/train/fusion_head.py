@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
-from typing import Any
 
 import keras
 import numpy as np
@@ -25,7 +24,7 @@ from gemmodel.train.context import OnEpoch, TrainingContext
 from gemmodel.train.fit import History, TrainingResult, class_weight, fit, held_out_predictions
 from gemmodel.train.kernel_ridge import KernelRidge, RidgeFit
 
-MAX_LOGIT_SCALE = 4.0  # of the logits of a softmax head, or its inverse: few photos, all correct, have no optimum
+MAX_LOGIT_SCALE = 4.0  # and its inverse bound the scale: it would grow without end where all photos are correct
 
 
 def train_fusion(context: TrainingContext) -> TrainingResult:
@@ -141,7 +140,8 @@ def fit_kernel(
         on_epoch: called after each penalty.
 
     Returns:
-        The fitted estimator, and its metrics by penalty: leave-one-out on the training photos, and on validation photos.
+        The fitted estimator, and its metrics by penalty: the leave-one-out ones of the training photos, and those of
+        the validation photos.
     """
     history, fits, classes = History(), [], len(train.classes)
 
@@ -177,9 +177,8 @@ def to_keras(ridge: KernelRidge) -> keras.Model:
     bounds = pairwise(np.cumsum([0, *ridge.blocks]).tolist())
     blocks = [layers.UnitNormalization()(x[:, start:end]) for start, end in bounds]
     x = ops.concatenate(blocks, axis=-1) / len(blocks) ** 0.5
-    # Layers with names for a reader of the summary: the projection, similarity to each training photo, score per gem.
-    weights = {"components": ridge.components_, "photos": ridge.support_.T}
-    x = layers.Dense(ridge.components_.shape[1], use_bias=False, name="components")(x)
+    weights = {"embedding": ridge.components_, "photos": ridge.support_.T}
+    x = layers.Dense(ridge.components_.shape[1], use_bias=False, name="embedding")(x)  # see `saving.with_embedding`
     x = layers.Dense(len(ridge.support_), use_bias=False, name="photos")(x)
     kernels = [ops.power((1 + x) / 2, degree) for degree in params.degree]
     scores = _score_layers(kernels, ridge.gems_, "gem", weights)
@@ -221,7 +220,7 @@ def _predict_held_out(head: keras.Model, train: FeatureSet, val: FeatureSet) -> 
     )
 
 
-def _sample_weight(params: TrainParams, labels: np.ndarray) -> Any:
+def _sample_weight(params: TrainParams, labels: np.ndarray) -> np.ndarray:
     """Returns the weight of each photo, shape (photos,)."""
     by_class = class_weight(params, labels)
     return np.array([by_class[label] for label in labels.tolist()]) if by_class else np.ones(len(labels))

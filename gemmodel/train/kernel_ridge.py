@@ -1,11 +1,13 @@
 """Kernel ridge regression with calibrated probabilities, in closed form and in NumPy.
 
-It is scikit-learn's KernelRidge on one-hot labels, with leave-one-out scores, calibration and stacking added.
+The regression is that of scikit-learn's KernelRidge on one-hot labels. Leave-one-out scores, calibration and stacking
+are added.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Self
 
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve, eigh
@@ -18,9 +20,10 @@ from gemmodel.core.errors import ModelError
 from gemmodel.core.params import FusionParams
 
 STACKING_FOLDS = 5  # the leave-one-out probabilities of each fold come from a stacker fitted to the other folds
-MAX_PHOTOS = 12_000  # a kernel matrix of so many photos takes 1.2 GB, and four are alive at once
+MAX_PHOTOS = 12_000  # at this size a kernel matrix takes 1.2 GB, and four are alive at once
 SMALLEST_EIGENVALUE = 1e-5  # relative to the largest one; components below it are rounding
-STANDARDISE_EPS = 1e-7  # the smallest std that a feature is divided by, as in Keras
+# The smallest std that a feature is divided by, and the smallest squared length of a block, as in Keras.
+MIN_STD, MIN_SQUARED_LENGTH = np.float32(1e-7), np.float32(1e-12)
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,7 @@ class KernelRidge:
         self.penalty, self.parents, self.max_photos = penalty, np.asarray(parents, int), max_photos
         self.mineral_classes_: RidgeFit | None = None
 
-    def fit(self, features: np.ndarray, labels: np.ndarray) -> "KernelRidge":
+    def fit(self, features: np.ndarray, labels: np.ndarray) -> Self:
         """Fits the regressions.
 
         Args:
@@ -132,31 +135,38 @@ class KernelRidge:
             self.loo_probs_ = self.gems_.loo_probs
             return self
         mineral_classes = np.arange(self.parents.max() + 1)
-        groups = [np.flatnonzero(self.parents == mineral_class) for mineral_class in mineral_classes]
         self.mineral_classes_ = fit_ridges(self.params, kernel, penalties, self.parents[labels], [mineral_classes])
-        self.gems_ = fit_ridges(self.params, kernel, penalties, labels, groups)
+        self.gems_ = fit_ridges(self.params, kernel, penalties, labels, self._siblings())
         self.loo_probs_ = self.gems_.loo_probs * self.mineral_classes_.loo_probs[:, self.parents]
         return self
 
     def predict_proba(self, features: np.ndarray) -> np.ndarray:
-        """Returns the probabilities of photos, float64 (photos, classes), from their features, float32."""
+        """Returns the probabilities of photos, float64 (photos, classes).
+
+        Args:
+            features: float32 (photos, features).
+        """
         similarity = (1 + (self._normalised(features) @ self.components_) @ self.support_.T) / 2
         kernels = [similarity**degree for degree in self.params.degree]
         scores = self.gems_.scores(kernels)
         if self.mineral_classes_ is None:
             return np.asarray(softmax(scores, axis=1))
-        groups = [np.flatnonzero(self.parents == parent) for parent in range(self.parents.max() + 1)]
         parent_probs = softmax(self.mineral_classes_.scores(kernels), axis=1)
-        return grouped_softmax(scores, groups) * parent_probs[:, self.parents]
+        return grouped_softmax(scores, self._siblings()) * parent_probs[:, self.parents]
+
+    def _siblings(self) -> list[np.ndarray]:
+        """Returns the indices of the classes of each mineral class."""
+        return [np.flatnonzero(self.parents == parent) for parent in range(self.parents.max() + 1)]
 
     def _normalised(self, features: np.ndarray) -> np.ndarray:
         """Returns standardised and clipped features, each block of length 1 / sqrt(blocks), float32."""
-        std = np.maximum(np.sqrt(self.variance_), np.float32(STANDARDISE_EPS))
-        x = np.clip((features - self.mean_) / std, -self.params.clip, self.params.clip)
+        x = features - self.mean_
+        x /= np.maximum(np.sqrt(self.variance_), MIN_STD)
+        np.clip(x, -self.params.clip, self.params.clip, out=x)
         for start, end in pairwise(np.cumsum([0, *self.blocks])):
             block = x[:, start:end]
-            length = np.sqrt(np.maximum(np.square(block).sum(axis=1, keepdims=True), 1e-12))
-            block /= length * np.float32(len(self.blocks) ** 0.5)
+            squared_length = np.maximum(np.vecdot(block, block)[:, np.newaxis], MIN_SQUARED_LENGTH)
+            block /= np.sqrt(squared_length * np.float32(len(self.blocks)))
         return x
 
 

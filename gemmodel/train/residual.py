@@ -14,8 +14,8 @@ from gemmodel.core.params import ResidualParams
 def residual(params: ResidualParams, *, image_size: int, classes: int) -> keras.Model:
     """Returns an untrained network (the defaults are loremendez' for 87 gems: 2,184,663 parameters).
 
-    That number comes out where every convolution and dense layer has a bias, and where a block's shortcut is the
-    identity, never a 1 x 1 convolution: the number of filters changes between the blocks.
+    Every convolution and dense layer has a bias. The shortcut of a block is the identity, never a 1 x 1 convolution,
+    because the number of filters changes between the blocks.
 
     Args:
         params: `filters` of the stem and then of each block, and the units of the dense layers.
@@ -35,10 +35,10 @@ def residual(params: ResidualParams, *, image_size: int, classes: int) -> keras.
     for filters in blocks:
         if min(x.shape[1:3]) < 2:
             raise ParameterError(f"base.image_size of {image_size} pixels is too small for {len(blocks)} blocks")
-        x = layers.MaxPooling2D(2)(_activated(x))
+        x = layers.MaxPooling2D(2)(_norm_elu(x))
         x = _block(_convolution(filters)(x), _convolution)
-    x = layers.GlobalAveragePooling2D()(_activated(x))
-    x = _activated(_block(layers.Dense(params.dense)(x), layers.Dense))
+    x = layers.GlobalAveragePooling2D()(_norm_elu(x))
+    x = _norm_elu(_block(layers.Dense(params.dense)(x), layers.Dense))
     return keras.Model(
         pixels, layers.Dense(classes, activation="softmax", dtype="float32", name="gem")(x), name="residual"
     )
@@ -48,13 +48,13 @@ def _convolution(filters: int) -> keras.Layer:
     return layers.Conv2D(filters, 3, padding="same")
 
 
-def _activated(x: Any) -> Any:
-    # Over several devices its statistics are of the whole batch, as on one.
+def _norm_elu(x: Any) -> Any:
+    # synchronized: on several devices, too, its statistics are those of the whole batch
     return layers.ELU()(layers.BatchNormalization(synchronized=tf.distribute.has_strategy())(x))
 
 
 def _block(x: Any, layer: Callable[[int], keras.Layer]) -> Any:
     inputs = x
     for _ in range(2):
-        x = layer(x.shape[-1])(_activated(x))
+        x = layer(x.shape[-1])(_norm_elu(x))
     return layers.Add()([inputs, x])

@@ -9,10 +9,10 @@ from gemmodel.embed.backbones import backbone
 
 
 def transfer(params: TransferParams, *, image_size: int, classes: int) -> keras.Model:
-    """Returns a backbone, its last map averaged, and an untrained head.
+    """Returns a backbone with an untrained head on the mean of its last map.
 
     Args:
-        params: the backbone, its weights and the head's dense layers.
+        params: the backbone, its weights and the dense layers of the head.
         image_size: side of the square input in pixels.
         classes: the number of classes.
 
@@ -20,8 +20,8 @@ def transfer(params: TransferParams, *, image_size: int, classes: int) -> keras.
         A model from pixels of shape (batch, image_size, image_size, 3) in [0, 255] to probabilities.
 
     Raises:
-        ModelError: the backbone or its weights are not known.
-        ParameterError: no layer is named as `unfreeze` says.
+        ModelError: the backbone or its weights are unknown.
+        ParameterError: no layer's name begins with `unfreeze`.
     """
     base = backbone(params.backbone, weights=params.weights, image_size=image_size)
     x = layers.GlobalAveragePooling2D(name="pooled")(base.outputs[-1])
@@ -31,33 +31,33 @@ def transfer(params: TransferParams, *, image_size: int, classes: int) -> keras.
     x = layers.Dense(classes, activation="softmax", dtype="float32", name="gem")(x)
     model = keras.Model(base.inputs[0], x, name="transfer")
     if params.unfreeze != "none":
-        _place(model, params.unfreeze)  # refused now rather than after the first phase
+        _layer_index(model, params.unfreeze)  # fails now, not after the first phase
     return model
 
 
 def freeze(model: keras.Model, *, below: str) -> keras.Layer:
-    """Lets only the layers from a named one on learn; batch norm keeps its statistics and its scale everywhere.
+    """Makes only the layers from a named one on trainable; batch norm keeps its statistics and scale everywhere.
 
     Args:
         model: a backbone with a head, changed in place; to be compiled afterwards.
-        below: the beginning of that layer's name; `pooled` lets the head alone learn.
+        below: the beginning of the name of the first trainable layer; `pooled` leaves only the head trainable.
 
     Returns:
-        That layer.
+        The first trainable layer.
 
     Raises:
-        ParameterError: no layer is named so.
+        ParameterError: no layer has such a name.
     """
-    first = _place(model, below)
-    for place, layer in enumerate(model.layers):
-        layer.trainable = place >= first and not isinstance(layer, layers.BatchNormalization)
+    first = _layer_index(model, below)
+    for i, layer in enumerate(model.layers):
+        layer.trainable = i >= first and not isinstance(layer, layers.BatchNormalization)
     return model.layers[first]
 
 
-def _place(model: keras.Model, beginning: str) -> int:
-    """Returns the place among the layers of the first one whose name begins so."""
+def _layer_index(model: keras.Model, prefix: str) -> int:
+    """Returns the index of the first layer whose name begins with a prefix."""
     names = [layer.name for layer in model.layers]
-    for place, name in enumerate(names):
-        if name.startswith(beginning):
-            return place
-    raise ParameterError(f"unfreeze: no layer's name begins with {beginning!r}; some are {', '.join(names[-40::4])}")
+    for i, name in enumerate(names):
+        if name.startswith(prefix):
+            return i
+    raise ParameterError(f"unfreeze: no layer's name begins with {prefix!r}; some are {', '.join(names[-40::4])}")

@@ -43,7 +43,7 @@ def study_errors(uri: str) -> Iterator[None]:
     """Turns the errors of the studies' database into one line, without a password.
 
     Raises:
-        TrackingError: it is unreachable.
+        TrackingError: it does not answer.
     """
     try:
         yield
@@ -86,7 +86,7 @@ def open_storage(uri: str, heartbeat: int) -> RDBStorage:
 
 
 def missing_points(study: optuna.Study, points: list[dict[str, object]]) -> list[dict[str, object]]:
-    """Returns the points that no trial of a study has; a trial that failed with a reason keeps its point."""
+    """Returns the points that no trial of a study has; a trial that failed with a recorded reason has its point."""
     tried = [
         trial.system_attrs.get("fixed_params")
         for trial in study.get_trials(deepcopy=False)

@@ -1,1 +1,1 @@
-"""The pictures of the sample site, ray traced and shaded."""
+"""Renders the pictures of the sample site: ray-traced faceted stones and shaded cabochons."""

@@ -1,4 +1,4 @@
-"""What a stone lies on: velvet, paper, wood, cloth, skin, slate and plain sweeps, in linear light."""
+"""Backgrounds for stones, in linear light: velvet, paper, wood, cloth, skin, slate and plain sweeps."""
 
 from collections.abc import Callable
 
@@ -10,18 +10,18 @@ Shape = tuple[int, int]
 
 
 def background(rng: np.random.Generator, shape: Shape) -> Floats:
-    """Return a random background of shape (3, height, width), values about 0 to 1."""
+    """Returns a random background of shape (3, height, width), values about 0 to 1."""
     kinds = tuple(BACKGROUNDS)
     return np.clip(BACKGROUNDS[kinds[int(rng.integers(len(kinds)))]](rng, shape), 0.001, 1.2).astype(np.float32)
 
 
-def _tinted(color: tuple[float, float, float], level: Floats, rng: np.random.Generator, spread: float = 0.08) -> Floats:
-    tint = np.array(color) * np.exp(rng.normal(0, spread, 3)) * np.exp(rng.normal(0, 0.15))
+def _tinted(color: tuple[float, float, float], level: Floats, rng: np.random.Generator, std: float = 0.08) -> Floats:
+    tint = np.array(color) * np.exp(rng.normal(0, std, 3)) * np.exp(rng.normal(0, 0.15))
     return np.asarray(tint[:, None, None] * level, np.float32)
 
 
 def _slope(rng: np.random.Generator, shape: Shape, depth: float) -> Floats:
-    """Return a smooth fall of light across the picture, 1 at its middle."""
+    """Returns a smooth gradient of light across the picture, 1 at its centre."""
     y, x = np.mgrid[-1 : 1 : shape[0] * 1j, -1 : 1 : shape[1] * 1j]
     angle = rng.uniform(0, 2 * np.pi)
     return np.asarray(1 + depth * (np.cos(angle) * x + np.sin(angle) * y) - 0.25 * depth * (x * x + y * y), np.float32)

@@ -16,7 +16,7 @@ class Dome:
 
     Attributes:
         x, y: Position along the stone's own axes, -1 to 1.
-        level: 0 in the middle, 1 at the rim, more outside.
+        level: 0 at the centre, 1 at the rim, more outside.
         normal: Outward normal in the camera's axes, shape (3, size, size).
         along: Angle in the picture of the stone's x axis, radians.
     """
@@ -35,7 +35,7 @@ Texture = Callable[[Dome, list[Floats], np.random.Generator], tuple[Floats, Floa
 def shade(
     shape: str, texture: str, colors: tuple[Color, ...], lamps: Lamps, spin: float, rng: np.random.Generator, size: int
 ) -> tuple[Floats, Floats]:
-    """Return the linear RGB of a cabochon seen from above, shape (3, size, size), and its coverage, (size, size)."""
+    """Returns the linear RGB of a cabochon seen from above, shape (3, size, size), and its coverage, (size, size)."""
     dome = _dome(shape, spin, rng, size)
     albedo, silk = TEXTURES[texture](dome, [np.array(c, np.float32)[:, None, None] for c in colors], rng)
     nx, ny, nz = dome.normal
@@ -87,7 +87,7 @@ def _dome(shape: str, spin: float, rng: np.random.Generator, size: int) -> Dome:
 
 
 def _sheen(dome: Dome, lamp: Floats, arm: float, tight: float) -> Floats:
-    """Return the highlight of fibres that lie across the band (Kajiya and Kay 1989), 0 to 1."""
+    """Returns the highlight of fibres that lie across the band (Kajiya and Kay 1989), 0 to 1."""
     angle = dome.along + arm
     t = np.array([np.cos(angle), np.sin(angle), 0.0], np.float32)
     nx, ny, nz = dome.normal
@@ -99,8 +99,8 @@ def _sheen(dome: Dome, lamp: Floats, arm: float, tight: float) -> Floats:
     return np.asarray((1 - along**2) ** tight * nz, np.float32)
 
 
-def _mix(a: Floats, b: Floats, share: Floats) -> Floats:
-    return np.asarray(a + (b - a) * np.clip(share, 0, 1), np.float32)
+def _mix(a: Floats, b: Floats, weight: Floats) -> Floats:
+    return np.asarray(a + (b - a) * np.clip(weight, 0, 1), np.float32)
 
 
 def _sheer(dome: Dome, colors: list[Floats], rng: np.random.Generator) -> tuple[Floats, Floats]:
@@ -155,7 +155,7 @@ def _lapis(dome: Dome, colors: list[Floats], rng: np.random.Generator) -> tuple[
 
 
 def _profile(rng: np.random.Generator, where: Floats, bumps: float) -> Floats:
-    """Return one-dimensional noise, bumps a unit, looked up at each position: bands that follow its contours."""
+    """Returns 1-D noise with `bumps` per unit, sampled at each position: bands along the contours of `where`."""
     line = noise(rng, (2, 1024), (2, bumps * 4))[0]
     return np.asarray(np.interp(where, np.linspace(-2, 2, 1024), line), np.float32)
 

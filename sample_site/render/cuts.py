@@ -1,4 +1,4 @@
-"""The cuts of faceted stones: convex polyhedra as half-spaces, the girdle in the plane z = 0 and the table above it."""
+"""The cuts of faceted stones: convex polyhedra as half-spaces, with the girdle at z = 0 and the table above it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ class Cut:
     Attributes:
         normals: Outward unit normals, shape (n, 3).
         offsets: Distances of the planes from the origin, shape (n,).
-        mirrored: Whether plane 0 is x = 0 and the stone goes on behind it as its own mirror image.
+        mirrored: Whether plane 0 is x = 0, and the other half of the stone is the mirror image.
     """
 
     normals: Floats
@@ -29,7 +29,7 @@ class Cut:
 
 
 def cut(name: str, rng: np.random.Generator) -> Cut:
-    """Return the named cut with slightly random proportions, within a radius of about 1."""
+    """Returns the named cut with slightly random proportions, within a radius of about 1."""
     return CUTS[name](rng)
 
 
@@ -40,7 +40,7 @@ def _cut(planes: list[Plane], *, mirrored: bool = False) -> Cut:
 
 
 def _brilliant(outline: Doubles, rng: np.random.Generator, *, mains: int = 8, half: bool = False) -> Cut:
-    """Facet an outline in the manner of the round brilliant (GIA's names: star, bezel, upper girdle ...).
+    """Returns an outline with the facets of a round brilliant (GIA's names: star, bezel, upper girdle ...).
 
     Args:
         outline: Closed convex curve around the origin, points of shape (n, 2) in counter-clockwise order.
@@ -55,16 +55,16 @@ def _brilliant(outline: Doubles, rng: np.random.Generator, *, mains: int = 8, ha
     pavilion, girdle = rng.uniform(0.84, 0.96) * size, rng.uniform(0.02, 0.05)
     upper, lower = rng.uniform(1.2, 1.3), rng.uniform(1.04, 1.08)
 
-    def facing(shares: list[float]) -> list[tuple[float, float, float]]:
-        """Return the normal and the support distance at each share of the way round."""
-        found = []
-        for share in shares:
-            before, after = (np.searchsorted(ends[1:], (share + d) % 1.0 * ends[-1]) for d in (-0.004, 0.004))
+    def facing(fractions: list[float]) -> list[tuple[float, float, float]]:
+        """Returns the normal and the support distance at each fraction of the circumference."""
+        facets = []
+        for fraction in fractions:
+            before, after = (np.searchsorted(ends[1:], (fraction + d) % 1.0 * ends[-1]) for d in (-0.004, 0.004))
             chord = outline[(after + 1) % len(outline)] - outline[before]
             x, y = np.array([chord[1], -chord[0]]) / np.hypot(*chord)
             if not half or x > -0.2:
-                found.append((float(x), float(y), float(np.max(outline @ np.array([x, y])))))
-        return found
+                facets.append((float(x), float(y), float(np.max(outline @ np.array([x, y])))))
+        return facets
 
     whole = [k / mains for k in range(mains)]
     between = [(k + 0.5) / mains for k in range(mains)]
@@ -137,7 +137,7 @@ def _heart(rng: np.random.Generator) -> Cut:
 
 
 def _emerald(rng: np.random.Generator) -> Cut:
-    """Return a step cut: a rectangle with cut corners, whose facets run in steps parallel to the girdle."""
+    """Returns a step cut: a rectangle with cut corners, whose facets run in steps parallel to the girdle."""
     length, width, corner = 0.92, rng.uniform(0.62, 0.76), rng.uniform(0.16, 0.26)
     sides = [(1.0, 0.0, length), (0.0, 1.0, width), (-1.0, 0.0, length), (0.0, -1.0, width)]
     root = np.sqrt(0.5)

@@ -1,7 +1,7 @@
 """A ray tracer for faceted stones: refraction, total internal reflection, Fresnel, absorption, fire and veils.
 
-Rays are kept as separate x, y and z arrays and met with one plane at a time: the arrays stay in the cache, and no BLAS
-takes part, whose results could depend on its threads.
+Rays are separate x, y and z arrays, intersected with one plane at a time. So the arrays stay in the cache, and no BLAS
+is used, whose results could depend on its threads.
 """
 
 from dataclasses import dataclass
@@ -24,8 +24,8 @@ class Glass:
     Attributes:
         absorption: Optical depth for each of R, G, B over a length of 1, at either end of the stone, shape (2, 3).
         index: Refractive index.
-        fire: Relative spread of the index between blue and red.
-        border: Local x at which the first absorption passes into the second.
+        fire: Dispersion: relative difference of the index between blue and red.
+        border: Local x at which the absorption changes from the first to the second.
         veils: Number of veils and feathers that cross the stone.
         haze: How much of the light the veils scatter, 0 to 1.
     """
@@ -41,12 +41,12 @@ class Glass:
 def trace(
     cut: Cut, glass: Glass, lamps: Lamps, turn: Floats, rng: np.random.Generator, size: int
 ) -> tuple[Floats, Floats]:
-    """Return the linear RGB of a stone seen from above, shape (3, size, size), and its hard mask, (size, size).
+    """Returns the linear RGB of a stone seen from above, shape (3, size, size), and its hard mask, (size, size).
 
     Args:
         cut: Shape of the stone, within a radius of about 1; the picture spans -1.06 to 1.06.
-        glass: What the stone is made of.
-        lamps: What surrounds it.
+        glass: The inside of the stone.
+        lamps: Its surroundings.
         turn: Rotation matrix from the stone's axes to the camera's.
         rng: Source of the veils.
         size: Rays along a side.
@@ -73,7 +73,7 @@ def trace(
     for bounce in range(BOUNCES):
         facet, length = _leave(cut, p, d)
         q = [p[i] + length * d[i] for i in range(3)]
-        tau += _depth(glass, p, q, length)
+        tau += _optical_depth(glass, p, q, length)
         if glass.veils and bounce < 3:
             shine, clear = veils.scatter(p, q)
             total[:, alive] += weight * shine * np.exp(-tau) * (lamps.dome[:, None] * 3.5)
@@ -93,7 +93,7 @@ def trace(
         keep = np.flatnonzero(weight > 0.15)
         alive, weight, side, tau = alive[keep], weight[keep], side[keep], tau[:, keep]
         p, d = [a[keep] for a in q], [a[keep] for a in d]
-    total[:, alive] += weight * np.exp(-tau) * lamps.dome[:, None]  # what still bounces about meets average light
+    total[:, alive] += weight * np.exp(-tau) * lamps.dome[:, None]  # the rays left get average light
     picture = np.zeros((3, size * size), np.float32)
     picture[:, hit] = total
     return picture.reshape(3, size, size), hit.reshape(size, size).astype(np.float32)
@@ -104,9 +104,9 @@ def _dot(a: list[Floats], b: list[Floats]) -> Floats:
 
 
 def _meet(cut: Cut, start: Vector, down: Floats) -> tuple[NDArray[np.bool_], Ints, Floats, Floats]:
-    """Return which parallel rays hit the stone, the facet, the distance, and 1 or -1 for the half that they hit."""
+    """Returns which parallel rays hit the stone, the facet, the distance, and 1 or -1 for the half that they hit."""
     count = len(start[0])
-    found, facet = np.full(count, np.inf, np.float32), np.zeros(count, np.intp)
+    nearest, facet = np.full(count, np.inf, np.float32), np.zeros(count, np.intp)
     side = np.ones(count, np.float32)
     for half in (1.0, -1.0) if cut.mirrored else (1.0,):
         near, far = np.full(count, -np.inf, np.float32), np.full(count, np.inf, np.float32)
@@ -120,14 +120,15 @@ def _meet(cut: Cut, start: Vector, down: Floats) -> tuple[NDArray[np.bool_], Int
                 np.maximum(near, reach, out=near)
             else:
                 np.minimum(far, reach, out=far)
-        better = (near < far) & (near < found)
-        found, facet = np.where(better, near, found), np.where(better, first, facet)
+        better = (near < far) & (near < nearest)
+        nearest, facet = np.where(better, near, nearest), np.where(better, first, facet)
         side = np.where(better, np.float32(half), side)
-    return np.isfinite(found), facet, np.where(np.isfinite(found), found, np.float32(0)), side
+    hit = np.isfinite(nearest)
+    return hit, facet, np.where(hit, nearest, np.float32(0)), side
 
 
 def _leave(cut: Cut, p: list[Floats], d: list[Floats]) -> tuple[Ints, Floats]:
-    """Return the facet that each ray inside the stone meets next, and how far away it is."""
+    """Returns the facet that each ray inside the stone meets next, and how far away it is."""
     best, facet = np.full(len(p[0]), 1e-3, np.float32), np.zeros(len(p[0]), np.intp)
     slope, room, part = np.empty_like(best), np.empty_like(best), np.empty_like(best)
     for i, ((a, b, c), offset) in enumerate(zip(cut.normals, cut.offsets, strict=True)):
@@ -147,7 +148,7 @@ def _leave(cut: Cut, p: list[Floats], d: list[Floats]) -> tuple[Ints, Floats]:
 
 
 def _fresnel(cosine: Floats, ratio: float) -> tuple[Floats, Floats, Floats]:
-    """Return the reflected and transmitted share, and the cosine of the refracted ray (0 in total reflection)."""
+    """Returns the reflected and transmitted fraction, and the cosine of the refracted ray (0 in total reflection)."""
     cosine = np.clip(cosine, 0, 1)
     square = 1 - ratio * ratio * (1 - cosine * cosine)
     bent = np.sqrt(np.maximum(square, 0))
@@ -158,7 +159,7 @@ def _fresnel(cosine: Floats, ratio: float) -> tuple[Floats, Floats, Floats]:
 
 
 def _view(lamps: Lamps, turn: Floats, d: list[Floats], p: list[Floats], side: Floats) -> Floats:
-    """Return what is seen from p along d: the lamps are near, so that light grades across a facet."""
+    """Returns the light from direction d at p; lamps are near, so that it varies across a facet."""
     v = [(d[0] + 0.18 * p[0]) * side, d[1] + 0.18 * p[1], d[2]]
     seen = [turn[i, 0] * v[0] + turn[i, 1] * v[1] + turn[i, 2] * v[2] for i in range(3)]
     scale = 1 / np.sqrt(_dot(seen, seen))
@@ -168,20 +169,20 @@ def _view(lamps: Lamps, turn: Floats, d: list[Floats], p: list[Floats], side: Fl
 def _outside(
     glass: Glass, lamps: Lamps, turn: Floats, ray: tuple[list[Floats], ...], cosine: Floats, side: Floats
 ) -> Floats:
-    """Return the light that enters at an exit, each of R, G, B bent by its own refractive index."""
+    """Returns the light that a ray meets after leaving the stone; R, G and B refract with their own index."""
     d, n, p = ray
     channels = []
-    for spread in (-1, 0, 1) if glass.fire else (0,):
-        index = np.float32(glass.index * (1 + spread * glass.fire))
+    for channel in (-1, 0, 1) if glass.fire else (0,):
+        index = np.float32(glass.index * (1 + channel * glass.fire))
         bent = np.sqrt(np.maximum(1 - index * index * (1 - cosine * cosine), 0))
         k = bent - index * cosine
         channels.append(_view(lamps, turn, [index * d[i] + k * n[i] for i in range(3)], p, side))
     return np.stack([channels[i][i] for i in range(3)]) if glass.fire else channels[0]
 
 
-def _depth(glass: Glass, p: list[Floats], q: list[Floats], length: Floats) -> Floats:
-    share = np.clip(((p[0] + q[0]) / 2 - glass.border) * 6 + 0.5, 0, 1) if glass.border < 2 else np.float32(0)
-    depth = glass.absorption[0][:, None] * (1 - share) + glass.absorption[1][:, None] * share
+def _optical_depth(glass: Glass, p: list[Floats], q: list[Floats], length: Floats) -> Floats:
+    second = np.clip(((p[0] + q[0]) / 2 - glass.border) * 6 + 0.5, 0, 1) if glass.border < 2 else np.float32(0)
+    depth = glass.absorption[0][:, None] * (1 - second) + glass.absorption[1][:, None] * second
     return np.asarray(depth * length, np.float32)
 
 
@@ -200,7 +201,7 @@ class _Veils:
             )
 
     def scatter(self, p: list[Floats], q: list[Floats]) -> tuple[Floats, Floats]:
-        """Return the light scattered towards the eye between p and q, and the share that passes."""
+        """Returns the light scattered towards the eye between p and q, and the fraction that passes."""
         clear = np.ones_like(p[0])
         for normal, offset, waves, dense in self.sheets:
             here, there = (
@@ -208,8 +209,8 @@ class _Veils:
                 for r in (p, q)
             )
             hit = np.flatnonzero(here * there < 0)
-            share = here[hit] / (here[hit] - there[hit])
-            x, y, z = (a[hit] + share * (b[hit] - a[hit]) for a, b in zip(p, q, strict=True))
+            fraction = here[hit] / (here[hit] - there[hit])
+            x, y, z = (a[hit] + fraction * (b[hit] - a[hit]) for a, b in zip(p, q, strict=True))
             row, column = (np.clip((v + 1.2) * 53, 0, 127).astype(np.intp) for v in (x + 0.3 * z, y - 0.4 * z))
             clear[hit] *= 1 - dense[row, column]
         return 1 - clear, clear

@@ -9,7 +9,7 @@ import scrapy
 from scrapy.http import Response, TextResponse
 from scrapy.selector import SelectorList
 
-from scraper.spiders.base import MAX_TEXT, GemSpider, text
+from scraper.spiders.base import MAX_TEXT, GemSpider, as_html
 
 CONTENT = "ctl00_ContentPlaceHolder1_"
 PROPERTIES = (
@@ -29,46 +29,46 @@ THUMBNAIL_SUFFIX = re.compile(r"-(?:t|thb)(\.\w+)$", re.IGNORECASE)
 
 
 class MineralsSpider(GemSpider):
-    """Goes from the list of gemstones over each gem's page to its full pictures."""
+    """Crawls the list of gemstones, each gem's page and its full pictures."""
 
     name = "minerals"
     list_url = "https://www.minerals.net/GemStoneMain.aspx"
 
     def parse(self, response: Response, **_: Any) -> Iterator[scrapy.Request]:
-        """Follows each gem of the list once, in either markup."""
-        self.findings.pages += 1
-        links = _first(text(response), "DataList1").css("a[href]")
+        """Requests the page of each gem on the list, in either markup."""
+        self.crawl_stats.pages += 1
+        links = _first(as_html(response), "DataList1").css("a[href]")
         if not links:
-            self.findings.unmatched["list without a table of gems"] += 1
-            links = text(response).css('a[href*="_gemstone.aspx"]')
-        found: dict[str, str] = {}
+            self.crawl_stats.unmatched["list without a table of gems"] += 1
+            links = as_html(response).css('a[href*="_gemstone.aspx"]')
+        urls: dict[str, str] = {}
         for link in links:
             gem = " ".join("".join(link.css("::text").getall()).split())
             if gem and (url := self.join(response, link.attrib["href"])):
-                found.setdefault(gem, url)
-        yield from self.gem_pages(found, self.parse_gem)
+                urls.setdefault(gem, url)
+        yield from self.request_gem_pages(urls, self.parse_gem)
 
     def parse_gem(self, response: Response, gem: str) -> Iterator[scrapy.Request]:
-        """Reads a gem's properties and asks for its full pictures."""
-        page = text(response)
+        """Reads a gem's properties and requests its full pictures."""
+        page = as_html(response)
         mineral_class = self.property_of(page, "MineralClass")
         if mineral_class is None:
-            self.findings.unmatched["gem page without a mineral class"] += 1
+            self.crawl_stats.unmatched["gem page without a mineral class"] += 1
         prose = {name: _plain(_first(page, f"lbl{name}").css("::text").getall()) for name in PROSE}
-        about = {
+        gem_fields = {
             "gem": gem,
             "mineral_class": mineral_class,
             "properties": {name: value for name in PROPERTIES if (value := self.property_of(page, name))},
-            "prose": {name: told for name, told in prose.items() if told},
+            "prose": {name: text for name, text in prose.items() if text},
         }
-        found: dict[str, str] = {}  # a page may list one picture in both forms
+        thumbnails: dict[str, str] = {}  # by full picture, which a page may list in both forms
         for source in _first(page, "DataList1").css("img::attr(src)").getall():
             if thumbnail := self.join(response, _thumbnail(source)):
                 full = THUMBNAIL_SUFFIX.sub(r"\1", thumbnail)
-                found.setdefault(full, thumbnail)
+                thumbnails.setdefault(full, thumbnail)
                 if full == thumbnail:
-                    self.findings.unmatched["picture without a thumbnail suffix"] += 1
-        yield from self.pictures(response, about, found)
+                    self.crawl_stats.unmatched["picture without a thumbnail suffix"] += 1
+        yield from self.request_pictures(response, gem_fields, thumbnails)
 
     @staticmethod
     def property_of(page: TextResponse, name: str) -> str | None:
@@ -77,7 +77,7 @@ class MineralsSpider(GemSpider):
 
 
 def _first(page: TextResponse, name: str) -> SelectorList:
-    """Returns the one element of an id; of a hostile page's thousands, XPath would compare each with each."""
+    """Returns the first element of an id; for thousands of them, on a hostile page, XPath takes quadratic time."""
     return page.xpath(f"(//*[@id='{CONTENT}{name}'])[1]")
 
 

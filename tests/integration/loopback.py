@@ -1,4 +1,4 @@
-"""A site on a loopback port that answers as a test says, down to the bytes, and remembers what it was asked."""
+"""A site on a loopback port that a test controls to the byte and that records its requests; and crawls of a site."""
 
 import io
 import json
@@ -26,26 +26,27 @@ LIST = "/GemStoneMain.aspx"
 TABLE = '<table id="ctl00_ContentPlaceHolder1_DataList1">'
 HTML = "text/html; charset=utf-8"
 
-# VmHWM is the most memory of the program itself; ru_maxrss would start with that of the test that started it.
+# Arguments: URLs of the lists by source, and Scrapy's settings, both as JSON. It prints its peak memory in kB: VmHWM,
+# since ru_maxrss would start with that of the test process.
 CRAWL = """
 import json, sys
 from pathlib import Path
-from gemmodel import params
-from gemmodel.data import folders
-from gemmodel.errors import told_in_one_line
+from gemmodel.core import files, params
+from gemmodel.core.errors import cli_errors
 from scraper import report, sources
-with told_in_one_line("crawl"):
-    found = sources.crawl(params.load(Path("params.yaml")).crawl, Path("data/raw"), logs=Path("logs"),
-                          list_urls={"minerals": sys.argv[1]}, overrides=json.loads(sys.argv[2]))
-    folders.write_json(Path("reports/crawl.json"), found)
-    folders.write_text(Path("reports/crawl.md"), report.markdown(found))
+with cli_errors("crawl"):
+    list_urls, overrides = map(json.loads, sys.argv[1:])
+    crawl_report = sources.crawl(params.load(Path("params.yaml")).crawl, Path("data/raw"), logs=Path("logs"),
+                                 list_urls=list_urls, overrides=overrides)
+    files.write_json(Path("reports/crawl.json"), crawl_report)
+    files.write_text(Path("reports/crawl.md"), report.markdown(crawl_report))
     print(next((line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")), 0))
 """
 
 
 @dataclass
 class Exchange:
-    """One request and the socket to answer it on."""
+    """One request and the socket for its response."""
 
     path: str
     headers: dict[str, str]
@@ -53,61 +54,64 @@ class Exchange:
     site: "Site"
 
     def send(self, body: bytes = b"", status: int = 200, **headers: str | None) -> None:
-        """Answer; a header whose value is None is left out, `_` stands for `-`."""
-        given = {"Content-Length": str(len(body)), "Connection": "close"}
-        given |= {name.replace("_", "-"): value for name, value in headers.items()}
-        lines = [f"HTTP/1.1 {status} So", *(f"{name}: {value}" for name, value in given.items() if value is not None)]
+        """Send a response; `_` in a header's name becomes `-`, and a header whose value is None is omitted."""
+        fields = {"Content-Length": str(len(body)), "Connection": "close"}
+        fields |= {name.replace("_", "-"): value for name, value in headers.items()}
+        lines = [f"HTTP/1.1 {status} So", *(f"{name}: {value}" for name, value in fields.items() if value is not None)]
         self.socket.sendall("\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + body)
 
     def redirect(self, url: str, status: int = 302) -> None:
-        """Lead elsewhere."""
+        """Send a redirect."""
         self.send(status=status, Location=url)
 
-    def for_ever(self, chunk: bytes, pause: float = 0.0) -> None:
-        """Send a chunk again and again, until the other side or the test has had enough."""
+    def send_forever(self, chunk: bytes, pause: float = 0.0) -> None:
+        """Send a chunk repeatedly, until the client disconnects or the test ends."""
         with suppress(OSError):
             while not self.site.closing.wait(pause):
                 self.socket.sendall(chunk)
 
     def reset(self) -> None:
-        """Break the connection off with an RST, once what was sent has arrived."""
+        """Reset the connection after what was sent has arrived."""
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.socket.close()
 
 
-Answer = Callable[[Exchange], Any]
+Reply = Callable[[Exchange], Any]
 
 
 @dataclass
 class Site:
-    """What is served by path: bytes (a page or a picture), or what answers; and what was asked for, when."""
+    """What is served by path: bytes (a page or a picture) or a function that replies; and the requests received."""
 
-    routes: dict[str, bytes | Answer] = field(default_factory=dict)
+    routes: dict[str, bytes | Reply] = field(default_factory=dict)
     port: int = 0
-    asked: list[str] = field(default_factory=list)
-    times: list[tuple[str, float]] = field(default_factory=list)
+    requests: list[tuple[str, float]] = field(default_factory=list)  # path and Unix time
     closing: threading.Event = field(default_factory=threading.Event)
-    watch: Answer | None = None  # sees each request before it is answered
+    before_reply: Reply | None = None
+
+    @property
+    def requested(self) -> list[str]:
+        """The paths of the requests so far."""
+        return [path for path, _ in self.requests]
 
     def url(self, path: str = LIST) -> str:
         return f"http://127.0.0.1:{self.port}{path}"
 
-    def answer(self, exchange: Exchange) -> None:
-        self.asked.append(exchange.path)
-        self.times.append((exchange.path, time.time()))
-        if self.watch:
-            self.watch(exchange)
-        found = self.routes.get(exchange.path)
-        if callable(found):
-            found(exchange)
-        elif found is None:
+    def reply(self, exchange: Exchange) -> None:
+        self.requests.append((exchange.path, time.time()))
+        if self.before_reply:
+            self.before_reply(exchange)
+        route = self.routes.get(exchange.path)
+        if callable(route):
+            route(exchange)
+        elif route is None:
             exchange.send(b"not found", 404)
         else:
-            exchange.send(found, Content_Type="image/jpeg" if found.startswith(b"\xff\xd8") else HTML)
+            exchange.send(route, Content_Type="image/jpeg" if route.startswith(b"\xff\xd8") else HTML)
 
 
 class Handler(socketserver.StreamRequestHandler):
-    """Reads one request and has the site answer it."""
+    """Reads one request and has the site reply."""
 
     def handle(self) -> None:
         with suppress(OSError, IndexError):
@@ -116,7 +120,7 @@ class Handler(socketserver.StreamRequestHandler):
             while line := self.rfile.readline(10**5).decode("latin-1").strip():
                 name, _, value = line.partition(": ")
                 headers[name.lower()] = value
-            self.server.site.answer(Exchange(path, headers, self.connection, self.server.site))  # type: ignore[attr-defined]
+            self.server.site.reply(Exchange(path, headers, self.connection, self.server.site))  # type: ignore[attr-defined]
 
 
 class Server(socketserver.ThreadingTCPServer):
@@ -124,13 +128,13 @@ class Server(socketserver.ThreadingTCPServer):
     request_queue_size = 64
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing of clients that went away."""
+        """Ignore clients that disconnect."""
         if not isinstance(sys.exc_info()[1], OSError):
             super().handle_error(request, client_address)
 
 
 @contextmanager
-def serving(routes: Mapping[str, bytes | Answer]) -> Iterator[Site]:
+def serving(routes: Mapping[str, bytes | Reply]) -> Iterator[Site]:
     """Serve paths on a free loopback port while the context lasts."""
     with Server(("127.0.0.1", 0), Handler) as server:
         site = server.site = Site(dict(routes), server.server_address[1])  # type: ignore[attr-defined]
@@ -143,7 +147,7 @@ def serving(routes: Mapping[str, bytes | Answer]) -> Iterator[Site]:
 
 
 def list_page(gems: Mapping[str, str]) -> bytes:
-    """Return the list of gems as the real site writes it: text and link of each."""
+    """Return a list of gems in the real site's markup, given the link of each."""
     rows = "".join(f'<tr><td><a class="bluelink" href="{link}">{gem}</a></td></tr>' for gem, link in gems.items())
     return f"<html><body>{TABLE}{rows}</table></body></html>".encode()
 
@@ -155,54 +159,58 @@ def gem_page(*sources: str, about: str = "") -> bytes:
     return f"<html><body><table>{row}</table>{about}{TABLE}<tr>{images}</tr></table></body></html>".encode()
 
 
-def jpeg(shade: int, size: int = 24) -> bytes:
-    """Draw a picture of one colour, another for each number below 2 ** 24."""
+def jpeg(color: int, size: int = 24) -> bytes:
+    """Draw a picture of one colour, an RGB value below 2 ** 24."""
     file = io.BytesIO()
-    Image.new("RGB", (size, size), (shade >> 16 & 255, shade >> 8 & 255, shade & 255)).save(file, "JPEG", quality=95)
+    Image.new("RGB", (size, size), (color >> 16 & 255, color >> 8 & 255, color & 255)).save(file, "JPEG", quality=95)
     return file.getvalue()
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    """Return every file below a folder."""
+    """Return the bytes of every file below a folder, by relative path."""
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @dataclass
 class Crawl:
-    """A crawl that has ended, and the folder that it ran in."""
+    """A finished crawl; its files are read at once, since a later crawl of the folder replaces them."""
 
     folder: Path
-    ended: subprocess.CompletedProcess[str]
+    process: subprocess.CompletedProcess[str]
+    raw: dict[str, bytes] = field(init=False)
+    reports: dict[str, bytes] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.raw = content(self.folder / "data" / "raw")
+        self.reports = content(self.folder / "reports")
 
     @property
     def report(self) -> dict[str, Any]:
-        assert self.ended.returncode == 0, self.ended.stderr
-        return json.loads((self.folder / "reports" / "crawl.json").read_text(encoding="utf-8"))
+        assert self.process.returncode == 0, self.process.stderr
+        return json.loads(self.reports["crawl.json"])
 
     @property
-    def raw(self) -> dict[str, bytes]:
-        return content(self.folder / "data" / "raw")
-
-    @property
-    def lines(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.raw["manifest.jsonl"].decode().splitlines()]
+    def rows(self) -> list[dict[str, Any]]:
+        """The manifest; it and the summary are the only files of the raw folder besides the pictures."""
+        assert self.process.returncode == 0, self.process.stderr
+        rows = [json.loads(line) for line in self.raw["manifest.jsonl"].decode().splitlines()]
+        assert set(self.raw) - {row["path"] for row in rows} == {"manifest.jsonl", "crawl.json"}
+        return rows
 
     @property
     def pictures(self) -> dict[str, bytes]:
-        """Return what was stored by the address that it came from, having checked that the manifest tells the truth."""
-        raw = self.raw
-        assert set(raw) - {line["path"] for line in self.lines} == {"manifest.jsonl", "crawl.json"}
-        return {line["picture_url"]: raw[line["path"]] for line in self.lines}
+        """The stored bytes by the URL that they came from."""
+        return {row["picture_url"]: self.raw[row["path"]] for row in self.rows}
 
 
 def start(folder: Path, url: str, settings: Mapping[str, Any], params: Mapping[str, Any]) -> subprocess.Popen[str]:
-    """Start a crawl in a folder, in a process group of its own."""
+    """Start a crawl in a folder, in its own process group."""
     folder.mkdir(parents=True, exist_ok=True)
     values = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     values["crawl"] |= {"source": "minerals", **params}
     (folder / "params.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
     return subprocess.Popen(
-        [sys.executable, "-c", CRAWL, url, json.dumps(FAST | settings)],
+        [sys.executable, "-c", CRAWL, json.dumps({"minerals": url}), json.dumps(FAST | settings)],
         cwd=folder,
         env={k: v for k, v in os.environ.items() if "proxy" not in k.lower()} | {"PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
@@ -213,10 +221,10 @@ def start(folder: Path, url: str, settings: Mapping[str, Any], params: Mapping[s
 
 
 def crawl(folder: Path, url: str, settings: Mapping[str, Any] | None = None, **params: Any) -> Crawl:
-    """Crawl a site into a folder; a crawl that does not end in two minutes is killed and fails the test."""
+    """Crawl a site into a folder; a crawl that takes more than five minutes is killed and fails the test."""
     process = start(folder, url, settings or {}, params)
     try:
-        out, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=300)
     finally:
         process.kill()
     return Crawl(folder, subprocess.CompletedProcess(process.args, process.returncode, out, err))

@@ -1,4 +1,4 @@
-"""The spider for a catalogue that scripts fill in, with real headless Chromium: what it takes and what not."""
+"""The spider for a catalogue that is filled by scripts, with real headless Chromium."""
 
 import hashlib
 import importlib.util
@@ -14,25 +14,19 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import ProxyHandler, build_opener
 
+import loopback
 import pytest
 
 from sample_site import server
-from sample_site.pictures import BY_NAME, ordinary
+from sample_site.gems import BY_NAME
+from sample_site.pictures import ordinary
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 GEMS = ("Ruby", "Citrine", "Painite", "Almandine")  # Painite has no products, Almandine's script fails
-CRAWL = """
-import json, sys
-from pathlib import Path
-from gemmodel import params
-from gemmodel.errors import told_in_one_line
-from scraper import sources
-FAST = {"DOWNLOAD_DELAY": 0, "AUTOTHROTTLE_ENABLED": False, "RETRY_TIMES": 1, "RENDER_TIMEOUT": 4}
-with told_in_one_line("crawl"):
-    settings = params.load(Path("params.yaml")).crawl
-    urls = {"rasavgems": sys.argv[1]}
-    print(json.dumps(sources.crawl(settings, Path("raw"), logs=Path("logs"), list_urls=urls, overrides=FAST)))
-"""
+OPTIONS = (  # of loopback.CRAWL
+    json.dumps({"rasavgems": server.CATALOGUE_URL}),
+    json.dumps({"DOWNLOAD_DELAY": 0, "AUTOTHROTTLE_ENABLED": False, "RETRY_TIMES": 1, "RENDER_TIMEOUT": 4}),
+)
 
 
 def browser() -> str | None:
@@ -49,22 +43,22 @@ needs_browser = pytest.mark.skipif(not browser(), reason="no Chromium, or not th
 
 @dataclass
 class Site:
-    """The sample site as a proxy, and the lines of all requests that it got."""
+    """The sample site as a proxy, and the log lines of its requests."""
 
     proxy: str
-    asked: list[str] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
 
     def content(self, url: str) -> bytes:
-        """Return what stands at a URL."""
-        with build_opener(ProxyHandler({"http": self.proxy})).open(url, timeout=30) as answer:
-            return bytes(answer.read())
+        """Return the body of a URL."""
+        with build_opener(ProxyHandler({"http": self.proxy})).open(url, timeout=30) as response:
+            return bytes(response.read())
 
 
 @pytest.fixture(scope="module")
 def site() -> Iterator[Site]:
     class Listener(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            served.asked.append(record.getMessage())
+            served.requests.append(record.getMessage())
 
     log, listener = logging.getLogger(server.__name__), Listener()
     log.addHandler(listener)
@@ -78,65 +72,61 @@ def site() -> Iterator[Site]:
 
 
 @dataclass
-class Crawled:
-    """What a crawl left: its report, its manifest by picture's URL, every file's bytes, and what it asked for."""
+class Crawl(loopback.Crawl):
+    """A finished crawl with the log lines of its requests."""
 
-    report: dict[str, Any]
-    manifest: dict[str, dict[str, Any]]
-    files: dict[str, bytes]
-    asked: list[str]
+    requests: list[str]
+
+    @property
+    def manifest(self) -> dict[str, dict[str, Any]]:
+        """The manifest rows by the picture's URL."""
+        return {row["picture_url"]: row for row in self.rows}
+
+    def count(self, path: str) -> int:
+        """The number of requests for a path."""
+        return sum(path in line for line in self.requests)
 
 
 @pytest.fixture(scope="module")
-def crawl(site: Site, run: Run) -> Callable[[Path], Crawled]:
-    def crawled(folder: Path) -> Crawled:
-        site.asked.clear()
-        ended = run("-c", CRAWL, server.CATALOGUE_URL, cwd=folder, http_proxy=site.proxy, no_proxy="")
-        assert ended.returncode == 0, ended.stderr
-        asked = list(site.asked)
-        raw = folder / "raw"
-        lines = [json.loads(line) for line in (raw / "manifest.jsonl").read_text(encoding="utf-8").splitlines()]
-        files = {path.relative_to(raw).as_posix(): path.read_bytes() for path in raw.rglob("*") if path.is_file()}
-        return Crawled(json.loads(ended.stdout), {line["picture_url"]: line for line in lines}, files, asked)
+def crawl(site: Site, run: Run) -> Callable[[Path], Crawl]:
+    def start(folder: Path) -> Crawl:
+        site.requests.clear()
+        process = run("-c", loopback.CRAWL, *OPTIONS, cwd=folder, http_proxy=site.proxy, no_proxy="")
+        return Crawl(folder, process, list(site.requests))
 
-    return crawled
+    return start
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, write_params: Callable[..., Path]) -> Path:
-    place = tmp_path_factory.mktemp("catalogue")
-    write_params(place, {"crawl.source": "rasavgems"})
-    return place
+    path = tmp_path_factory.mktemp("catalogue")
+    write_params(path, {"crawl.source": "rasavgems"})
+    return path
 
 
 @pytest.fixture(scope="module")
-def first(crawl: Callable[[Path], Crawled], folder: Path) -> Crawled:
+def first(crawl: Callable[[Path], Crawl], folder: Path) -> Crawl:
     return crawl(folder)
 
 
-def count(asked: list[str], path: str) -> int:
-    return sum(path in line for line in asked)
-
-
 @needs_browser
-def test_each_product_has_its_original_picture(first: Crawled, site: Site) -> None:
+def test_the_picture_of_each_product_is_stored_with_its_original_bytes(first: Crawl, site: Site) -> None:
     expected = {
         f"{server.CATALOGUE_URL.rstrip('/')}{ordinary(BY_NAME[gem], number).path}": gem
         for gem in ("Ruby", "Citrine")
         for number in (0, 1)
     }
-    assert {url: line["gem"] for url, line in first.manifest.items()} == expected
-    for url, line in first.manifest.items():
-        body = first.files[line["path"]]
+    assert {url: row["gem"] for url, row in first.manifest.items()} == expected
+    for url, row in first.manifest.items():
+        body = first.raw[row["path"]]
         assert body == site.content(url)
-        assert (line["sha256"], line["bytes"]) == (hashlib.sha256(body).hexdigest(), len(body))
-        assert (line["format"], line["thumbnail"]) == ("JPEG", False)
-        assert line["page_url"] == f"{server.CATALOGUE_URL}gems/{line['gem'].lower()}.html"
-    assert len(first.files) == len(expected) + 2  # the manifest and the crawl's account
+        assert (row["sha256"], row["bytes"]) == (hashlib.sha256(body).hexdigest(), len(body))
+        assert (row["format"], row["thumbnail"]) == ("JPEG", False)
+        assert row["page_url"] == f"{server.CATALOGUE_URL}gems/{row['gem'].lower()}.html"
 
 
 @needs_browser
-def test_what_is_not_there_is_told_by_name_and_reason(first: Crawled) -> None:
+def test_each_failure_is_reported_with_its_reason(first: Crawl) -> None:
     report = first.report
     assert (report["gems"], report["pictures"]) == (2, 4)
     assert report["gems_without_pictures"] == ["Painite"]
@@ -150,50 +140,50 @@ def test_what_is_not_there_is_told_by_name_and_reason(first: Crawled) -> None:
 
 
 @needs_browser
-def test_nothing_is_asked_of_another_host_and_each_picture_once(first: Crawled) -> None:
-    targets = [re.search(r'"\w+ (\S+) HTTP', line) for line in first.asked]
+def test_no_other_host_gets_a_request_and_each_picture_is_requested_once(first: Crawl) -> None:
+    targets = [re.search(r'"\w+ (\S+) HTTP', line) for line in first.requests]
     hosts = {urlsplit(target[1]).hostname for target in targets if target}
-    assert all(targets), first.asked
-    assert hosts == {server.CATALOGUE_HOST}, first.asked
-    assert all(count(first.asked, urlsplit(url).path) == 1 for url in first.manifest)
-    assert count(first.asked, "/gems/almandine.html") == 2  # it was given a second chance
-    assert count(first.asked, "/gems/ruby.html") == count(first.asked, "/products/ruby.json") == 1
-    assert 0 < first.report["requests"] <= len(first.asked)
+    assert all(targets), first.requests
+    assert hosts == {server.CATALOGUE_HOST}, first.requests
+    assert all(first.count(urlsplit(url).path) == 1 for url in first.manifest)
+    assert first.count("/gems/almandine.html") == 2  # retried once
+    assert first.count("/gems/ruby.html") == first.count("/products/ruby.json") == 1
+    assert 0 < first.report["requests"] <= len(first.requests)
 
 
 @needs_browser
-def test_a_second_crawl_renders_again_and_leaves_every_byte_as_it_was(
-    first: Crawled, crawl: Callable[[Path], Crawled], folder: Path
+def test_a_second_crawl_renders_the_pages_again_and_gives_the_same_bytes(
+    first: Crawl, crawl: Callable[[Path], Crawl], folder: Path
 ) -> None:
-    again = crawl(folder)
-    assert again.files == first.files
-    assert again.report["changes"] == {"new": [], "changed": [], "vanished": []}
-    assert count(again.asked, "/products/ruby.json") == 1
+    second = crawl(folder)
+    assert second.raw == first.raw
+    assert second.report["changes"] == {"new": [], "changed": [], "vanished": []}
+    assert second.count("/products/ruby.json") == 1
 
 
 @needs_browser
-def test_an_interrupted_crawl_goes_on_with_the_pages_that_it_rendered(
-    first: Crawled, crawl: Callable[[Path], Crawled], folder: Path
+def test_a_resumed_crawl_does_not_render_pages_again(
+    first: Crawl, crawl: Callable[[Path], Crawl], folder: Path
 ) -> None:
     unfinished = {"crawl": {"rasavgems": server.CATALOGUE_URL}, "since": (folder / "params.yaml").stat().st_mtime}
-    (found,) = folder.rglob("httpcache")
-    (found / "unfinished.json").write_text(json.dumps(unfinished))
-    again = crawl(folder)
-    assert again.files == first.files
-    assert again.report["gems_without_pictures"] == ["Painite"]
-    assert [count(again.asked, f"/products/{gem}.json") for gem in ("ruby", "painite", "almandine")] == [0, 0, 2]
+    (cache,) = folder.rglob("httpcache")
+    (cache / "unfinished.json").write_text(json.dumps(unfinished))
+    second = crawl(folder)
+    assert second.raw == first.raw
+    assert second.report["gems_without_pictures"] == ["Painite"]
+    assert [second.count(f"/products/{gem}.json") for gem in ("ruby", "painite", "almandine")] == [0, 0, 2]
 
 
 @pytest.mark.parametrize(
     ("missing", "remedy"), [("extra", "pip install -e '.[dynamic]'"), ("browser", "apt-get install chromium")]
 )
-def test_what_is_missing_is_told_in_one_line(
+def test_a_missing_browser_or_extra_ends_in_one_line_with_the_remedy(
     tmp_path: Path, run: Run, refused: Any, write_params: Any, missing: str, remedy: str
 ) -> None:
     if missing == "browser":
         pytest.importorskip("scrapy_playwright")
     write_params(tmp_path, {"crawl.source": "rasavgems"})
     block = "import sys\nsys.modules['scrapy_playwright'] = None\n" if missing == "extra" else ""
-    ended = run("-c", block + CRAWL, server.CATALOGUE_URL, cwd=tmp_path, PATH=str(Path(sys.executable).parent))
-    refused(ended, "crawl", "rasavgems", remedy)
-    assert not (tmp_path / "raw").exists()
+    process = run("-c", block + loopback.CRAWL, *OPTIONS, cwd=tmp_path, PATH=str(Path(sys.executable).parent))
+    refused(process, "crawl", "rasavgems", remedy)
+    assert not (tmp_path / "data" / "raw").exists()

@@ -1,4 +1,4 @@
-"""Clean by the workers of a real Dask scheduler on loopback: the same bytes, whatever dies."""
+"""Cleaning on the workers of a real Dask scheduler on loopback: the same bytes, even if a worker dies."""
 
 import json
 import os
@@ -20,19 +20,18 @@ from gemmodel.core import files
 distributed = pytest.importorskip("distributed")
 
 ROOT = Path(__file__).parents[2]
-GEMS, PHOTOS = ("Beryl", "Ruby"), 100  # of each, a second or two of work
-DEADLINE = 60  # seconds, far more than any wait here takes
+GEMS, PHOTOS = ("Beryl", "Ruby"), 100  # per gem; one or two seconds of work
+DEADLINE = 60  # seconds; every wait here is far shorter
 Run = Callable[..., subprocess.CompletedProcess[str]]
-Ask = Callable[[], Any]
 
 
-def until(ask: Ask) -> Any:
-    """Wait until a question has an answer that is true, and return it."""
+def wait_for(condition: Callable[[], Any]) -> Any:
+    """Wait until a condition is true, and return its value."""
     end = time.monotonic() + DEADLINE
-    while not (answer := ask()):
-        assert time.monotonic() < end, "waited in vain"
+    while not (value := condition()):
+        assert time.monotonic() < end, "timed out"
         time.sleep(0.02)
-    return answer
+    return value
 
 
 @contextmanager
@@ -51,11 +50,11 @@ def dask(*arguments: str, cwd: Path, **variables: str) -> Iterator[subprocess.Po
 
 @contextmanager
 def scheduler(cwd: Path, **variables: str) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    told = cwd / "scheduler.json"
-    options = ("--host", "127.0.0.1", "--port", "0", "--scheduler-file", str(told))
+    info = cwd / "scheduler.json"
+    options = ("--host", "127.0.0.1", "--port", "0", "--scheduler-file", str(info))
     with dask("scheduler", *options, cwd=cwd, **variables) as process:
-        until(told.exists)
-        yield until(lambda: told.read_text() and json.loads(told.read_text())["address"]), process
+        wait_for(info.exists)
+        yield wait_for(lambda: info.read_text() and json.loads(info.read_text())["address"]), process
 
 
 def worker(address: str, cwd: Path, threads: int = 1) -> Any:
@@ -64,27 +63,27 @@ def worker(address: str, cwd: Path, threads: int = 1) -> Any:
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory, write_params: Callable[..., Path], draw: Any, run: Run) -> Path:
-    """A folder with raw photos, a copy and a damaged file among them, and what clean makes of them without Dask."""
+    """A folder with raw photos, among them a copy and a damaged file, and the output of clean without Dask."""
     folder = tmp_path_factory.mktemp("project")
-    write_params(folder, {"clean.max_side": 300, "clean.corrections": "corrections.csv"})  # so each is written anew
+    write_params(folder, {"clean.max_side": 300, "clean.corrections": "corrections.csv"})  # so each is written again
     (folder / "corrections.csv").write_text((ROOT / "photos" / "corrections.csv").read_text())
     lines = []
-    for place, gem in enumerate(GEMS):
+    for i, gem in enumerate(GEMS):
         (folder / "raw" / gem).mkdir(parents=True)
         for number in range(PHOTOS):
-            picture: Image.Image = draw(1000 * place + number, size=(640, 480))
+            picture: Image.Image = draw(1000 * i + number, size=(640, 480))
             picture.save(folder / "raw" / gem / f"{number}.jpg")
             lines.append({"path": f"{gem}/{number}.jpg", "gem": gem, "number": number})
     files.copy(folder / "raw" / "Ruby" / "0.jpg", folder / "raw" / "Ruby" / "1.jpg")
-    (folder / "raw" / "Ruby" / "2.jpg").write_bytes(b"no photo")
+    (folder / "raw" / "Ruby" / "2.jpg").write_bytes(b"not an image")
     files.write_jsonl(folder / "raw" / "manifest.jsonl", lines)
-    ended = cleaned(run, folder, "alone")
+    ended = clean(run, folder, "without_dask")
     assert ended.returncode == 0, ended.stderr
-    assert contents(folder / "alone")["report.json"].count(b'"exact copy"') == 2  # counted and listed
+    assert contents(folder / "without_dask")["report.json"].count(b'"exact copy"') == 2  # counted and listed
     return folder
 
 
-def cleaned(run: Run, folder: Path, out: str, **variables: str) -> subprocess.CompletedProcess[str]:
+def clean(run: Run, folder: Path, out: str, **variables: str) -> subprocess.CompletedProcess[str]:
     options = ("--raw", "raw", "--out", f"{out}/clean", "--report", f"{out}/report.json")
     return run("-m", "stages.clean", *options, cwd=folder, DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT="3s", **variables)
 
@@ -105,55 +104,58 @@ def address(project: Path) -> Iterator[str]:
         yield address
 
 
-def test_workers_make_the_same_bytes(run: Run, project: Path, address: str) -> None:
-    ended = cleaned(run, project, "by_dask", DASK_SCHEDULER_ADDRESS=address)
+def test_workers_write_the_same_bytes(run: Run, project: Path, address: str) -> None:
+    ended = clean(run, project, "by_dask", DASK_SCHEDULER_ADDRESS=address)
     assert ended.returncode == 0, ended.stderr
-    assert contents(project / "by_dask") == contents(project / "alone")
+    assert contents(project / "by_dask") == contents(project / "without_dask")
     with distributed.Client(address, set_as_default=False) as client:
         done = client.run(lambda dask_worker: dask_worker.state.executed_count)
-    assert min(done.values()) > 0, "both had a share of the work"
+    assert min(done.values()) > 0, "both did some of the work"
 
 
-def test_a_worker_that_is_killed_at_work_leaves_no_gap(run: Run, project: Path, address: str) -> None:
+def test_the_output_is_complete_after_a_worker_is_killed(run: Run, project: Path, address: str) -> None:
     with distributed.Client(address, set_as_default=False) as client, ThreadPoolExecutor() as pool:
         pids = client.run(os.getpid)
-        running = pool.submit(cleaned, run, project, "with_a_death", DASK_SCHEDULER_ADDRESS=address)
-        busy = until(lambda: [name for name, work in client.processing().items() if work])
+        running = pool.submit(clean, run, project, "with_a_killed_worker", DASK_SCHEDULER_ADDRESS=address)
+        busy = wait_for(lambda: [name for name, work in client.processing().items() if work])
         os.kill(pids[busy[0]], signal.SIGKILL)
         ended = running.result(DEADLINE)
         assert ended.returncode == 0, ended.stderr
-        assert contents(project / "with_a_death") == contents(project / "alone")
+        assert contents(project / "with_a_killed_worker") == contents(project / "without_dask")
         client.wait_for_workers(2, timeout=DEADLINE)
         assert pids[busy[0]] not in client.run(os.getpid).values()
 
 
-def test_no_scheduler_is_told_in_one_line(
+def test_a_missing_scheduler_is_an_error_of_one_line(
     run: Run, project: Path, tmp_path: Path, refused: Callable[..., None]
 ) -> None:
     with scheduler(tmp_path) as (address, _):
-        pass  # so nobody listens on its port any more
-    refused(cleaned(run, project, "none", DASK_SCHEDULER_ADDRESS=address), "clean", address, "no scheduler", "unset")
-    refused(cleaned(run, project, "none", DASK_SCHEDULER_ADDRESS="gems"), "clean", "gems", "missing port")
+        pass  # stopped, so nothing listens on its port
+    refused(clean(run, project, "none", DASK_SCHEDULER_ADDRESS=address), "clean", address, "no scheduler", "unset")
+    refused(clean(run, project, "none", DASK_SCHEDULER_ADDRESS="gems"), "clean", "gems", "missing port")
     assert not (project / "none").exists()
 
 
-def test_workers_that_do_not_fit_or_die_and_a_scheduler_that_dies(
+def test_missing_unsuitable_and_killed_workers_and_a_killed_scheduler_are_errors_of_one_line(
     run: Run, project: Path, tmp_path: Path, refused: Callable[..., None]
 ) -> None:
     with scheduler(tmp_path, DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES="0") as (address, process):
-        refused(cleaned(run, project, "none", DASK_SCHEDULER_ADDRESS=address), "clean", "no worker", "dask worker")
+        refused(clean(run, project, "none", DASK_SCHEDULER_ADDRESS=address), "clean", "no worker", "dask worker")
         with distributed.Client(address, set_as_default=False) as client:
             with worker(address, tmp_path):
                 client.wait_for_workers(1, timeout=DEADLINE)
-                ended = cleaned(run, project, "none", DASK_SCHEDULER_ADDRESS=address)
-                refused(ended, "clean", "folder", str(tmp_path), "anew")
-            # Two threads: where a cluster has but one, joblib does the work itself.
+                ended = clean(run, project, "none", DASK_SCHEDULER_ADDRESS=address)
+                refused(ended, "clean", "folder", str(tmp_path), "restart it")
+            # Two threads: with only one in the cluster, joblib does the work itself.
             with worker(address, project, threads=2), ThreadPoolExecutor() as pool:
-                for dies, told in (("worker", "killed worker after worker"), ("scheduler", "scheduler is gone")):
-                    until(lambda: list(client.run(os.getcwd).values()) == [str(project)])
+                for killed, message in (
+                    ("worker", "one task killed several workers"),
+                    ("scheduler", "scheduler is gone"),
+                ):
+                    wait_for(lambda: list(client.run(os.getcwd).values()) == [str(project)])
                     [pid] = client.run(os.getpid).values()
-                    running = pool.submit(cleaned, run, project, "none", DASK_SCHEDULER_ADDRESS=address)
-                    until(lambda: any(client.processing().values()))
-                    os.kill(pid if dies == "worker" else process.pid, signal.SIGKILL)
-                    refused(running.result(DEADLINE), "clean", address, told)
+                    running = pool.submit(clean, run, project, "none", DASK_SCHEDULER_ADDRESS=address)
+                    wait_for(lambda: any(client.processing().values()))
+                    os.kill(pid if killed == "worker" else process.pid, signal.SIGKILL)
+                    refused(running.result(DEADLINE), "clean", address, message)
     assert not (project / "none" / "clean").exists()

@@ -1,4 +1,4 @@
-"""The page about the data, as a person opens it."""
+"""The data report, as a browser shows it."""
 
 import base64
 import io
@@ -14,13 +14,13 @@ from scrapy import Selector
 
 @pytest.fixture(scope="module")
 def described(split_project: Any, new_project: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a project with a copy, a picture under two names and a file that is no picture."""
+    """The folder of a project with an exact copy, a photo under two gems and a file that is not an image."""
     project = new_project(tmp_path_factory.mktemp("described"))
     raw = project.root / "data" / "raw"
     shutil.copytree(split_project.root / "data" / "raw", raw)
     lines = [json.loads(line) for line in (raw / "manifest.jsonl").read_text(encoding="utf-8").splitlines()]
     ruby, citrine = ([line for line in lines if line["gem"] == gem] for gem in ("Ruby", "Citrine"))
-    for source, path, number in ((ruby[0], "Ruby/copy.jpg", 90), (citrine[0], "Malachite/twin.jpg", 91)):
+    for source, path, number in ((ruby[0], "Ruby/copy.jpg", 90), (citrine[0], "Malachite/copy.jpg", 91)):
         shutil.copy(raw / source["path"], raw / path)
         lines.append(source | {"path": path, "gem": path.split("/")[0], "number": number})
     (raw / "Ruby" / "<b>page.jpg").write_text("<html>")
@@ -43,20 +43,21 @@ def test_the_page_needs_nothing_but_itself(page: Selector) -> None:
     assert len(pictures) >= 7
     for picture in pictures:
         Image.open(io.BytesIO(base64.b64decode(picture))).load()
-    assert all(page.css("h2 + img::attr(alt)").getall())
+    alternatives = page.css("h2 + img::attr(alt)").getall()
+    assert len(alternatives) == 4 and all(alternatives)
 
 
-def test_every_file_that_was_set_aside_is_shown_with_its_reason(page: Selector, described: Path) -> None:
+def test_every_rejected_file_is_shown_with_its_reason(page: Selector, described: Path) -> None:
     report = json.loads((described / "reports" / "clean.json").read_text(encoding="utf-8"))
     figures = page.css("figcaption")
     shown = dict(zip(figures.xpath("text()").getall(), figures.css("b::text").getall(), strict=True))
-    assert len(report["listed"]) == 4
-    for row in report["listed"]:
+    assert len(report["rejected_files"]) == 4
+    for row in report["rejected_files"]:
         assert shown[row["source"]] == row["reason"]
     assert "kept" in shown.values()
 
 
-def test_numbers_and_folders_are_those_of_the_split(page: Selector, described: Path) -> None:
+def test_counts_and_folders_are_those_of_the_split(page: Selector, described: Path) -> None:
     split = described / "data" / "split"
     cells = dict(zip(page.css("td:first-child::text").getall(), page.css("td.number::text").getall(), strict=True))
     for part in ("train", "val", "test"):
@@ -64,6 +65,16 @@ def test_numbers_and_folders_are_those_of_the_split(page: Selector, described: P
     assert "Turquoise/" in page.css("pre::text").get("")
 
 
-def test_its_pictures_stand_beside_it(described: Path) -> None:
+def test_its_pictures_are_files_too(described: Path) -> None:
     names = {path.stem for path in (described / "reports" / "data").iterdir()}
     assert names == {"counts", "samples", "augmentation", "crop_canny", "crop_otsu", "mean_colours", "sizes"}
+
+
+def test_photos_under_several_gems_have_a_section_of_their_own(page: Selector) -> None:
+    conflicts = page.xpath("//h2[@id='conflicts']/following-sibling::div[1]")
+    figures = conflicts.css("figcaption::text").getall()
+    assert "Malachite/copy.jpg" in figures and len(figures) == 2
+    assert all(text == "under several gems: Citrine, Malachite" for text in conflicts.css("b::text").getall())
+    rejected = page.xpath("//h2[@id='rejected']/following-sibling::div[1]").css("figcaption::text").getall()
+    assert {"Ruby/copy.jpg", "Ruby/<b>page.jpg"} <= set(rejected)
+    assert not set(rejected) & set(figures)

@@ -1,7 +1,6 @@
-"""What a user can mend ends in one line that names it, and leaves no half of an output."""
+"""Errors that a user can fix: one line that names the cause, and no partial output."""
 
 import os
-import shutil
 import sqlite3
 import subprocess
 import sys
@@ -14,24 +13,24 @@ import numpy as np
 import pytest
 from PIL import Image
 
-SIZE = 64 * 1024  # bytes of the disk that is soon full
+SIZE = 64 * 1024  # bytes of the disk that is to become full
 
 
-def left(root: Path) -> set[str]:
-    """Return what stands in a folder apart from parameters, locks and logs."""
-    aside = {"params.yaml", "photos", "log", "logs", "mlflow.db.lock", "mlruns"}
-    return {path.relative_to(root).as_posix() for path in root.iterdir() if path.name not in aside}
+def outputs(root: Path) -> set[str]:
+    """Return the names in a folder, without parameters, locks and logs."""
+    ignored = {"params.yaml", "photos", "log", "logs", "mlflow.db.lock", "mlruns"}
+    return {path.relative_to(root).as_posix() for path in root.iterdir() if path.name not in ignored}
 
 
 @pytest.mark.parametrize("stage", ["crawl", "clean", "split", "augment", "register"])
 def test_an_unknown_key_is_named(project: Any, refused: Any, stage: str) -> None:
     project.set(clean__blur=3)
     refused(project.stage(stage), stage, "params.yaml: clean.blur")
-    assert left(project.root) == set()
+    assert outputs(project.root) == set()
 
 
 @pytest.mark.parametrize(
-    ("stage", "named"),
+    ("stage", "name"),
     [
         ("clean", "data/raw"),
         ("split", "data/clean"),
@@ -41,23 +40,23 @@ def test_an_unknown_key_is_named(project: Any, refused: Any, stage: str) -> None
         ("register", "models"),
     ],
 )
-def test_a_missing_input_is_named(project: Any, refused: Any, stage: str, named: str) -> None:
-    refused(project.stage(stage), stage, named)
-    assert left(project.root) <= {"data"}
+def test_a_missing_input_is_named(project: Any, refused: Any, stage: str, name: str) -> None:
+    refused(project.stage(stage), stage, name)
+    assert outputs(project.root) <= {"data"}
     assert not (project.root / "data").exists() or not list((project.root / "data").iterdir())
 
 
-def test_a_gpu_that_is_not_there_is_named(project: Any, refused: Any) -> None:
+def test_a_missing_gpu_is_named(project: Any, refused: Any) -> None:
     project.set(train__device="gpu")
     refused(project.stage("train", CUDA_VISIBLE_DEVICES="-1"), "train", "train.device is gpu", "cpu")
-    assert left(project.root) == set()
+    assert outputs(project.root) == set()
 
 
-def test_a_class_too_small_is_named(project: Any, refused: Any) -> None:
-    for gem, number in (("Ruby", 20), ("Benitoite", 4)):
+def test_a_class_that_is_too_small_is_named(project: Any, refused: Any) -> None:
+    for gem, count in (("Ruby", 20), ("Benitoite", 4)):
         (project.root / "data" / "clean" / gem).mkdir(parents=True)
-        for place in range(number):
-            (project.root / "data" / "clean" / gem / f"{place}.jpg").touch()
+        for number in range(count):
+            (project.root / "data" / "clean" / gem / f"{number}.jpg").touch()
     refused(project.stage("split"), "split", "Benitoite: 4 photos")
     assert not (project.root / "data" / "split").exists()
 
@@ -65,10 +64,10 @@ def test_a_class_too_small_is_named(project: Any, refused: Any) -> None:
 def test_an_unknown_view_is_named(project: Any, refused: Any) -> None:
     project.set(embed__views=["photo", "upside_down"])
     refused(project.stage("embed"), "embed", "embed.views", "upside_down")
-    assert left(project.root) == set()
+    assert outputs(project.root) == set()
 
 
-def test_blocks_that_do_not_fit_the_image_are_named(split_project: Any, refused: Any, tmp_path: Path) -> None:
+def test_too_many_blocks_for_the_image_size_are_named(split_project: Any, refused: Any, tmp_path: Path) -> None:
     split_project.set(model__name="cnn", model__cnn__filters=[4] * 7, model__cnn__pooling=["max"] * 7)
     try:
         refused(split_project.stage("train"), "train", "base.image_size of 64 pixels")
@@ -79,39 +78,39 @@ def test_blocks_that_do_not_fit_the_image_are_named(split_project: Any, refused:
 
 @pytest.fixture
 def model(project: Any) -> Path:
-    """A file that stands for a trained model, with its answers and photos, for what does not look into it."""
+    """A project with a file in place of a model, with predictions and photos, for checks before the model is loaded."""
     photos = [project.root / "data" / "split" / part / "Ruby" / "1.jpg" for part in ("train", "val", "test")]
-    answers = project.root / "reports" / "evaluation" / "predictions.csv"
-    for path in (project.root / "models" / "model.keras", answers, *photos):
+    predictions = project.root / "reports" / "evaluation" / "predictions.csv"
+    for path in (project.root / "models" / "model.keras", predictions, *photos):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"weights")
-    answers.write_text("file,predicted\nRuby/1.jpg,Ruby\n")
+    predictions.write_text("file,predicted\nRuby/1.jpg,Ruby\n")
     for path in photos:
         Image.new("RGB", (64, 64)).save(path)
     return Path(project.root)
 
 
-def newer(store: Path) -> None:
-    """Make a store, and mark it as of an MLflow version that is not out yet."""
+def make_newer(store: Path) -> None:
+    """Make a store, and mark it as one of a later MLflow version."""
     mlflow.MlflowClient(f"sqlite:///{store}").search_experiments()
     with sqlite3.connect(store) as database:
         database.execute("UPDATE alembic_version SET version_num = 'fedcba987654'")
 
 
-def no_store(store: Path) -> None:
-    store.write_bytes(b"This is no database. " * 100)
+def make_damaged(store: Path) -> None:
+    store.write_bytes(b"This is not a database. " * 100)
 
 
-@pytest.mark.parametrize(("spoil", "told"), [(newer, "version of MLflow"), (no_store, "runs.db")])
-def test_a_store_that_cannot_be_used_is_named(project: Any, refused: Any, model: Path, spoil: Any, told: str) -> None:
+@pytest.mark.parametrize(("make", "message"), [(make_newer, "version of MLflow"), (make_damaged, "runs.db")])
+def test_a_store_that_cannot_be_used_is_named(project: Any, refused: Any, model: Path, make: Any, message: str) -> None:
     (model / "log").mkdir()
-    spoil(model / "log" / "runs.db")
-    refused(project.stage("register"), "register", "runs.db", told)
+    make(model / "log" / "runs.db")
+    refused(project.stage("register"), "register", "runs.db", message)
     assert not (model / "reports" / "registration.json").exists()
 
 
-def test_a_server_that_does_not_answer_is_named(project: Any, refused: Any, model: Path) -> None:
-    address = "http://127.0.0.1:9"  # the discard port: nobody listens
+def test_an_unreachable_server_is_named(project: Any, refused: Any, model: Path) -> None:
+    address = "http://127.0.0.1:9"  # the discard port, on which nothing listens
     variables = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_TRACKING_URI": address}
     refused(project.stage("register", **variables), "register", address)
     assert not (model / "reports" / "registration.json").exists()
@@ -121,19 +120,19 @@ def test_a_server_that_does_not_answer_is_named(project: Any, refused: Any, mode
 def full_disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of 64 KiB, as large as two photos."""
     if sys.platform != "linux" or os.geteuid() != 0:
-        pytest.skip("a disk that is full: only root on Linux can mount a tmpfs")
-    place = tmp_path / "disk"
-    place.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={SIZE}", "tmpfs", place], capture_output=True)
+        pytest.skip("a full disk: only root on Linux can mount a tmpfs")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={SIZE}", "tmpfs", disk], capture_output=True)
     if mounted.returncode:
-        pytest.skip(f"a disk that is full: no tmpfs here: {mounted.stderr.decode().strip()}")
+        pytest.skip(f"a full disk: no tmpfs here: {mounted.stderr.decode().strip()}")
     try:
-        yield place
+        yield disk
     finally:
-        subprocess.run(["umount", place], check=True)
+        subprocess.run(["umount", disk], check=True)
 
 
-def photos(folder: Path, kind: str) -> None:
+def write_photos(folder: Path, kind: str) -> None:
     """Write photos that do not fit on the small disk."""
     for number in range(6):
         (folder / "Ruby").mkdir(parents=True, exist_ok=True)
@@ -142,37 +141,33 @@ def photos(folder: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["jpg", "png"])
-def test_a_full_disk_is_named_when_cleaning(project: Any, refused: Any, full_disk: Path, kind: str) -> None:
-    photos(project.root / "photos", kind)
+def test_a_full_disk_is_named_by_clean(project: Any, refused: Any, full_disk: Path, kind: str) -> None:
+    write_photos(project.root / "photos", kind)
     project.set(crawl__source="folder", crawl__only=[])
     project.run("crawl")
-    options = ("--raw", "data/raw", "--out", str(full_disk / "clean"), "--report", str(full_disk / "clean.json"))
-    refused(project.python("-m", "stages.clean", *options, cwd=project.root), "clean", "no space left", str(full_disk))
+    options = ("--out", str(full_disk / "clean"), "--report", str(full_disk / "clean.json"))
+    refused(project.stage("clean", *options), "clean", "no space left", str(full_disk))
     assert list(full_disk.iterdir()) == []
 
 
-def test_a_full_disk_is_named_when_a_folder_is_copied(project: Any, refused: Any, full_disk: Path) -> None:
-    photos(project.root / "photos", "png")
+def test_a_full_disk_is_named_by_crawl_from_a_folder(project: Any, refused: Any, full_disk: Path) -> None:
+    write_photos(project.root / "photos", "png")
     project.set(crawl__source="folder", crawl__only=[])
     options = ("--out", str(full_disk / "raw"), "--report", str(full_disk / "crawl.json"))
-    refused(project.python("-m", "stages.crawl", *options, cwd=project.root), "crawl", "no space left", str(full_disk))
+    refused(project.stage("crawl", *options), "crawl", "no space left", str(full_disk))
     assert list(full_disk.iterdir()) == []
 
 
-def test_a_full_disk_is_named_when_a_site_is_crawled(project: Any, refused: Any, full_disk: Path) -> None:
+def test_a_full_disk_is_named_by_crawl_from_a_site(project: Any, refused: Any, full_disk: Path) -> None:
     project.set(crawl__only=["Ruby"], crawl__max_per_gem=12)
     options = ("--out", str(full_disk / "raw"), "--report", str(full_disk / "crawl.json"))
-    refused(project.python("-m", "stages.crawl", *options, cwd=project.root), "crawl", "no space left", str(full_disk))
+    refused(project.stage("crawl", *options), "crawl", "no space left", str(full_disk))
     assert list(full_disk.iterdir()) == []
 
 
-def test_a_full_disk_is_named_when_the_copies_do_not_fit(
-    split_project: Any, refused: Any, tmp_path: Path, full_disk: Path
-) -> None:
-    options = ("--train", "data/split/train", "--out", str(full_disk / "augmented"), "--params-file")
-    own = shutil.copy(split_project.root / "params.yaml", tmp_path)
-    text = Path(own).read_text(encoding="utf-8").replace("images_per_class: 2", "images_per_class: 60")
-    Path(own).write_text(text, encoding="utf-8")
-    ended = split_project.python("-m", "stages.augment", *options, own, cwd=split_project.root)
-    refused(ended, "augment", "no space left", str(full_disk))
+def test_a_full_disk_is_named_by_augment(split_project: Any, refused: Any, tmp_path: Path, full_disk: Path) -> None:
+    text = (split_project.root / "params.yaml").read_text(encoding="utf-8")
+    (tmp_path / "params.yaml").write_text(text.replace("images_per_class: 2", "images_per_class: 60"), encoding="utf-8")
+    options = ("--out", str(full_disk / "augmented"), "--params-file", str(tmp_path / "params.yaml"))
+    refused(split_project.stage("augment", *options), "augment", "no space left", str(full_disk))
     assert list(full_disk.iterdir()) == []

@@ -1,4 +1,4 @@
-"""The stage that explains, on an untrained network: its page as a person opens it."""
+"""The explain stage on an untrained network: its page and its tables."""
 
 import base64
 import io
@@ -18,18 +18,18 @@ from gemmodel.train.cnn import cnn
 QUICK = {
     "explain__photos": 4,
     "explain__occlusion": 2,
-    "explain__compared": 1,
+    "explain__comparison_photos": 1,
     "explain__steps": 2,
     "explain__smoothgrad_copies": 2,
     "explain__vargrad_copies": 2,
     "explain__vargrad_steps": 1,
-    "explain__measured": 3,
+    "explain__ablation_photos": 3,
 }
 
 
 @pytest.fixture(scope="module")
 def explained(split_project: Any) -> Any:
-    """The project after the stage; its model knows nothing, so that most of its answers are wrong."""
+    """The project after the stage. The model is untrained, so most of its predictions are wrong."""
     settings = params.load(split_project.root / "params.yaml")
     keras.utils.set_random_seed(0)
     network = cnn(settings.model.cnn, image_size=64, classes=4)
@@ -45,26 +45,37 @@ def folder(explained: Any) -> Path:
     return Path(explained.root) / "reports" / "explanation"
 
 
-def test_the_page_needs_nothing_but_itself(folder: Path) -> None:
+def test_the_page_contains_all_its_pictures(folder: Path) -> None:
     page = Selector(text=(folder / "index.html").read_text(encoding="utf-8"))
     sources = page.css("img::attr(src), link::attr(href), script::attr(src)").getall()
-    assert all(source.startswith("data:") for source in sources)
+    assert {source.partition(",")[0] for source in sources} == {
+        "data:", "data:image/jpeg;base64", "data:image/png;base64",
+    }  # fmt: skip
     pictures = [source.split("base64,")[1] for source in page.css("img::attr(src)").getall()]
-    assert len(pictures) == 4 + 4
+    assert len(pictures) == 4 + 4  # a photo each; methods, perturbations, ablation, feature maps
     for picture in pictures:
         Image.open(io.BytesIO(base64.b64decode(picture))).load()
-    assert len(page.css("figcaption b::text").getall()) >= 4
 
 
-def test_its_tables_hold_what_was_asked_for(folder: Path) -> None:
-    photos, checks, changes = (pd.read_csv(folder / f"{name}.csv") for name in ("photos", "checks", "ablation"))
+def test_the_page_shows_the_predicted_gem_of_each_photo_and_the_actual_gem_of_a_wrong_one(folder: Path) -> None:
+    page = Selector(text=(folder / "index.html").read_text(encoding="utf-8"))
+    photos = pd.read_csv(folder / "photos.csv")
+    captions = [caption.css("b::text").getall() for caption in page.css("figcaption")]
+    expected = [[row.predicted] if row.right else [row.predicted, row.actual] for row in photos.itertuples()]
+    assert captions == expected
+    assert page.css("figcaption small::text").getall() == photos["file"].tolist()
+
+
+def test_the_tables_have_the_numbers_of_photos_of_the_parameters(folder: Path) -> None:
+    photos, checks, ablation = (pd.read_csv(folder / f"{name}.csv") for name in ("photos", "checks", "ablation"))
     assert len(photos) == 4
-    assert (photos["right"] == (photos["actual"] == photos["predicted"])).all()
+    assert photos["right"].tolist() == (photos["actual"] == photos["predicted"]).tolist()
     assert (~photos["right"]).sum() >= 2
+    assert list(checks.columns[:3]) == ["photo", "gem", "completeness_error"]
     assert len(checks) == 1
     assert checks["occlusion"].between(-1, 1).all()
-    assert changes["change"].iloc[0] == "unchanged"
-    assert set(changes["photos"]) == {3}
+    assert ablation["perturbation"].iloc[0] == "unchanged"
+    assert set(ablation["photos"]) == {3}
 
 
 def test_explaining_twice_gives_the_same_bytes(explained: Any, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Prediction without TensorFlow: what the export tells, and the command that asks it."""
+"""Prediction without TensorFlow: the LiteRT export, the predictor, and the command `gemmodel predict`."""
 
 import json
 import subprocess
@@ -22,9 +22,11 @@ from gemmodel.models import fusion, saving
 from gemmodel.models.conformal import ReferenceSet, Thresholds
 from gemmodel.models.metadata import EXPORT, ModelMetadata
 from gemmodel.serve import predictions
+from gemmodel.serve.predictions import Prediction
 from gemmodel.serve.predictor import Predictor
-from gemmodel.train import kernel_ridge
 from gemmodel.train.cnn import cnn
+from gemmodel.train.fusion_head import to_keras
+from gemmodel.train.kernel_ridge import KernelRidge
 from gemmodel.train.residual import residual
 from gemmodel.train.transfer import transfer
 
@@ -33,42 +35,45 @@ SIDE = 64
 TINY = {"model.cnn.filters": [4, 8], "model.cnn.pooling": ["max", "average"], "model.cnn.dense": 16}
 SIGMOID = TINY | {"model.cnn.output": "sigmoid"}
 SEPARATE = {"model.fusion.labels": "separate"}
+# LiteRT and Keras add float32 in other orders, and each CPU's kernels in their own: some 1e-6 of a value per layer.
+LITERT_ATOL = 1e-4
 
 
-def network(name: str, settings: Params, photos: np.ndarray) -> keras.Model:
-    """An untrained network, or a fusion of a head on these photos' features; of two or three classes."""
+def build_model(name: str, settings: Params, pixels: np.ndarray) -> keras.Model:
+    """An untrained network of two or three classes; or a fusion model fitted to the features of these photos."""
     if name != "fusion":
         classes = 2 if settings.model.cnn.output == "sigmoid" else 3
         build: dict[str, Callable[..., keras.Model]] = {"cnn": cnn, "residual": residual, "transfer": transfer}
         return build[name](getattr(settings.model, name), image_size=SIDE, classes=classes)
-    extractor = extractor.extractor(settings.embed, image_size=SIDE)
-    known = extractor.predict(photos, batch_size=8, verbose=0)
-    params, labels, parents = settings.model.fusion, np.arange(len(photos)) % 3, [0, 0, 1]
+    network = extractor.extractor(settings.embed, image_size=SIDE)
+    features = network.predict(pixels, batch_size=8, verbose=0)
+    params = settings.model.fusion
     if params.head == "softmax":
-        head = fusion.softmax_head(params, known, classes=3, parents=parents)
-        # Of twenty photos some features hardly vary, and are magnified: random weights, unlike learnt ones, heed them.
+        head = fusion.softmax_head(params, features, classes=3, parents=[0, 0, 1])
+        # Among twenty photos some features hardly vary, so the head's scaling magnifies them and their rounding errors.
         head.get_layer("gem").set_weights([0.1 * weights for weights in head.get_layer("gem").get_weights()])
-        return fusion.attach(extractor, head)
-    blocks = extractor.blocks(extractor)
-    head, *_ = kernel_ridge.kernel_head(params, known, labels, classes=3, blocks=blocks, penalty=0.1, parents=parents)
-    return fusion.attach(extractor, head)
+    else:
+        blocks = list(extractor.blocks(network).values())
+        ridge = KernelRidge(params, classes=3, blocks=blocks, penalty=0.1, parents=[0, 0, 1])
+        head = to_keras(ridge.fit(features, np.arange(len(pixels)) % 3))
+    return fusion.attach(network, head)
 
 
-def save(model: keras.Model, folder: Path, *, crop: str = "none") -> ModelMetadata:
-    """Save a model with a reference of one photo a class, its embedding along an axis of its own."""
+def save(model: keras.Model, folder: Path, *, crop_method: str = "none") -> ModelMetadata:
+    """Save a model with one reference photo per class, whose embeddings are orthogonal."""
     classes = ["Agate", "Ruby", "Topaz"][: model.output_shape[-1]]
     width = saving.with_embedding(model).output_shape[1][-1]
     reference = ReferenceSet(
         np.eye(len(classes), width, dtype=np.float32), np.arange(len(classes), dtype=np.int32), np.array(classes)
     )
-    known = ModelMetadata(classes, dict.fromkeys(classes, "Stone"), Thresholds(0.9, 0.3, 1, 2.0), reference)
-    saving.save(model, classes, folder, crop=crop, knowledge=known)
-    return known
+    metadata = ModelMetadata(classes, dict.fromkeys(classes, "Stone"), Thresholds(0.9, 0.3, 1, 2.0), reference)
+    saving.save(model, classes, folder, crop=crop_method, metadata=metadata)
+    return metadata
 
 
 @pytest.fixture(scope="module")
-def real(real_gems: Path) -> list[Path]:
-    """Real photos of several gems."""
+def real_photos(real_gems: Path) -> list[Path]:
+    """Two real photos of every ninth gem."""
     return [path for paths in list(image_folder.list_images(real_gems).values())[::9] for path in paths[:2]]
 
 
@@ -84,52 +89,53 @@ def real(real_gems: Path) -> list[Path]:
         ("fusion", SEPARATE),
         ("fusion", {"model.fusion.head": "softmax", "embed.views": ["photo"]}),
     ],
-    ids=["cnn", "sigmoid cnn", "residual", "transfer", "fusion", "fusion of two levels", "softmax fusion"],
+    ids=["cnn", "sigmoid cnn", "residual", "transfer", "fusion", "fusion with separate labels", "softmax fusion"],
 )
-def test_the_export_tells_what_keras_tells(
-    tmp_path: Path, settings: Any, real: list[Path], name: str, changes: dict[str, Any]
+def test_export_predicts_what_keras_predicts(
+    tmp_path: Path, settings: Any, real_photos: list[Path], name: str, changes: dict[str, Any]
 ) -> None:
-    pixels = np.stack([decode.load(path, SIDE) for path in real]).astype(np.float32)
-    model = network(name, settings(changes), pixels)
-    known = save(model, tmp_path / "models")
-    expected, embedding = (np.asarray(told) for told in saving.with_embedding(model).predict(pixels, verbose=0))
+    pixels = np.stack([decode.load(path, SIDE) for path in real_photos]).astype(np.float32)
+    model = build_model(name, settings(changes), pixels)
+    metadata = save(model, tmp_path / "models")
+    probs, embedding = (np.asarray(output) for output in saving.with_embedding(model).predict(pixels, verbose=0))
     predictor = Predictor(tmp_path / "models")
-    told = [predictor.outputs(predictor.pixels(path)) for path in real]
-    np.testing.assert_allclose(np.concatenate([probabilities for probabilities, _ in told]), expected, atol=1e-4)
-    exported = np.concatenate([one for _, one in told])
-    cosines = (exported * embedding).sum(axis=1) / np.linalg.norm(exported, axis=1) / np.linalg.norm(embedding, axis=1)
-    np.testing.assert_allclose(cosines, 1, atol=1e-4)  # photos are compared by it
-    for answer, other in zip(
-        predictor.predict(real), predictions.to_predictions(expected, embedding, known), strict=True
-    ):
-        assert answer.probability == pytest.approx(other.probability, abs=1e-4)
-        assert answer.mineral_class == "Stone"
+    outputs = [predictor.outputs(predictor.pixels(path)) for path in real_photos]
+    litert_probs, litert_embedding = (np.concatenate(arrays) for arrays in zip(*outputs, strict=True))
+    np.testing.assert_allclose(litert_probs, probs, atol=LITERT_ATOL)
+    norms = np.linalg.norm(litert_embedding, axis=1) * np.linalg.norm(embedding, axis=1)
+    cosines = (litert_embedding * embedding).sum(axis=1) / norms
+    np.testing.assert_allclose(cosines, 1, atol=LITERT_ATOL)
+    expected = predictions.to_predictions(probs, embedding, metadata)
+    for prediction, keras_prediction in zip(predictor.predict(real_photos), expected, strict=True):
+        assert isinstance(prediction, Prediction)
+        assert prediction.probability == pytest.approx(keras_prediction.probability, abs=LITERT_ATOL)
+        assert prediction.mineral_class == "Stone"
 
 
 @pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Make the folder of a tiny model."""
+def save_small(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Save a tiny model, and return its folder."""
 
-    def make(crop: str = "none") -> Path:
-        keras.backend.clear_session()  # names of layers are counted on, and stand in the export
+    def make(crop_method: str = "none") -> Path:
+        keras.backend.clear_session()  # Keras numbers its layers' names, which the export contains
         keras.utils.set_random_seed(1)
         tiny = [keras.layers.Rescaling(1 / 255), keras.layers.AveragePooling2D(8), keras.layers.Flatten()]
         head = keras.layers.Dense(3, activation="softmax")
         folder = tmp_path_factory.mktemp("small") / "models"
-        save(keras.Sequential([keras.Input((SIDE, SIDE, 3)), *tiny, head]), folder, crop=crop)
+        save(keras.Sequential([keras.Input((SIDE, SIDE, 3)), *tiny, head]), folder, crop_method=crop_method)
         return folder
 
     return make
 
 
 @pytest.fixture(scope="module")
-def model(small: Callable[..., Path]) -> Path:
-    return small()
+def model(save_small: Callable[..., Path]) -> Path:
+    return save_small()
 
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory, draw: Any) -> Path:
-    """A folder of two photos, one of them deeper, and a file that is none but by its name."""
+    """A folder of two photos, one of them in a folder below it, and a text file with a photo's suffix."""
     folder = tmp_path_factory.mktemp("photos")
     (folder / "deep").mkdir()
     draw(1).save(folder / "one.jpg", **decode.JPEG)
@@ -138,113 +144,121 @@ def photos(tmp_path_factory: pytest.TempPathFactory, draw: Any) -> Path:
     return folder
 
 
-def test_the_same_model_is_exported_as_the_same_bytes(small: Callable[..., Path], model: Path) -> None:
-    assert (small() / EXPORT).read_bytes() == (model / EXPORT).read_bytes()
+def test_same_model_is_exported_as_the_same_bytes(save_small: Callable[..., Path], model: Path) -> None:
+    assert (save_small() / EXPORT).read_bytes() == (model / EXPORT).read_bytes()
 
 
-@pytest.mark.parametrize("crop", ["canny", "otsu"])
-def test_a_photo_is_cropped_as_in_training(small: Callable[..., Path], tmp_path: Path, crop: crop.Method) -> None:
+@pytest.mark.parametrize("crop_method", ["canny", "otsu"])
+def test_photo_is_cropped_as_in_training(
+    save_small: Callable[..., Path], tmp_path: Path, crop_method: crop.Method
+) -> None:
     picture = Image.new("RGB", (640, 400), "white")
     picture.paste((170, 20, 60), (60, 100, 260, 300))
     picture.save(tmp_path / "photo.png")
-    cut, box = crop.crop(decode.read(tmp_path / "photo.png"), crop)
+    cropped, box = crop.crop(decode.read(tmp_path / "photo.png"), crop_method)
     assert box
-    seen = Predictor(small(crop)).pixels(tmp_path / "photo.png")
-    np.testing.assert_array_equal(seen, decode.pixels(cut, SIDE))
+    pixels = Predictor(save_small(crop_method)).pixels(tmp_path / "photo.png")
+    np.testing.assert_array_equal(pixels, decode.pixels(cropped, SIDE))
 
 
-def test_answers_come_in_the_order_of_the_photos(model: Path, photos: Path) -> None:
+def test_predictions_are_in_the_order_of_the_photos(model: Path, photos: Path) -> None:
     paths = [photos / "one.jpg", photos / "text.jpg", photos / "deep" / "two.png"] * 5
-    told = list(Predictor(model).predict(paths, top=2))
-    assert [isinstance(answer, DataError) for answer in told] == [False, True, False] * 5
-    assert told[0] == told[3] != told[2]
-    assert not isinstance(told[0], DataError)
-    assert len(told[0].top) == 2
+    results = list(Predictor(model).predict(paths, top=2))
+    assert [type(result) for result in results] == [Prediction, DataError, Prediction] * 5
+    assert results[0] == results[3] != results[2]
+    assert isinstance(results[0], Prediction)
+    assert len(results[0].top) == 2
 
 
-def test_without_an_export_the_remedy_is_told(tmp_path: Path, model: Path) -> None:
-    with pytest.raises(DataError, match=r"model\.tflite: no export .*dvc repro"):
+def test_missing_or_damaged_export_is_an_error_with_the_remedy(tmp_path: Path, model: Path) -> None:
+    with pytest.raises(DataError, match=r"model\.tflite: no such model.*dvc repro"):
         Predictor(tmp_path)
     for path in model.iterdir():
         files.copy(path, tmp_path / path.name)
     (tmp_path / EXPORT).write_bytes(b"damaged")
-    with pytest.raises(ModelError, match=r"model\.tflite: damaged .*train it anew"):
+    with pytest.raises(ModelError, match=r"model\.tflite: damaged .*train it again"):
         Predictor(tmp_path)
 
 
-def test_what_is_blurred_away_matters_where_the_model_looks() -> None:
+def test_occlusion_is_positive_where_blurring_lowers_the_score_and_zero_elsewhere() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
 
-    def detail(seen: Any) -> np.ndarray:
+    def contrast(photos: Any) -> np.ndarray:
         """The contrast of the upper left quarter."""
-        return np.array([float(np.std(photo[: SIDE // 2, : SIDE // 2])) / 128 for photo in seen])
+        return np.array([float(np.std(photo[: SIDE // 2, : SIDE // 2])) / 128 for photo in photos])
 
-    fall = occlusion.occlusion(detail, pixels)
+    values = occlusion.occlusion(contrast, pixels)
     half = occlusion.CELLS // 2
-    assert fall[: half - 1, : half - 1].min() > 0
-    np.testing.assert_allclose(fall[half + 1 :], 0)
-    np.testing.assert_allclose(fall[:, half + 1 :], 0)
-    assert overlays.side_by_side(pixels, fall, side=SIDE).size == (2 * SIDE, SIDE)
+    assert values[: half - 1, : half - 1].min() > 0
+    np.testing.assert_array_equal(values[half + 1 :], 0)
+    np.testing.assert_array_equal(values[:, half + 1 :], 0)
+    assert overlays.side_by_side(pixels, values, side=SIDE).size == (2 * SIDE, SIDE)
 
 
 def predict(run: Run, cwd: Path, *arguments: Any, **variables: str) -> subprocess.CompletedProcess[str]:
     return run("-m", "gemmodel.cli", "predict", *arguments, cwd=cwd, **variables)
 
 
-@pytest.mark.parametrize("named", [["one.jpg", "deep"], ["one.jpg", "*/*.png"], ["**/*[oe].[jp]*g"]])
-def test_predict_tells_a_line_a_photo(run: Run, model: Path, photos: Path, named: Sequence[str]) -> None:
-    ended = predict(run, photos, *named, "--model", model)
+@pytest.mark.parametrize("names", [["one.jpg", "deep"], ["one.jpg", "*/*.png"], ["**/*[oe].[jp]*g"]])
+def test_predict_prints_one_line_per_photo(run: Run, model: Path, photos: Path, names: Sequence[str]) -> None:
+    ended = predict(run, photos, *names, "--model", model)
     assert (ended.returncode, ended.stderr) == (0, "")
     lines = sorted(ended.stdout.splitlines())
     expected = list(Predictor(model).predict([photos / "deep" / "two.png", photos / "one.jpg"]))
-    for line, name, answer in zip(lines, (Path("deep", "two.png"), "one.jpg"), expected, strict=True):
-        assert not isinstance(answer, DataError)
-        assert line == f"{name}: {answer.gem} {answer.probability:.1%} ({predictions.to_text(answer)})"
+    for line, name, prediction in zip(lines, (Path("deep", "two.png"), "one.jpg"), expected, strict=True):
+        assert isinstance(prediction, Prediction)
+        text = predictions.to_text(prediction)
+        assert line == f"{name}: {prediction.gem} {prediction.probability:.1%} ({text})"
 
 
-def test_predict_goes_on_after_a_bad_photo_and_fails(run: Run, model: Path, photos: Path) -> None:
+def test_predict_skips_an_unreadable_photo_and_fails_at_the_end(run: Run, model: Path, photos: Path) -> None:
     ended = predict(run, photos, ".", "--json", "--model", model)
     assert ended.returncode == 1
-    told = {row["photo"]: row for row in map(json.loads, ended.stdout.splitlines())}
-    assert set(told) == {"one.jpg", str(Path("deep", "two.png")), "text.jpg"}
-    assert told["text.jpg"] == {"photo": "text.jpg", "error": "not an image"}
-    assert {"gem", "mineral_class", "probability", "top", "prediction_set", "unknown", "nearest"} <= set(
-        told["one.jpg"]
-    )
-    assert sum(told["one.jpg"]["top"][place][1] for place in range(3)) == pytest.approx(1, abs=1e-5)
+    rows = {row["photo"]: row for row in map(json.loads, ended.stdout.splitlines())}
+    assert set(rows) == {"one.jpg", str(Path("deep", "two.png")), "text.jpg"}
+    assert rows["text.jpg"] == {"photo": "text.jpg", "error": "not an image"}
+    fields = {"gem", "mineral_class", "probability", "top", "prediction_set", "unknown", "distance", "nearest", "text"}
+    assert set(rows["one.jpg"]) == {"photo", *fields}
+    # a float32 softmax of three classes sums to 1 but for three roundings of 6e-8
+    assert sum(probability for _, probability in rows["one.jpg"]["top"]) == pytest.approx(1, abs=1e-6)
     assert ended.stderr.splitlines() == [
         "gemmodel: text.jpg: not an image",
         "gemmodel: 1 of 3 photos could not be read",
     ]
 
 
-def test_predict_names_more_gems_and_draws_why(run: Run, model: Path, photos: Path, tmp_path: Path) -> None:
-    ended = predict(run, photos, "one.jpg", "--top", 3, "--explain", tmp_path / "why.png", "--model", model)
+def test_predict_prints_more_gems_and_draws_the_explanation(
+    run: Run, model: Path, photos: Path, tmp_path: Path
+) -> None:
+    picture_file = tmp_path / "explanation.png"
+    ended = predict(run, photos, "one.jpg", "--top", 3, "--explain", picture_file, "--model", model)
     assert (ended.returncode, ended.stderr) == (0, "")
     assert len(ended.stdout.splitlines()) == 4
-    with Image.open(tmp_path / "why.png") as picture:
+    with Image.open(picture_file) as picture:
         assert picture.size == (896, 448)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "expected"),
     [
         (["none.jpg"], "none.jpg: no such file, folder or pattern"),
         (["*.tif"], "*.tif: no such file, folder or pattern"),
         (["empty"], "empty: no photos in it"),
-        (["one.jpg", "text.jpg", "--explain", "why.png"], "--explain: explains one photo, not 2"),
+        (["one.jpg", "text.jpg", "--explain", "explanation.png"], "--explain: explains one photo, not 2"),
         (["one.jpg", "--top", "0"], "--top: 0 is less than 1"),
-        (["one.jpg", "--model", "empty"], "no export of a model here"),
-        (["one.jpg"], "mlflow.db: no such registry; `dvc repro` makes one"),
+        (["one.jpg", "--model", "empty"], "model.tflite: no such model"),
+        (["one.jpg"], "mlflow.db: no such registry; `dvc repro` creates one"),
     ],
 )
-def test_predict_refuses_in_one_line(run: Run, refused: Any, photos: Path, arguments: Sequence[str], told: str) -> None:
+def test_predict_refuses_in_one_line(
+    run: Run, refused: Any, photos: Path, arguments: Sequence[str], expected: str
+) -> None:
     (photos / "empty").mkdir(exist_ok=True)
-    refused(predict(run, photos, *arguments), "gemmodel", told)
+    refused(predict(run, photos, *arguments), "gemmodel", expected)
 
 
 @pytest.mark.parametrize("command", ["predict", "--help"])
-def test_prediction_imports_nothing_heavy(run: Run, model: Path, photos: Path, command: str) -> None:
+def test_predict_and_help_import_no_slow_packages(run: Run, model: Path, photos: Path, command: str) -> None:
     arguments = [command, "one.jpg", "--model", str(model)] if command == "predict" else [command]
     code = f"""
 import sys
@@ -252,13 +266,13 @@ from gemmodel import cli
 sys.argv = ["gemmodel", *{arguments!r}]
 try:
     cli.main()
-except SystemExit as ended:
-    assert not ended.code
+except SystemExit as error:
+    assert not error.code
 print(*{{name.split(".")[0] for name in sys.modules}})
 """
     ended = run("-c", code, cwd=photos)
     assert (ended.returncode, ended.stderr) == (0, "")
-    loaded = set(ended.stdout.splitlines()[-1].split())
-    assert "gemmodel" in loaded
-    assert not loaded & {"tensorflow", "keras", "mlflow", "pandas", "scipy", "sklearn", "matplotlib", "cv2"}
-    assert command == "predict" or not loaded & {"numpy", "ai_edge_litert"}
+    imported = set(ended.stdout.splitlines()[-1].split())
+    assert "gemmodel" in imported
+    assert not imported & {"tensorflow", "keras", "mlflow", "pandas", "scipy", "sklearn", "matplotlib", "cv2"}
+    assert command == "predict" or not imported & {"numpy", "ai_edge_litert"}

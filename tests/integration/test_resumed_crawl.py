@@ -1,4 +1,4 @@
-"""A crawl that is killed goes on where it was; one that is repeated asks only whether anything has changed."""
+"""A killed crawl resumes; a repeated one revalidates its cache and downloads changed pictures only."""
 
 import os
 import shutil
@@ -12,30 +12,30 @@ import pytest
 from loopback import LIST, Crawl, Exchange, Site, content, crawl, gem_page, jpeg, list_page, serving, start
 
 GEMS = {name: f"/gem/{name}" for name in ("Ruby", "Opal", "Jade")}
-MARKED = {f"/{gem}/{number}.jpg": jpeg(1000 * place + number) for place, gem in enumerate(GEMS) for number in range(4)}
-PLAIN = {f"/{gem}/plain.jpg": jpeg(9000 + place) for place, gem in enumerate(GEMS)}  # with neither ETag nor date
-REQUESTS = 2 + len(GEMS) + len(MARKED) + len(PLAIN)
+WITH_ETAG = {f"/{gem}/{i}.jpg": jpeg(1000 * index + i) for index, gem in enumerate(GEMS) for i in range(4)}
+PLAIN = {f"/{gem}/plain.jpg": jpeg(9000 + index) for index, gem in enumerate(GEMS)}  # with neither ETag nor date
+REQUESTS = 2 + len(GEMS) + len(WITH_ETAG) + len(PLAIN)
 
 
-def marked(body: bytes) -> Callable[[Exchange], None]:
-    """Answer with an ETag, or with 304 to whom has it; the body comes in two halves."""
+def with_etag(body: bytes) -> Callable[[Exchange], None]:
+    """Reply with an ETag and the body in two parts, or with 304 to a client that has it."""
     tag = f'"{hash(body)}"'
 
-    def answer(exchange: Exchange) -> None:
+    def reply(exchange: Exchange) -> None:
         if exchange.headers.get("if-none-match") == tag:
             exchange.send(b"", 304, ETag=tag)
         else:
             exchange.send(body[:100], Content_Length=str(len(body)), ETag=tag, Content_Type="image/jpeg")
             exchange.socket.sendall(body[100:])
 
-    return answer
+    return reply
 
 
 def routes() -> dict[str, Any]:
-    found: dict[str, Any] = {"/robots.txt": b"User-agent: *\nDisallow: /none\n", LIST: list_page(GEMS)} | PLAIN
+    pages: dict[str, Any] = {"/robots.txt": b"User-agent: *\nDisallow: /none\n", LIST: list_page(GEMS)} | PLAIN
     for gem, path in GEMS.items():
-        found[path] = gem_page(*(name for name in {**MARKED, **PLAIN} if name.startswith(f"/{gem}/")))
-    return found | {path: marked(body) for path, body in MARKED.items()}
+        pages[path] = gem_page(*(name for name in {**WITH_ETAG, **PLAIN} if name.startswith(f"/{gem}/")))
+    return pages | {path: with_etag(body) for path, body in WITH_ETAG.items()}
 
 
 @pytest.fixture(scope="module")
@@ -45,17 +45,17 @@ def site() -> Iterator[Site]:
 
 
 @pytest.fixture(scope="module")
-def whole(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Crawl:
-    """A crawl that nobody interrupted."""
-    made = crawl(tmp_path_factory.mktemp("whole"), site.url())
-    assert len(site.asked) == REQUESTS
-    assert len(made.pictures) == len(MARKED) + len(PLAIN)
-    return made
+def complete(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Crawl:
+    """A crawl without an interruption."""
+    result = crawl(tmp_path_factory.mktemp("complete"), site.url())
+    assert len(site.requested) == REQUESTS
+    assert len(result.pictures) == len(WITH_ETAG) + len(PLAIN)
+    return result
 
 
 @pytest.fixture(scope="module")
-def earlier(site: Site, whole: Crawl, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with an earlier crawl's pictures, of one gem, that the next crawl is to replace."""
+def earlier(site: Site, complete: Crawl, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the pictures of an earlier crawl of one gem, which the next crawl replaces."""
     folder = tmp_path_factory.mktemp("earlier")
     assert crawl(folder, site.url(), only=["Opal"], max_per_gem=1).pictures
     shutil.rmtree(folder / ".scrapy")
@@ -63,83 +63,82 @@ def earlier(site: Site, whole: Crawl, tmp_path_factory: pytest.TempPathFactory) 
 
 
 @pytest.mark.parametrize("moment", range(2, REQUESTS + 1, 2))
-def test_a_killed_crawl_goes_on_and_ends_as_if_nothing_had_been(
-    site: Site, whole: Crawl, earlier: Path, tmp_path: Path, moment: int
+def test_a_killed_crawl_resumes_and_gives_the_same_bytes(
+    site: Site, complete: Crawl, earlier: Path, tmp_path: Path, moment: int
 ) -> None:
-    """The site kills the crawl when it is asked for the n-th time: ten moments, five of them amid a body."""
+    """The site kills the crawl at its n-th request: ten moments, five of them in the middle of a body."""
     folder = tmp_path / "crawl"
     shutil.copytree(earlier, folder)
     before = content(folder / "data")
-    seen: list[str] = []
+    received: list[str] = []
     process = start(folder, site.url(), {}, {})
 
     def kill(exchange: Exchange) -> None:
-        seen.append(exchange.path)
-        if len(seen) == moment:
+        received.append(exchange.path)
+        if len(received) == moment:
             if moment % 4 == 0:
                 exchange.send(b"\xff\xd8 half", Content_Length="5000", ETag='"half"', Content_Type="image/jpeg")
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
-    site.watch = kill
+    site.before_reply = kill
     try:
         process.communicate(timeout=60)
-        assert process.returncode == -signal.SIGKILL
-        assert {path: body for path, body in content(folder / "data").items() if path.startswith("raw/")} == before
-        done = seen[: moment - 1]  # the crawl asks for one thing after the other
-        assert len(done) == moment - 1
-        seen.clear()
-        seen.extend(["killed already"] * REQUESTS)
-        made = crawl(folder, site.url())
     finally:
-        site.watch = None
-    assert made.raw == whole.raw
+        site.before_reply = None
+    assert process.returncode == -signal.SIGKILL
+    assert {path: body for path, body in content(folder / "data").items() if path.startswith("raw/")} == before
+    done = received[: moment - 1]
+    assert len(done) == moment - 1
+    count = len(site.requested)
+    result = crawl(folder, site.url())
+    after = site.requested[count:]
+    assert result.raw == complete.raw
     assert {path.name for path in (folder / "data").iterdir()} == {"raw"}
-    again = seen[REQUESTS:]
-    assert not set(done) & set(again)
-    assert len(done) + len(again) == REQUESTS
-    assert made.report["requests"] == len(again)
+    assert not set(done) & set(after)
+    assert len(done) + len(after) == REQUESTS
+    assert result.report["requests"] == len(after)
 
 
-def test_only_what_has_changed_is_loaded_again(site: Site, whole: Crawl, tmp_path: Path) -> None:
+def test_only_changed_pictures_are_downloaded_again(site: Site, complete: Crawl, tmp_path: Path) -> None:
     folder = tmp_path / "crawl"
     first = crawl(folder, site.url())
-    began = len(site.asked)
+    before = len(site.requested)
     second = crawl(folder, site.url())
-    assert second.raw == first.raw == whole.raw
-    assert len(site.asked) - began == REQUESTS  # each is asked for
-    assert second.report["cached"] == len(MARKED)  # and answered with 304 where the site can
+    assert second.raw == first.raw == complete.raw
+    assert len(site.requested) - before == REQUESTS  # each is requested
+    assert second.report["cached"] == len(WITH_ETAG)  # and gets a 304 where the site supports it
     assert second.report["changes"] == {"new": [], "changed": [], "vanished": []}
     old = dict(site.routes)
     try:
-        site.routes["/Ruby/1.jpg"] = marked(jpeg(77))
-        site.routes["/Jade/new.jpg"] = marked(jpeg(78))
+        site.routes["/Ruby/1.jpg"] = with_etag(jpeg(77))
+        site.routes["/Jade/new.jpg"] = with_etag(jpeg(78))
         site.routes["/gem/Jade"] = old["/gem/Jade"].replace(b"/Jade/0.jpg", b"/Jade/new.jpg")
         third = crawl(folder, site.url())
     finally:
         site.routes = old
-    told = {kind: [path.rpartition("-")[0] for path in paths] for kind, paths in third.report["changes"].items()}
-    assert told == {"new": ["Jade/new"], "changed": ["Ruby/1"], "vanished": ["Jade/0"]}
-    assert third.report["cached"] == len(MARKED) - 2
+    changes = {kind: [path.rpartition("-")[0] for path in paths] for kind, paths in third.report["changes"].items()}
+    assert changes == {"new": ["Jade/new"], "changed": ["Ruby/1"], "vanished": ["Jade/0"]}
+    assert third.report["cached"] == len(WITH_ETAG) - 2
     assert third.pictures[site.url("/Ruby/1.jpg")] == jpeg(77)
-    numbers = {line["picture_url"]: line["number"] for line in first.lines}
-    assert all(numbers.get(line["picture_url"], 5) == line["number"] for line in third.lines)
+    numbers = {row["picture_url"]: row["number"] for row in first.rows}
+    assert all(numbers.get(row["picture_url"], 5) == row["number"] for row in third.rows)
 
 
-def test_half_an_entry_of_the_cache_is_none(site: Site, whole: Crawl, tmp_path: Path) -> None:
-    """As a crash of the machine leaves them: cut off, emptied, and one that was being written."""
+def test_damaged_cache_entries_are_ignored(site: Site, complete: Crawl, tmp_path: Path) -> None:
+    """As a crash of the machine leaves them: truncated, empty, and half-written."""
     folder = tmp_path / "crawl"
     process = start(folder, site.url(), {}, {})
-    count = len(site.asked)
+    count = len(site.requested)
 
     def stop(exchange: Exchange) -> None:
-        if len(site.asked) == count + REQUESTS:
+        if len(site.requested) == count + REQUESTS:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
-    site.watch = stop
+    site.before_reply = stop
     process.communicate(timeout=60)
-    site.watch = None
+    site.before_reply = None
     entries = sorted(path.parent for path in (folder / ".scrapy" / "httpcache" / "minerals").rglob("response_body"))
     assert len(entries) == REQUESTS - 1
     for entry, name in zip(entries, ("response_body", "response_headers", "pickled_meta", "sha256"), strict=False):
@@ -149,46 +148,46 @@ def test_half_an_entry_of_the_cache_is_none(site: Site, whole: Crawl, tmp_path: 
     shutil.copytree(entries[6], folder / ".scrapy" / "httpcache" / ".new" / "minerals" / "ab" / "cd")
     shutil.rmtree(entries[6])
     (folder / ".scrapy" / "httpcache" / "unfinished.new").write_text("{")
-    made = crawl(folder, site.url())
-    assert made.raw == whole.raw
-    assert made.report["requests"] == 1 + 7
+    result = crawl(folder, site.url())
+    assert result.raw == complete.raw
+    assert result.report["requests"] == 1 + 7
     assert not list((folder / ".scrapy" / "httpcache" / ".new").rglob("pickled_meta"))
 
 
-def test_a_site_that_went_away_leaves_the_pictures_as_they_were(site: Site, tmp_path: Path, refused: Any) -> None:
+def test_an_unreachable_site_leaves_the_pictures_unchanged(site: Site, tmp_path: Path, refused: Any) -> None:
     folder = tmp_path / "crawl"
     first = crawl(folder, site.url())
     old, reset = dict(site.routes), lambda exchange: exchange.reset()
     try:
         site.routes = dict.fromkeys(old, reset)
-        refused(crawl(folder, site.url()).ended, "crawl", site.url(), "no answer (connection broken off)")
-        site.routes = old | dict.fromkeys(MARKED, lambda exchange: exchange.send(b"", 500))
-        refused(crawl(folder, site.url()).ended, "crawl", site.url(), "12 HTTP status 500")
+        refused(crawl(folder, site.url()).process, "crawl", site.url(), "no response (connection lost)")
+        site.routes = old | dict.fromkeys(WITH_ETAG, lambda exchange: exchange.send(b"", 500))
+        refused(crawl(folder, site.url()).process, "crawl", site.url(), "12 HTTP status 500")
     finally:
         site.routes = old
     assert content(folder / "data" / "raw") == first.raw
     assert {path.name for path in (folder / "data").iterdir()} == {"raw"}
 
 
-@pytest.mark.parametrize("pause", [False, True], ids=["between requests", "while the site wants a pause"])
-def test_an_interrupted_crawl_says_so_in_one_line(site: Site, tmp_path: Path, refused: Any, pause: bool) -> None:
+@pytest.mark.parametrize("pause", [False, True], ids=["between requests", "during Retry-After"])
+def test_an_interrupted_crawl_ends_in_one_line(site: Site, tmp_path: Path, refused: Any, pause: bool) -> None:
     folder = tmp_path / "crawl"
     process = start(folder, site.url(), {}, {})
-    begun = len(site.asked)
+    before = len(site.requested)
 
     def interrupt(exchange: Exchange) -> None:
-        if len(site.asked) == begun + 8:
+        if len(site.requested) == before + 8:
             if pause:
                 exchange.send(b"", 429, Retry_After="500")
             os.kill(process.pid, signal.SIGINT)
 
-    site.watch = interrupt
+    site.before_reply = interrupt
     try:
         out, err = process.communicate(timeout=60)
     finally:
         process.kill()
-        site.watch = None
+        site.before_reply = None
     ended = subprocess.CompletedProcess(process.args, process.returncode, out, err)
     refused(ended, "crawl", site.url(), "interrupted", "run it again")
     assert not list((folder / "data").iterdir())
-    assert len(site.asked) < begun + REQUESTS
+    assert len(site.requested) < before + REQUESTS

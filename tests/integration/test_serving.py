@@ -1,4 +1,4 @@
-"""The registered model: in a process of its own, behind MLflow's server, and where the registry says it lies."""
+"""The registered model: in another environment, behind MLflow's scoring server, and as the registry locates it."""
 
 import base64
 import io
@@ -28,11 +28,14 @@ from gemmodel.models import saving
 from gemmodel.models.conformal import ReferenceSet, Thresholds
 from gemmodel.models.metadata import ModelMetadata
 from gemmodel.register import locate, registration, versions
+from gemmodel.serve.predictions import Prediction
 from gemmodel.serve.predictor import Predictor
 from gemmodel.tracking import runs
 
+ROOT = Path(__file__).parents[2]
 SIDE, CLASSES = 32, ["Agate", "Ruby", "Topaz"]
-SECONDS = 240  # for a server to start on a machine that is busy
+START_TIMEOUT_S = 240  # of a server, on a busy machine
+LITERT_ATOL = 1e-4  # of probabilities: LiteRT adds float32 in another order than Keras, and so does each CPU
 
 
 def jpeg(seed: int, draw: Any) -> bytes:
@@ -42,7 +45,7 @@ def jpeg(seed: int, draw: Any) -> bytes:
 
 
 def bomb() -> bytes:
-    """A PNG of 100 megapixels in some 100 kB."""
+    """A PNG of 100 megapixels in about 100 kB."""
     file = io.BytesIO()
     Image.new("1", (10_000, 10_000)).save(file, "PNG")
     return file.getvalue()
@@ -50,20 +53,20 @@ def bomb() -> bytes:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that holds a tiny model, and a registry whose champion it is."""
+    """A folder with a tiny model in `models`."""
     root = tmp_path_factory.mktemp("served")
     keras.utils.set_random_seed(1)
     tiny = [keras.layers.Rescaling(1 / 255), keras.layers.AveragePooling2D(8), keras.layers.Flatten()]
     network = keras.Sequential([keras.Input((SIDE, SIDE, 3)), *tiny, keras.layers.Dense(3, activation="softmax")])
     reference = ReferenceSet(np.eye(3, 48, dtype=np.float32), np.arange(3, dtype=np.int32), np.array(CLASSES))
-    known = ModelMetadata(CLASSES, dict.fromkeys(CLASSES, "Stone"), Thresholds(0.9, 0.3, 1, 2.0), reference)
-    saving.save(network, CLASSES, root / "models", knowledge=known)
+    metadata = ModelMetadata(CLASSES, dict.fromkeys(CLASSES, "Stone"), Thresholds(0.9, 0.3, 1, 2.0), reference)
+    saving.save(network, CLASSES, root / "models", metadata=metadata)
     return root
 
 
 @pytest.fixture(scope="module")
 def registered(folder: Path, draw: Any) -> Iterator[str]:
-    """The registry's URI."""
+    """The URI of a registry in the same folder, whose champion is that model."""
     uri = f"sqlite:///{(folder / 'mlflow.db').as_posix()}"
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -81,138 +84,142 @@ def model(registered: str) -> mlflow.pyfunc.PyFuncModel:
     return mlflow.pyfunc.load_model("models:/gemstones@champion")
 
 
-def test_bytes_base64_and_a_local_file_are_answered_alike(
+def test_bytes_base64_and_a_local_file_give_the_same_prediction(
     model: mlflow.pyfunc.PyFuncModel, folder: Path, tmp_path: Path, draw: Any
 ) -> None:
     photo = jpeg(3, draw)
     (tmp_path / "photo.jpg").write_bytes(photo)
     frame = pd.DataFrame({"photo": [photo, base64.b64encode(photo).decode(), tmp_path / "photo.jpg"]}, dtype=object)
-    told = model.predict(frame, params={"top_k": 2})
-    assert told.columns.tolist() == registration.SIGNATURE.outputs.input_names()
-    assert len(told.drop(columns=["top", "top_probabilities", "prediction_set"]).drop_duplicates()) == 1
+    table = model.predict(frame, params={"top_k": 2})
+    assert table.columns.tolist() == registration.SIGNATURE.outputs.input_names()
+    assert all(row == table.to_dict("records")[0] for row in table.to_dict("records"))
     network, _ = saving.load(folder / "models")
-    expected = np.asarray(network(decode.load(io.BytesIO(photo), SIDE)[None].astype(np.float32)))[0]
-    assert told["gem"][0] == CLASSES[expected.argmax()]
-    assert told["mineral_class"][0] == "Stone"
-    np.testing.assert_allclose(told["top_probabilities"][2], np.sort(expected)[::-1][:2], atol=1e-4)
-    assert told["top"][1] == [CLASSES[index] for index in np.argsort(-expected)[:2]]
-    assert set(told["prediction_set"][0]) == {name for name, p in zip(CLASSES, expected, strict=True) if p >= 0.3}
-    assert not told["unknown"][0]
+    probs = np.asarray(network(decode.load(io.BytesIO(photo), SIDE)[None].astype(np.float32)))[0]
+    assert table["gem"][0] == CLASSES[probs.argmax()]
+    assert table["mineral_class"][0] == "Stone"
+    np.testing.assert_allclose(table["top_probabilities"][2], np.sort(probs)[::-1][:2], atol=LITERT_ATOL)
+    assert table["top"][1] == [CLASSES[i] for i in np.argsort(-probs)[:2]]
+    assert set(table["prediction_set"][0]) == {name for name, prob in zip(CLASSES, probs, strict=True) if prob >= 0.3}
+    assert not table["unknown"][0]
 
 
 @pytest.mark.parametrize(
-    ("photo", "told"),
+    ("photo", "expected"),
     [
         ("no base64!", "not base64"),
         (base64.b64encode(b"<html>").decode(), "not an image"),
         ("https://example.org/ruby.jpg", "a URL is not fetched"),
         ("/etc/hostname.jpg", "not base64"),
         (b"\xff\xd8\xff" * 100, "not an image"),
-        (b"0" * 60_000_000, "60 MB are more than the 50 MB"),
-        (None, "is no photo"),
+        (b"0" * 60_000_000, "60 MB are more than the maximum, 50 MB"),
+        (None, "is not a photo"),
     ],
     ids=["text", "page", "URL", "path as text", "damaged", "huge", "none"],
 )
-def test_what_is_no_photo_is_named(model: mlflow.pyfunc.PyFuncModel, draw: Any, photo: Any, told: str) -> None:
-    with pytest.raises(mlflow.MlflowException, match=rf"photo 1: .*{told}") as caught:
+def test_unusable_photo_is_named(model: mlflow.pyfunc.PyFuncModel, draw: Any, photo: Any, expected: str) -> None:
+    with pytest.raises(mlflow.MlflowException, match=rf"photo 1: .*{expected}") as caught:
         model.predict(pd.DataFrame({"photo": [jpeg(1, draw), photo]}, dtype=object))
     assert caught.value.get_http_status_code() == 400
 
 
-def test_a_bomb_is_refused(model: mlflow.pyfunc.PyFuncModel) -> None:
+def test_decompression_bomb_is_refused(model: mlflow.pyfunc.PyFuncModel) -> None:
     with pytest.raises(mlflow.MlflowException, match="photo 0: more pixels than"):
         model.predict(pd.DataFrame({"photo": [bomb()]}))
 
 
-def test_the_model_is_complete_and_pins_no_tensorflow(registered: str, folder: Path) -> None:
-    place = Path(mlflow.artifacts.download_artifacts("models:/gemstones@champion"))
-    wanted = (place / "requirements.txt").read_text().splitlines()
-    assert all("==" in line for line in wanted)
-    names = {line.partition("==")[0] for line in wanted}
-    assert {"mlflow", "ai-edge-litert", "numpy", "pillow"} <= names
-    assert not names & {"tensorflow", "keras", "scikit-learn"}
-    assert (place / "MLmodel").is_file()
-    again, classes = saving.load(locate.champion_path("gemstones"))  # for those who go on training
+def test_registered_model_is_complete_and_needs_no_tensorflow(registered: str, folder: Path) -> None:
+    download = Path(mlflow.artifacts.download_artifacts("models:/gemstones@champion"))
+    requirements = (download / "requirements.txt").read_text().splitlines()
+    assert all("==" in line for line in requirements)
+    packages = {line.partition("==")[0] for line in requirements}
+    assert {"mlflow", "ai-edge-litert", "numpy", "pillow"} <= packages
+    assert not packages & {"tensorflow", "keras", "scikit-learn"}
+    assert {"MLmodel", "input_example.json"} <= {path.name for path in download.iterdir()}
+    network, classes = saving.load(locate.champion_path("gemstones"))  # to train it further
     assert classes == CLASSES
-    assert again.output_shape == (None, 3)
-    assert "input_example.json" in {path.name for path in place.iterdir()}
+    assert network.output_shape == (None, 3)
 
 
-def test_it_answers_with_its_own_requirements_alone(registered: str, tmp_path: Path, draw: Any) -> None:
-    place = Path(mlflow.artifacts.download_artifacts("models:/gemstones@champion"))
-    subprocess.run(["uv", "venv", "-q", "--python", sys.executable, tmp_path / "venv"], check=True)
+def test_registered_model_predicts_with_its_own_requirements_only(registered: str, tmp_path: Path, draw: Any) -> None:
+    download = Path(mlflow.artifacts.download_artifacts("models:/gemstones@champion"))
+    subprocess.run(
+        [sys.executable, "-m", "uv", "venv", "-q", "--python", sys.executable, tmp_path / "venv"], check=True
+    )
     python = tmp_path / "venv" / ("Scripts" if os.name == "nt" else "bin") / "python"
-    wanted = ["-r", str(place / "requirements.txt")]
-    subprocess.run(["uv", "pip", "install", "-q", "--python", python, *wanted], check=True)
+    requirements = ["-r", str(download / "requirements.txt")]
+    subprocess.run([sys.executable, "-m", "uv", "pip", "install", "-q", "--python", python, *requirements], check=True)
     (tmp_path / "photo.jpg").write_bytes(jpeg(1, draw))
     code = f"""
 import sys, mlflow, pandas
-model = mlflow.pyfunc.load_model({str(place)!r})
+model = mlflow.pyfunc.load_model({str(download)!r})
 print(model.predict(pandas.DataFrame({{"photo": [open("photo.jpg", "rb").read()]}}))["gem"][0])
 assert "tensorflow" not in sys.modules
 """
-    kept = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    ended = subprocess.run([python, "-c", code], cwd=tmp_path, env=kept, check=True, capture_output=True, text=True)
+    variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    ended = subprocess.run(
+        [python, "-c", code], cwd=tmp_path, env=variables, check=True, capture_output=True, text=True
+    )
     assert ended.stdout.strip() in CLASSES
 
 
-def test_the_champion_is_found_without_mlflow(registered: str, folder: Path, run: Any, draw: Any) -> None:
+def test_champion_is_located_without_mlflow(registered: str, folder: Path, run: Any, draw: Any) -> None:
     (folder / "photo.jpg").write_bytes(jpeg(5, draw))
     code = """
 import sys
-from gemmodel.delivery import champion, prediction
+from gemmodel.register import locate
+from gemmodel.serve import predictor
 from pathlib import Path
 print(next(predictor.Predictor(locate.champion_path("gemstones")).predict([Path("photo.jpg")])).gem)
 assert not {"mlflow", "tensorflow", "pandas"} & set(sys.modules)
 """
     ended = run("-c", code, cwd=folder)
     assert (ended.returncode, ended.stderr) == (0, "")
-    [answer] = Predictor(folder / "models").predict([folder / "photo.jpg"])
-    assert not isinstance(answer, DataError)
-    assert ended.stdout.split() == [answer.gem]
+    [prediction] = Predictor(folder / "models").predict([folder / "photo.jpg"])
+    assert isinstance(prediction, Prediction)
+    assert ended.stdout.split() == [prediction.gem]
 
 
-def test_a_title_given_or_taken_counts_at_once(registered: str) -> None:
+def test_changed_champion_alias_counts_at_once(registered: str) -> None:
     client = mlflow.MlflowClient()
     first = locate.champion_path("gemstones")
     version = mlflow.register_model(client.get_model_version("gemstones", "1").source, "other").version
-    with pytest.raises(DataError, match="no champion of the name other"):
+    with pytest.raises(DataError, match="other has no champion"):
         locate.champion_path("other")
     client.set_registered_model_alias("other", "champion", version)
     assert locate.champion_path("other") == first
     client.delete_registered_model_alias("other", "champion")
-    with pytest.raises(DataError, match="no champion of the name other"):
+    with pytest.raises(DataError, match="other has no champion"):
         locate.champion_path("other")
 
 
-def port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
 
 
 @pytest.fixture
-def served() -> Iterator[Callable[..., str]]:
-    """Start a command that serves, wait until it answers, and end it with all of its children."""
-    started: list[subprocess.Popen[bytes]] = []
+def start_server() -> Iterator[Callable[..., None]]:
+    """Run a server's command until the test ends; return once it responds at a URL."""
+    processes: list[subprocess.Popen[bytes]] = []
 
-    def start(command: list[str], url: str, **options: Any) -> str:
+    def start(command: list[str], url: str, **options: Any) -> None:
         process = subprocess.Popen(
             command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **options
         )
-        started.append(process)
-        end = time.monotonic() + SECONDS
-        while time.monotonic() < end and process.poll() is None:
+        processes.append(process)
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while time.monotonic() < deadline and process.poll() is None:
             try:
-                with urllib.request.urlopen(url, timeout=5):
-                    return url
+                urllib.request.urlopen(url, timeout=5).close()
+                return
             except OSError:
                 time.sleep(0.2)
-        raise AssertionError(f"{command}: ended or did not answer")
+        raise AssertionError(f"{command}: ended or does not respond")
 
     yield start
-    for process in started:
-        os.killpg(process.pid, signal.SIGTERM)
+    for process in processes:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGTERM)
         process.wait(timeout=30)
 
 
@@ -220,27 +227,26 @@ def post(url: str, body: Any) -> tuple[int, Any]:
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
     request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
     try:
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            return answer.status, json.load(answer)
+        with urllib.request.urlopen(request, timeout=60) as response:
+            return response.status, json.load(response)
     except urllib.error.HTTPError as error:
         return error.code, json.load(error)
 
 
-def test_the_server_answers_requests_and_refuses_bad_ones(
-    registered: str, folder: Path, served: Callable[..., str], draw: Any
+def test_scoring_server_predicts_and_refuses_bad_requests(
+    registered: str, folder: Path, start_server: Callable[..., None], draw: Any
 ) -> None:
-    root = Path(__file__).parents[2]
-    number = port()
-    environment = os.environ | {"PYTHONPATH": str(root), "MLFLOW_TRACKING_URI": registered}
-    command = [sys.executable, "-m", "gemmodel.cli", "serve", "--port", str(number)]
-    served(command, f"http://127.0.0.1:{number}/ping", cwd=folder, env=environment)
-    url = f"http://127.0.0.1:{number}/invocations"
+    port = free_port()
+    variables = os.environ | {"PYTHONPATH": str(ROOT), "MLFLOW_TRACKING_URI": registered}
+    command = [sys.executable, "-m", "gemmodel.cli", "serve", "--port", str(port)]
+    start_server(command, f"http://127.0.0.1:{port}/ping", cwd=folder, env=variables)
+    url = f"http://127.0.0.1:{port}/invocations"
     good = base64.b64encode(jpeg(1, draw)).decode()
-    status, told = post(url, {"dataframe_records": [{"photo": good}] * 2, "params": {"top_k": 1}})
+    status, body = post(url, {"dataframe_records": [{"photo": good}] * 2, "params": {"top_k": 1}})
     assert status == 200
-    assert [len(row["top"]) for row in told["predictions"]] == [1, 1]
-    assert told["predictions"][0]["gem"] in CLASSES
-    assert isinstance(told["predictions"][0]["unknown"], bool)
+    assert [len(row["top"]) for row in body["predictions"]] == [1, 1]
+    assert body["predictions"][0]["gem"] in CLASSES
+    assert isinstance(body["predictions"][0]["unknown"], bool)
     bad: list[tuple[Any, str]] = [
         ({"dataframe_records": [{"photo": good}, {"photo": "no base64!"}]}, "photo 1: not base64"),
         ({"dataframe_records": [{"photo": base64.b64encode(b"GIF89a").decode()}]}, "photo 0: "),
@@ -251,30 +257,34 @@ def test_the_server_answers_requests_and_refuses_bad_ones(
         ({"dataframe_records": [{"picture": good}]}, "photo"),
         (b"{", ""),
     ]
-    for body, expected in bad:
-        status, told = post(url, body)
-        assert status == 400, told
-        assert expected in told["message"]
-        assert "Traceback" not in json.dumps(told)
+    for request, expected in bad:
+        status, body = post(url, request)
+        assert status == 400, body
+        assert expected in body["message"]
+        assert "Traceback" not in json.dumps(body)
     assert post(url, {"dataframe_records": [{"photo": good}]})[0] == 200
 
 
-def test_a_champion_at_a_server_is_fetched_once(
-    registered: str, folder: Path, served: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_champion_of_a_server_is_downloaded_once(
+    registered: str,
+    folder: Path,
+    start_server: Callable[..., None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    number = port()
-    uri = f"http://127.0.0.1:{number}"
-    options = ["--port", str(number), "--workers", "1", "--backend-store-uri", registered]
-    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    served([sys.executable, "-m", "mlflow", "server", *options], f"{uri}/health", cwd=tmp_path, env=environment)
+    port = free_port()
+    uri = f"http://127.0.0.1:{port}"
+    options = ["--port", str(port), "--workers", "1", "--backend-store-uri", registered]
+    variables = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    start_server([sys.executable, "-m", "mlflow", "server", *options], f"{uri}/health", cwd=tmp_path, env=variables)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("no_proxy", "*")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(DataError, match="no champion of the name nobody"):
+    with pytest.raises(DataError, match="nobody has no champion"):
         locate.champion_path("nobody")
-    found = locate.champion_path("gemstones")
-    assert found.is_relative_to(tmp_path / "cache")
-    assert (found / "model.tflite").read_bytes() == (folder / "models" / "model.tflite").read_bytes()
-    monkeypatch.setattr(versions, "fetch", lambda source, folder: pytest.fail("fetched again"))
-    assert locate.champion_path("gemstones") == found
+    path = locate.champion_path("gemstones")
+    assert path.is_relative_to(tmp_path / "cache")
+    assert (path / "model.tflite").read_bytes() == (folder / "models" / "model.tflite").read_bytes()
+    monkeypatch.setattr(versions, "fetch", lambda source, folder: pytest.fail("downloaded again"))
+    assert locate.champion_path("gemstones") == path

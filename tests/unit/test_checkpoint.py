@@ -1,4 +1,4 @@
-"""A training that is killed goes on from its last whole epoch and ends with the bits of one that was not."""
+"""A killed training is resumed from its last whole epoch and ends with the bits of an uninterrupted one."""
 
 import json
 import signal
@@ -10,12 +10,12 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 from PIL import Image
 
 from gemmodel.core import hashing
 from gemmodel.core.params import Params
-from gemmodel.train import checkpoint, fit
+from gemmodel.train.batches import batches
+from gemmodel.train.checkpoint import TrainingCheckpoint
 
 Settings = Callable[..., Params]
 EPOCHS, BATCHES = 3, 6
@@ -26,9 +26,6 @@ TINY = {
     "train.batch_size": 4,
     "train.precision": "float32",
     "train.mixup": 0.3,
-    "model.cnn.filters": [4, 8],
-    "model.cnn.pooling": "max",
-    "model.cnn.dense": 8,
     "model.residual.filters": [4, 8],
     "model.residual.dense": 8,
     "model.transfer.weights": "none",
@@ -41,52 +38,47 @@ TINY = {
 }
 TRAIN = """
 import json, os, pathlib, signal, sys
-from gemmodel import devices, params
+from gemmodel import devices
+from gemmodel.core import params
 settings = params.load(pathlib.Path("params.yaml"))
 devices.prepare(settings.base, device="cpu")
 import keras
 import numpy as np
-from gemmodel.models import backup, features, fine_tuning, training
+from gemmodel.train.checkpoint import TrainingCheckpoint
+from gemmodel.train.context import TrainingContext
+from gemmodel.train.train import train_model
 
-name, kill_at, *folders = sys.argv[1:]
+kill_at, *folders = sys.argv[1:]
 for folder in folders:
     keras.backend.clear_session()
     keras.utils.set_random_seed(settings.base.seed)
-    batches, seen = [], []
+    batches, reported = [], []
 
     def on_train_batch_end(self, batch, logs=None):
         batches.append(batch)
         if len(batches) == int(kill_at):
             os.kill(os.getpid(), signal.SIGKILL)
 
-    backup.Backup.on_train_batch_end = on_train_batch_end
-    features.features_on_cpu = features.features_on_gpu  # an export would take longer than all the rest
-    split, known = pathlib.Path("split"), pathlib.Path(folder + "-features")
-    given = {"base": settings.base, "split": split, "backup": pathlib.Path(folder)}
-    given["on_epoch"] = lambda epoch, values: seen.append([epoch, dict(values)])
-    model = getattr(settings.model, name)
-    if name == "fusion":
-        extractor = features.extractor(settings.embed, image_size=settings.base.image_size)
-        parts = {split / part: known / f"{part}.npz" for part in ("train", "val")}
-        features.embed(parts, extractor, classes=["Agate", "Beryl", "Ruby"])
-        fitted = fine_tuning.fine_tune(model, settings.train, settings.augment, settings.embed, folder=known, **given)
-    else:
-        fitted = training.train_network(model, settings.train, settings.augment, augmented=split, **given)
-    model, classes, history, *_ = fitted
-    np.savez(folder + ".npz", *model.get_weights())
-    told = {"batches": len(batches), "history": history, "seen": seen, "left": os.listdir(folder)}
-    pathlib.Path(folder + ".json").write_text(json.dumps(told))
+    TrainingCheckpoint.on_train_batch_end = on_train_batch_end
+    split, features = pathlib.Path("split"), pathlib.Path("features")
+    result = train_model(TrainingContext(
+        settings, split, split, features, {}, checkpoints=pathlib.Path(folder),
+        on_epoch=lambda epoch, metrics: reported.append([epoch, dict(metrics)]),
+    ))
+    np.savez(folder + ".npz", *result.model.get_weights())
+    report = {"batches": len(batches), "history": result.history, "reported": reported, "left": os.listdir(folder)}
+    pathlib.Path(folder + ".json").write_text(json.dumps(report))
 """
 
 
 @pytest.fixture
 def project(tmp_path: Path, draw: Callable[..., Image.Image]) -> Path:
     """Photos of three classes: 24 to train on, 6 to validate with."""
-    for part, number in (("train", 8), ("val", 2)):
-        for place, gem in enumerate(("Agate", "Beryl", "Ruby")):
+    for part, count in (("train", 8), ("val", 2)):
+        for i, gem in enumerate(("Agate", "Beryl", "Ruby")):
             (tmp_path / "split" / part / gem).mkdir(parents=True)
-            for seed in range(number):
-                picture = draw(100 * place + 10 * number + seed, size=(32, 32), tint=(1 - place / 3, place / 3, 0.5))
+            for seed in range(count):
+                picture = draw(100 * i + 10 * count + seed, size=(32, 32), tint=(1 - i / 3, i / 3, 0.5))
                 picture.save(tmp_path / "split" / part / gem / f"{seed}.png")
     return tmp_path
 
@@ -103,48 +95,41 @@ def project(tmp_path: Path, draw: Callable[..., Image.Image]) -> Path:
     ids=["residual", "transfer", "fusion"],
 )
 def test_a_killed_training_ends_with_the_same_bits(
-    project: Path, run: Any, write_params: Any, name: str, schedule: str, precision: str, kill_at: int
-) -> None:
+    project: Path, settings: Settings, run: Any, write_params: Any, embed_split: Any,
+    name: str, schedule: str, precision: str, kill_at: int,
+) -> None:  # fmt: skip
     changes = {"train.schedule": schedule, "train.patience": 3, "train.learning_rate": 0.01}
-    write_params(project, TINY | changes | {"train.precision": precision})
+    changes = TINY | changes | {"model.name": name, "train.precision": precision}
+    if name == "fusion":
+        embed_split(project / "split", project / "features", settings(changes))
+    write_params(project, changes)
     trainings = 1 if name == "residual" else 2
-    killed: subprocess.CompletedProcess[str] = run("-c", TRAIN, name, str(kill_at), "resumed", cwd=project)
+    killed: subprocess.CompletedProcess[str] = run("-c", TRAIN, str(kill_at), "resumed", cwd=project)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert not (project / "resumed.json").exists()
     assert len(list((project / "resumed").rglob("*.pickle"))) == trainings
-    ended = run("-c", TRAIN, name, "-1", "resumed", "whole", cwd=project)
-    assert ended.returncode == 0, ended.stderr
+    completed = run("-c", TRAIN, "-1", "resumed", "whole", cwd=project)
+    assert completed.returncode == 0, completed.stderr
     resumed, whole = (json.loads((project / f"{folder}.json").read_text()) for folder in ("resumed", "whole"))
     assert (whole["batches"], resumed["batches"]) == (trainings * EPOCHS * BATCHES, 2 * BATCHES)
     assert resumed["left"] == whole["left"] == []
     assert resumed["history"] == whole["history"]
-    assert resumed["seen"] == whole["seen"]
-    with np.load(project / "resumed.npz") as one, np.load(project / "whole.npz") as other:
-        assert [one[key].tobytes() for key in one.files] == [other[key].tobytes() for key in other.files]
+    assert resumed["reported"] == whole["reported"]
+    with np.load(project / "resumed.npz") as a, np.load(project / "whole.npz") as b:
+        assert [a[key].tobytes() for key in a.files] == [b[key].tobytes() for key in b.files]
 
 
-@pytest.mark.parametrize("seed", [0, 1337])  # TensorFlow's own choice of seeds breaks where the global one is 0
-def test_an_epochs_photos_depend_on_its_number_alone(
-    project: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch, seed: int
-) -> None:
+@pytest.mark.parametrize("seed", [0, 1337])  # TensorFlow's own choice of seeds fails where the global one is 0
+def test_the_order_of_an_epoch_depends_on_its_index_only(project: Path, settings: Settings, seed: int) -> None:
     keras.utils.set_random_seed(seed)
+    params = settings(TINY | {"train.mixup": 0.0})
+    data = batches(params.train, params.augment, base=params.base, split=project / "split", augmentation_source="none")
+    assert int(data.train.cardinality()) == BATCHES
     orders: list[list[int]] = []
-
-    def fit(_: Any, train: tf.data.Dataset, *__: Any, callbacks: Any, **___: Any) -> fit.History:
-        assert int(train.cardinality()) == BATCHES
-        for epoch in (0, 1, 2, 1):
-            for callback in callbacks:
-                callback.on_epoch_begin(epoch)
-            pixels = np.concatenate([x for x, _ in train.as_numpy_iterator()])
-            orders.append(np.rint(pixels.sum(axis=(1, 2, 3))).astype(int).tolist())
-        return {"loss": [0.0], "val_loss": [0.0]}
-
-    monkeypatch.setattr(fit, "fit", fit)
-    params = settings(TINY | {"model.cnn.augmentation": "none", "train.mixup": 0.0})
-    fit.train_network(
-        params.model.cnn, params.train, params.augment, base=params.base, split=project / "split",
-        augmented=project, backup=project / "backup", on_epoch=lambda *_: None,
-    )  # fmt: skip
+    for epoch in (0, 1, 2, 1):
+        data.reseed.on_epoch_begin(epoch)
+        pixels = np.concatenate([x for x, _ in data.train.as_numpy_iterator()])
+        orders.append(np.rint(pixels.sum(axis=(1, 2, 3))).astype(int).tolist())
     zero, one, two, again = orders
     assert sorted(zero) == sorted(one) == sorted(two)
     assert len(set(zero)) > 20
@@ -152,7 +137,7 @@ def test_an_epochs_photos_depend_on_its_number_alone(
     assert zero != one != two != zero
 
 
-def test_a_key_is_of_one_setting_and_these_photos(project: Path, settings: Settings) -> None:
+def test_the_key_of_a_training_depends_on_settings_and_photos(project: Path, settings: Settings) -> None:
     base, photos = settings(TINY), sorted((project / "split" / "train").rglob("*.png"))
     key = hashing.run_key([base.model.cnn, base.train], photos)
     assert key == hashing.run_key([base.model.cnn, base.train], photos)
@@ -164,6 +149,6 @@ def test_a_key_is_of_one_setting_and_these_photos(project: Path, settings: Setti
 
 
 @pytest.mark.parametrize("content", [b"", b"no pickle"])
-def test_a_damaged_backup_is_as_none(tmp_path: Path, content: bytes) -> None:
+def test_a_damaged_checkpoint_is_ignored(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "0.pickle").write_bytes(content)
-    assert checkpoint.TrainingCheckpoint(tmp_path / "0.pickle", []).initial_epoch == 0
+    assert TrainingCheckpoint(tmp_path / "0.pickle", []).initial_epoch == 0

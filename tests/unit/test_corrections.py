@@ -1,4 +1,4 @@
-"""What a person found wrong about photos is taken up by cleaning."""
+"""Cleaning applies the table of corrections."""
 
 import hashlib
 import io
@@ -17,7 +17,7 @@ from gemmodel.core.params import Params
 
 Draw = Callable[..., Image.Image]
 Clean = Callable[[str], dict[str, Any]]
-FILES = {  # number of the drawing, by raw path; Ruby/b.jpg and Spinel/b.jpg are the same photo
+FILES = {  # seed of the drawing, by raw path; Ruby/b.jpg and Spinel/b.jpg are the same photo
     "Ruby/a.jpg": 1, "Ruby/b.jpg": 2, "Ruby/c.jpg": 3, "Spinel/a.jpg": 4, "Spinel/b.jpg": 2, "Spinel/c.jpg": 5,
 }  # fmt: skip
 
@@ -35,12 +35,12 @@ def clean(tmp_path: Path, draw: Draw, settings: Callable[..., Params]) -> Clean:
     def cleaned(table: str) -> dict[str, Any]:
         (tmp_path / "corrections.csv").write_text(table, encoding="utf-8")
         lines = []
-        for place, (name, drawing) in enumerate(FILES.items()):
+        for i, (name, seed) in enumerate(FILES.items()):
             (tmp_path / "raw" / name).parent.mkdir(parents=True, exist_ok=True)
-            (tmp_path / "raw" / name).write_bytes(jpeg(draw(drawing, size=(320, 240))))
+            (tmp_path / "raw" / name).write_bytes(jpeg(draw(seed, size=(320, 240))))
             gem = name.split("/")[0]
             mineral_class = {"Ruby": "Corundum", "Spinel": "Spinel"}[gem]
-            lines.append({"path": name, "gem": gem, "number": place % 3, "mineral_class": mineral_class})
+            lines.append({"path": name, "gem": gem, "number": i % 3, "mineral_class": mineral_class})
         files.write_jsonl(tmp_path / "raw" / "manifest.jsonl", lines)
         params = settings({"clean.corrections": str(tmp_path / "corrections.csv")}).clean
         return cleaning.clean(tmp_path / "raw", tmp_path / "clean", params, workers=1)
@@ -56,61 +56,61 @@ def sha256(root: Path, name: str) -> str:
     return hashlib.sha256((root / "raw" / name).read_bytes()).hexdigest()
 
 
-def test_without_corrections_a_photo_under_two_names_goes(clean: Clean, tmp_path: Path) -> None:
+def test_without_corrections_a_photo_under_two_gems_is_rejected(clean: Clean, tmp_path: Path) -> None:
     report = clean("")
     assert kept(tmp_path) == ["Ruby/ruby_0.jpg", "Ruby/ruby_2.jpg", "Spinel/spinel_0.jpg", "Spinel/spinel_2.jpg"]
     assert (report["corrected"], report["unknown_corrections"]) == ({}, [])
 
 
 @pytest.mark.parametrize("by_hash", [True, False])
-def test_a_photo_gets_its_right_name_and_another_goes(clean: Clean, tmp_path: Path, by_hash: bool) -> None:
+def test_a_photo_is_moved_to_its_right_gem_and_another_is_dropped(clean: Clean, tmp_path: Path, by_hash: bool) -> None:
     clean("photo,gem\n")
     photos = [sha256(tmp_path, name) for name in ("Ruby/a.jpg", "Ruby/c.jpg")]
     if not by_hash:
         photos = ["Ruby/ruby_0.jpg", "Ruby/ruby_2.jpg"]
-    report = clean(f"photo,gem,path\n{photos[0]},Spinel,for people\n{photos[1]}, drop,\n")
+    report = clean(f"photo,gem,path\n{photos[0]},Spinel,ignored\n{photos[1]}, drop,\n")
     assert kept(tmp_path) == ["Spinel/ruby_0.jpg", "Spinel/spinel_0.jpg", "Spinel/spinel_2.jpg"]
     assert report["corrected"] == {"Ruby/a.jpg": "Spinel", "Ruby/c.jpg": "drop"}
-    assert report["rejected"] == {"dropped by hand": 1, "stands under several gems": 2}
+    assert report["rejected"] == {"dropped by hand": 1, "under several gems": 2}
     rows = {row["source"]: row for row in map(json.loads, (tmp_path / "clean/manifest.jsonl").open())}
     moved = rows["Ruby/a.jpg"]
     assert (moved["gem"], moved["path"], moved["mineral_class"]) == ("Spinel", "Spinel/ruby_0.jpg", "Spinel")
 
 
 @pytest.mark.parametrize("table", ["Spinel/spinel_1.jpg,Ruby\n", "Spinel/spinel_1.jpg,drop\n", "{hash},Ruby\n"])
-def test_a_correction_settles_what_stands_under_two_names(clean: Clean, tmp_path: Path, table: str) -> None:
+def test_a_correction_resolves_a_photo_under_two_gems(clean: Clean, tmp_path: Path, table: str) -> None:
     clean("")
     report = clean("photo,gem\n" + table.format(hash=sha256(tmp_path, "Ruby/b.jpg")))
-    assert "stands under several gems" not in report["rejected"]
+    assert "under several gems" not in report["rejected"]
     assert sum(name.startswith("Ruby/") for name in kept(tmp_path)) == 3
 
 
-def test_a_correction_of_a_photo_that_is_not_here_is_listed(clean: Clean, tmp_path: Path) -> None:
+def test_a_correction_without_a_photo_is_listed(clean: Clean, tmp_path: Path) -> None:
     report = clean("photo,gem\nOpal/opal_7.jpg,Agate\n")
     assert (report["corrected"], report["unknown_corrections"]) == ({}, ["Opal/opal_7.jpg"])
 
 
 @pytest.mark.parametrize(
-    ("table", "named"),
+    ("table", "message"),
     [
         ("Ruby/ruby_0.jpg,Spinel\n", "first line must be photo,gem"),
-        ("photo,gem\nRuby/ruby_0.jpg,Spinell\n", "ruby_0.jpg shall be Spinell"),
+        ("photo,gem\nRuby/ruby_0.jpg,Spinell\n", "ruby_0.jpg is corrected to Spinell"),
         ("photo,gem\nRuby/ruby_0.jpg,\n", "a line needs both"),
         ("photo,gem\nRuby/ruby_0.jpg,Spinel\nRuby/ruby_0.jpg,drop\n", "ruby_0.jpg is both Spinel and drop"),
     ],
 )
-def test_a_wrong_table_is_refused(clean: Clean, table: str, named: str) -> None:
-    with pytest.raises(DataError, match=named):
+def test_a_malformed_table_is_an_error(clean: Clean, table: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
         clean(table)
 
 
-def test_a_photo_told_of_in_two_ways_is_refused(clean: Clean, tmp_path: Path) -> None:
+def test_a_photo_with_two_corrections_is_an_error(clean: Clean, tmp_path: Path) -> None:
     clean("")
     with pytest.raises(DataError, match=r"ruby_0.jpg is both Spinel and drop"):
         clean(f"photo,gem\nRuby/ruby_0.jpg,Spinel\n{sha256(tmp_path, 'Ruby/a.jpg')},drop\n")
 
 
-def test_a_table_that_is_missing_or_no_text_is_refused(tmp_path: Path) -> None:
+def test_a_missing_table_and_one_that_is_not_text_are_errors(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such file"):
         corrections.read(tmp_path / "none.csv")
     (tmp_path / "table.csv").write_bytes(b"\xff\xfe\x00")

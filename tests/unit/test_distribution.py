@@ -1,4 +1,4 @@
-"""Networks fitted on several devices and hosts learn what one device does, and a lost host ends the others."""
+"""Networks fitted on several devices and hosts learn what one device does, and the loss of a host stops the others."""
 
 import csv
 import json
@@ -15,6 +15,10 @@ from typing import Any, Self
 import numpy as np
 import pytest
 from PIL import Image
+
+from gemmodel.core import errors
+from gemmodel.train import distribution
+from tests.conftest import stage_options
 
 ROOT = Path(__file__).parents[2]
 EPOCHS, PHOTOS, BATCH = 4, 30, 8  # the last batch has 6 photos: 3 for each of two devices
@@ -37,51 +41,49 @@ SETTINGS: dict[str, Any] = {
 # Sums in float32 in another order differ by some 1e-7 of a loss, and Adam divides small gradients by their own size.
 TOLERANCE = 2e-4
 TRAIN = """
-import dataclasses, json, os, pathlib, signal, sys
-from gemmodel import devices, params
+import json, os, pathlib, signal, sys
+from dataclasses import replace
+from gemmodel import devices
+from gemmodel.core import params
 settings = params.load(pathlib.Path("params.yaml"))
-strategy, kill_at, *trainings = sys.argv[1:]
+wanted, kill_at, split, augmented, features, *trainings = sys.argv[1:]
 devices.prepare(settings.base, device="cpu")
 import keras
-import numpy as np
 import tensorflow as tf
-if strategy == "mirrored":
+if wanted == "mirrored":
     tf.config.set_logical_device_configuration(
         tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
     )
-from gemmodel.models import backup, distribution, training
+from gemmodel.train import distribution
+from gemmodel.train.checkpoint import TrainingCheckpoint
+from gemmodel.train.context import TrainingContext
+from gemmodel.train.train import train_model
 
 def on_train_batch_end(self, batch, logs=None):
     batches.append(batch)
     if len(batches) == int(kill_at):
         os.kill(os.getpid(), signal.SIGKILL)
 
-backup.Backup.on_train_batch_end = on_train_batch_end
-spread, told = distribution.strategy(strategy, of="cnn"), {}
+TrainingCheckpoint.on_train_batch_end = on_train_batch_end
+strategy, results = distribution.make_strategy(wanted, model="cnn"), {}
 for name in trainings:
-    kind = name.split("-")[0]
     keras.backend.clear_session()
     keras.utils.set_random_seed(settings.base.seed)
     batches = []
-    model = getattr(settings.model, kind)
-    if name.endswith("dropout"):
-        model = dataclasses.replace(model, dropout=0.5)
-    fitted = training.train_network(
-        model, settings.train, settings.augment, base=settings.base, split=pathlib.Path("split"),
-        augmented=pathlib.Path("augmented"), backup=pathlib.Path(name), on_epoch=lambda *_: None, spread=spread,
-    )
-    weights = b"".join(value.tobytes() for value in fitted.model.get_weights()).hex()
-    told[name] = {"devices": spread.num_replicas_in_sync, "batches": len(batches), "weights": weights}
-    told[name]["history"] = fitted.history
-print("told", json.dumps(told))
+    cnn = replace(settings.model.cnn, dropout=0.5 if name.endswith("dropout") else 0.0)
+    result = train_model(TrainingContext(
+        replace(settings, model=replace(settings.model, name=name.split("-")[0], cnn=cnn)),
+        *map(pathlib.Path, (split, augmented, features)), {}, checkpoints=pathlib.Path(name), strategy=strategy,
+    ))
+    weights = b"".join(value.tobytes() for value in result.model.get_weights()).hex()
+    results[name] = {"devices": strategy.num_replicas_in_sync, "batches": len(batches), "weights": weights}
+    results[name]["history"] = result.history
+print("results", json.dumps(results))
 """
-STAGE = [
-    *("-m", "stages.train", "--split", "split", "--augmented", "augmented", "--features", "features"),
-    *("--hierarchy", "hierarchy.json", "--out", "models", "--curves", "curves.csv", "--report", "training.json"),
-]
-DIES = """
+STAGE = ["-m", "stages.train", *stage_options("train")]
+KILLED_STAGE = """
 import os, signal
-from gemmodel.models import backup
+from gemmodel.train.checkpoint import TrainingCheckpoint
 from stages import command, train
 
 batches = []
@@ -91,19 +93,29 @@ def on_train_batch_end(self, batch, logs=None):
     if len(batches) == 6:
         os.kill(os.getpid(), signal.SIGKILL)
 
-backup.Backup.on_train_batch_end = on_train_batch_end
+TrainingCheckpoint.on_train_batch_end = on_train_batch_end
 command(train.main)
 """
-ALONE = """
-import sys
-from gemmodel import devices, errors
-from gemmodel.models import distribution
+WAIT = """
+from gemmodel import devices
+from gemmodel.core import errors
+from gemmodel.train import distribution
 
-distribution.START_WITHIN = 3
-with errors.told_in_one_line("train"):
-    distribution.strategy("auto", of=sys.argv[1])
+with errors.cli_errors("train"):
+    distribution.make_strategy("auto", model="cnn", timeout=3)
 """
-LONGEST = 300  # seconds that a process may take, on a busy machine
+TIMEOUT_S = 300  # of a process, on a busy machine
+
+
+def option(name: str) -> str:
+    """Return the path that dvc.yaml gives an option of the train stage."""
+    return STAGE[STAGE.index(f"--{name}") + 1]
+
+
+def train(strategy: str, *networks: str, kill_at: int = -1) -> list[str]:
+    """Return the arguments of Python that train networks, and kill the process after a number of batches."""
+    folders = [option(name) for name in ("split", "augmented", "features")]
+    return ["-c", TRAIN, strategy, str(kill_at), *folders, *networks]
 
 
 class Hosts:
@@ -111,19 +123,19 @@ class Hosts:
 
     def __init__(self, folders: list[Path]) -> None:
         self.folders, self.processes = folders, list[subprocess.Popen[str]]()
-        with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
-            self.addresses = [f"127.0.0.1:{held.getsockname()[1]}" for held in (one, other)]
+        with socket.create_server(("127.0.0.1", 0)) as a, socket.create_server(("127.0.0.1", 0)) as b:
+            self.addresses = [f"127.0.0.1:{server.getsockname()[1]}" for server in (a, b)]
 
-    def start(self, place: int, *arguments: str, **variables: str) -> subprocess.Popen[str]:
+    def start(self, index: int, *arguments: str, **variables: str) -> subprocess.Popen[str]:
         """Start `python <arguments>` as a worker."""
-        config = {"cluster": {"worker": self.addresses}, "task": {"type": "worker", "index": place}}
-        kept = {
+        config = {"cluster": {"worker": self.addresses}, "task": {"type": "worker", "index": index}}
+        inherited = {
             k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "DVC_")) and "proxy" not in k.lower()
         }
         process = subprocess.Popen(
             [sys.executable, *arguments],
-            cwd=self.folders[place],
-            env=kept | {"PYTHONPATH": str(ROOT), "no_proxy": "*", "TF_CONFIG": json.dumps(config)} | variables,
+            cwd=self.folders[index],
+            env=inherited | {"PYTHONPATH": str(ROOT), "no_proxy": "*", "TF_CONFIG": json.dumps(config)} | variables,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -145,62 +157,62 @@ def project(tmp_path_factory: pytest.TempPathFactory, draw: Callable[..., Image.
     """Photos of three classes, 15, 10 and 5 of them to train on, 7 to validate with."""
     folder = tmp_path_factory.mktemp("project")
     gems = ("Agate", "Beryl", "Ruby")
-    for part, numbers in (("train", (15, 10, 5)), ("val", (3, 2, 2))):
-        for place, (gem, number) in enumerate(zip(gems, numbers, strict=True)):
-            (folder / "split" / part / gem).mkdir(parents=True)
-            for seed in range(number):
-                picture = draw(100 * place + 10 * number + seed, size=(32, 32), tint=(1 - place / 3, place / 3, 0.5))
-                picture.save(folder / "split" / part / gem / f"{seed}.png")
+    for part, counts in (("train", (15, 10, 5)), ("val", (3, 2, 2))):
+        for i, (gem, count) in enumerate(zip(gems, counts, strict=True)):
+            (folder / option("split") / part / gem).mkdir(parents=True)
+            for seed in range(count):
+                picture = draw(100 * i + 10 * count + seed, size=(32, 32), tint=(1 - i / 3, i / 3, 0.5))
+                picture.save(folder / option("split") / part / gem / f"{seed}.png")
     for name in ("augmented", "features"):
-        (folder / name).mkdir()
-    (folder / "hierarchy.json").write_text(json.dumps({gem: gem for gem in gems}))
+        (folder / option(name)).mkdir(parents=True)
+    (folder / option("hierarchy")).write_text(json.dumps({gem: gem for gem in gems}))
     write_params(folder, SETTINGS)
     return folder
 
 
-def told(ended: subprocess.CompletedProcess[str]) -> dict[str, Any]:
-    """Return what a training process says of each training."""
-    assert ended.returncode == 0, ended.stderr
-    found: dict[str, Any] = json.loads(ended.stdout.split("told ")[-1])
-    return found
+def results(completed: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+    """Return what a process of `TRAIN` reports of each training."""
+    assert completed.returncode == 0, completed.stderr
+    by_name: dict[str, Any] = json.loads(completed.stdout.split("results ")[-1])
+    return by_name
 
 
-def same(history: dict[str, list[float]], other: dict[str, list[float]], tolerance: float = TOLERANCE) -> None:
-    """Compare each figure of each epoch; of so few photos an accuracy says little, but is to be the same."""
+def assert_same_history(history: dict[str, list[float]], other: dict[str, list[float]]) -> None:
+    """Compare each metric of each epoch; the accuracies must be the same, as one photo more changes them by 1/30."""
     assert history.keys() == other.keys()
     for name, values in history.items():
         assert len(values) == EPOCHS
-        np.testing.assert_allclose(values, other[name], atol=tolerance, err_msg=name)
+        np.testing.assert_allclose(values, other[name], atol=TOLERANCE, err_msg=name)
 
 
 @pytest.fixture(scope="module")
 def one(project: Path, run: Any) -> dict[str, Any]:
-    """Return what one device comes to, with photos augmented anew each epoch and classes balanced."""
-    return told(run("-c", TRAIN, "one", "-1", "cnn", "residual", cwd=project))
+    """Train on one device, with augmentation on the fly and balanced classes."""
+    return results(run(*train("one", "cnn", "residual"), cwd=project))
 
 
 @pytest.fixture(scope="module")
 def two(project: Path, run: Any) -> dict[str, Any]:
-    """Return what two logical devices come to, after a training that was killed in its second epoch."""
-    killed = run("-c", TRAIN, "mirrored", "6", "cnn-killed-dropout", cwd=project)
+    """Train on two logical devices, once after a training that was killed in its second epoch."""
+    killed = run(*train("mirrored", "cnn-killed-dropout", kill_at=6), cwd=project)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     names = ("cnn", "residual", "cnn-killed-dropout", "cnn-whole-dropout")
-    return told(run("-c", TRAIN, "mirrored", "-1", *names, cwd=project))
+    return results(run(*train("mirrored", *names), cwd=project))
 
 
 def test_two_devices_learn_what_one_does(one: dict[str, Any], two: dict[str, Any]) -> None:
     assert (one["cnn"]["devices"], two["cnn"]["devices"]) == (1, 2)
     assert one["cnn"]["batches"] == two["cnn"]["batches"] == EPOCHS * -(-PHOTOS // BATCH)
-    same(one["cnn"]["history"], two["cnn"]["history"])
+    assert_same_history(one["cnn"]["history"], two["cnn"]["history"])
     assert one["cnn"]["history"]["loss"][-1] < one["cnn"]["history"]["loss"][0]
 
 
-def test_batch_norm_over_two_devices_is_of_the_whole_batch(one: dict[str, Any], two: dict[str, Any]) -> None:
-    histories = one["residual"]["history"], two["residual"]["history"]
-    np.testing.assert_allclose(histories[0]["loss"], histories[1]["loss"], atol=TOLERANCE)
-    # A bias before batch norm has no gradient but rounding, which Adam makes steps of: the moving averages, by which
-    # validation goes, come after them.
-    np.testing.assert_allclose(histories[0]["val_loss"], histories[1]["val_loss"], atol=5e-3)
+def test_batch_norm_on_two_devices_uses_the_whole_batch(one: dict[str, Any], two: dict[str, Any]) -> None:
+    a, b = one["residual"]["history"], two["residual"]["history"]
+    np.testing.assert_allclose(a["loss"], b["loss"], atol=TOLERANCE)
+    # The gradient of a bias before batch norm is rounding only, of which Adam makes whole steps. They change the moving
+    # averages, which validation uses.
+    np.testing.assert_allclose(a["val_loss"], b["val_loss"], atol=5e-3)
 
 
 def test_a_killed_training_on_two_devices_ends_with_the_same_bits(two: dict[str, Any]) -> None:
@@ -211,95 +223,86 @@ def test_a_killed_training_on_two_devices_ends_with_the_same_bits(two: dict[str,
 
 @pytest.fixture
 def hosts(project: Path, tmp_path: Path) -> Iterator[Hosts]:
-    """Two hosts with the same photos and settings, and nothing that an earlier training left."""
+    """Two hosts with the same photos and settings, and no state of an earlier training."""
     folders = [tmp_path / "host0", tmp_path / "host1"]
     for folder in folders:
-        folder.mkdir()
-        for name in ("split", "augmented", "features", "hierarchy.json", "params.yaml"):
-            (shutil.copytree if (project / name).is_dir() else shutil.copy)(project / name, folder / name)
+        shutil.copytree(project / "data", folder / "data")
+        shutil.copy(project / "params.yaml", folder)
     with Hosts(folders) as both:
         yield both
 
 
-def files(folder: Path) -> dict[Path, bytes]:
-    """Return what a folder holds."""
+def contents(folder: Path) -> dict[Path, bytes]:
+    """Return all files of a folder."""
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_two_hosts_of_which_one_is_lost_go_on_and_learn_what_one_device_does(
+def test_two_hosts_resume_after_the_loss_of_one_and_learn_what_one_device_does(
     hosts: Hosts, one: dict[str, Any], refused: Any
 ) -> None:
     chief, other = hosts.folders
     (other / "dvc.yaml").write_text(f"stages: {{train: {{cmd: python {' '.join(STAGE)}}}}}\n")
-    before = files(other)
-    processes = hosts.start(0, *STAGE), hosts.start(1, "-c", DIES, *STAGE[2:])
-    ended = [process.communicate(timeout=LONGEST) for process in processes]
-    assert processes[1].returncode == -signal.SIGKILL, ended[1]
-    told_of = subprocess.CompletedProcess([], processes[0].returncode, *ended[0])
-    refused(told_of, "train", f"worker 1 ({hosts.addresses[1]})", "was lost", "start all workers again")
-    assert not (chief / "models").exists()
+    before = contents(other)
+    processes = hosts.start(0, *STAGE), hosts.start(1, "-c", KILLED_STAGE, *STAGE[2:])
+    outputs = [process.communicate(timeout=TIMEOUT_S) for process in processes]
+    assert processes[1].returncode == -signal.SIGKILL, outputs[1]
+    completed = subprocess.CompletedProcess([], processes[0].returncode, *outputs[0])
+    refused(completed, "train", f"worker 1 ({hosts.addresses[1]})", "was lost", "start all workers again")
+    assert not (chief / option("out")).exists()
     assert len(list((chief / ".train-backup").rglob("*.pickle"))) == 1
 
     processes = hosts.start(0, *STAGE), hosts.start(1, "-m", "gemmodel.cli", "worker")
-    ended = [process.communicate(timeout=LONGEST) for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], ended
-    assert "worker 0 of 2, 2 devices together" in ended[0][0]
-    assert "Epoch 1/" not in ended[0][0]  # but went on
-    assert files(other) == before
-    assert (chief / "models" / "model.keras").exists()
+    outputs = [process.communicate(timeout=TIMEOUT_S) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    assert "worker 0 of 2, 2 devices together" in outputs[0][0]
+    assert "Epoch 1/" not in outputs[0][0]  # it resumes after the first epoch
+    assert contents(other) == before
+    assert (chief / option("out") / "model.keras").exists()
     assert (chief / "mlflow.db").exists()
     assert not list((chief / ".train-backup").rglob("*.pickle"))
-    with (chief / "curves.csv").open(encoding="utf-8") as file:
+    with (chief / option("curves")).open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    same({name: [float(row[name]) for row in rows] for name in rows[0] if name != "epoch"}, one["cnn"]["history"])
+    curves = {name: [float(row[name]) for row in rows] for name in rows[0] if name != "epoch"}
+    assert_same_history(curves, one["cnn"]["history"])
 
 
-def test_hosts_of_unlike_settings_do_not_train(hosts: Hosts, write_params: Any) -> None:
+def test_hosts_with_other_settings_do_not_train(hosts: Hosts, write_params: Any) -> None:
     write_params(hosts.folders[1], SETTINGS | {"train.label_smoothing": 0.2})
-    processes = [hosts.start(place, "-c", TRAIN, "multiworker", "-1", "cnn") for place in (0, 1)]
+    processes = [hosts.start(i, *train("multiworker", "cnn")) for i in range(2)]
     for process in processes:
-        _, error = process.communicate(timeout=LONGEST)
+        _, error = process.communicate(timeout=TIMEOUT_S)
         assert process.returncode == 1
         assert f"DataError: worker 1 ({hosts.addresses[1]}): other settings" in error
 
 
 def test_a_worker_that_does_not_start_is_named(hosts: Hosts, refused: Any) -> None:
-    alone = hosts.start(0, "-c", ALONE, "cnn")
-    ended = alone.communicate(timeout=LONGEST)
-    told_of = subprocess.CompletedProcess([], alone.returncode, *ended)
-    refused(told_of, "train", f"worker 1 ({hosts.addresses[1]}) did not start within 3 seconds")
+    alone = hosts.start(0, "-c", WAIT)
+    output = alone.communicate(timeout=TIMEOUT_S)
+    completed = subprocess.CompletedProcess([], alone.returncode, *output)
+    refused(completed, "train", f"worker 1 ({hosts.addresses[1]}) did not start within 3 seconds")
+
+
+ONE_WORKER = '{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": %d}}'
+SECOND_OF_TWO = '{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 1}}'
 
 
 @pytest.mark.parametrize(
-    ("config", "wanted", "of", "named"),
+    ("config", "wanted", "model", "message"),
     [
-        ("{", "auto", "cnn", "it must be as"),
-        ('{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 1}}', "auto", "cnn", "it must be as"),
-        ('{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 0}}', "multiworker", "cnn", "no two"),
-        (
-            '{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 1}}',
-            "auto",
-            "fusion",
-            "one device",
-        ),
-        (
-            '{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 1}}',
-            "auto",
-            "cnn",
-            "gemmodel worker",
-        ),
+        ("{", "auto", "cnn", "it must look like"),
+        (ONE_WORKER % 1, "auto", "cnn", "it must look like"),
+        (ONE_WORKER % 0, "multiworker", "cnn", "no two"),
+        (SECOND_OF_TWO, "auto", "fusion", "one device"),
+        (SECOND_OF_TWO, "auto", "cnn", "gemmodel worker"),
         ("", "multiworker", "cnn", "no two"),
         ("", "mirrored", "fusion", "one device"),
         ("", "mirrored", "cnn", "one device"),
     ],
 )
-def test_what_cannot_be_spread_is_refused(
-    monkeypatch: pytest.MonkeyPatch, config: str, wanted: str, of: str, named: str
+def test_a_strategy_that_is_not_possible_is_refused(
+    monkeypatch: pytest.MonkeyPatch, config: str, wanted: str, model: str, message: str
 ) -> None:
-    from gemmodel.core import errors
-    from gemmodel.train import distribution
-
     monkeypatch.setenv("TF_CONFIG", config)
     monkeypatch.setenv("DVC_STAGE", "train")
-    with pytest.raises(errors.GemmodelError, match=named):
-        distribution.make_strategy(wanted, of=of)
+    with pytest.raises(errors.GemmodelError, match=message):
+        distribution.make_strategy(wanted, model=model)

@@ -1,4 +1,4 @@
-"""Maps of which parts of a photo an answer rests on, worked out by hand where that can be done."""
+"""Attribution maps, computed by hand where possible, feature maps and the ablation of cues."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -11,14 +11,15 @@ from keras import layers
 from PIL import Image
 
 from gemmodel.core.params import Params
-from gemmodel.embed import extractor
+from gemmodel.embed import extractor as extractors
 from gemmodel.explain import ablation, attribution, feature_maps
 from gemmodel.explain.explainer import Explainer
 from gemmodel.explain.report import ExplainedPhoto, choose
 from gemmodel.figures import overlays
 from gemmodel.models import fusion
-from gemmodel.train import kernel_ridge
 from gemmodel.train.cnn import cnn
+from gemmodel.train.fusion_head import to_keras
+from gemmodel.train.kernel_ridge import KernelRidge
 from gemmodel.train.residual import residual
 from gemmodel.train.transfer import transfer
 
@@ -38,16 +39,16 @@ def linear() -> tuple[keras.Model, np.ndarray]:
     model = keras.Model(pixels, layers.Dense(2, activation="softmax")(layers.Flatten()(pixels)))
     weights = np.random.default_rng(0).normal(0, 1e-3, (SIDE * SIDE * 3, 2)).astype(np.float32)
     model.layers[-1].set_weights([weights, np.zeros(2)])
-    return with_a_map(model), (weights[:, 1] - weights[:, 0]).reshape(SIDE, SIDE, 3)
+    return with_identity_convolution(model), (weights[:, 1] - weights[:, 0]).reshape(SIDE, SIDE, 3)
 
 
-def with_a_map(model: keras.Model) -> keras.Model:
-    """Put a convolution that changes nothing in front, for every real model has one."""
+def with_identity_convolution(model: keras.Model) -> keras.Model:
+    """Put a convolution that changes nothing in front, since every real model has one."""
     convolution = layers.Conv2D(3, 1, use_bias=False)
     pixels = keras.Input(model.input_shape[1:])
-    joined = keras.Model(pixels, model(convolution(pixels)))
+    combined = keras.Model(pixels, model(convolution(pixels)))
     convolution.set_weights([np.eye(3)[None, None]])
-    return joined
+    return combined
 
 
 def small_cnn(settings: Settings, **changes: Any) -> keras.Model:
@@ -60,33 +61,34 @@ def small_cnn(settings: Settings, **changes: Any) -> keras.Model:
 @pytest.mark.parametrize("baseline", ["black", "noise"])
 def test_integrated_gradients_of_a_linear_model(linear: Any, photo: np.ndarray, baseline: attribution.Baseline) -> None:
     model, weights = linear
-    opened = Explainer(model)
-    found = attribution.integrated_gradients(opened, photo, 1, steps=3, baseline=baseline, seed=5)
+    explainer = Explainer(model)
+    gradients = attribution.integrated_gradients(explainer, photo, 1, steps=3, baseline=baseline, seed=5)
     start = 0 if baseline == "black" else np.random.default_rng(5).uniform(0, 255, photo.shape)
-    np.testing.assert_allclose(found, weights * (photo - start), atol=1e-5)
-    assert attribution.completeness_error(opened, photo, 1, found, baseline=baseline, seed=5) < 1e-4
+    # In float32: values are some 0.3, so 1e-5 is a hundred roundings; the sum of 192 of them has some more.
+    np.testing.assert_allclose(gradients, weights * (photo - start), atol=1e-5)
+    assert attribution.completeness_error(explainer, photo, 1, gradients, baseline=baseline, seed=5) < 1e-4
 
 
 def test_vargrad_and_smoothgrad_of_a_linear_model(linear: Any, photo: np.ndarray) -> None:
     model, weights = linear
     noise = np.random.default_rng(5).normal(0, 20, (6, SIDE, SIDE, 3))
-    found = attribution.vargrad(
-        Explainer(model), photo, 1, copies=6, steps=4, deviation=20, baseline="black", seed=5
-    )  # fmt: skip
-    np.testing.assert_allclose(found, (np.abs(weights) * noise.std(axis=0)).sum(axis=-1), rtol=1e-3)
-    found = attribution.smoothgrad(Explainer(model), photo, 0, copies=3, deviation=20, seed=5)
-    np.testing.assert_allclose(found, np.abs(weights).sum(axis=-1), rtol=1e-3)
+    explainer = Explainer(model)
+    vargrad = attribution.vargrad(explainer, photo, 1, copies=6, steps=4, std=20, baseline="black", seed=5)
+    # In float32: a std of differences of values up to 0.3 loses two of seven digits.
+    np.testing.assert_allclose(vargrad, (np.abs(weights) * noise.std(axis=0)).sum(axis=-1), rtol=1e-3)
+    smoothgrad = attribution.smoothgrad(explainer, photo, 0, copies=3, std=20, seed=5)
+    np.testing.assert_allclose(smoothgrad, np.abs(weights).sum(axis=-1), rtol=1e-3)
 
 
-def test_integrated_gradients_add_up_the_closer_the_more_steps(settings: Settings) -> None:
-    opened = Explainer(small_cnn(settings))
+def test_the_completeness_error_falls_with_the_number_of_steps(settings: Settings) -> None:
+    explainer = Explainer(small_cnn(settings))
     photo = np.random.default_rng(1).uniform(0, 255, (32, 32, 3)).astype(np.float32)
-    missed = []
+    errors = []
     for steps in (1, 100):
-        found = attribution.integrated_gradients(opened, photo, 0, steps=steps, baseline="noise", seed=0)
-        missed.append(attribution.completeness_error(opened, photo, 0, found, baseline="noise", seed=0))
-    assert missed[1] < 0.05
-    assert missed[1] < missed[0]
+        gradients = attribution.integrated_gradients(explainer, photo, 0, steps=steps, baseline="noise", seed=0)
+        errors.append(attribution.completeness_error(explainer, photo, 0, gradients, baseline="noise", seed=0))
+    assert errors[1] < 0.05
+    assert errors[1] < errors[0]
 
 
 def test_grad_cam_by_hand(photo: np.ndarray) -> None:
@@ -98,101 +100,110 @@ def test_grad_cam_by_hand(photo: np.ndarray) -> None:
     model.layers[-1].set_weights([np.array([[0.0, 0.01], [0.0, -0.02]]), np.zeros(2)])
     values = photo @ kernel[0, 0]
     expected = np.maximum(values @ [0.01, -0.02] / SIDE**2, 0)
+    # In float32: differences of products up to 255 lose three of seven digits.
     np.testing.assert_allclose(attribution.grad_cam(Explainer(model), photo, 1), expected, rtol=1e-4)
 
 
-def test_occlusion_finds_the_only_place_that_matters(settings: Settings, photo: np.ndarray) -> None:
+def test_occlusion_finds_the_only_cell_that_matters(settings: Settings, photo: np.ndarray) -> None:
     pixels = keras.Input((SIDE, SIDE, 3))
-    model = with_a_map(keras.Model(pixels, layers.Dense(2, activation="softmax")(layers.Flatten()(pixels))))
+    model = with_identity_convolution(
+        keras.Model(pixels, layers.Dense(2, activation="softmax")(layers.Flatten()(pixels)))
+    )
     weights = np.zeros((SIDE, SIDE, 3, 2))
     weights[4:6, 2:4, :, 1] = 0.01
     model.layers[-1].set_weights([weights.reshape(-1, 2), np.zeros(2)])
     spot = np.zeros_like(photo)
     spot[4:6, 2:4] = 255
     method = attribution.methods(settings({"explain.occlusion": 4}).explain, seed=0)["occlusion"]
-    found = method(Explainer(model), spot, 1)
-    assert found[2, 1] > 1
-    found[2, 1] = 0
-    np.testing.assert_allclose(found, 0, atol=1e-4)
+    values = method(Explainer(model), spot, 1)
+    assert values[2, 1] > 1
+    values[2, 1] = 0
+    np.testing.assert_allclose(values, 0, atol=1e-4)  # log odds of some 60 in float32
 
 
 @pytest.mark.parametrize(("target", "sign"), [(0, -1), (1, 1)])
-def test_a_sigmoid_unit_answers_for_both_classes(settings: Settings, target: int, sign: int) -> None:
+def test_the_log_odds_of_both_classes_of_a_sigmoid_unit(settings: Settings, target: int, sign: int) -> None:
     model = small_cnn(settings, output="sigmoid")
     pixels = np.random.default_rng(0).uniform(0, 255, (3, 32, 32, 3)).astype(np.float32)
     second = model.predict(pixels, verbose=0)[:, 1].astype(np.float64)
     scores = Explainer(model).score(pixels, target)
-    np.testing.assert_allclose(scores, sign * np.log(second / (1 - second)), atol=1e-4)
+    np.testing.assert_allclose(scores, sign * np.log(second / (1 - second)), atol=1e-4)  # float32
 
 
 def model_of(name: str, settings: Settings) -> keras.Model:
     params = settings({"embed.weights": "none", "model.transfer.weights": "none", "embed.histogram_bins": 4,
                        "embed.views": ["photo", "mirror"][: 2 if name == "kernel" else 1]})  # fmt: skip
     if name in ("kernel", "softmax"):
-        extractor = extractor.extractor(params.embed, image_size=32)
+        extractor = extractors.extractor(params.embed, image_size=32)
         labels = np.arange(12) % 3
-        tints = (0.2 + 0.8 * np.eye(3))[labels, None, None]  # a colour a class
+        tints = (0.2 + 0.8 * np.eye(3))[labels, None, None]  # one colour per class
         pixels = (tints * np.random.default_rng(0).uniform(0, 255, (12, 32, 32, 3))).astype(np.float32)
-        known = extractor.predict(pixels, verbose=0)
+        features = extractor.predict(pixels, verbose=0)
         if name == "softmax":
-            return fusion.attach(extractor, fusion.softmax_head(params.model.fusion, known, classes=3))
-        blocks = extractor.blocks(extractor)
-        head, *_ = kernel_ridge.kernel_head(params.model.fusion, known, labels, classes=3, blocks=blocks, penalty=0.1)
-        return fusion.attach(extractor, head)
+            return fusion.attach(extractor, fusion.softmax_head(params.model.fusion, features, classes=3))
+        blocks = list(extractors.blocks(extractor).values())
+        ridge = KernelRidge(params.model.fusion, classes=3, blocks=blocks, penalty=0.1)
+        return fusion.attach(extractor, to_keras(ridge.fit(features, labels)))
     if name == "residual":
         return residual(params.model.residual, image_size=32, classes=3)
     return transfer(params.model.transfer, image_size=32, classes=3)
 
 
 @pytest.mark.parametrize("name", ["kernel", "softmax", "residual", "transfer"])
-def test_every_architecture_can_be_opened(settings: Settings, name: str) -> None:
+def test_every_architecture_can_be_explained(settings: Settings, name: str) -> None:
     model = model_of(name, settings)
-    opened = Explainer(model)
-    one = np.random.default_rng(1).uniform(0, 255, (32, 32, 3)).astype(np.float32)
-    other = one * np.array([1, 0.2, 0.2], np.float32)
-    expected = model.predict(one[None], verbose=0)
-    np.testing.assert_allclose(opened.probabilities(one[None]), expected, atol=1e-5)
-    assert np.abs(opened.gradients(one[None], 1, held=one)).max() > 0
-    values, gradients = opened.last_map(one, 1)
-    assert values.shape == gradients.shape == opened.maps[-1].tensor.shape[1:]
-    recoloured = opened.probabilities(one[None], held=other)
-    assert bool(opened.colours) is (name in ("kernel", "softmax"))
-    assert bool(np.abs(recoloured - expected).max() > 1e-4) is bool(opened.colours)
-    shown = feature_maps.groups(opened.maps)
-    sides = [opened.maps[places[0]].tensor.shape[1] for places in shown]
+    explainer = Explainer(model)
+    photo = np.random.default_rng(1).uniform(0, 255, (32, 32, 3)).astype(np.float32)
+    reddish = photo * np.array([1, 0.2, 0.2], np.float32)
+    expected = model.predict(photo[None], verbose=0)
+    np.testing.assert_allclose(explainer.probabilities(photo[None]), expected, atol=1e-5)  # float32, in another graph
+    assert np.abs(explainer.gradients(photo[None], 1, histogram_photo=photo)).max() > 0
+    values, gradients = explainer.last_conv_map(photo, 1)
+    assert values.shape == gradients.shape == explainer.maps[-1].tensor.shape[1:]
+    recoloured = explainer.probabilities(photo[None], histogram_photo=reddish)
+    assert bool(explainer.histograms) is (name in ("kernel", "softmax"))
+    assert bool(np.abs(recoloured - expected).max() > 1e-4) is bool(explainer.histograms)
+    sides = [explainer.maps[indices[0]].tensor.shape[1] for indices in feature_maps.groups(explainer.maps)]
     assert sides == sorted(set(sides), reverse=True)
     assert len(sides) >= 3
 
 
-def test_shuffled_weights_give_other_maps_and_are_put_back(settings: Settings) -> None:
-    opened = Explainer(small_cnn(settings, dense=[]))
+def test_shuffled_weights_give_other_maps_and_are_restored(settings: Settings) -> None:
+    explainer = Explainer(small_cnn(settings, dense=[]))
     photo = np.random.default_rng(1).uniform(0, 255, (32, 32, 3)).astype(np.float32)
-    before = opened.probabilities(photo[None])
+    before = explainer.probabilities(photo[None])
     for name, method in attribution.methods(settings().explain, seed=0).items():
-        known = method(opened, photo, 0)
-        with opened.randomised(3):
-            other = method(opened, photo, 0)
-        assert abs(attribution.rank_correlation(known, other)) < 0.6, name
-        np.testing.assert_array_equal(method(opened, photo, 0), known)
-    np.testing.assert_array_equal(opened.probabilities(photo[None]), before)
+        trained = method(explainer, photo, 0)
+        with explainer.randomised(3):
+            shuffled = method(explainer, photo, 0)
+        assert abs(attribution.rank_correlation(trained, shuffled)) < 0.6, name
+        np.testing.assert_array_equal(method(explainer, photo, 0), trained)
+    np.testing.assert_array_equal(explainer.probabilities(photo[None]), before)
 
 
 def test_feature_maps_before_and_after_the_activation(settings: Settings) -> None:
     model = small_cnn(settings)
-    opened = Explainer(model)
+    explainer = Explainer(model)
     photo = np.random.default_rng(1).uniform(0, 255, (32, 32, 3)).astype(np.float32)
-    values = opened.feature_maps(photo)
-    groups = feature_maps.groups(opened.maps)
+    values = explainer.feature_maps(photo)
+    groups = feature_maps.groups(explainer.maps)
     assert len(groups) == 2
     for before, after, pooled in groups:
         assert values[before].min() < 0
         np.testing.assert_array_equal(values[after], np.maximum(values[before], 0))
         assert values[pooled].shape[0] == values[after].shape[0] // 2
-    np.testing.assert_allclose(model.predict(photo[None], verbose=0), opened.probabilities(photo[None]), atol=1e-6)
-    assert len(feature_maps.plot(opened, photo).axes) == 2 * 4
+    expected = model.predict(photo[None], verbose=0)
+    np.testing.assert_allclose(explainer.probabilities(photo[None]), expected, atol=1e-5)  # float32, in another graph
+    figure = feature_maps.plot(explainer, photo)
+    titles = [axes.get_title() for axes in figure.axes]
+    assert (len(titles), titles[0], titles[4]) == (2 * 4, "the photo", "")  # one row per convolution; the photo once
+    for row, (before, _, pooled) in enumerate(groups):
+        for column, index in ((1, before), (3, pooled)):
+            shape = values[index].shape
+            assert f"{shape[0]} x {shape[1]}, {shape[2]} channels" in titles[4 * row + column]
 
 
-def test_an_overlay_is_red_for_and_blue_against() -> None:
+def test_an_overlay_is_red_where_a_part_supports_and_blue_where_it_opposes() -> None:
     photo = np.full((32, 32, 3), 128, np.uint8)
     values = np.zeros((4, 4))
     values[0, 0], values[3, 3] = 1, -1
@@ -206,25 +217,25 @@ def test_an_overlay_is_red_for_and_blue_against() -> None:
 @pytest.mark.parametrize(
     ("right", "wrong", "expected"), [(9, 9, (2, 2)), (9, 1, (3, 1)), (0, 9, (0, 4)), (1, 1, (1, 1))]
 )
-def test_half_of_the_photos_are_wrong_where_there_are_so_many(
+def test_half_of_the_chosen_photos_are_wrong_if_there_are_enough(
     right: int, wrong: int, expected: tuple[int, int]
 ) -> None:
-    told = [ExplainedPhoto(Path("x"), actual, np.array([0.9, 0.1]), 32) for actual in [0] * right + [1] * wrong]
-    chosen = choose(told, 4)
-    assert (sum(a.right for a in chosen), sum(not a.right for a in chosen)) == expected
+    photos = [ExplainedPhoto(Path("x"), actual, np.array([0.9, 0.1]), 32) for actual in [0] * right + [1] * wrong]
+    chosen = choose(photos, 4)
+    assert (sum(photo.right for photo in chosen), sum(not photo.right for photo in chosen)) == expected
 
 
-def test_what_each_change_takes_away(draw: Callable[..., Image.Image]) -> None:
+def test_each_perturbation_removes_its_cue(draw: Callable[..., Image.Image]) -> None:
     photo = np.asarray(draw(3, size=(48, 48), tint=(1, 0.5, 0.2)))
     assert np.ptp(ablation.grey(photo), axis=-1).max() == 0
-    np.testing.assert_allclose(ablation.hue_shifted(photo, 360), photo, atol=1)
+    np.testing.assert_allclose(ablation.shift_hue(photo, 360), photo, atol=1)  # grey levels are rounded
     red = np.full((4, 4, 3), (200, 0, 0), np.uint8)
-    assert ablation.hue_shifted(red, 120)[0, 0].tolist() == [0, 200, 0]
+    assert ablation.shift_hue(red, 120)[0, 0].tolist() == [0, 200, 0]
     for grid in (4, 5):
-        moved = ablation.shuffled(photo, grid, 0)
-        assert (moved != photo).any()
-        np.testing.assert_array_equal(np.sort(moved.reshape(-1, 3), axis=0), np.sort(photo.reshape(-1, 3), axis=0))
-    assert ablation.blurred(photo, 5).std() < photo.std()
+        shuffled = ablation.shuffle_patches(photo, grid, 0)
+        assert (shuffled != photo).any()
+        assert sorted(map(tuple, shuffled.reshape(-1, 3))) == sorted(map(tuple, photo.reshape(-1, 3)))
+    assert ablation.blur(photo, 5).std() < photo.std()
     stone = np.full((64, 64, 3), 255, np.uint8)
     stone[16:48, 16:48] = (200, 20, 20)
     outline = ablation.silhouette(stone)
@@ -232,7 +243,7 @@ def test_what_each_change_takes_away(draw: Callable[..., Image.Image]) -> None:
     assert ablation.silhouette(np.full((64, 64, 3), 255, np.uint8)).max() == 0
 
 
-def test_a_model_that_goes_by_colour_alone_is_found_out(settings: Settings) -> None:
+def test_ablation_exposes_a_model_that_uses_colour_only(settings: Settings) -> None:
     photos = np.full((6, 16, 16, 3), 30, np.uint8)
     actual = np.array([0, 0, 0, 1, 1, 1])
     photos[actual == 0, ..., 0] = 200
@@ -244,9 +255,13 @@ def test_a_model_that_goes_by_colour_alone_is_found_out(settings: Settings) -> N
 
     params = settings({"explain.hue_shifts": [120], "explain.patches": [2]}).explain
     table = ablation.measure(by_colour, photos, actual, ablation.perturbations(params, seed=0))
-    told = table.set_index("change")["accuracy"].to_dict()
-    assert told["unchanged"] == told["2 x 2 patches shuffled"] == 1
-    assert told["grey"] == 0.5
-    assert told["hue + 120 degrees"] == 0  # red turns green, and green blue
-    assert (table["low"] <= table["accuracy"]).all()
-    assert len(ablation.plot(table, classes=2).axes) == 1
+    rows = table.set_index("perturbation")
+    accuracy = rows["accuracy"].to_dict()
+    assert accuracy["unchanged"] == accuracy["2 x 2 patches shuffled"] == 1
+    assert accuracy["grey"] == 0.5
+    assert accuracy["hue + 120 degrees"] == 0  # red becomes green, and green blue
+    assert (table["low"] <= table["accuracy"]).all() and (table["accuracy"] <= table["high"]).all()
+    assert rows.loc["unchanged", "agreement"] == rows.loc["unchanged", "probability"] == 1
+    assert rows.loc["grey", ["removed_cue", "photos", "agreement"]].tolist() == ["colour", 6, 0.5]
+    (axes,) = ablation.plot(table, classes=2).axes
+    assert sorted(bar.get_width() for bar in axes.patches) == sorted(table["accuracy"])

@@ -19,33 +19,37 @@ def written(folder: Path, text: str) -> Path:
 
 
 def test_a_file_gives_each_gem_its_mineral_class(tmp_path: Path) -> None:
-    text = "# of ours\nRuby: Corundum  # red\nÆgirine: No\n'Tiger''s Eye': Quartz\n"
-    assert hierarchy.read(written(tmp_path, text)) == {"Ruby": "Corundum", "Ægirine": "No", "Tiger's Eye": "Quartz"}
-    assert hierarchy.read(written(tmp_path, "# nothing yet\n")) == {}
+    text = "# ours\nRuby: Corundum  # red\nÆgirine: No\n'Tiger''s Eye': Quartz\n"
+    assert hierarchy.read_hierarchy(written(tmp_path, text)) == {
+        "Ruby": "Corundum",
+        "Ægirine": "No",
+        "Tiger's Eye": "Quartz",
+    }
+    assert hierarchy.read_hierarchy(written(tmp_path, "# nothing yet\n")) == {}
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("Ruby: Corundum\nSapphire: [Corundum, Beryl]\n", r"hierarchy.yaml:2: a gem needs one mineral class"),
         ("Ruby: Corundum\nOpal:\n", r"hierarchy.yaml:2: a gem needs one mineral class"),
-        ("Ruby: Corundum\nRuby: Beryl\n", r"hierarchy.yaml:2: Ruby stands there twice"),
+        ("Ruby: Corundum\nRuby: Beryl\n", r"hierarchy.yaml:2: Ruby is listed twice"),
         ("- Ruby\n- Opal\n", r"no gems with their mineral classes"),
         ("Ruby: [Corundum\n", r"not valid YAML"),
     ],
 )
-def test_a_broken_file_is_told_in_one_line(tmp_path: Path, text: str, told: str) -> None:
-    with pytest.raises(DataError, match=told) as error:
-        hierarchy.read(written(tmp_path, text))
+def test_a_malformed_file_is_an_error_of_one_line(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(DataError, match=message) as error:
+        hierarchy.read_hierarchy(written(tmp_path, text))
     assert "\n" not in str(error.value)
 
 
-def test_a_file_that_is_not_there_is_told_with_the_remedy(tmp_path: Path) -> None:
+def test_a_missing_file_is_an_error_with_a_remedy(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"none.yaml: no such file; split.hierarchy names one"):
-        hierarchy.read(tmp_path / "none.yaml")
+        hierarchy.read_hierarchy(tmp_path / "none.yaml")
 
 
-def test_what_the_crawl_tells_comes_before_the_file_and_the_gem_itself_comes_last() -> None:
+def test_the_manifest_takes_precedence_over_the_file_and_a_gem_in_neither_is_its_own_class() -> None:
     manifest = [
         {"gem": "Ruby", "mineral_class": None},
         {"gem": "Ruby", "mineral_class": "Corundum"},
@@ -54,8 +58,8 @@ def test_what_the_crawl_tells_comes_before_the_file_and_the_gem_itself_comes_las
         {"gem": "Jade", "mineral_class": "Nephrite"},
         {"gem": "Emerald"},
     ]
-    known = {"Ruby": "Spinel", "Emerald": "Beryl"}
-    assert hierarchy.mineral_classes(["Ruby", "Jade", "Emerald", "Opal"], manifest, known) == {
+    defaults = {"Ruby": "Spinel", "Emerald": "Beryl"}
+    assert hierarchy.mineral_classes(["Ruby", "Jade", "Emerald", "Opal"], manifest, defaults) == {
         "Ruby": "Corundum",
         "Jade": "Nephrite",
         "Emerald": "Beryl",
@@ -63,16 +67,16 @@ def test_what_the_crawl_tells_comes_before_the_file_and_the_gem_itself_comes_las
     }
 
 
-def test_parents_are_indices_of_the_sorted_mineral_classes() -> None:
+def test_mineral_class_indices_are_those_of_the_sorted_names() -> None:
     names, indices = metadata.mineral_class_indices(
         ["Ruby", "Emerald", "Sapphire"], dict(Ruby="C", Sapphire="C", Emerald="B")
     )
     assert (names, indices.tolist()) == (["B", "C"], [1, 0, 1])
 
 
-def test_the_shipped_file_knows_every_real_gem(real_gems: Path) -> None:
-    known = hierarchy.read(ROOT / "photos" / "hierarchy.yaml")
-    assert set(image_folder.list_images(real_gems)) == set(known)
-    # Where a name misleads: a beryl, a garnet, no beryl, a zoisite.
+def test_the_shipped_file_lists_every_real_gem(real_gems: Path) -> None:
+    shipped = hierarchy.read_hierarchy(ROOT / "photos" / "hierarchy.yaml")
+    assert set(image_folder.list_images(real_gems)) == set(shipped)
+    # Names that mislead: a beryl, a garnet, not a beryl, a zoisite.
     names = ("Goshenite", "Hessonite", "Chrysoberyl", "Tanzanite")
-    assert [known[gem] for gem in names] == ["Beryl", "Garnet", "Chrysoberyl", "Zoisite"]
+    assert [shipped[gem] for gem in names] == ["Beryl", "Garnet", "Chrysoberyl", "Zoisite"]

@@ -1,4 +1,4 @@
-"""The page that leads to all others, and the model card, made from reports of known content."""
+"""The index page and the model card, made from small reports."""
 
 import json
 from collections.abc import Callable
@@ -12,9 +12,10 @@ from scrapy import Selector
 from gemmodel.core import params
 from gemmodel.core.errors import DataError
 from gemmodel.report import index_page, model_card
+from gemmodel.report.index_page import Reports
 
 METRICS = {"photos": 9, "accuracy": 0.777778, "intervals": {"accuracy": {"low": 0.5, "high": 0.95}}}
-CLEAN = {"files": 44, "kept": 40, "gems": 2, "conversions": {"wrong suffix": 1}, "rejected": {"near-duplicate": 4}}
+CLEAN = {"files": 44, "kept": 40, "gems": 2, "converted": {"wrong suffix": 1}, "rejected": {"near-duplicate": 4}}
 CLASSES = """gem,photos,accuracy,low,high,precision,f1,most_often_taken_for
 Ruby,5,0.6,0.2,0.9,1.0,0.75,Spinel
 Spinel,4,1.0,0.5,1.0,0.666667,0.8,
@@ -22,70 +23,104 @@ Spinel,4,1.0,0.5,1.0,0.666667,0.8,
 
 
 @pytest.fixture
-def reports(tmp_path: Path) -> Path:
-    """A folder of reports beside a model's, without explanation, exploration and data."""
+def reports(tmp_path: Path) -> Reports:
+    """Reports beside a model folder; those of training, explanation, exploration and data are absent."""
     folder = tmp_path / "reports"
     (folder / "evaluation").mkdir(parents=True)
-    written = {
+    contents = {
         "metrics": METRICS,
         "clean": CLEAN,
         "split": {"photos": {"train": 28, "val": 3, "test": 9}},
         "registration": {"name": "gemstones", "champion": True},
     }
-    for name, values in written.items():
+    for name, values in contents.items():
         (folder / f"{name}.json").write_text(json.dumps(values), encoding="utf-8")
     (folder / "evaluation" / "classes.csv").write_text(CLASSES, encoding="utf-8")
-    (folder / "evaluation" / "#1 of 2.html").write_text("<html></html>", encoding="utf-8")
-    Image.new("RGB", (8, 8)).save(folder / "evaluation" / "confusion_matrix.png")
+    (folder / "evaluation" / "label_issues.html").write_text("<html></html>", encoding="utf-8")
+    for name in ("confusion", "panel_#1 of red", "a_former_panel"):
+        Image.new("RGB", (8, 8)).save(folder / "evaluation" / f"{name}.{'png' if name == 'confusion' else 'jpg'}")
+    (folder / "crawl #1.md").write_text("# Crawl", encoding="utf-8")
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "classes.json").write_text('["Ruby", "Spinel"]', encoding="utf-8")
     (tmp_path / "models" / "model.keras").write_bytes(b"weights")
-    return folder
+    return Reports(
+        crawl=folder / "crawl #1.md", clean=folder / "clean.json", split=folder / "split.json",
+        data=folder / "data.html", data_pictures=folder / "data", training=folder / "training.json",
+        curves=folder / "curves.csv", metrics=folder / "metrics.json", evaluation=folder / "evaluation",
+        explanation=folder / "explanation", exploration_metrics=folder / "exploration.json",
+        exploration=folder / "exploration", registration=folder / "registration.json", card=folder / "model_card.md",
+    )  # fmt: skip
 
 
-def test_the_page_holds_what_is_there_and_links_what_is_there(reports: Path) -> None:
-    page = reports / "index.html"
-    origin = {"commit": "0123abc", "data/raw": None}
-    index_page.write(page, origin=origin, parameters={"crawl": {"contact": "me@home.example", "only": ("Ruby", "<i>")}})
-    text = page.read_text(encoding="utf-8")
-    shown = Selector(text=text)
-    assert shown.css("h2::text").getall() == [
-        "How good is it?",
-        "From which photos?",
-        "What became of it?",
+def write_page(reports: Reports) -> str:
+    page = reports.metrics.parent / "index.html"
+    index_page.write(
+        page, reports, panels=["#1 of red", "another"], provenance={"commit": "0123abc", "data/raw": None},
+        parameters={"crawl": {"contact": "me@home.example", "only": ("Ruby", "<i>")}},
+    )  # fmt: skip
+    return page.read_text(encoding="utf-8")
+
+
+def test_the_page_shows_and_links_the_reports_that_exist(reports: Reports) -> None:
+    text = write_page(reports)
+    page = Selector(text=text)
+    assert page.css("h2::text").getall() == [
+        "How good is the model?",
+        "On which photos?",
+        "Is it registered?",
         "Where does it come from?",
     ]
-    links = [unquote(link) for link in shown.css("a::attr(href)").getall() if not link.startswith("#")]
-    assert links == ["evaluation/#1 of 2.html", "evaluation/classes.csv", "clean.json", "split.json"]
-    assert all(source.startswith("data:image/png") for source in shown.css("img::attr(src)").getall())
-    assert shown.css("img::attr(alt)").getall() == ["confusion matrix"]
-    cells = [row.css("td ::text").getall() for row in shown.css("tr")]
+    links = [unquote(link) for link in page.css("a::attr(href)").getall() if not link.startswith("#")]
+    evaluation = ["evaluation/label_issues.html", "evaluation/classes.csv"]
+    assert links == [*evaluation, "crawl #1.md", "clean.json", "split.json"]
+    assert page.css("img::attr(alt)").getall() == ["confusion", "panel #1 of red"]  # no file of a former run
+    kinds = [source.partition(",")[0] for source in page.css("img::attr(src)").getall()]
+    assert kinds == ["data:image/png;base64", "data:image/jpeg;base64"]
+    cells = [row.css("td ::text").getall() for row in page.css("tr")]
     assert ["accuracy", "0.7778", "0.500 to 0.950"] in cells
     assert ["commit", "0123abc"] in cells
     assert ["crawl.only", "Ruby, <i>"] in cells
     assert "me@home.example" not in text
 
 
-def test_the_card_tells_of_data_scores_and_limits(reports: Path, settings: Callable[..., params.Params]) -> None:
-    card, made = reports / "model_card.md", settings()
-    model_card.write(card, reports.parent / "models", made, {"data/raw": "5527.dir", "data/clean": None})
-    text = card.read_text(encoding="utf-8")
+def test_the_page_explains_the_scores_of_two_level_labels_and_prediction_sets(reports: Reports) -> None:
+    scores = METRICS | {"label_score": 1.5, "singleton_rate": 0.75}
+    reports.metrics.write_text(json.dumps(scores), encoding="utf-8")
+    page = Selector(text=write_page(reports))
+    cells = [row.css("td ::text").getall() for row in page.css("tr")]
+    assert ["label score", "1.5000"] in cells and ["singleton rate", "0.7500"] in cells
+    explanation = page.css("h2 + p::text").get("")
+    assert "label score" in explanation and "singleton rate" in explanation
+
+
+def test_the_model_card_has_data_scores_and_limits(
+    reports: Reports, tmp_path: Path, settings: Callable[..., params.Params]
+) -> None:
+    model_card.write(reports, tmp_path / "models", settings(), {"data/raw": "5527.dir", "data/clean": None})
+    text = reports.card.read_text(encoding="utf-8")
     for line in (
-        "44 files came, 40 of 2 gems were kept.",
+        "Source: sample. 40 of 44 files were kept, of 2 gems.",
+        "is in the test part: near-duplicate 4.",
+        "Converted: wrong suffix 1.",
         "| accuracy | 0.7778 | 0.500 to 0.950 |",
         "| Ruby | 5 | 0.60 | 0.20 to 0.90 | Spinel |",
         "- `data/raw`: DVC md5 `5527.dir`",
-        "- A gem has as few as 4 test photos, so a single gem's score is a rough one.",
+        "- A gem has as few as 4 test photos, so the score of a single gem is a rough estimate.",
     ):
         assert line in text
-    assert "\n| Spinel |" not in text  # all its test photos were named rightly
+    assert "\n| Spinel |" not in text  # all its test photos are predicted correctly
+    assert "`data/clean`" not in text  # its hash is unknown
     assert "must not be used" in text
     assert "drawn by the bundled sample site" in text
-    model_card.write(card, reports.parent / "models", settings({"crawl.source": "folder"}), {})
-    assert "sample site" not in card.read_text(encoding="utf-8")
+    assert "It flags some" not in text  # the model has no thresholds
+    (tmp_path / "models" / "thresholds.json").write_text("{}", encoding="utf-8")
+    model_card.write(reports, tmp_path / "models", settings({"crawl.source": "folder"}), {})
+    text = reports.card.read_text(encoding="utf-8")
+    assert "sample site" not in text
+    assert "It flags some, but not all, photos that are unlike the training photos." in text
 
 
-def test_a_report_that_is_missing_is_named(reports: Path, settings: Callable[..., params.Params]) -> None:
-    (reports / "split.json").unlink()
+def test_a_missing_report_is_named(reports: Reports, tmp_path: Path, settings: Callable[..., params.Params]) -> None:
+    reports.split.unlink()
     with pytest.raises(DataError, match=r"split\.json"):
-        model_card.write(reports / "model_card.md", reports.parent / "models", settings(), {})
+        model_card.write(reports, tmp_path / "models", settings(), {})

@@ -1,4 +1,4 @@
-"""params.yaml: what is wrong in it is refused with the key's full name."""
+"""params.yaml: a mistake in it is an error with the key's full name."""
 
 import re
 from collections.abc import Callable
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from gemmodel.core import params
 from gemmodel.core.errors import ParameterError
@@ -22,7 +23,7 @@ def test_the_shipped_file_loads() -> None:
     assert (shipped.model.cnn.kernel, shipped.model.cnn.dense, shipped.model.transfer.dense) == ((3,), (512,), ())
 
 
-def test_a_whole_number_is_taken_where_a_fraction_may_stand(settings: Settings) -> None:
+def test_an_integer_is_accepted_for_a_float(settings: Settings) -> None:
     rotation = settings({"augment.rotation": 40}).augment.rotation
     assert (rotation, type(rotation)) == (40.0, float)
 
@@ -36,13 +37,13 @@ def test_a_whole_number_is_taken_where_a_fraction_may_stand(settings: Settings) 
         ("tuning", {}),
     ],
 )
-def test_an_unknown_key_is_refused(settings: Settings, key: str, value: Any) -> None:
+def test_an_unknown_key_is_an_error(settings: Settings, key: str, value: Any) -> None:
     with pytest.raises(ParameterError, match=rf"params.yaml: {re.escape(key)} is not a known key"):
         settings({key: value})
 
 
 @pytest.mark.parametrize("key", ["base.seed", "model.cnn.filters", "evaluate.top", "train.epochs"])
-def test_a_missing_key_is_refused(tmp_path: Path, key: str) -> None:
+def test_a_missing_key_is_an_error(tmp_path: Path, key: str) -> None:
     lines = (ROOT / "params.yaml").read_text(encoding="utf-8").splitlines(keepends=True)
     section, last = key.split(".")[-2:]
     start = next(n for n, line in enumerate(lines) if line.strip() == f"{section}:")
@@ -69,12 +70,12 @@ def test_a_missing_key_is_refused(tmp_path: Path, key: str) -> None:
         ("embed.views", {"photo": 1}),
     ],
 )
-def test_an_ill_typed_value_is_refused(settings: Settings, key: str, value: Any) -> None:
+def test_an_ill_typed_value_is_an_error(settings: Settings, key: str, value: Any) -> None:
     with pytest.raises(ParameterError, match=rf"{key} is {re.escape(repr(value))}; it must be of type"):
         settings({key: value})
 
 
-def test_a_single_value_stands_for_a_list_of_one(settings: Settings) -> None:
+def test_a_single_value_is_a_list_of_one(settings: Settings) -> None:
     assert settings({"crawl.only": "Ruby"}).crawl.only == ("Ruby",)
     assert settings({"crawl.source": ["minerals", "folder"]}).crawl.source == ("minerals", "folder")
 
@@ -95,7 +96,7 @@ def test_a_single_value_stands_for_a_list_of_one(settings: Settings) -> None:
         ("model.fusion.dropout", 1.0),
     ],
 )
-def test_a_value_out_of_range_is_refused(settings: Settings, key: str, value: Any) -> None:
+def test_a_value_out_of_range_is_an_error(settings: Settings, key: str, value: Any) -> None:
     with pytest.raises(ParameterError, match=rf"{key} is .*at least"):
         settings({key: value})
 
@@ -110,13 +111,13 @@ def test_a_value_out_of_range_is_refused(settings: Settings, key: str, value: An
         ("model.cnn.padding", ["same"], "valid"),
     ],
 )
-def test_a_wrong_choice_is_refused_with_the_right_ones(settings: Settings, key: str, value: Any, choice: str) -> None:
+def test_a_wrong_choice_is_an_error_with_the_right_ones(settings: Settings, key: str, value: Any, choice: str) -> None:
     with pytest.raises(ParameterError, match=rf"{key} is {re.escape(repr(value))}; it must be one of .*{choice}"):
         settings({key: value})
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "place"),
+    ("key", "value", "index"),
     [
         ("crawl.only", ["Ruby", 5], 1),
         ("crawl.source", ["folder", "google"], 1),
@@ -125,15 +126,17 @@ def test_a_wrong_choice_is_refused_with_the_right_ones(settings: Settings, key: 
         ("model.cnn.pooling", ["max", "max", "max", "max", "mean"], 4),
     ],
 )
-def test_a_wrong_item_of_a_list_is_refused_by_its_place(settings: Settings, key: str, value: Any, place: int) -> None:
-    with pytest.raises(ParameterError, match=rf"{key}\[{place}\] is "):
+def test_a_wrong_item_of_a_list_is_an_error_with_its_index(
+    settings: Settings, key: str, value: Any, index: int
+) -> None:
+    with pytest.raises(ParameterError, match=rf"{key}\[{index}\] is "):
         settings({key: value})
 
 
 @pytest.mark.parametrize("key", ["base", "model", "model.cnn"])
 @pytest.mark.parametrize("value", [None, 3, ["seed"]])
-def test_a_section_that_maps_nothing_is_refused(settings: Settings, key: str, value: Any) -> None:
-    with pytest.raises(ParameterError, match=rf"params.yaml: {key} holds no section"):
+def test_a_section_that_is_not_a_mapping_is_an_error(settings: Settings, key: str, value: Any) -> None:
+    with pytest.raises(ParameterError, match=rf"params.yaml: {key} is not a section"):
         settings({key: value})
 
 
@@ -145,17 +148,17 @@ def test_names_map_to_lists(settings: Settings) -> None:
 
 
 @pytest.mark.parametrize("value", [["Ruby"], "Ruby", None, {"../red": ["Ruby"]}, {"": ["Ruby"]}])
-def test_names_that_can_be_no_file_are_refused(settings: Settings, value: Any) -> None:
+def test_names_that_cannot_be_file_names_are_errors(settings: Settings, value: Any) -> None:
     with pytest.raises(ParameterError, match=r"evaluate\.panels is .*it must map names"):
         settings({"evaluate.panels": value})
 
 
-def test_a_wrong_item_of_a_mapping_is_refused_by_its_name(settings: Settings) -> None:
+def test_a_wrong_item_of_a_mapping_is_an_error_with_its_name(settings: Settings) -> None:
     with pytest.raises(ParameterError, match=r"evaluate\.panels\.red\[1\] is 5"):
         settings({"evaluate.panels": {"red": ["Ruby", 5]}})
 
 
-def test_what_a_step_cannot_do_without_is_not_empty(settings: Settings) -> None:
+def test_a_list_that_must_not_be_empty_is_an_error(settings: Settings) -> None:
     with pytest.raises(ParameterError, match=r"embed\.views"):
         settings({"embed.views": []})
 
@@ -163,7 +166,7 @@ def test_what_a_step_cannot_do_without_is_not_empty(settings: Settings) -> None:
 @pytest.mark.parametrize(
     "content", [b"", b"- a\n- b\n", b"base: [1\ncrawl: 2", b"\tbase: 1\n", "base: {}  # größer".encode("latin-1")]
 )
-def test_a_file_that_is_no_parameter_file_is_refused_in_one_line(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_not_a_parameter_file_is_an_error_of_one_line(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "params.yaml"
     path.write_bytes(content)
     with pytest.raises(ParameterError, match=r"params\.yaml") as caught:
@@ -171,10 +174,50 @@ def test_a_file_that_is_no_parameter_file_is_refused_in_one_line(tmp_path: Path,
     assert "\n" not in str(caught.value)
 
 
-def test_a_missing_file_is_refused_with_its_path(tmp_path: Path) -> None:
+def test_a_missing_file_is_an_error_with_its_path(tmp_path: Path) -> None:
     with pytest.raises(ParameterError, match=re.escape(str(tmp_path / "none.yaml"))):
         params.load(tmp_path / "none.yaml")
 
 
 def test_a_small_number_is_read_as_dvc_writes_it(settings: Settings) -> None:
     assert settings({"train.learning_rate": "1e-05"}).train.learning_rate == 1e-05  # text to YAML 1.1
+
+
+def lookup(values: dict[str, Any], name: str) -> tuple[dict[str, Any], str]:
+    """Return the section of a key, and the key's last part."""
+    *sections, key = name.split(".")
+    for section in sections:
+        values = values[section]
+    return values, key
+
+
+@pytest.mark.parametrize(("old", "new"), params.RENAMED.items())
+def test_a_renamed_key_is_an_error_with_its_new_name(old: str, new: str) -> None:
+    values = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    section, key = lookup(values, new)
+    value = section.pop(key)
+    section, key = lookup(values, old)
+    section[key] = value
+    with pytest.raises(ParameterError) as caught:
+        params.checked(values, "params.yaml")
+    assert str(caught.value) == f"params.yaml: {old} is now called {new}; rename it"
+
+
+@pytest.mark.parametrize(
+    ("key", "old", "new"),
+    [
+        ("model.cnn.augmentation", "fly", "on_the_fly"),
+        ("model.residual.augmentation", "fly", "on_the_fly"),
+        ("model.transfer.augmentation", "fly", "on_the_fly"),
+        ("register.rule", "by_hand", "manual"),
+    ],
+)
+def test_a_renamed_value_is_an_error_with_its_new_name(settings: Settings, key: str, old: str, new: str) -> None:
+    with pytest.raises(ParameterError, match=rf"{key} is '{old}'; .*; {old} is now called {new}$"):
+        settings({key: old})
+
+
+def test_an_old_value_is_not_explained_where_it_never_was_one(settings: Settings) -> None:
+    with pytest.raises(ParameterError) as caught:
+        settings({"register.rule": "fly"})
+    assert "is now called" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""What a person is told of a photo, and what it is told from."""
+"""Predictions for users, and the model metadata that they are made with."""
 
 import json
 import subprocess
@@ -17,10 +17,10 @@ from gemmodel.models.metadata import ModelMetadata
 from gemmodel.serve import predictions
 
 CLASSES = ["Almandine", "Emerald", "Pyrope"]
-KNOWN = ModelMetadata(
+METADATA = ModelMetadata(
     classes=CLASSES,
     hierarchy={"Almandine": "Garnet", "Emerald": "Beryl", "Pyrope": "Garnet"},
-    confidence=Thresholds(coverage=0.9, set_threshold=0.25, neighbours=2, unknown_distance=0.4),
+    thresholds=Thresholds(coverage=0.9, set_threshold=0.25, neighbours=2, unknown_distance=0.4),
     reference=ReferenceSet(
         embedding=np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [0.6, 0, 0.8]], np.float32),
         labels=np.array([0, 1, 2, 2], np.int32),
@@ -29,31 +29,33 @@ KNOWN = ModelMetadata(
 )
 PROBABILITIES = np.array([[0.5, 0.1, 0.4], [0.1, 0.8, 0.1]], np.float32)
 EMBEDDING = np.array([[1, 0, 0], [0, 0.1, 0]], np.float32)
+APPROX = 1e-6  # float32 rounds to 6e-8 of a value
 
 
-def test_an_answer_tells_both_labels_the_set_and_the_nearest_photos() -> None:
-    red, _ = predictions.to_predictions(PROBABILITIES, EMBEDDING, KNOWN, top=2)
-    assert (red.gem, red.mineral_class, red.prediction_set) == ("Almandine", "Garnet", ["Almandine", "Pyrope"])
-    assert red.probability == pytest.approx(0.5)
-    assert [gem for gem, _ in red.top] == ["Almandine", "Pyrope"]
-    assert [(known.file, known.gem) for known in red.nearest] == [
+def test_prediction_has_both_labels_the_set_and_the_nearest_photos() -> None:
+    prediction, _ = predictions.to_predictions(PROBABILITIES, EMBEDDING, METADATA, top=2)
+    assert (prediction.gem, prediction.mineral_class) == ("Almandine", "Garnet")
+    assert prediction.prediction_set == ["Almandine", "Pyrope"]
+    assert prediction.probability == 0.5
+    assert [gem for gem, _ in prediction.top] == ["Almandine", "Pyrope"]
+    assert [(neighbour.file, neighbour.gem) for neighbour in prediction.nearest] == [
         ("Almandine/a_0.jpg", "Almandine"),
         ("Pyrope/p_1.jpg", "Pyrope"),
     ]
-    assert red.distance == pytest.approx((0 + 0.4) / 2)
-    assert not red.unknown
-    assert predictions.to_text(red) == "Almandine or Pyrope"
+    assert prediction.distance == pytest.approx((0 + 0.4) / 2, abs=APPROX)
+    assert not prediction.unknown
+    assert predictions.to_text(prediction) == "Almandine or Pyrope"
 
 
-def test_a_photo_unlike_all_known_ones_is_unknown_whatever_its_probability() -> None:
-    _, strange = predictions.to_predictions(PROBABILITIES, EMBEDDING, KNOWN)
-    assert strange.unknown and strange.distance > 0.4
-    assert (strange.gem, strange.prediction_set) == ("Emerald", ["Emerald"])
-    assert predictions.to_text(strange) == "No gem that I know; the nearest is Emerald"
+def test_photo_unlike_all_reference_photos_is_unknown_whatever_its_probability() -> None:
+    _, prediction = predictions.to_predictions(PROBABILITIES, EMBEDDING, METADATA)
+    assert prediction.unknown and prediction.distance > 0.4
+    assert (prediction.gem, prediction.prediction_set) == ("Emerald", ["Emerald"])
+    assert predictions.to_text(prediction) == "None of the known gems; most similar to Emerald"
 
 
 @pytest.mark.parametrize(
-    ("gems", "told"),
+    ("gems", "expected"),
     [
         (["Ruby"], "Ruby"),
         (["Ruby", "Spinel"], "Ruby or Spinel"),
@@ -61,52 +63,59 @@ def test_a_photo_unlike_all_known_ones_is_unknown_whatever_its_probability() -> 
         (["Ruby", "Spinel", "Pyrope", "Zircon", "Opal", "Topaz"], "Ruby, Spinel, Pyrope, Zircon or one of 2 more"),
     ],
 )
-def test_a_set_in_words(gems: list[str], told: str) -> None:
-    answer = predictions.to_predictions(PROBABILITIES, EMBEDDING, KNOWN)[0]
-    assert predictions.to_text(replace(answer, prediction_set=gems)) == told
+def test_prediction_set_as_text(gems: list[str], expected: str) -> None:
+    prediction = predictions.to_predictions(PROBABILITIES, EMBEDDING, METADATA)[0]
+    assert predictions.to_text(replace(prediction, prediction_set=gems)) == expected
 
 
-def test_what_lies_beside_a_model_comes_back(tmp_path: Path) -> None:
+@pytest.fixture
+def model_folder(tmp_path: Path) -> Path:
+    """A folder with all files of a model but the network."""
     (tmp_path / "classes.json").write_text(json.dumps(CLASSES))
-    metadata.write(KNOWN, tmp_path)
-    assert json.loads((tmp_path / "confidence.json").read_text()) == {
+    metadata.write(METADATA, tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("thresholds_file", ["thresholds.json", "confidence.json"])  # the second one of version 0.1
+def test_metadata_is_read_as_written(model_folder: Path, thresholds_file: str) -> None:
+    (model_folder / "thresholds.json").rename(model_folder / thresholds_file)
+    assert json.loads((model_folder / thresholds_file).read_text()) == {
         "coverage": 0.9,
         "set_threshold": 0.25,
         "neighbours": 2,
         "unknown_distance": 0.4,
     }
-    found = metadata.read(tmp_path)
-    assert (found.classes, found.hierarchy, found.confidence) == (CLASSES, KNOWN.hierarchy, KNOWN.confidence)
-    assert predictions.to_predictions(PROBABILITIES, EMBEDDING, found) == predictions.to_predictions(
-        PROBABILITIES, EMBEDDING, KNOWN
+    read = metadata.read(model_folder)
+    assert (read.classes, read.hierarchy, read.thresholds) == (CLASSES, METADATA.hierarchy, METADATA.thresholds)
+    assert predictions.to_predictions(PROBABILITIES, EMBEDDING, read) == predictions.to_predictions(
+        PROBABILITIES, EMBEDDING, METADATA
     )
 
 
-@pytest.mark.parametrize("name", ["hierarchy.json", "confidence.json", "reference.npz"])
-def test_a_missing_or_damaged_file_is_told_with_the_remedy(tmp_path: Path, name: str) -> None:
-    (tmp_path / "classes.json").write_text(json.dumps(CLASSES))
-    metadata.write(KNOWN, tmp_path)
-    (tmp_path / name).write_bytes(b"{}")
-    with pytest.raises(ModelError, match=r"damaged: .* train it anew"):
-        metadata.read(tmp_path)
-    (tmp_path / name).unlink()
-    with pytest.raises(DataError, match=rf"{name}: no such file"):
-        metadata.read(tmp_path)
+@pytest.mark.parametrize("name", ["hierarchy.json", "thresholds.json", "reference.npz"])
+def test_missing_or_damaged_file_is_an_error_with_the_remedy(model_folder: Path, name: str) -> None:
+    (model_folder / name).write_bytes(b"{}")
+    with pytest.raises(ModelError, match=r"damaged: .* train it again"):
+        metadata.read(model_folder)
+    (model_folder / name).unlink()
+    missing = "confidence.json" if name == "thresholds.json" else name
+    with pytest.raises(DataError, match=rf"{missing}: no such file"):
+        metadata.read(model_folder)
 
 
-def test_answers_need_neither_tensorflow_nor_mlflow(
+def test_predictions_need_neither_tensorflow_nor_mlflow(
     run: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:
-    ended = run("-c", "import sys, gemmodel.delivery.answers; print(*sys.modules)", cwd=tmp_path)
+    ended = run("-c", "import sys, gemmodel.serve.predictions; print(*sys.modules)", cwd=tmp_path)
     assert not {"tensorflow", "keras", "mlflow", "sklearn"} & set(ended.stdout.split()), ended.stderr
-    assert "gemmodel.delivery.answers" in ended.stdout
+    assert "gemmodel.serve.predictions" in ended.stdout.split()
 
 
 def test_scores_of_labels_and_sets() -> None:
     """Four photos: right; wrong gem of the right class; wrong class, right gem in the set; right class, not in it."""
     probabilities = np.array([[0.9, 0.05, 0.05], [0.5, 0.1, 0.4], [0.3, 0.6, 0.1], [0.7, 0.2, 0.1]])
-    found = set_metrics.per_photo(np.array([0, 2, 0, 2]), probabilities, KNOWN)
-    assert {name: values.mean() for name, values in found.items()} == {
+    scores = set_metrics.per_photo(np.array([0, 2, 0, 2]), probabilities, METADATA)
+    assert {name: values.mean() for name, values in scores.items()} == {
         "mineral_class_accuracy": 0.75,
         "label_score": (1 + 3) / 4,
         "set_coverage": 0.75,

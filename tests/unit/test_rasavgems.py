@@ -1,4 +1,4 @@
-"""What the spider reads from the catalogue's pages, once scripts have filled them."""
+"""What the spider reads from the catalogue's pages after scripts have filled them."""
 
 from scrapy.http import HtmlResponse
 
@@ -26,29 +26,29 @@ def page(url: str, body: str) -> HtmlResponse:
     return HtmlResponse(url, body=body, encoding="utf-8")
 
 
-def test_each_gem_of_the_list_is_followed_once() -> None:
+def test_each_gem_on_the_list_is_requested_once() -> None:
     spider = RasavgemsSpider()
-    found = list(spider.parse(page(SITE, LIST)))
-    assert [(request.url, request.cb_kwargs["gem"]) for request in found] == [
+    requests = list(spider.parse(page(SITE, LIST)))
+    assert [(request.url, request.cb_kwargs["gem"]) for request in requests] == [
         (f"{SITE}gems/ruby.html", "Star Ruby"),
         (f"{SITE}gems/opal.html", "Opal"),
     ]
-    assert not spider.findings.unmatched
+    assert not spider.crawl_stats.unmatched
 
 
-def test_each_picture_of_a_product_is_asked_for_once_as_it_is() -> None:
+def test_each_picture_of_a_product_is_requested_once_without_a_browser() -> None:
     spider = RasavgemsSpider()
     spider.folders = {"Opal": "Opal"}
-    found = list(spider.parse_gem(page(f"{SITE}gems/opal.html", PAGE), "Opal"))
-    assert [request.url for request in found] == [f"{SITE}photos/1.jpg", f"{SITE}photos/2.png?size=1"]
-    assert not any(request.meta.get("playwright") for request in found)
-    assert [failure["reason"] for failure in spider.findings.failures] == ["is no address of a web site"]
-    assert spider.findings.without_pictures == []
+    requests = list(spider.parse_gem(page(f"{SITE}gems/opal.html", PAGE), "Opal"))
+    assert [request.url for request in requests] == [f"{SITE}photos/1.jpg", f"{SITE}photos/2.png?size=1"]
+    assert not any(request.meta.get("playwright") for request in requests)
+    assert [failure["reason"] for failure in spider.crawl_stats.failures] == ["not a web address"]
+    assert spider.crawl_stats.without_pictures == []
 
 
-def test_markup_of_another_kind_is_counted() -> None:
+def test_unexpected_markup_is_counted() -> None:
     spider = RasavgemsSpider()
     assert list(spider.parse(page(SITE, "<p>closed</p>"))) == []
     assert list(spider.parse_gem(page(f"{SITE}gems/opal.html", "<p>sold out</p>"), "Opal")) == []
-    assert spider.findings.without_pictures == ["Opal"]
-    assert set(spider.findings.unmatched) == {"list without ul#leftNavigation", "gem page without #Product_List"}
+    assert spider.crawl_stats.without_pictures == ["Opal"]
+    assert set(spider.crawl_stats.unmatched) == {"list without ul#leftNavigation", "gem page without #Product_List"}

@@ -1,4 +1,4 @@
-"""The sample site: its pictures are the same everywhere, and its pages are minerals.net's with known defects."""
+"""The sample site: reproducible pictures, and pages like minerals.net's with defects of known kinds."""
 
 import hashlib
 import http.client
@@ -18,22 +18,23 @@ import pytest
 from PIL import Image, ImageOps
 
 from sample_site import catalogue
+from sample_site.defects import DEFECTS, EXTRA
 from sample_site.facts import PROPERTIES
-from sample_site.gems import GEMS, Gem
-from sample_site.pictures import BY_NAME, DEFECTS, SPECIAL, ordinary, pictures
+from sample_site.gems import BY_NAME, GEMS, Gem
+from sample_site.pictures import ordinary, pictures
 from sample_site.render.cabochons import SHAPES
 from sample_site.render.cuts import CUTS, cut
-from sample_site.render.render import cutout, jpeg, render, shape_of
+from sample_site.render.scene import cutout, jpeg, render, shape_of
 from sample_site.server import CATALOGUE_URL, HOST, LIST_URL, serve
 
 ROOT = Path(__file__).parents[2]
 PICTURED = [gem for gem in GEMS if gem.cuts]
 HASH = (
-    "import hashlib; from scraper.sample_site.pictures import BY_NAME; from scraper.sample_site.render import jpeg;"
+    "import hashlib; from sample_site.gems import BY_NAME; from sample_site.render.scene import jpeg;"
     "print(*(hashlib.sha256(jpeg(BY_NAME[n], k)).hexdigest() for n, k in "
     "[('Emerald', 0), ('Diamond', 5), ('Star Sapphire', 1)]))"
 )
-# The strongest channel of a stone's middle, where it is sure.
+# The strongest channel at a stone's centre, for gems where it is unambiguous.
 STRONGEST = {
     "Ruby": "r",
     "Almandine": "r",
@@ -50,21 +51,21 @@ STRONGEST = {
 
 
 class Client:
-    """One kept-alive connection to the site."""
+    """A persistent connection to the site."""
 
     def __init__(self, base: str) -> None:
         """Connect to a server's address."""
         self.connection = http.client.HTTPConnection(urlsplit(base).netloc, timeout=30)
 
-    def ask(self, target: str, method: str = "GET", **headers: str) -> tuple[int, http.client.HTTPMessage, bytes]:
-        """Return the status, the headers and the body of an answer."""
+    def get(self, target: str, method: str = "GET", **headers: str) -> tuple[int, http.client.HTTPMessage, bytes]:
+        """Return the status, the headers and the body of a response."""
         self.connection.request(method, target, headers={k.replace("_", "-"): v for k, v in headers.items()})
-        answer = self.connection.getresponse()
-        return answer.status, answer.headers, answer.read()
+        response = self.connection.getresponse()
+        return response.status, response.headers, response.read()
 
     def page(self, target: str) -> str:
-        """Return a page that has to be there."""
-        status, _, body = self.ask(target)
+        """Return a page that must exist."""
+        status, _, body = self.get(target)
         assert status == 200, target
         return body.decode()
 
@@ -75,7 +76,7 @@ def client() -> Iterator[Client]:
         yield Client(base)
 
 
-def full(src: str) -> str:
+def full_path(src: str) -> str:
     """Return the full picture's path for a `src`, as the crawler has to."""
     return re.sub(r"-(t|thb)\.jpg$", ".jpg", re.sub(r"thumbnail\.aspx\?image=(.*?)&size=\d+$", r"\1", src))
 
@@ -86,11 +87,11 @@ def sources(page: str) -> list[str]:
     return [unescape(src) for src in re.findall(r'<img src="([^"]+)"', table)]
 
 
-def path_of(gem: Gem) -> str:
+def page_path(gem: Gem) -> str:
     return f"/gemstone/{gem.slug}_gemstone.aspx"
 
 
-def test_pictures_are_the_same_bytes_in_every_process() -> None:
+def test_pictures_have_the_same_bytes_in_every_process() -> None:
     here = [hashlib.sha256(jpeg(BY_NAME[n], k)).hexdigest() for n, k in [("Emerald", 0), ("Diamond", 5)]]
     there = [
         subprocess.run(
@@ -104,7 +105,7 @@ def test_pictures_are_the_same_bytes_in_every_process() -> None:
 
 
 @pytest.mark.parametrize("gem", PICTURED, ids=lambda gem: gem.slug)
-def test_each_gem_is_a_picture_of_its_color(gem: Gem) -> None:
+def test_each_picture_has_the_colour_of_its_gem(gem: Gem) -> None:
     picture = render(gem, 0)
     assert picture.mode == "RGB"
     assert min(picture.size) >= 180
@@ -124,9 +125,9 @@ def test_each_gem_is_a_picture_of_its_color(gem: Gem) -> None:
 
 
 @pytest.mark.parametrize("name", CUTS)
-def test_each_cut_is_a_bounded_stone_around_the_origin(name: str) -> None:
+def test_each_cut_is_a_bounded_polyhedron_around_the_origin(name: str) -> None:
     stone = cut(name, np.random.default_rng(1))
-    assert np.allclose(np.linalg.norm(stone.normals, axis=1), 1, atol=1e-5)
+    assert np.allclose(np.linalg.norm(stone.normals, axis=1), 1, atol=1e-5)  # normals are float32
     assert (stone.offsets[stone.mirrored :] > 0).all()
     directions = np.random.default_rng(2).normal(size=(1000, 3))
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
@@ -136,7 +137,7 @@ def test_each_cut_is_a_bounded_stone_around_the_origin(name: str) -> None:
     assert reach.max() < 1.5
 
 
-def test_the_catalogue_is_whole() -> None:
+def test_the_gems_are_complete_and_their_pictures_have_different_names() -> None:
     assert len(PICTURED) == 18
     assert len({gem.mineral_class for gem in PICTURED}) >= 8
     assert {shape for gem in PICTURED for shape in gem.cuts} <= {*CUTS, *SHAPES}
@@ -149,12 +150,12 @@ def test_the_catalogue_is_whole() -> None:
     assert {shape_of(BY_NAME["Ruby"], k) for k in range(6)} == set(BY_NAME["Ruby"].cuts)
 
 
-def test_the_list_leads_to_every_gem(client: Client) -> None:
+def test_the_list_links_to_every_gem(client: Client) -> None:
     page = client.page("/GemStoneMain.aspx")
     links = re.findall(r'<a(?: class="bluelink")? href="([^"]+)">\s*([^<]*?)\s*</a>', page)
     links = [(urljoin(LIST_URL, href), unescape(text)) for href, text in links if text]
-    assert len(links) == len(GEMS) + 1  # one stands there twice
-    assert dict(links) == {f"http://{HOST}{path_of(gem)}": gem.name for gem in GEMS}
+    assert len(links) == len(GEMS) + 1  # one is listed twice
+    assert dict(links) == {f"http://{HOST}{page_path(gem)}": gem.name for gem in GEMS}
     assert 0 < page.count("bluelink") < len(GEMS)
     assert page.count("bluelink") == page.count("mineralimg")
 
@@ -169,128 +170,130 @@ def test_a_gem_page_has_its_properties_and_prose(client: Client) -> None:
         assert re.search(rf'id="ctl00_ContentPlaceHolder1_lbl{label}">[^<]{{10,}}<', page)
 
 
-def test_each_listed_picture_answers_or_is_a_known_defect(client: Client) -> None:
-    answers: dict[str, tuple[int, str]] = {}
+def test_each_listed_picture_exists_or_has_its_defect(client: Client) -> None:
+    responses: dict[str, tuple[int, str]] = {}
     for gem in GEMS:
-        url = f"http://{HOST}{path_of(gem)}"
+        url = f"http://{HOST}{page_path(gem)}"
         listed = sources(client.page(url))
         assert len(listed) == len(pictures(gem, 2, GEMS))
         for src in listed:
-            status, headers, body = client.ask(urljoin(url, src))
+            status, headers, body = client.get(urljoin(url, src))
             assert (status, headers["Content-Type"]) == (200, "image/jpeg")
             assert max(Image.open(io.BytesIO(body)).size) == 120
-            target = urljoin(url, full(src))
-            status, headers, body = client.ask(target)
+            target = urljoin(url, full_path(src))
+            status, headers, body = client.get(target)
             stem = target.rpartition("/")[2].removesuffix(".jpg")
-            known = [d.kind for d in DEFECTS if d.stem == stem]
-            answers[stem] = status, hashlib.sha256(body).hexdigest()
-            if known == ["missing"]:
+            kinds = [d.kind for d in DEFECTS if d.stem == stem]
+            responses[stem] = status, hashlib.sha256(body).hexdigest()
+            if kinds == ["missing"]:
                 assert status == 404
-            elif known == ["html"]:
+            elif kinds == ["html"]:
                 assert headers["Content-Type"].startswith("text/html")
-            elif known == ["truncated"]:
+            elif kinds == ["truncated"]:
                 with pytest.raises(OSError, match="truncated"):
                     Image.open(io.BytesIO(body)).load()
             else:
                 picture = Image.open(io.BytesIO(body))
                 picture.load()
                 assert status == 200
-                assert (picture.format, picture.mode) == (("PNG", "RGBA") if known == ["png"] else ("JPEG", "RGB"))
-                assert ("/private/" in target) == (known == ["private"])
-            if known == ["rotated"]:
-                turned, upright = Image.open(io.BytesIO(body)), render(BY_NAME["Tiger's Eye"], SPECIAL)
+                assert (picture.format, picture.mode) == (("PNG", "RGBA") if kinds == ["png"] else ("JPEG", "RGB"))
+                assert ("/private/" in target) == (kinds == ["private"])
+            if kinds == ["rotated"]:
+                turned, upright = Image.open(io.BytesIO(body)), render(BY_NAME["Tiger's Eye"], EXTRA)
                 assert turned.getexif()[0x0112] == 6
                 difference = np.asarray(ImageOps.exif_transpose(turned), float) - np.asarray(upright, float)
-                assert abs(difference).mean() < 5
+                assert (
+                    abs(difference).mean() < 5
+                )  # of 255; two JPEG compressions lose less, a wrong orientation far more
     for defect in DEFECTS:
-        if defect.kind in ("twin", "copy"):
-            assert answers[defect.stem] == answers[ordinary(BY_NAME[defect.gem], defect.number).stem]
+        if defect.kind in ("duplicate", "renamed"):
+            assert responses[defect.stem] == responses[ordinary(BY_NAME[defect.gem], defect.number).stem]
         elif defect.kind in ("rescaled", "mirrored"):
-            assert answers[defect.stem] != answers[ordinary(BY_NAME[defect.gem], defect.number).stem]
-    whole = [digest for status, digest in answers.values() if status == 200]
-    copies = sum(d.kind in ("twin", "copy") for d in DEFECTS)
-    assert len(whole) - len(set(whole)) == copies
+            assert responses[defect.stem] != responses[ordinary(BY_NAME[defect.gem], defect.number).stem]
+    digests = [digest for status, digest in responses.values() if status == 200]
+    copies = sum(d.kind in ("duplicate", "renamed") for d in DEFECTS)
+    assert len(digests) - len(set(digests)) == copies
 
 
-def test_a_gem_without_pictures_and_one_picture_of_two_gems(client: Client) -> None:
-    assert sources(client.page(path_of(BY_NAME["Painite"]))) == []
-    lists = [set(sources(client.page(path_of(BY_NAME[name])))) for name in ("Sapphire", "Star Sapphire")]
-    assert len(lists[0] & lists[1]) == 1
+def test_one_gem_has_no_pictures_and_two_gems_share_one(client: Client) -> None:
+    assert sources(client.page(page_path(BY_NAME["Painite"]))) == []
+    listed = [set(sources(client.page(page_path(BY_NAME[name])))) for name in ("Sapphire", "Star Sapphire")]
+    assert len(listed[0] & listed[1]) == 1
 
 
-def test_both_forms_of_target_give_the_same_answer(client: Client) -> None:
+def test_the_server_is_an_origin_and_a_proxy(client: Client) -> None:
     path = f"/gemstone/GemStoneImages/{quote('tanzanite-tanzania.jpg')}"
-    near, far = client.ask(path), client.ask(f"http://{HOST}{path}")
-    assert near[0] == far[0] == 200
-    assert near[2] == far[2] == jpeg(BY_NAME["Tanzanite"], 0)
-    assert client.ask(f"http://elsewhere.example{path}")[0] == 404
+    origin, proxy = client.get(path), client.get(f"http://{HOST}{path}")
+    assert origin[0] == proxy[0] == 200
+    assert origin[2] == proxy[2] == jpeg(BY_NAME["Tanzanite"], 0)
+    assert client.get(f"http://elsewhere.example{path}")[0] == 404
 
 
-def test_an_etag_saves_the_body(client: Client) -> None:
-    for target in ("/GemStoneMain.aspx", "/robots.txt", path_of(PICTURED[0]), ordinary(PICTURED[0], 1).path):
-        status, headers, body = client.ask(target)
+def test_a_matching_etag_gives_304(client: Client) -> None:
+    for target in ("/GemStoneMain.aspx", "/robots.txt", page_path(PICTURED[0]), ordinary(PICTURED[0], 1).path):
+        status, headers, body = client.get(target)
         assert status == 200
         assert headers["Cache-Control"] == "no-cache"
         assert int(headers["Content-Length"]) == len(body)
-        assert client.ask(target, If_None_Match=headers["ETag"])[::2] == (304, b"")
-        assert client.ask(target, If_None_Match='"other"')[0] == 200
-        status, again, nothing = client.ask(target, "HEAD")
-        assert (status, again["Content-Length"], nothing) == (200, headers["Content-Length"], b"")
+        assert client.get(target, If_None_Match=headers["ETag"])[::2] == (304, b"")
+        assert client.get(target, If_None_Match='"other"')[0] == 200
+        status, head, empty = client.get(target, "HEAD")
+        assert (status, head["Content-Length"], empty) == (200, headers["Content-Length"], b"")
 
 
-def test_what_is_not_there_is_a_404(client: Client) -> None:
+def test_unknown_paths_are_404(client: Client) -> None:
     for target in ("/", "/gemstone/kryptonite_gemstone.aspx", "/gemstone/GemStoneImages/ruby-t.jpg", "/private/"):
-        assert client.ask(target)[0] == 404
-    assert client.ask("/gemstone/thumbnail.aspx?image=GemStoneImages/none-t.jpg&size=x")[0] == 404
+        assert client.get(target)[0] == 404
+    assert client.get("/gemstone/thumbnail.aspx?image=GemStoneImages/none-t.jpg&size=x")[0] == 404
 
 
-def test_the_catalogue_is_empty_until_its_script_has_asked_for_the_products(client: Client) -> None:
+def test_the_catalogue_gets_its_products_by_script(client: Client) -> None:
     page = client.page(CATALOGUE_URL)
     links = dict(re.findall(r'<a href="([^"]+)"> (.+)\n</a>', page))
     assert {unescape(name) for name in links.values()} == {gem.name for gem in GEMS}
     for link, name in links.items():
         gem, url = BY_NAME[unescape(name)], urljoin(CATALOGUE_URL, link)
-        found = re.search(r'<div id="Product_List" data-products="([^"]+)"></div>', client.page(url))
-        assert found is not None
+        container = re.search(r'<div id="Product_List" data-products="([^"]+)"></div>', client.page(url))
+        assert container is not None
         if gem.name == catalogue.BROKEN:
-            assert client.ask(urljoin(url, found[1]))[0] == 404
+            assert client.get(urljoin(url, container[1]))[0] == 404
             continue
-        products = json.loads(client.page(urljoin(url, found[1])))
+        products = json.loads(client.page(urljoin(url, container[1])))
         assert bool(products) == bool(gem.cuts)
         assert all(source.startswith("../gemstone/") for source in products[:-1])
         assert [urlsplit(source).hostname for source in products[-1:]] == ["elsewhere.example"] * bool(gem.cuts)
         if gem.name == "Ruby":
-            assert client.ask(urljoin(url, products[0]))[2] == jpeg(gem, 0)
-    status, headers, _ = client.ask(urljoin(CATALOGUE_URL, catalogue.MOVED))
+            assert client.get(urljoin(url, products[0]))[2] == jpeg(gem, 0)
+    status, headers, _ = client.get(urljoin(CATALOGUE_URL, catalogue.MOVED))
     assert (status, headers["Location"]) == (302, catalogue.ELSEWHERE)
 
 
-def test_each_host_has_its_own_pages(client: Client) -> None:
-    assert client.ask(f"http://{HOST}/gems/ruby.html")[0] == client.ask("/")[0] == 404
-    assert client.ask(f"{CATALOGUE_URL}GemStoneMain.aspx")[0] == 404
+def test_each_host_serves_its_own_pages(client: Client) -> None:
+    assert client.get(f"http://{HOST}/gems/ruby.html")[0] == client.get("/")[0] == 404
+    assert client.get(f"{CATALOGUE_URL}GemStoneMain.aspx")[0] == 404
     assert client.page(f"{CATALOGUE_URL}robots.txt") == client.page("/robots.txt")
 
 
-def test_robots_are_kept_from_private(client: Client) -> None:
+def test_robots_txt_forbids_private(client: Client) -> None:
     assert client.page("/robots.txt") == "User-agent: *\nDisallow: /private/\n"
 
 
-def test_a_part_of_the_site_has_its_own_defects_and_ends_without_a_trace() -> None:
+def test_a_site_of_few_gems_has_their_defects_only_and_leaves_no_process() -> None:
     gems = [BY_NAME[name] for name in ("Spinel", "Painite")]
-    assert {p.kind for gem in gems for p in pictures(gem, 3, gems)} == {""}
+    assert {p.defect for gem in gems for p in pictures(gem, 3, gems)} == {""}
     before = set(multiprocessing.active_children())
     with pytest.raises(RuntimeError, match="crawler"), serve(pictures_per_gem=1, gems=("Spinel", "Ruby")) as base:
-        part = Client(base)
-        assert len(sources(part.page("/gemstone/spinel_gemstone.aspx"))) == 2
-        assert part.ask("/gemstone/emerald_gemstone.aspx")[0] == 404
-        assert part.ask(ordinary(BY_NAME["Ruby"], 0).path)[0] == 200
+        client = Client(base)
+        assert len(sources(client.page("/gemstone/spinel_gemstone.aspx"))) == 2
+        assert client.get("/gemstone/emerald_gemstone.aspx")[0] == 404
+        assert client.get(ordinary(BY_NAME["Ruby"], 0).path)[0] == 200
         assert set(multiprocessing.active_children()) > before
         raise RuntimeError("crawler")
     assert set(multiprocessing.active_children()) <= before
     with pytest.raises(ConnectionError):
-        Client(base).ask("/")
+        Client(base).get("/")
 
 
-def test_an_unknown_gem_is_refused_by_name() -> None:
+def test_an_unknown_gem_is_an_error_that_names_it() -> None:
     with pytest.raises(ValueError, match="Kryptonite"), serve(gems=("Kryptonite",)):
         pass

@@ -1,4 +1,4 @@
-"""Transfer learning: which layers learn in which phase, and which phase is kept."""
+"""Transfer learning: which layers are trained in which phase, and which phase is kept."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,12 +12,14 @@ from PIL import Image
 
 from gemmodel.core.errors import ParameterError
 from gemmodel.core.params import Params
-from gemmodel.train import fit
+from gemmodel.train import fit, network
+from gemmodel.train.context import OnEpoch, TrainingContext
 from gemmodel.train.transfer import freeze, transfer
 
 Settings = Callable[..., Params]
 SMALL = {
     "base.image_size": 32,
+    "model.name": "transfer",
     "model.transfer.weights": "none",
     "model.transfer.augmentation": "none",
     "model.transfer.unfreeze": "blocks.15",
@@ -28,43 +30,43 @@ SMALL = {
 
 
 @pytest.fixture
-def network(settings: Settings) -> keras.Model:
+def model(settings: Settings) -> keras.Model:
     changes = SMALL | {"model.transfer.dense": [5]}
     return transfer(settings(changes).model.transfer, image_size=32, classes=3)
 
 
-def test_the_head_stands_on_the_pooled_last_map(network: keras.Model) -> None:
-    assert network.output_shape == (None, 3)
-    assert network.get_layer("pooled").output.shape == (None, 1280)
-    assert network.count_params() == 3_413_024 + 1280 * 5 + 5 + 5 * 3 + 3
-    assert not isinstance(network.layers[-1], keras.Model)
+def test_the_head_follows_the_mean_of_the_last_map(model: keras.Model) -> None:
+    assert model.output_shape == (None, 3)
+    assert model.get_layer("pooled").output.shape == (None, 1280)
+    assert model.count_params() == 3_413_024 + 1280 * 5 + 5 + 5 * 3 + 3
+    assert not isinstance(model.layers[-1], keras.Model)
 
 
-def test_frozen_layers_do_not_learn(network: keras.Model) -> None:
-    freeze(network, below="pooled")
-    assert [tuple(variable.shape) for variable in network.trainable_variables] == [(1280, 5), (5,), (5, 3), (3,)]
-    freeze(network, below="blocks.15")
-    names = [layer.name for layer in network.layers if layer.trainable_variables]
+def test_only_layers_from_the_named_one_on_are_trainable(model: keras.Model) -> None:
+    freeze(model, below="pooled")
+    assert [tuple(variable.shape) for variable in model.trainable_variables] == [(1280, 5), (5,), (5, 3), (3,)]
+    freeze(model, below="blocks.15")
+    names = [layer.name for layer in model.layers if layer.trainable_variables]
     kernels = ["_expand_conv", "_depthwise_conv", "_project_conv"]
     assert names[:4] == [*(f"blocks.15.{name}" for name in kernels), "conv_head"]
     assert len(names) == 6
 
 
-def test_batch_norm_keeps_its_statistics(network: keras.Model) -> None:
-    freeze(network, below="pixels")
-    norms = [layer for layer in network.layers if isinstance(layer, layers.BatchNormalization)]
+def test_training_leaves_batch_norm_as_it_was(model: keras.Model) -> None:
+    freeze(model, below="pixels")
+    norms = [layer for layer in model.layers if isinstance(layer, layers.BatchNormalization)]
     before = [layer.get_weights() for layer in norms]
-    convolution = network.get_layer("conv_stem").get_weights()[0]
-    network.compile(keras.optimizers.SGD(0.1), loss="categorical_crossentropy")
+    convolution = model.get_layer("conv_head").get_weights()[0]
+    model.compile(keras.optimizers.SGD(0.1), loss="categorical_crossentropy")
     pixels = np.random.default_rng(0).uniform(0, 255, (4, 32, 32, 3)).astype(np.float32)
-    network.train_on_batch(pixels, np.eye(3, dtype=np.float32)[[0, 1, 2, 0]])
+    model.train_on_batch(pixels, np.eye(3, dtype=np.float32)[[0, 1, 2, 0]])
     for layer, weights in zip(norms, before, strict=True):
         np.testing.assert_array_equal(np.concatenate(layer.get_weights()), np.concatenate(weights))
-    assert "conv_stem" in [layer.name for layer in network.layers if layer.trainable_variables]
-    assert network.get_layer("conv_stem").get_weights()[0].shape == convolution.shape
+    assert (model.get_layer("conv_head").get_weights()[0] != convolution).any()
+    assert "conv_stem" in [layer.name for layer in model.layers if layer.trainable_variables]
 
 
-def test_a_layer_that_is_not_there_is_named_before_anything_is_fitted(settings: Settings) -> None:
+def test_an_unknown_layer_is_an_error_before_training(settings: Settings) -> None:
     params = settings(SMALL | {"model.transfer.unfreeze": "block5"}).model.transfer
     with pytest.raises(ParameterError, match=r"unfreeze: no layer's name begins with 'block5'; .*conv"):
         transfer(params, image_size=32, classes=3)
@@ -80,29 +82,31 @@ def test_the_better_phase_is_kept(
     unfreeze: str, losses: list[float], kept: int, epochs: int,
 ) -> None:  # fmt: skip
     for part in ("train", "val"):
-        for place, gem in enumerate(("Agate", "Ruby")):
+        for seed, gem in enumerate(("Agate", "Ruby")):
             (tmp_path / part / gem).mkdir(parents=True)
-            draw(place, size=(32, 32)).save(tmp_path / part / gem / "0.png")
+            draw(seed, size=(32, 32)).save(tmp_path / part / gem / "0.png")
     params = settings(SMALL | {"model.transfer.unfreeze": unfreeze})
     phases: list[tuple[float, int]] = []
 
-    def fit(model: keras.Model, *given: Any, on_epoch: fit.OnEpoch, **_: Any) -> fit.History:
-        """Set the last bias to the number of the phase, and tell of one epoch."""
-        phases.append((given[2].learning_rate, len(model.trainable_variables)))
+    def fit_one_epoch(model: keras.Model, *args: Any, on_epoch: OnEpoch, **_: Any) -> fit.History:
+        """Sets the last bias to the index of the phase, with the given validation loss."""
+        phases.append((args[2].learning_rate, len(model.trainable_variables)))
         kernel, bias = model.get_layer("gem").get_weights()
         model.get_layer("gem").set_weights([kernel, np.full_like(bias, len(phases) - 1)])
-        values = {"loss": 1.0, "val_loss": losses[len(phases) - 1]}
-        on_epoch(0, values)
-        return {name: [value] for name, value in values.items()}
+        metrics = {"loss": 1.0, "val_loss": losses[len(phases) - 1]}
+        on_epoch(0, metrics)
+        return {name: [value] for name, value in metrics.items()}
 
-    monkeypatch.setattr(fit, "fit", fit)
-    seen: list[tuple[int, Mapping[str, float]]] = []
-    model, classes, history, *_ = fit.train_network(
-        params.model.transfer, params.train, params.augment, base=params.base, split=tmp_path,
-        augmented=tmp_path, backup=tmp_path / "backup", on_epoch=lambda epoch, values: seen.append((epoch, values)),
+    monkeypatch.setattr(network, "fit", fit_one_epoch)
+    reported: list[tuple[int, Mapping[str, float]]] = []
+    result = network.train_network(
+        TrainingContext(
+            params, tmp_path, tmp_path, tmp_path, {}, checkpoints=tmp_path / "checkpoints",
+            on_epoch=lambda epoch, metrics: reported.append((epoch, metrics)),
+        )
     )  # fmt: skip
     assert phases == [(params.train.learning_rate, 2), (params.model.transfer.learning_rate, 6)][:epochs]
-    assert model.get_layer("gem").get_weights()[1].tolist() == [kept, kept]
-    assert (classes, history["val_loss"]) == (["Agate", "Ruby"], losses)
-    assert [epoch for epoch, _ in seen] == list(range(epochs))
-    assert fit.summary(history)["best_epoch"] == kept
+    assert result.model.get_layer("gem").get_weights()[1].tolist() == [kept, kept]
+    assert (result.classes, result.history["val_loss"]) == (["Agate", "Ruby"], losses)
+    assert [epoch for epoch, _ in reported] == list(range(epochs))
+    assert fit.summary(result.history)["best_epoch"] == kept

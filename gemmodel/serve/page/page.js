@@ -1,106 +1,108 @@
-const at = (id) => document.getElementById(id);
+const byId = (id) => document.getElementById(id);
 const video = document.querySelector("video");
-const make = (tag, text, more = {}) => Object.assign(document.createElement(tag), { textContent: text }, more);
-let asking = 0; // of several photos in a row only the last one's answer is shown
+const create = (tag, text, properties = {}) => Object.assign(document.createElement(tag), { textContent: text }, properties);
+let latest = 0; // number of the latest photo; results for earlier ones are dropped
 
-function say(text, isError = false) {
-  at("status").textContent = text;
-  at("status").classList.toggle("error", isError);
+function showStatus(text, isError = false) {
+  byId("status").textContent = text;
+  byId("status").classList.toggle("error", isError);
 }
 
 async function post(path, photo) {
-  const answer = await fetch(path, { method: "POST", body: photo });
-  if (answer.ok) return answer;
-  const told = await answer.json().catch(() => ({}));
-  throw new Error(told.error ?? `The server answered ${answer.status}`);
+  const response = await fetch(path, { method: "POST", body: photo });
+  if (response.ok) return response;
+  const body = await response.json().catch(() => ({}));
+  throw new Error(body.error ?? `The server responded with status ${response.status}.`);
 }
 
-async function ask(photo) {
-  const mine = ++asking;
-  at("result").hidden = true;
-  say("Looking …");
+async function predict(photo) {
+  const current = ++latest;
+  byId("result").hidden = true;
+  showStatus("Predicting …");
   try {
-    const answer = await (await post("answer", photo)).json();
-    if (mine !== asking) return;
-    show(photo, answer);
-    const map = await (await post("why", photo)).blob();
-    if (mine !== asking) return;
-    at("why").src = URL.createObjectURL(map);
-    at("why").hidden = false;
-    say("");
+    const prediction = await (await post("predict", photo)).json();
+    if (current !== latest) return;
+    showPrediction(photo, prediction);
+    showStatus("Computing the explanation …");
+    const explanation = await (await post("explain", photo)).blob();
+    if (current !== latest) return;
+    byId("explanation").src = URL.createObjectURL(explanation);
+    byId("explanation").hidden = false;
+    showStatus("");
   } catch (error) {
-    if (mine === asking) say(error instanceof TypeError ? "The server cannot be reached." : error.message, true);
+    if (current === latest) showStatus(error instanceof TypeError ? "The server cannot be reached." : error.message, true);
   }
 }
 
-function show(photo, answer) {
-  const few = answer.prediction_set.length;
-  at("photo").src = URL.createObjectURL(photo);
-  at("text").textContent = answer.text;
-  at("look").textContent = answer.unknown
-    ? "This photo is unlike all that were learnt from. The names below are only the nearest."
-    : few > 1 ? `They look alike: the photo alone does not tell them apart. ${answer.gem} belongs to: ${answer.mineral_class}.`
-    : `It belongs to: ${answer.mineral_class}.`;
-  at("top").replaceChildren(...answer.top.map(([gem, share]) => {
-    const line = make("li", "");
-    const percent = share < 0.001 ? "< 0.1 %" : `${(100 * share).toFixed(1)} %`;
-    line.append(make("span", gem), make("span", percent), make("meter", "", { value: share, max: 1, ariaLabel: gem }));
-    return line;
+function showPrediction(photo, prediction) {
+  byId("photo").src = URL.createObjectURL(photo);
+  byId("text").textContent = prediction.text;
+  const mineralClass = `Mineral class of ${prediction.gem}: ${prediction.mineral_class}.`;
+  byId("details").textContent = prediction.unknown
+    ? "This photo is unlike all training photos. The gems below are only the most similar ones."
+    : prediction.prediction_set.length > 1 ? `The photo alone cannot tell these gems apart. ${mineralClass}`
+    : mineralClass;
+  byId("top").replaceChildren(...prediction.top.map(([gem, probability]) => {
+    const item = create("li", "");
+    const percent = probability < 0.001 ? "< 0.1 %" : `${(100 * probability).toFixed(1)} %`;
+    const bar = create("meter", "", { value: probability, max: 1, ariaLabel: gem });
+    item.append(create("span", gem), create("span", percent), bar);
+    return item;
   }));
-  at("why").hidden = true;
-  at("alike").hidden = !answer.nearest.length;
-  at("alike").querySelector("ul").replaceChildren(...answer.nearest.map((near) => {
-    const line = make("li", "");
-    line.append(make("img", "", { src: near.photo, alt: `A known photo of ${near.gem}` }), make("div", near.gem));
-    return line;
+  byId("explanation").hidden = true;
+  byId("nearest").hidden = !prediction.nearest.length;
+  byId("nearest").querySelector("ul").replaceChildren(...prediction.nearest.map((neighbour) => {
+    const item = create("li", "");
+    const image = create("img", "", { src: neighbour.photo, alt: `A training photo of ${neighbour.gem}` });
+    item.append(image, create("div", neighbour.gem));
+    return item;
   }));
-  const facts = Object.entries(answer.properties);
-  at("about").hidden = !facts.length;
-  at("about").querySelector("h3").textContent = `About ${answer.gem}`;
-  at("about").querySelector("dl").replaceChildren(...facts.flatMap(([name, value]) => [
-    make("dt", name.replace(/([a-z])([A-Z])/g, "$1 $2")), make("dd", value),
+  const properties = Object.entries(prediction.properties);
+  byId("properties").hidden = !properties.length;
+  byId("properties").querySelector("h3").textContent = `Properties of ${prediction.gem}`;
+  byId("properties").querySelector("dl").replaceChildren(...properties.flatMap(([name, value]) => [
+    create("dt", name.replace(/([a-z])([A-Z])/g, "$1 $2")), create("dd", value),
   ]));
-  at("result").hidden = false;
-  at("result").focus({ preventScroll: true });
-  at("result").scrollIntoView({ block: "start" });
-  say("Working out why …");
+  byId("result").hidden = false;
+  byId("result").focus({ preventScroll: true });
+  byId("result").scrollIntoView({ block: "start" });
 }
 
-at("file").addEventListener("change", (event) => {
-  if (event.target.files[0]) ask(event.target.files[0]);
-  event.target.value = ""; // the same photo may be chosen again
+byId("file").addEventListener("change", (event) => {
+  if (event.target.files[0]) predict(event.target.files[0]);
+  event.target.value = ""; // so that choosing the same photo again is a change, too
 });
 document.addEventListener("paste", (event) => {
   const photo = event.clipboardData.files[0];
-  photo ? ask(photo) : say("There is no picture in what was pasted.", true);
+  photo ? predict(photo) : showStatus("The clipboard does not hold a photo.", true);
 });
-document.addEventListener("dragover", (event) => { event.preventDefault(); at("drop").classList.add("over"); });
-document.addEventListener("dragleave", () => at("drop").classList.remove("over"));
+document.addEventListener("dragover", (event) => { event.preventDefault(); byId("drop").classList.add("over"); });
+document.addEventListener("dragleave", () => byId("drop").classList.remove("over"));
 document.addEventListener("drop", (event) => {
   event.preventDefault();
-  at("drop").classList.remove("over");
-  if (event.dataTransfer.files[0]) ask(event.dataTransfer.files[0]);
+  byId("drop").classList.remove("over");
+  if (event.dataTransfer.files[0]) predict(event.dataTransfer.files[0]);
 });
 
-function stop() {
+function stopCamera() {
   video.srcObject?.getTracks().forEach((track) => track.stop());
   video.srcObject = null;
-  at("live").hidden = true;
+  byId("live").hidden = true;
 }
-at("camera").addEventListener("click", async () => {
+byId("camera").addEventListener("click", async () => {
   try {
     video.srcObject = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } });
-    at("live").hidden = false;
-    at("take").focus();
-    say("");
+    byId("live").hidden = false;
+    byId("capture").focus();
+    showStatus("");
   } catch {
-    say("The camera cannot be used: allow it in the browser, and open this page by https or on this machine.", true);
+    showStatus("The camera cannot be used. Allow it in the browser, and open this page by https or on this machine.", true);
   }
 });
-at("stop").addEventListener("click", stop);
-at("take").addEventListener("click", () => {
-  const canvas = make("canvas", "", { width: video.videoWidth, height: video.videoHeight });
+byId("stop").addEventListener("click", stopCamera);
+byId("capture").addEventListener("click", () => {
+  const canvas = create("canvas", "", { width: video.videoWidth, height: video.videoHeight });
   canvas.getContext("2d").drawImage(video, 0, 0);
-  stop();
-  canvas.toBlob(ask, "image/jpeg", 0.95);
+  stopCamera();
+  canvas.toBlob(predict, "image/jpeg", 0.95);
 });

@@ -1,4 +1,4 @@
-"""The pictures: each is a pure function of a gem and a number, the same bytes every time."""
+"""Composes a picture of stone, background and light: a pure function of a gem and a number."""
 
 import hashlib
 import io
@@ -13,16 +13,16 @@ from sample_site.render.cuts import cut
 from sample_site.render.faceted import Glass, trace
 from sample_site.render.light import Floats, Lamps, lamps
 
-RAYS = 184  # along a side of a faceted stone: enough for crisp facets, and a picture takes some 45 ms
+MAX_RAYS = 184  # along a side of a faceted stone: enough for crisp facets in some 45 ms per picture
 
 
 def shape_of(gem: Gem, number: int) -> str:
-    """Return the cut of a picture's stone: a gem's cuts take turns."""
+    """Returns the cut of a picture's stone; a gem's cuts alternate."""
     return gem.cuts[number % len(gem.cuts)]
 
 
 def render(gem: Gem, number: int) -> Image.Image:
-    """Return a gem's picture, RGB, of some 180 to 420 pixels a side."""
+    """Returns a gem's picture, RGB, with sides of 180 to 420 pixels."""
     rng = _generator(gem, number)
     width = int(rng.integers(220, 421))
     height = width if rng.random() < 0.5 else int(np.clip(width * rng.uniform(0.7, 1.3), 180, 420))
@@ -32,30 +32,30 @@ def render(gem: Gem, number: int) -> Image.Image:
     stone, cover = _stone(gem, number, around, rng, side)
     slack = np.array([width - side, height - side]) / 2
     left, top = (slack * (1 + np.clip(rng.normal(0, 0.3, 2), -0.9, 0.9))).astype(int)
-    picture = _lit(scene, around, stone, cover, (int(left), int(top)), rng)
+    picture = _compose(scene, around, stone, cover, (int(left), int(top)), rng)
     gain = np.exp(rng.normal(0, (0.035, 0.012, 0.045)))  # white balance
     picture *= (gain * np.exp(rng.normal(0, 0.16)))[:, None, None].astype(np.float32)
-    picture = _developed(picture) + rng.normal(0, rng.uniform(0.5, 3.0), (1, height, width))
+    picture = _develop(picture) + rng.normal(0, rng.uniform(0.5, 3.0), (1, height, width))
     finished = Image.fromarray(np.clip(picture + 0.5, 0, 255).astype(np.uint8).transpose(1, 2, 0))
     return finished.filter(ImageFilter.GaussianBlur(rng.uniform(0.0, 0.8))) if rng.random() < 0.4 else finished
 
 
 def cutout(gem: Gem, number: int) -> Image.Image:
-    """Return the stone alone as RGBA, transparent around it."""
+    """Returns the stone alone as RGBA, transparent around it."""
     rng = _generator(gem, number)
     stone, cover = _stone(gem, number, lamps(rng, np.full(3, 0.3, np.float32)), rng, 260)
-    color = _developed(stone / np.maximum(cover, 0.05)) + 0.5
+    color = _develop(stone / np.maximum(cover, 0.05)) + 0.5
     pixels = np.concatenate([np.clip(color, 0, 255), 255 * cover[None]]).astype(np.uint8)
     return Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
 
 
 def jpeg(gem: Gem, number: int) -> bytes:
-    """Return a gem's picture as JPEG of quality 70 to 95."""
+    """Returns a gem's picture as JPEG; its quality, 70 to 95, depends on the number."""
     return encode(render(gem, number), quality=70 + number * 7 % 26)
 
 
 def encode(picture: Image.Image, *, quality: int) -> bytes:
-    """Return a picture as JPEG."""
+    """Returns a picture as JPEG."""
     file = io.BytesIO()
     picture.save(file, "JPEG", quality=quality)
     return file.getvalue()
@@ -67,7 +67,7 @@ def _generator(gem: Gem, number: int) -> np.random.Generator:
 
 
 def _stone(gem: Gem, number: int, around: Lamps, rng: np.random.Generator, side: int) -> tuple[Floats, Floats]:
-    """Return a stone's linear RGB, weighted with its coverage, and the coverage; both `side` pixels square."""
+    """Returns a stone's linear RGB, weighted with its coverage, and the coverage; both `side` pixels square."""
     shape, spin = shape_of(gem, number), rng.uniform(0, 2 * np.pi)
     if shape in SHAPES:
         stone, cover = shade(shape, gem.texture, gem.colors, around, spin, rng, side)
@@ -81,9 +81,9 @@ def _stone(gem: Gem, number: int, around: Lamps, rng: np.random.Generator, side:
     veils = int(rng.poisson(gem.veils))
     haze = rng.uniform(0.25, 0.7)
     glass = Glass((ends * tone).astype(np.float32), gem.index, gem.fire, border, veils, haze)
-    rays = min(RAYS, round(side * 1.5))
+    rays = min(MAX_RAYS, round(side * 1.5))
     traced, mask = trace(cut(shape, rng), glass, around, turn, rng, rays)
-    return _resized(traced, side), np.clip(_resized(mask[None], side)[0], 0, 1)
+    return _resize(traced, side), np.clip(_resize(mask[None], side)[0], 0, 1)
 
 
 def _rotation(axis: int, angle: float) -> Floats:
@@ -94,19 +94,19 @@ def _rotation(axis: int, angle: float) -> Floats:
     return matrix
 
 
-def _resized(layers: Floats, side: int) -> Floats:
-    layers = np.minimum(layers, 1.5)  # what is white anyway must not spill over its neighbours
-    if side > 0.8 * layers.shape[2]:  # rays are points: where they are not averaged anyway, soften their steps
+def _resize(layers: Floats, side: int) -> Floats:
+    layers = np.minimum(layers, 1.5)  # white pixels must not bleed into their neighbours
+    if side > 0.8 * layers.shape[2]:  # rays are point samples: soften the steps where no downscaling averages them
         for axis in (1, 2):
             layers = 0.6 * layers + 0.2 * (np.roll(layers, 1, axis) + np.roll(layers, -1, axis))
     resized = (Image.fromarray(a).resize((side, side), Image.Resampling.BICUBIC) for a in layers.astype(np.float32))
     return np.stack([np.asarray(a) for a in resized]).clip(0)
 
 
-def _lit(
+def _compose(
     scene: Floats, around: Lamps, stone: Floats, cover: Floats, corner: tuple[int, int], rng: np.random.Generator
 ) -> Floats:
-    """Lay a stone on its background, with its shadow and a little of its own colour in it."""
+    """Returns a stone on its background, with a shadow that has a little of the stone's colour."""
     (left, top), side = corner, len(cover)
     window = np.s_[top : top + side, left : left + side]
     where = Image.new("L", (scene.shape[2], scene.shape[1]))
@@ -126,8 +126,8 @@ def _lit(
     return np.asarray(picture, np.float32)
 
 
-def _developed(linear: Floats) -> Floats:
-    """Return linear light as values 0 to 255: a film-like shoulder, then gamma."""
+def _develop(linear: Floats) -> Floats:
+    """Returns linear light as values 0 to 255: a film-like shoulder, then gamma."""
     x = np.maximum(linear, 0)
     toned = np.where(x < 0.6, x, 0.6 + 0.4 * (1 - np.exp(-(x - 0.6) / 0.4)))
     return np.asarray(255 * toned ** np.float32(1 / 2.2), np.float32)

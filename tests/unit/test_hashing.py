@@ -1,0 +1,71 @@
+"""Hashes: they change with what they are of, and with nothing else."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from gemmodel.core import hashing
+from gemmodel.core.errors import DataError
+from gemmodel.core.params import Params
+
+Settings = Callable[..., Params]
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> list[Path]:
+    """Two files in folders of their classes."""
+    paths = [tmp_path / "photos" / name for name in ("agate/1.jpg", "ruby/2.jpg")]
+    for path in paths:
+        path.parent.mkdir(parents=True)
+        path.write_text(path.name)
+    return paths
+
+
+def test_a_file_is_hashed_by_its_bytes(tmp_path: Path) -> None:
+    (tmp_path / "abc").write_bytes(b"abc")  # the example of FIPS 180-2
+    expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert hashing.sha256(tmp_path / "abc") == expected
+    with pytest.raises(DataError, match="no such file"):
+        hashing.sha256(tmp_path / "none")
+
+
+def test_a_digest_depends_on_contents_and_relative_paths_only(photos: list[Path], tmp_path: Path) -> None:
+    root = tmp_path / "photos"
+    digest = hashing.digest(photos, root)
+    assert hashing.digest(reversed(photos), root) == digest
+    root = root.rename(tmp_path / "elsewhere")
+    assert hashing.digest(root.rglob("*.jpg"), root) == digest
+    (root / "agate").rename(root / "opal")
+    renamed = hashing.digest(root.rglob("*.jpg"), root)
+    (root / "opal" / "1.jpg").write_text("changed")
+    assert len({digest, renamed, hashing.digest(root.rglob("*.jpg"), root)}) == 3
+
+
+def test_the_code_digest_is_that_of_all_source_files() -> None:
+    root = Path(hashing.__file__).parents[1]
+    assert hashing.code_digest() == hashing.digest(root.rglob("*.py"), root)
+
+
+def test_a_run_key_changes_with_each_setting_and_file(photos: list[Path], settings: Settings) -> None:
+    base, other = settings().base, settings({"base.seed": 7}).base
+    key = hashing.run_key([base], photos)
+    assert len(key) == 16 and hashing.run_key([settings().base], photos) == key
+    keys = {key, hashing.run_key([other], photos), hashing.run_key([base, settings().embed], photos)}
+    keys |= {hashing.run_key([base], photos[:1]), hashing.run_key([base], photos[::-1])}
+    photos[0].write_text("changed")
+    keys.add(hashing.run_key([base], photos))
+    keys.add(hashing.run_key([base], [photos[0].rename(photos[0].with_name("3.jpg")), photos[1]]))
+    assert len(keys) == 7
+
+
+@pytest.mark.parametrize("changed", ["code", "framework"])
+def test_a_run_key_changes_with_the_code_and_the_frameworks(
+    photos: list[Path], settings: Settings, monkeypatch: pytest.MonkeyPatch, changed: str
+) -> None:
+    key = hashing.run_key([settings().base], photos)
+    if changed == "code":
+        monkeypatch.setattr(hashing, "code_digest", lambda: "of another commit")
+    else:
+        monkeypatch.setattr(hashing, "version", lambda name: "0.0")
+    assert hashing.run_key([settings().base], photos) != key
