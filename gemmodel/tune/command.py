@@ -83,7 +83,7 @@ def run(arguments: argparse.Namespace) -> None:
     Raises:
         ParameterError: an option, the space or params.yaml is wrong.
         DataError: training data is missing, or was made with other parameters; or no trial succeeded.
-        TrackingError: a database does not answer.
+        TrackingError: a database is unreachable.
     """
     for name in ("trials", "repeats", "heartbeat"):
         if getattr(arguments, name) < 1:

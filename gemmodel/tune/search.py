@@ -104,7 +104,7 @@ class Search:
 
         Raises:
             ParameterError: there is none and `create` is false, or it has another configuration.
-            TrackingError: the database does not answer.
+            TrackingError: the database is unreachable.
         """
         with study_errors(self.uri), study_lock(self.uri):
             storage = studies.open_storage(self.uri, self.heartbeat)
@@ -140,7 +140,7 @@ class Search:
             timeout: seconds after which no other trial starts.
 
         Raises:
-            TrackingError: a database does not answer; the trial that it stopped is queued again.
+            TrackingError: a database is unreachable; the trial that it stopped is queued again.
         """
         start = time.monotonic()
         with study_errors(self.uri):

@@ -44,7 +44,7 @@ class Project:
         return f"sqlite:///{(self.root / 'log' / 'runs.db').as_posix()}"
 
     def set(self, **changes: Any) -> None:
-        """Write the tiny parameters with some changes; `__` in a name stands for a dot."""
+        """Write the tiny parameters with some changes; `__` in a name is a dot."""
         self.write_params(self.root, TINY | {name.replace("__", "."): value for name, value in changes.items()})
 
     def stage(self, name: str, *options: str, **variables: str) -> subprocess.CompletedProcess[str]:

@@ -62,13 +62,13 @@ def imports(path: str) -> frozenset[str]:
 @cache
 def closure(stage: str) -> frozenset[str]:
     """The project files that running a stage imports, directly or not, but for the parameters' schema."""
-    found: set[str] = set()
+    closed: set[str] = set()
     waiting = {"stages/__init__.py", f"stages/{stage}.py"}
     while waiting:
         path = waiting.pop()
-        found.add(path)
-        waiting |= imports(path) - found
-    return frozenset(found - IGNORED)
+        closed.add(path)
+        waiting |= imports(path) - closed
+    return frozenset(closed - IGNORED)
 
 
 @cache
