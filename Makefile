@@ -2,7 +2,6 @@ PYTHON ?= python3
 BIN := .venv/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 INSTALLED := .venv/installed
-UI_STORE ?= $(if $(MLFLOW_TRACKING_URI),$(MLFLOW_TRACKING_URI),sqlite:///$(CURDIR)/mlflow.db)
 
 .PHONY: help repro pull test lint ui server bench lock clean
 .DEFAULT_GOAL := help
@@ -28,8 +27,8 @@ lint: $(INSTALLED) ## check format, lint, imports and types, as CI does
 	mypy
 
 ui: $(INSTALLED) ## open the MLflow UI on http://127.0.0.1:5000 (PORT=...)
-	@case '$(UI_STORE)' in http*) echo 'the runs are on a server: open $(UI_STORE)';; *) set -x; \
-	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow server --workers 1 --port $(or $(PORT),5000) --backend-store-uri '$(UI_STORE)';; esac
+	@store=$$(python -c 'from gemmodel.tracking.store import tracking_uri; print(tracking_uri())'); case $$store in http*) echo "the runs are on a server: open $$store";; *) set -x; \
+	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow server --workers 1 --port $(or $(PORT),5000) --backend-store-uri "$$store";; esac
 
 server: $(INSTALLED) ## try a team's MLflow server: PostgreSQL, S3, users (PORT=...)
 	python tools/dev_mlflow_server.py --port $(or $(PORT),5000)
