@@ -33,7 +33,7 @@ ui: $(INSTALLED) ## open the MLflow UI on http://127.0.0.1:5000 (PORT=...)
 server: $(INSTALLED) ## try a team's MLflow server: PostgreSQL, S3, users (PORT=...)
 	python tools/dev_mlflow_server.py --port $(or $(PORT),5000)
 
-bench: $(INSTALLED) ## run the speed benchmarks that docs/results.md quotes
+bench: $(INSTALLED) ## run the speed benchmarks that docs/results.md quotes (needs ../shared/gemstones)
 	for name in nothing_to_do stage_imports cleaning augmentation mixed_precision epoch_ends; do echo "== $$name"; python benchmarks/$$name.py || exit 1; done
 
 lock: $(INSTALLED) ## pin the requirements with hashes, for every platform (UPGRADE=--upgrade: to the latest versions)

@@ -2,7 +2,7 @@
 
 python benchmarks/stage_imports.py
 
-Expected: crawl and split 0.5 s, clean 1.2 s; stages with TensorFlow 4 to 6 s. It takes two minutes.
+Expected: crawl and clean 0.5 s, split 1.2 s; stages with TensorFlow 4 to 6 s. It takes two minutes.
 """
 
 import statistics

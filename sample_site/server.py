@@ -114,7 +114,7 @@ class _Site:
 
     def __init__(self, gems: Sequence[Gem], count: int, renderers: _Renderers) -> None:
         listed = {gem.name: pictures(gem, count, gems) for gem in gems}
-        first_pictures = {name: of_gem[0] for name, of_gem in listed.items() if of_gem}
+        first_pictures = {name: gem_pictures[0] for name, gem_pictures in listed.items() if gem_pictures}
         self._replies: dict[str, Reply] = {
             "/robots.txt": lambda: ("text/plain; charset=utf-8", ROBOTS.encode()),
             "/images/logo.gif": lambda: ("image/gif", LOGO),
@@ -126,8 +126,8 @@ class _Site:
             for path, (media, page) in catalogue.pages(gems, listed, ROBOTS).items()
         }
         self._pages = frozenset(self._replies)
-        self._thumbnails = {p.thumbnail: p for of_gem in listed.values() for p in of_gem}
-        self._pictures = {p.path: p for of_gem in listed.values() for p in of_gem if p.defect != "missing"}
+        self._thumbnails = {p.thumbnail: p for gem_pictures in listed.values() for p in gem_pictures}
+        self._pictures = {p.path: p for gem_pictures in listed.values() for p in gem_pictures if p.defect != "missing"}
         self._renderers = renderers
         source = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.rglob("*.py")))
         self._version = hashlib.sha256(f"{version('numpy')} {version('pillow')} ".encode() + source).hexdigest()

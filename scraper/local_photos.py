@@ -95,19 +95,20 @@ def copy(params: CrawlParams, store: Path) -> tuple[list[dict[str, Any]], dict[s
         if not photos:
             raise DataError(f"{source}: no photos in its class folders; they must end in {', '.join(SUFFIXES)}")
         chosen = {
-            gem: sorted(of_gem, key=lambda photo: photo.path)[: params.max_per_gem or None]
-            for gem, of_gem in photos.items()
+            gem: sorted(gem_photos, key=lambda photo: photo.path)[: params.max_per_gem or None]
+            for gem, gem_photos in photos.items()
             if not params.only or gem in params.only
         }
         for gem, target, file in tqdm(_targets(chosen), "crawl", unit=" photos", disable=None):
             try:
                 body = file.read()
+                file_format = _image_format(body)
             except DataError as error:
                 failures.append({"url": file.name, "reason": str(error)})
                 continue
             (store / target).parent.mkdir(parents=True, exist_ok=True)
             (store / target).write_bytes(body)
-            rows.append(manifest.manifest_row(target, gem, body, _image_format(body), file=file.name))
+            rows.append(manifest.manifest_row(target, gem, body, file_format, file=file.name))
     return rows, {
         "source": source.name,  # not its whole path: the same photos give the same bytes wherever they lie
         "pages": 0,
@@ -120,6 +121,8 @@ def copy(params: CrawlParams, store: Path) -> tuple[list[dict[str, Any]], dict[s
 def _image_format(body: bytes) -> str | None:
     try:
         return decode.header(io.BytesIO(body)).format
+    except decode.TooManyPixelsError:
+        raise
     except DataError:  # for the clean stage to reject
         return None
 
@@ -230,8 +233,8 @@ def _targets(photos: dict[str, list[Photo]]) -> list[tuple[str, str, File]]:
     folders = safe_names.folder_names(photos)
     targets = []
     taken: set[str] = set()
-    for gem, of_gem in photos.items():
-        for photo in of_gem:
+    for gem, gem_photos in photos.items():
+        for photo in gem_photos:
             target = safe_names.safe_path(folders[gem], photo.path)
             salt = photo.file.name
             while safe_names.name_key(target) in taken:

@@ -15,7 +15,10 @@ def main(
     settings = params.load(params_file)
     devices.prepare(settings.base)
     parts = {name: split / name for name in ("train", "val", "test")}
-    report.write(raw, clean, parts, settings, page=page, pictures=pictures)
+    report.write(
+        raw, clean, parts, settings.augment,
+        image_size=settings.base.image_size, seed=settings.base.seed, page=page, pictures=pictures,
+    )  # fmt: skip
     print(f"describe: {page}, {page.stat().st_size / 1e6:.1f} MB")
 
 

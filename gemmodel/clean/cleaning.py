@@ -34,7 +34,7 @@ class Photo:
         problem: why the file cannot be used; None for a usable photo. The attributes below are set only for one.
         pixels: width times height.
         conversions: what has to be done to the file.
-        descriptor: what duplicates are found by.
+        descriptor: for the search for duplicates.
     """
 
     source: str

@@ -41,7 +41,7 @@ BATCH = 500  # pairs that are compared at a time
 
 @dataclass(frozen=True)
 class Descriptor:
-    """What a photo is recognised by.
+    """The features by which a photo is recognised.
 
     Attributes:
         views: Thumbnails: grey of shape (1, 16, 16) and (1, 32, 32), RGB of shape (3, 64, 64), all uint8.

@@ -34,10 +34,14 @@ def digest(paths: Iterable[Path], root: Path) -> str:
 
 
 @cache
-def code_digest() -> str:
-    """Returns the SHA-256 of gemmodel's source files, read at the first call in this process."""
+def code_digest(*packages: str) -> str:
+    """Returns the SHA-256 of gemmodel's source files, read at the first call in this process.
+
+    Args:
+        packages: names of the packages that count; none: all of gemmodel.
+    """
     root = Path(gemmodel.__file__).parent
-    return digest(root.rglob("*.py"), root)
+    return digest((path for package in packages or ["."] for path in (root / package).rglob("*.py")), root)
 
 
 def run_key(settings: Sequence[Any], files: Iterable[Path]) -> str:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from gemmodel.core import files, image_folder
 from gemmodel.core.errors import DataError
-from gemmodel.core.params import Params
+from gemmodel.core.params import AugmentParams
 from gemmodel.describe import plots
 from gemmodel.figures import html, tiles
 from gemmodel.figures.plots import save
@@ -30,14 +30,26 @@ class PhotoSummary(NamedTuple):
     colour: np.ndarray
 
 
-def write(raw: Path, clean: Path, parts: Mapping[str, Path], settings: Params, *, page: Path, pictures: Path) -> None:
+def write(
+    raw: Path,
+    clean: Path,
+    parts: Mapping[str, Path],
+    augmentation: AugmentParams,
+    *,
+    image_size: int,
+    seed: int,
+    page: Path,
+    pictures: Path,
+) -> None:
     """Writes the report and its pictures.
 
     Args:
         raw: the raw folder.
         clean: the clean folder, with its manifest of all raw files.
         parts: folders of train, val and test, by name.
-        settings: `augment` and `base`, for examples of the augmentation.
+        augmentation: of which examples are shown.
+        image_size: side of the examples in pixels.
+        seed: of the examples.
         page: the output, an HTML page that needs no other file and no network.
         pictures: the output, a folder of the page's pictures, `.png` and `.jpg`.
 
@@ -58,7 +70,7 @@ def write(raw: Path, clean: Path, parts: Mapping[str, Path], settings: Params, *
     figures: dict[str, Figure | Image.Image] = {
         "counts": plots.counts_by_gem(counts),
         "samples": tiles.contact_sheet([(tiles.thumbnail(paths[0]), gem) for gem, paths in train.items()], columns=8),
-        "augmentation": _augmentation(train, settings),
+        "augmentation": _augmentation(train, augmentation, image_size=image_size, seed=seed),
         "crop_canny": plots.crop_panels(example, "canny"),
         "crop_otsu": plots.crop_panels(example, "otsu"),
         "sizes": plots.sizes([summary.size for summary in summaries]),
@@ -107,13 +119,12 @@ def _summarise(paths: Sequence[Path]) -> list[PhotoSummary]:
     """Returns the photos' summaries; the colour is that of a photo's centre, with a small weight on grey pixels."""
 
     def summarise(path: Path) -> PhotoSummary:
-        with Image.open(path) as image:
-            size = image.size
+        header = decode.header(path)
         small = np.asarray(tiles.thumbnail(path, 64), np.float32) / 255
         height, width = small.shape[:2]
         centre = small[height // 4 : height - height // 4, width // 4 : width - width // 4].reshape(-1, 3)
         chroma = np.ptp(centre, axis=1) + 0.02  # grey pixels within a coloured stone are reflections
-        return PhotoSummary(size, path.parent.name, np.average(centre, axis=0, weights=chroma))
+        return PhotoSummary((header.width, header.height), path.parent.name, np.average(centre, axis=0, weights=chroma))
 
     return list(Parallel(n_jobs=-1, prefer="threads")(delayed(summarise)(path) for path in paths))
 
@@ -125,11 +136,13 @@ def _mean_by_gem(summaries: Sequence[PhotoSummary]) -> dict[str, tuple[float, fl
     return {gem: (float(mean[0]), float(mean[1]), float(mean[2])) for gem, mean in means.items()}
 
 
-def _augmentation(train: Mapping[str, Sequence[Path]], settings: Params) -> Image.Image:
+def _augmentation(
+    train: Mapping[str, Sequence[Path]], params: AugmentParams, *, image_size: int, seed: int
+) -> Image.Image:
     """Returns one photo of each of five gems, in a row with augmented copies as used in training."""
-    base, gems = settings.base, list(train)[:: max(1, len(train) // 5)][:5]
+    gems = list(train)[:: max(1, len(train) // 5)][:5]
     photos = [train[gem][0] for gem in gems]
-    rows = augment.examples(photos, 7, settings.augment, image_size=base.image_size, seed=base.seed)
+    rows = augment.examples(photos, 7, params, image_size=image_size, seed=seed)
     cells = [
         (image, "augmented" if column else gem)
         for gem, row in zip(gems, rows, strict=True)

@@ -44,9 +44,8 @@ class ColourHistogram(layers.Layer):
     def call(self, pixels: Any) -> Any:
         """Returns the histograms of a batch of pixels."""
         flat = ops.reshape(ops.cast(pixels, "float32"), (-1, pixels.shape[1] * pixels.shape[2], 3)) / 255.0
-        rgb = [
-            flat[..., channel] for channel in range(3)
-        ]  # separate from here on: LiteRT is slow at concatenating and splitting
+        # Separate channels from here on: LiteRT is slow at concatenating and splitting.
+        rgb = [flat[..., channel] for channel in range(3)]
         return ops.concatenate([self._histogram(COLOUR_SPACES[space](*rgb)) for space in self.spaces], axis=-1)
 
     def _histogram(self, channels: Sequence[Any]) -> Any:

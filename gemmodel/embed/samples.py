@@ -78,9 +78,8 @@ def batches(
         unshuffled, size = data, len(paths)
 
         def shuffled(_: tf.Tensor) -> tf.data.Dataset:
-            tf.compat.v1.set_random_seed(
-                1
-            )  # of this graph: with a global seed of 0 TensorFlow rejects a tensor as seed
+            # The seed of this graph: with a global seed of 0 TensorFlow rejects a tensor as seed.
+            tf.compat.v1.set_random_seed(1)
             return unshuffled.shuffle(size, seed=shuffle_seed.read_value())
 
         data = tf.data.Dataset.range(1).flat_map(shuffled)

@@ -91,8 +91,8 @@ def compute_scores(
     if bootstrap_samples:
         rng = np.random.default_rng(seed)
         by_gem = [np.flatnonzero(actual == gem) for gem in np.unique(actual)]
-        samples_of_indices = np.concatenate([rng.choice(i, (bootstrap_samples, len(i))) for i in by_gem], axis=1)
-        bootstrap = pd.DataFrame([_mean_scores(predictions, values, indices) for indices in samples_of_indices])
+        index_samples = np.concatenate([rng.choice(i, (bootstrap_samples, len(i))) for i in by_gem], axis=1)
+        bootstrap = pd.DataFrame([_mean_scores(predictions, values, indices) for indices in index_samples])
         low, high = (bootstrap.quantile(q).round(6) for q in ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2))
         rounded["intervals"] = {name: {"low": float(low[name]), "high": float(high[name])} for name in scores}
     return rounded

@@ -77,9 +77,9 @@ def write(
     """
     with _timed("preparing the model"):
         explainer = Explainer(model)
-    number = max(PREDICTED_PER_SHOWN * params.photos, params.ablation_photos) if params.ablation_photos else None
+    count = max(PREDICTED_PER_SHOWN * params.photos, params.ablation_photos) if params.ablation_photos else None
     with _timed("predictions of test photos"):
-        photos = predict(explainer, test, classes, number=number, seed=seed)
+        photos = predict(explainer, test, classes, count=count, seed=seed)
     shown = choose(photos, params.photos)
     right, wrong = ([photo for photo in shown if photo.right is value] for value in (True, False))
     compared = [photo for pair in zip_longest(right, wrong) for photo in pair if photo][: params.comparison_photos]
@@ -132,11 +132,11 @@ def write(
 
 
 def predict(
-    explainer: Explainer, test: Path, classes: Sequence[str], *, number: int | None, seed: int
+    explainer: Explainer, test: Path, classes: Sequence[str], *, count: int | None, seed: int
 ) -> list[ExplainedPhoto]:
     """Returns the model's predictions of a random sample, or of all photos, of a folder, in random order."""
     paths, labels = samples.list_samples(test, classes)
-    order = np.random.default_rng(seed).permutation(len(paths))[:number]
+    order = np.random.default_rng(seed).permutation(len(paths))[:count]
     paths, labels = [paths[i] for i in order], labels[order]
     data = samples.batches(paths, labels, classes=len(classes), image_size=explainer.side, batch_size=BATCH)
     probs = np.concatenate([explainer.probabilities(pixels.numpy()) for pixels, _ in data])
@@ -145,11 +145,11 @@ def predict(
     ]
 
 
-def choose(photos: Sequence[ExplainedPhoto], number: int) -> list[ExplainedPhoto]:
-    """Returns a number of photos, half of them wrongly predicted if there are enough, the right ones first."""
+def choose(photos: Sequence[ExplainedPhoto], count: int) -> list[ExplainedPhoto]:
+    """Returns `count` photos, half of them wrongly predicted if there are enough, the right ones first."""
     right, wrong = ([photo for photo in photos if photo.right is value] for value in (True, False))
-    wrong_count = max(number - len(right), min(number // 2, len(wrong)))
-    return right[: number - wrong_count] + wrong[:wrong_count]
+    wrong_count = max(count - len(right), min(count // 2, len(wrong)))
+    return right[: count - wrong_count] + wrong[:wrong_count]
 
 
 def compare(

@@ -17,12 +17,13 @@ def normalize_rows(matrix: np.ndarray) -> np.ndarray:
     return matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
 
 
-def confusion_heatmap(matrix: np.ndarray, classes: Sequence[str]) -> Figure:
+def confusion_heatmap(matrix: np.ndarray, classes: Sequence[str], *, photos: str = "test") -> Figure:
     """Draws a confusion matrix as fractions of each actual class, labelled with the counts that are not 0.
 
     Args:
         matrix: counts of shape (classes, classes), one row per actual class.
         classes: the names.
+        photos: which they are, for the title.
     """
     fractions = normalize_rows(matrix)
     side = max(5.0, 2.2 + 0.27 * len(classes))
@@ -40,5 +41,5 @@ def confusion_heatmap(matrix: np.ndarray, classes: Sequence[str]) -> Figure:
     axes.tick_params(which="minor", length=0)
     axes.set_xlabel("predicted")
     axes.set_ylabel("actual")
-    axes.set_title(f"{np.trace(matrix)} of {matrix.sum()} test photos right")
+    axes.set_title(f"{np.trace(matrix)} of {matrix.sum()} {photos} photos right")
     return figure

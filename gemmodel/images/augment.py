@@ -114,8 +114,8 @@ def write_copies(
 
         def write(path: Path, folder: Path, copies: int) -> None:
             pixels = np.repeat(decode.load(path, image_size)[np.newaxis], copies, axis=0)
-            for number, copy in enumerate(augment(pixels, f"{seed}/{folder.name}/{path.name}")):
-                Image.fromarray(copy).save(folder / f"{path.stem}_{number}.jpg", **decode.JPEG)
+            for i, copy in enumerate(augment(pixels, f"{seed}/{folder.name}/{path.name}")):
+                Image.fromarray(copy).save(folder / f"{path.stem}_{i}.jpg", **decode.JPEG)
 
         # Threads: Pillow and TensorFlow release the GIL, and a process would spend seconds on importing TensorFlow.
         with ThreadPoolExecutor(workers or cpu_count()) as pool:

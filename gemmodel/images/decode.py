@@ -29,6 +29,10 @@ EXIF_TRANSPOSE = {
 }
 
 
+class TooManyPixelsError(DataError):
+    """An image has more pixels than are accepted; it may be a decompression bomb."""
+
+
 class Header(NamedTuple):
     """What the header of an image file says: Pillow's name of its format, and its size in pixels."""
 
@@ -45,7 +49,8 @@ def header(file: Path | IO[bytes], *, max_pixels: int = MAX_PIXELS) -> Header:
         max_pixels: the most that are accepted, width times height.
 
     Raises:
-        DataError: the file is not in one of FORMATS, its header is damaged, or it has too many pixels.
+        TooManyPixelsError: it has more pixels than `max_pixels`.
+        DataError: the file is not in one of FORMATS, or its header is damaged.
     """
     try:
         with _opened(file, max_pixels) as image:
@@ -89,7 +94,7 @@ def _opened(file: Path | IO[bytes], max_pixels: int) -> Iterator[Image.Image]:
     except UnidentifiedImageError:
         raise DataError("not an image") from None
     except Image.DecompressionBombError:
-        raise DataError(f"more pixels than the {max_pixels} of a photo") from None
+        raise TooManyPixelsError(f"more pixels than the {max_pixels} of a photo") from None
 
 
 def _upright_rgb(image: Image.Image) -> Image.Image:

@@ -1,4 +1,4 @@
-"""By what a photo is recognised when its file is gone: its pixels, and a perceptual hash of them."""
+"""Fingerprints, which identify a photo when its file is gone: its pixels, and a perceptual hash of them."""
 
 import hashlib
 from pathlib import Path

@@ -18,11 +18,11 @@ FORMER_RULES = {"by_hand": "manual"}
 
 @dataclass(frozen=True)
 class Decision:
-    """Whether a new version becomes champion, why, and the figures behind it."""
+    """Whether a new version becomes champion, why, and the statistics behind it."""
 
     champion: bool
     reason: str
-    figures: dict[str, Any] = field(default_factory=dict)
+    statistics: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class RegistryState:
         version: the number of the new version.
         champion: the number of the present champion; None where there is none.
         champion_sha256: the hash of the champion's model.
-        champion_known: whether the champion's training photos and test predictions are stored.
+        champion_recorded: whether the champion's training photos and test predictions are stored.
         leaked: test photos that the champion was trained on.
         champion_error: why the champion fails to predict; None where it does not.
         champion_accuracy: on the test photos.
@@ -43,7 +43,7 @@ class RegistryState:
     version: str
     champion: str | None
     champion_sha256: str | None = None
-    champion_known: bool = True
+    champion_recorded: bool = True
     leaked: tuple[str, ...] = ()
     champion_error: str | None = None
     champion_accuracy: float = 0.0
@@ -62,21 +62,21 @@ def decide(state: RegistryState, rule: RegisterParams, *, test_photos: int) -> D
         return Decision(True, "first model of this name")
     if state.champion == state.version:
         return Decision(True, "champion already")
-    figures: dict[str, Any] = {"champion_sha256": state.champion_sha256}
-    if not state.champion_known:
-        return Decision(False, f"the champion's training photos are not recorded; {REMEDY}", figures)
+    statistics: dict[str, Any] = {"champion_sha256": state.champion_sha256}
+    if not state.champion_recorded:
+        return Decision(False, f"the champion's training photos are not recorded; {REMEDY}", statistics)
     if state.leaked:
-        number = len(state.leaked)
-        reason = f"the champion was trained on {number} of the {test_photos} test photos, e.g. {state.leaked[0]}"
-        return Decision(False, f"{reason}; {REMEDY}", figures | {"leaked_test_photos": number})
+        count = len(state.leaked)
+        reason = f"the champion was trained on {count} of the {test_photos} test photos, e.g. {state.leaked[0]}"
+        return Decision(False, f"{reason}; {REMEDY}", statistics | {"leaked_test_photos": count})
     if state.champion_error is not None or state.comparison is None:
-        return Decision(False, f"the champion fails to predict ({state.champion_error}); {REMEDY}", figures)
-    decision = compare(state.comparison, rule)
-    figures["champion_accuracy"] = state.champion_accuracy
-    return Decision(decision.champion, decision.reason, figures | decision.figures)
+        return Decision(False, f"the champion fails to predict ({state.champion_error}); {REMEDY}", statistics)
+    decision = decide_by_comparison(state.comparison, rule)
+    statistics["champion_accuracy"] = state.champion_accuracy
+    return Decision(decision.champion, decision.reason, statistics | decision.statistics)
 
 
-def compare(comparison: Comparison, rule: RegisterParams) -> Decision:
+def decide_by_comparison(comparison: Comparison, rule: RegisterParams) -> Decision:
     """Decides between the champion and a new version by their predictions for the same test photos.
 
     Args:
@@ -84,15 +84,15 @@ def compare(comparison: Comparison, rule: RegisterParams) -> Decision:
         rule: the parameters.
     """
     gained, lost = len(comparison.gained), len(comparison.lost)
-    figures = {"gained": gained, "lost": lost, "p_value": round(comparison.p_value, 6)}
+    statistics = {"gained": gained, "lost": lost, "p_value": round(comparison.p_value, 6)}
     counts = f"{gained} test photos gained and {lost} lost against the champion, p = {comparison.p_value:.4g}"
     if gained <= lost:
-        return Decision(False, f"not more correct than the champion: {counts}", figures)
+        return Decision(False, f"not more correct than the champion: {counts}", statistics)
     if comparison.p_value > rule.significance:
-        return Decision(False, f"may be better by chance: {counts}, above {rule.significance:g}", figures)
+        return Decision(False, f"may be better by chance: {counts}, above {rule.significance:g}", statistics)
     if rule.rule == "manual":
-        return Decision(False, f"better, but promotion is manual (register.rule): {counts}", figures)
-    return Decision(True, f"better: {counts}", figures)
+        return Decision(False, f"better, but promotion is manual (register.rule): {counts}", statistics)
+    return Decision(True, f"better: {counts}", statistics)
 
 
 def decision_key(test_predictions: pd.DataFrame, rule: RegisterParams) -> dict[str, Any]:

@@ -38,7 +38,7 @@ def load_table(version: ModelVersion, file: str) -> pd.DataFrame | None:
         return pd.read_csv(path, dtype=str, keep_default_na=False)
 
 
-def predict(version: ModelVersion, photos: Sequence[Path]) -> list[str]:
+def predict_in_subprocess(version: ModelVersion, photos: Sequence[Path]) -> list[str]:
     """Returns a version's prediction for each photo, from a process of its own.
 
     The version brings its own package `gemmodel`, which may be older than the one of this process.

@@ -74,7 +74,7 @@ def decide_and_promote(
         check_held: from `registry_lock`.
 
     Returns:
-        The decision and its figures, which are also the version's tags.
+        The decision and its statistics, which are also the version's tags.
     """
     client, name, key = mlflow.MlflowClient(), version.name, promotion.decision_key(test_predictions, rule)
     stored = {
@@ -102,7 +102,7 @@ def decide_and_promote(
             "reason": outcome.reason,
             "test_photos": len(test_predictions),
             "accuracy": round(float(accuracy), 6),
-            **outcome.figures,
+            **outcome.statistics,
         }
     check_held()
     client.set_model_version_tag(name, version.version, "pending", json.dumps(decision))
@@ -140,7 +140,7 @@ def load_state(
     champion_training_set = version_files.load_table(present, TRAINING_SET)
     champion_predictions = version_files.load_table(present, TEST_PREDICTIONS)
     if champion_training_set is None or champion_predictions is None:
-        return RegistryState(**state, champion_known=False)
+        return RegistryState(**state, champion_recorded=False)
     if leaked := fingerprints.find_leaked(test_predictions, champion_training_set, training_set):
         return RegistryState(**state, leaked=tuple(leaked))
     try:
@@ -229,7 +229,7 @@ def _predict_test_photos(
     """Returns a version's predictions for the test photos, in their order; predicts those only that are not stored."""
     new = test_photos[~test_photos["photo"].isin(stored["photo"])]
     if len(new):
-        predicted = version_files.predict(version, [test / file for file in new["file"]])
+        predicted = version_files.predict_in_subprocess(version, [test / file for file in new["file"]])
         stored = pd.concat([stored, pd.DataFrame({"photo": new["photo"], "predicted": predicted})])
         version_files.save_table(version, TEST_PREDICTIONS, stored)
     return test_photos["photo"].map(stored.drop_duplicates("photo").set_index("photo")["predicted"])

@@ -24,6 +24,7 @@ from starlette.staticfiles import StaticFiles
 
 from gemmodel.core import files
 from gemmodel.core.errors import DataError
+from gemmodel.figures import tiles
 from gemmodel.images import decode
 from gemmodel.serve import predictions
 from gemmodel.serve.predictor import Predictor
@@ -190,9 +191,7 @@ def _check(photo: bytes) -> io.BytesIO:
 
 
 def _thumbnail(path: Path) -> bytes:
-    with Image.open(path) as photo:
-        photo.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
-        return _jpeg(photo.convert("RGB"))
+    return _jpeg(tiles.thumbnail(path, THUMBNAIL_SIDE))
 
 
 def _jpeg(picture: Image.Image) -> bytes:

@@ -29,15 +29,15 @@ def read_hierarchy(path: Path) -> dict[str, str]:
         return {}
     if not isinstance(node, yaml.MappingNode):
         raise DataError(f"{path}: no gems with their mineral classes; a line of it is like `Ruby: Corundum`")
-    mineral_classes: dict[str, str] = {}
+    by_gem: dict[str, str] = {}
     for key, value in node.value:
         line = f"{path}:{key.start_mark.line + 1}"
         if not (isinstance(key, yaml.ScalarNode) and isinstance(value, yaml.ScalarNode) and key.value and value.value):
             raise DataError(f"{line}: a gem needs one mineral class, as in `Ruby: Corundum`")
-        if key.value in mineral_classes:
+        if key.value in by_gem:
             raise DataError(f"{line}: {key.value} is listed twice; remove one line")
-        mineral_classes[key.value] = value.value
-    return mineral_classes
+        by_gem[key.value] = value.value
+    return by_gem
 
 
 def mineral_classes(

@@ -58,11 +58,13 @@ def read(path: Path) -> dict[str, str]:
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; split.test_list names a list, which may be empty") from None
     listed = {}
-    for number, line in enumerate(lines, 1):
+    for line_number, line in enumerate(lines, 1):
         if line and not line.startswith("#"):
             sha256, tab, source = line.partition("\t")
             if len(sha256) != 64 or not tab:
-                raise DataError(f"{path}:{number}: no SHA-256, tab and path; `gemmodel pin-test` writes such lines")
+                raise DataError(
+                    f"{path}:{line_number}: no SHA-256, tab and path; `gemmodel pin-test` writes such lines"
+                )
             listed[sha256] = source
     return listed
 

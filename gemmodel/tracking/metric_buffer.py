@@ -112,7 +112,7 @@ def flush_pending(model_sha256: str, folder: Path) -> None:
             tags = [RunTag(*tag) for tag in unsent["tags"].items()]
             mlflow.MlflowClient().log_batch(unsent["run"], [Metric(*metric) for metric in unsent["metrics"]], tags=tags)
             mlflow.log_artifact(str(pending / CURVES))
-        print(f"{unsent['store']}: logged {len(unsent['metrics'])} metrics of the training from while it was away")
+        print(f"{unsent['store']}: logged {len(unsent['metrics'])} metrics that the training could not log")
     except MlflowException as error:
         if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):  # somebody deleted the run
             raise

@@ -49,7 +49,7 @@ class TrainingData:
     reseed: keras.callbacks.Callback
 
 
-def batches(
+def load_training_data(
     params: TrainParams,
     augment: AugmentParams,
     *,

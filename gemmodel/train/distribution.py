@@ -48,13 +48,13 @@ def workers() -> tuple[list[str], int]:
         ) from None
 
 
-def make_strategy(wanted: str, *, model: str, timeout: float = START_TIMEOUT_S) -> tf.distribute.Strategy:
+def make_strategy(requested: str, *, model: str, timeout: float = START_TIMEOUT_S) -> tf.distribute.Strategy:
     """Returns how a training is distributed over devices.
 
     It must be called before any tensor is made: on several hosts it waits for the other workers.
 
     Args:
-        wanted: `one`; `mirrored`: all GPUs of this host; `multiworker`: all hosts in TF_CONFIG; `auto`: multiworker
+        requested: `one`; `mirrored`: all GPUs of this host; `multiworker`: all hosts in TF_CONFIG; `auto`: multiworker
             where TF_CONFIG names several hosts, mirrored where TensorFlow sees several GPUs, else one.
         model: the name of the architecture; fusion is fitted on one device.
         timeout: seconds within which the other workers must start.
@@ -67,12 +67,12 @@ def make_strategy(wanted: str, *, model: str, timeout: float = START_TIMEOUT_S) 
     addresses, index = workers()
     gpus = tf.config.get_visible_devices("GPU")
     if model == "fusion":
-        if index or wanted not in ("auto", "one"):
+        if index or requested not in ("auto", "one"):
             raise ParameterError("train.strategy: fusion is fitted on one device; set it to one, without TF_CONFIG")
-        wanted = "one"
-    if wanted == "auto":
-        wanted = "multiworker" if len(addresses) > 1 else "mirrored" if len(gpus) > 1 else "one"
-    if wanted == "multiworker":
+        requested = "one"
+    if requested == "auto":
+        requested = "multiworker" if len(addresses) > 1 else "mirrored" if len(gpus) > 1 else "one"
+    if requested == "multiworker":
         if index and "DVC_STAGE" in os.environ:
             raise ParameterError(f"{_named([index])} writes no output for DVC: run `gemmodel worker` on this host")
         if len(addresses) < 2:
@@ -82,7 +82,7 @@ def make_strategy(wanted: str, *, model: str, timeout: float = START_TIMEOUT_S) 
         strategy = tf.distribute.MultiWorkerMirroredStrategy()  # on CPUs by RING, on GPUs by NCCL
         faulthandler.cancel_dump_traceback_later()
         return strategy
-    if wanted == "mirrored":
+    if requested == "mirrored":
         devices = tf.config.list_logical_devices("GPU" if gpus else "CPU")
         if len(devices) < 2:
             raise DeviceError("train.strategy is mirrored, but TensorFlow sees one device; set it to auto or one")

@@ -17,12 +17,12 @@ from sklearn.metrics import log_loss
 from gemmodel import devices
 from gemmodel.core import hashing
 from gemmodel.core.errors import DataError, ParameterError
-from gemmodel.core.params import FusionParams, Params, TrainParams
+from gemmodel.core.params import Params, TrainParams
 from gemmodel.embed import backbones, extractor, feature_set, litert
 from gemmodel.embed.feature_set import FeatureSet
 from gemmodel.models import fusion
 from gemmodel.train import fusion_head, transfer
-from gemmodel.train.batches import TrainingData, batches
+from gemmodel.train.batches import TrainingData, load_training_data
 from gemmodel.train.context import TrainingContext
 from gemmodel.train.fit import TrainingResult, fit
 
@@ -66,14 +66,17 @@ def fine_tune(context: TrainingContext) -> TrainingResult:
         raise ParameterError("model.fusion.fine_tune_epochs: labels: separate has no fine-tuning; set labels to all")
     base_result = fusion_head.train_fusion(context)
     train, val = (feature_set.read(context.features / name) for name in FEATURE_FILES)
-    data = batches(
+    data = load_training_data(
         params.train, params.augment, base=params.base, split=context.split, augmentation_source="on_the_fly"
     )
     if not np.array_equal(data.val_labels, val.labels):  # predictions are combined photo by photo
         raise DataError(
             f"{context.features}: its photos are not those of {context.split}; run `dvc repro embed` to make it again"
         )
-    networks, metrics = fit_networks(context, data, train, val)
+    inputs = [*data.paths, *(context.features / name for name in FEATURE_FILES)]
+    key = hashing.run_key([params.base, model, params.train, params.augment, params.embed], inputs)
+    checkpoints = context.checkpoints / key
+    networks, metrics = fit_networks(params, data, train, val, checkpoints=checkpoints)
     tuned = with_tta(networks, params.embed.views)
     combined = ensemble_weights(
         _base_val_probs(base_result, params, train, val),
@@ -81,6 +84,7 @@ def fine_tune(context: TrainingContext) -> TrainingResult:
         weight=model.ensemble_weight,
         labels=val.labels,
     )
+    shutil.rmtree(checkpoints, ignore_errors=True)
     if combined is None:
         print(f"fine-tuning: networks of validation accuracy {metrics['val_accuracy']:.3f} add nothing to fusion")
         return base_result
@@ -100,27 +104,24 @@ def fine_tune(context: TrainingContext) -> TrainingResult:
 
 
 def fit_networks(
-    context: TrainingContext, data: TrainingData, train: FeatureSet, val: FeatureSet
+    params: Params, data: TrainingData, train: FeatureSet, val: FeatureSet, *, checkpoints: Path
 ) -> tuple[list[keras.Model], dict[str, float]]:
     """Fine-tunes `ensemble_size` networks, and resumes an interrupted fine-tuning.
 
     Args:
-        context: parameters and folders.
+        params: the networks, and how they are fitted.
         data: batches of the photos.
         train: features of the training photos.
         val: features of the validation photos.
+        checkpoints: a folder for their state.
 
     Returns:
         The networks, and the mean over them of the metrics at their best epochs.
     """
-    params = context.params
     model = params.model.fusion
     networks = [
         build_network(params, seed=params.base.seed + i, train=train, val=val) for i in range(model.ensemble_size)
     ]
-    inputs = [*data.paths, *(context.features / name for name in FEATURE_FILES)]
-    key = hashing.run_key([params.base, model, params.train, params.augment, params.embed], inputs)
-    checkpoints = context.checkpoints / key
     tail_params = replace(params.train, epochs=model.fine_tune_epochs, learning_rate=model.learning_rate)
     with split_at_frozen(networks, data, unfreeze=model.unfreeze) as (tails, train_batches, val_batches):
         best = [
@@ -135,13 +136,12 @@ def fit_networks(
             )
             for i, tail in enumerate(tails)
         ]
-    shutil.rmtree(checkpoints, ignore_errors=True)
     return networks, {name: float(np.mean([metrics[name] for metrics in best])) for name in best[0]}
 
 
 def _base_val_probs(result: TrainingResult, params: Params, train: FeatureSet, val: FeatureSet) -> np.ndarray:
     """Returns fusion's probabilities for the validation photos, from a head that was not trained on them."""
-    model: FusionParams = params.model.fusion
+    model = params.model.fusion
     if model.head == "kernel":
         without_val = replace(model, refit_on_validation=False)
         ridge, _ = fusion_head.fit_kernel(without_val, train, val, params=params.train)

@@ -22,7 +22,7 @@ from gemmodel.models.metadata import mineral_class_indices
 from gemmodel.models.saving import with_embedding
 from gemmodel.train.context import OnEpoch, TrainingContext
 from gemmodel.train.fit import History, TrainingResult, class_weight, fit, held_out_predictions
-from gemmodel.train.kernel_ridge import KernelRidge, RidgeFit
+from gemmodel.train.kernel_ridge import KernelRidge, KernelRidgeFit
 
 MAX_LOGIT_SCALE = 4.0  # and its inverse bound the scale: it would grow without end where all photos are correct
 
@@ -195,7 +195,7 @@ def to_keras(ridge: KernelRidge) -> keras.Model:
 
 
 def _score_layers(
-    kernels: Sequence[keras.KerasTensor], ridges: RidgeFit, name: str, weights: dict[str, np.ndarray]
+    kernels: Sequence[keras.KerasTensor], ridges: KernelRidgeFit, name: str, weights: dict[str, np.ndarray]
 ) -> keras.KerasTensor:
     """Adds the layers from the kernel of each degree to one score per class, and their weights to `weights`."""
     classes, scores = ridges.stacker.shape[1], []

@@ -27,7 +27,7 @@ MIN_STD, MIN_SQUARED_LENGTH = np.float32(1e-7), np.float32(1e-12)
 
 
 @dataclass(frozen=True)
-class RidgeFit:
+class KernelRidgeFit:
     """Kernel ridge regressions of several degrees, calibrated and combined to one score per class.
 
     Attributes:
@@ -99,7 +99,7 @@ class KernelRidge:
     ) -> None:
         self.params, self.classes, self.blocks = params, classes, list(blocks)
         self.penalty, self.parents, self.max_photos = penalty, np.asarray(parents, int), max_photos
-        self.mineral_classes_: RidgeFit | None = None
+        self.mineral_classes_: KernelRidgeFit | None = None
 
     def fit(self, features: np.ndarray, labels: np.ndarray) -> Self:
         """Fits the regressions.
@@ -172,7 +172,7 @@ class KernelRidge:
 
 def fit_ridges(
     params: FusionParams, kernel: np.ndarray, penalties: np.ndarray, labels: np.ndarray, groups: Sequence[np.ndarray]
-) -> RidgeFit:
+) -> KernelRidgeFit:
     """Fits one calibrated regression per degree, and the stacker of their scores.
 
     Args:
@@ -194,7 +194,7 @@ def fit_ridges(
     classes = scaled[0].shape[1]
     mean = np.tile(np.eye(classes) / len(scaled), (len(scaled), 1))
     if len(groups) > 1 or not params.stacking_penalty:
-        return RidgeFit(dual_coefs, arcsinh_scales, mean, grouped_softmax(scores @ mean, groups))
+        return KernelRidgeFit(dual_coefs, arcsinh_scales, mean, grouped_softmax(scores @ mean, groups))
     loo_probs = np.zeros((len(labels), classes))
     folds = np.arange(len(labels)) % STACKING_FOLDS  # photos are sorted by class, so every fold has all classes
     for fold in range(STACKING_FOLDS):
@@ -202,7 +202,7 @@ def fit_ridges(
         stacker = fit_stacker(scores[~inside], labels[~inside], mean, params.stacking_penalty)
         loo_probs[inside] = softmax(scores[inside] @ stacker, axis=1)
     stacker = fit_stacker(scores, labels, mean, params.stacking_penalty)
-    return RidgeFit(dual_coefs, arcsinh_scales, stacker, loo_probs)
+    return KernelRidgeFit(dual_coefs, arcsinh_scales, stacker, loo_probs)
 
 
 def fit_stacker(scores: np.ndarray, labels: np.ndarray, mean: np.ndarray, penalty: float) -> np.ndarray:
@@ -249,10 +249,11 @@ def fit_arcsinh_scale(scores: np.ndarray, labels: np.ndarray, groups: Sequence[n
 
 
 def grouped_softmax(scores: np.ndarray, groups: Sequence[np.ndarray]) -> np.ndarray:
-    """Returns the softmax over each group of classes, shape (photos, classes); changes the scores in place."""
+    """Returns the softmax over each group of classes, shape (photos, classes)."""
+    probs = np.empty_like(scores)
     for group in groups:
-        scores[:, group] = softmax(scores[:, group], axis=1)
-    return scores
+        probs[:, group] = softmax(scores[:, group], axis=1)
+    return probs
 
 
 def _ridge(

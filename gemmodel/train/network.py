@@ -13,7 +13,8 @@ from gemmodel.core import hashing
 from gemmodel.core.errors import ParameterError
 from gemmodel.core.params import CnnParams, ResidualParams, TrainParams, TransferParams
 from gemmodel.devices import precision
-from gemmodel.train import batches, cnn, distribution, residual, tensorboard, transfer
+from gemmodel.train import cnn, distribution, residual, tensorboard, transfer
+from gemmodel.train.batches import TrainingData, load_training_data
 from gemmodel.train.context import OnEpoch, TrainingContext
 from gemmodel.train.fit import History, TrainingResult, fit, held_out_predictions
 
@@ -49,7 +50,7 @@ def train_network(context: TrainingContext) -> TrainingResult:
         tensorboard.check()
         if distribution.hosts(strategy) > 1:
             raise ParameterError("train.tensorboard is for one host; set it to false, MLflow shows the same metrics")
-    data = batches.batches(
+    data = load_training_data(
         train,
         params.augment,
         base=base,
@@ -59,22 +60,42 @@ def train_network(context: TrainingContext) -> TrainingResult:
     )
     key = hashing.run_key([base, model, train, params.augment], data.paths)
     distribution.check_same_key(strategy, key)
-    checkpoints = context.checkpoints / key
 
     build = partial(NETWORKS[params.model.name], model, image_size=base.image_size, classes=len(data.classes))
     keras.config.set_dtype_policy(_policy(model, train))
     network = distribution.build(strategy, build)
+    history = _fit_phases(network, context, data, key)
+    keras.config.set_dtype_policy("float32")  # mixed precision is for training: the saved model runs anywhere
+    trained = build()
+    trained.set_weights(network.get_weights())
+    if distribution.is_chief(strategy):
+        shutil.rmtree(context.checkpoints / key, ignore_errors=True)
+    held_out = held_out_predictions(
+        trained,
+        train_inputs=data.train_plain,
+        train_labels=data.train_plain_labels,
+        train_files=data.files,
+        val_inputs=data.val,
+        val_labels=data.val_labels,
+    )
+    return TrainingResult(trained, data.classes, history, held_out)
+
+
+def _fit_phases(network: keras.Model, context: TrainingContext, data: TrainingData, key: str) -> History:
+    """Fits a network phase by phase, keeps the weights of the best one, and returns the metrics of all phases."""
+    params = context.params
+    model: NetworkParams = getattr(params.model, params.model.name)
     best_loss, history = np.inf, History()
-    for i, (phase, trainable_from) in enumerate(_phases(model, train)):
+    for i, (phase, trainable_from) in enumerate(_phases(model, params.train)):
         if trainable_from:
             transfer.freeze(network, below=trainable_from)
         initial_weights = network.get_weights()
-        checkpoint = checkpoints / f"{i}.pickle" if train.resume else None
+        checkpoint = context.checkpoints / key / f"{i}.pickle" if phase.resume else None
         callbacks = [data.reseed]
-        if train.tensorboard:
+        if phase.tensorboard:
             callbacks += tensorboard.callbacks(
                 context.logs / key / str(i),
-                {"base": base, "model": model, "train": phase, "augment": params.augment},
+                {"base": params.base, "model": model, "train": phase, "augment": params.augment},
                 data.val,
                 data.classes,
                 overwrite=not (checkpoint and checkpoint.exists()),
@@ -94,20 +115,7 @@ def train_network(context: TrainingContext) -> TrainingResult:
             best_loss = min(metrics["val_loss"])
         else:
             network.set_weights(initial_weights)
-    keras.config.set_dtype_policy("float32")  # mixed precision is for training: the saved model runs anywhere
-    trained = build()
-    trained.set_weights(network.get_weights())
-    if distribution.is_chief(strategy):
-        shutil.rmtree(checkpoints, ignore_errors=True)
-    held_out = held_out_predictions(
-        trained,
-        train_inputs=data.train_plain,
-        train_labels=data.train_plain_labels,
-        train_files=data.files,
-        val_inputs=data.val,
-        val_labels=data.val_labels,
-    )
-    return TrainingResult(trained, data.classes, history, held_out)
+    return history
 
 
 def _offset(on_epoch: OnEpoch | None, epochs: int) -> OnEpoch | None:

@@ -72,8 +72,7 @@ class ConfusionImage(keras.callbacks.Callback):
         actual = np.concatenate([labels.argmax(axis=1) for _, labels in self.val.as_numpy_iterator()])
         predicted = self.model.predict(self.val, verbose=0).argmax(axis=1)
         matrix = confusion_matrix(actual, predicted, labels=range(len(self.classes)))
-        figure = plots.confusion_heatmap(matrix, self.classes)
-        figure.axes[0].set_title(f"{np.trace(matrix)} of {matrix.sum()} validation photos correct")
+        figure = plots.confusion_heatmap(matrix, self.classes, photos="validation")
         png = io.BytesIO()
         figure.savefig(png, format="png", dpi=DPI)
         with self.writer.as_default():

@@ -13,6 +13,7 @@ from typing import Any
 from gemmodel.core import files, hashing, params
 from gemmodel.core.errors import DataError, ParameterError
 
+TRAINING_CODE = ("core", "images", "embed", "models", "train")  # packages whose change ends a study
 ABOUT = """\
 Search for better settings on the data that `dvc repro` made. Trials are ranked by the validation part; the test
 part is not read.
@@ -121,7 +122,7 @@ def run(arguments: argparse.Namespace) -> None:
         repeats=arguments.repeats,
         heartbeat=arguments.heartbeat,
         data=data_digest(inputs),
-        code=hashing.code_digest()[:16],
+        code=hashing.code_digest(*TRAINING_CODE)[:16],
         context=TrainingContext(
             settings, arguments.split, arguments.augmented, arguments.features, files.read_json(arguments.hierarchy),
             checkpoints=arguments.backup, logs=runs.project_root() / "logs",

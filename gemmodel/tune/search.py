@@ -117,6 +117,8 @@ class Search:
                 pruner=optuna.pruners.MedianPruner() if self.pruner == "median" else optuna.pruners.NopPruner(),
                 load_if_exists=True,
             )
+            if IDENTITY in study.user_attrs and CONFIG not in study.user_attrs:
+                raise ParameterError(f"--study: {self.name} was begun by version 0.1; name another study")
             config = self.config()
             stored = study.user_attrs.get(CONFIG, config)
             differing = [key for key in {**stored, **config} if stored.get(key) != config.get(key)]

@@ -1,1 +1,1 @@
-"""One spider a site."""
+"""One spider per site."""

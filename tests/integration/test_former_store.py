@@ -111,8 +111,8 @@ def register_model(**paths: Path) -> dict[str, Any]:
 
 
 def aliases() -> dict[str, str]:
-    found = mlflow.MlflowClient().get_registered_model("gemstones").aliases
-    return {alias: str(number) for alias, number in found.items()}
+    registered = mlflow.MlflowClient().get_registered_model("gemstones")
+    return {alias: str(number) for alias, number in registered.aliases.items()}
 
 
 def version(number: str) -> ModelVersion:
@@ -156,10 +156,10 @@ def test_a_former_run_is_found_by_its_model(project: Path) -> None:
     with runs.model_run(sha256):
         run_id = runs.active_run_id()
     assert run_id == version("1").run_id
-    found = mlflow.get_run(run_id)
-    assert found.data.tags[runs.MODEL_TAG] == sha256
-    assert "trained" not in found.data.tags  # a run that the store lacks is opened as "trained: elsewhere"
-    assert found.data.params["model_name"] == "cnn"
+    run = mlflow.get_run(run_id)
+    assert run.data.tags[runs.MODEL_TAG] == sha256
+    assert "trained" not in run.data.tags  # a run that the store lacks is opened as "trained: elsewhere"
+    assert run.data.params["model_name"] == "cnn"
 
 
 def test_a_former_decision_is_repeated_and_not_made_again(project: Path) -> None:
@@ -171,8 +171,8 @@ def test_a_former_decision_is_repeated_and_not_made_again(project: Path) -> None
 
 
 def versions_of(name: str, model_sha256: str | None = None) -> list[ModelVersion]:
-    found = mlflow.MlflowClient().search_model_versions(f"name = '{name}'")
-    return [one for one in found if model_sha256 in (None, one.tags[runs.MODEL_TAG])]
+    registered = mlflow.MlflowClient().search_model_versions(f"name = '{name}'")
+    return [one for one in registered if model_sha256 in (None, one.tags[runs.MODEL_TAG])]
 
 
 def test_a_decision_that_version_0_1_began_is_completed(project: Path) -> None:

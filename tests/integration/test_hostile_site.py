@@ -69,7 +69,7 @@ def failed(result: Crawl, *ports: int) -> list[tuple[str, str]]:
     failures = []
     for failure in result.report["failures"]:
         url = failure["url"]
-        for port, host in zip(ports, ("site", "other"), strict=False):
+        for port, host in zip(ports, ("site", "other")[: len(ports)], strict=True):
             url = url.replace(f"127.0.0.1:{port}/", f"{host}/").replace(str(port), "PORT")
         failures.append((failure["reason"], url.removeprefix("http://site")))
     return sorted(failures)

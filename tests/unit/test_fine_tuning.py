@@ -161,7 +161,7 @@ def test_the_tail_of_a_network_is_trained_like_the_whole(settings: Settings, spl
 
     def train(*, whole: bool) -> tuple[dict[str, float], list[np.ndarray]]:
         keras.utils.set_random_seed(1)
-        data = batches.batches(
+        data = batches.load_training_data(
             params.train, params.augment, base=params.base, split=split, augmentation_source="on_the_fly"
         )
         layers = keras.layers

@@ -59,8 +59,8 @@ def test_only_a_better_model_becomes_champion(
     decision = promotion.decide(state, params, test_photos=14)
     assert decision.champion is champion
     assert reason in decision.reason
-    assert (decision.figures["gained"], decision.figures["lost"]) == (gained, lost)
-    assert (decision.figures["champion_sha256"], decision.figures["champion_accuracy"]) == ("abc", 0.5)
+    assert (decision.statistics["gained"], decision.statistics["lost"]) == (gained, lost)
+    assert (decision.statistics["champion_sha256"], decision.statistics["champion_accuracy"]) == ("abc", 0.5)
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_only_a_better_model_becomes_champion(
     [
         (RegistryState("1", None), True, "first model of this name"),
         (RegistryState("1", "1"), True, "champion already"),
-        (RegistryState("2", "1", champion_known=False), False, "training photos are not recorded"),
+        (RegistryState("2", "1", champion_recorded=False), False, "training photos are not recorded"),
         (RegistryState("2", "1", leaked=("a.jpg", "b.jpg")), False, "trained on 2 of the 9 test photos, e.g. a.jpg"),
         (RegistryState("2", "1", champion_error="no file"), False, r"fails to predict (no file)"),
     ],
@@ -78,7 +78,7 @@ def test_a_decision_without_a_comparison(state: RegistryState, champion: bool, r
     decision = promotion.decide(state, RULE, test_photos=9)
     assert decision.champion is champion
     assert reason in decision.reason
-    assert decision.figures.get("leaked_test_photos", 0) == len(state.leaked)
+    assert decision.statistics.get("leaked_test_photos", 0) == len(state.leaked)
 
 
 def test_a_decision_of_version_0_1_has_the_present_names() -> None:
