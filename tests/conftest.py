@@ -16,6 +16,7 @@ from PIL import Image
 from gemmodel.core import params
 
 ROOT = Path(__file__).parents[1]
+LITERT_ATOL = 1e-4  # of probabilities: LiteRT adds float32 in another order than Keras, and so does each CPU
 
 
 def stage_options(stage: str) -> list[str]:

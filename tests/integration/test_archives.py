@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from loopback import content, jpeg
+from PIL import Image
 
 from gemmodel.core.errors import DataError
 from gemmodel.core.params import Params
@@ -147,6 +148,20 @@ def test_a_tar_with_a_damaged_header_is_an_error(tmp_path: Path, crawl: Any) -> 
     path.write_bytes(path.read_bytes().replace(b"Opal/a.PNG", b"Opal/b.PNG"))
     with pytest.raises(DataError, match="not an intact zip or tar"):
         crawl(path)
+
+
+def test_a_picture_of_too_many_pixels_is_a_failure(tmp_path: Path, crawl: Any) -> None:
+    huge = io.BytesIO()
+    Image.new("1", (10_000, 10_000)).save(huge, "PNG")  # 100 megapixels in some kilobytes
+    archive = write_zip(tmp_path / "photos.zip", GOOD | {"Ruby/huge.png": huge.getvalue(), "Ruby/text.png": b"text"})
+    report, stored = crawl(archive)
+    (failure,) = report["failures"]
+    assert failure["url"] == "Ruby/huge.png"
+    assert "more pixels" in failure["reason"]
+    kept = {*GOOD, "Ruby/text.png"}
+    assert set(stored) == {
+        f"{name.split('/')[0]}/{name}" for name in kept
+    }  # what is no image is for the clean stage to reject
 
 
 @pytest.mark.parametrize("suffix", ["zip", "tar.gz"])

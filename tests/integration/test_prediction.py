@@ -29,6 +29,7 @@ from gemmodel.train.fusion_head import to_keras
 from gemmodel.train.kernel_ridge import KernelRidge
 from gemmodel.train.residual import residual
 from gemmodel.train.transfer import transfer
+from tests.conftest import LITERT_ATOL
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 SIDE = 64
@@ -36,7 +37,6 @@ TINY = {"model.cnn.filters": [4, 8], "model.cnn.pooling": ["max", "average"], "m
 SIGMOID = TINY | {"model.cnn.output": "sigmoid"}
 SEPARATE = {"model.fusion.labels": "separate"}
 # LiteRT and Keras add float32 in other orders, and each CPU's kernels in their own: some 1e-6 of a value per layer.
-LITERT_ATOL = 1e-4
 
 
 def build_model(name: str, settings: Params, pixels: np.ndarray) -> keras.Model:

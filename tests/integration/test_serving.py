@@ -31,11 +31,11 @@ from gemmodel.register import locate, registration, versions
 from gemmodel.serve.predictions import Prediction
 from gemmodel.serve.predictor import Predictor
 from gemmodel.tracking import runs
+from tests.conftest import LITERT_ATOL
 
 ROOT = Path(__file__).parents[2]
 SIDE, CLASSES = 32, ["Agate", "Ruby", "Topaz"]
 START_TIMEOUT_S = 240  # of a server, on a busy machine
-LITERT_ATOL = 1e-4  # of probabilities: LiteRT adds float32 in another order than Keras, and so does each CPU
 
 
 def jpeg(seed: int, draw: Any) -> bytes:

@@ -17,13 +17,10 @@ from gemmodel.core import hashing, image_folder
 from gemmodel.images import decode
 from gemmodel.models import metadata, saving
 from gemmodel.serve import predictions
-from tests.conftest import stage_params
+from tests.conftest import LITERT_ATOL, stage_params
 
 GEMS = ["Citrine", "Malachite", "Ruby", "Turquoise"]
 ROUNDING = 1e-6  # reports have six digits
-LITERT_ATOL = (
-    1e-4  # of probabilities: LiteRT sums in another order than Keras; 2.6e-5 is the largest difference measured
-)
 
 
 def lock(root: Path, test_md5: str) -> None:

@@ -273,6 +273,17 @@ def test_a_mistake_is_one_line(
     refused(subprocess.CompletedProcess([], process.returncode, out, error), "gemmodel", *messages)
 
 
+def test_a_study_of_version_0_1_is_refused(folder: Folder, refused: Any) -> None:
+    former = optuna.create_study(study_name="former", storage=folder.storage, load_if_exists=True)
+    former.set_user_attr("identity", "abc")
+    former.set_user_attr("agreed", {"repeats": "1"})  # which is called config now
+    process = folder.start(GRID, name="former")
+    out, error = process.communicate(timeout=600)
+    refused(
+        subprocess.CompletedProcess([], process.returncode, out, error), "gemmodel", "former was begun by version 0.1"
+    )
+
+
 def test_a_database_that_cannot_be_used_is_refused_without_its_password() -> None:
     for uri in ("mysql://host/name", "tune.db", "sqlite://"):
         with pytest.raises(ParameterError, match="--storage: "):

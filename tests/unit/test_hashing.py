@@ -69,3 +69,9 @@ def test_a_run_key_changes_with_the_code_and_the_frameworks(
     else:
         monkeypatch.setattr(hashing, "version", lambda name: "0.0")
     assert hashing.run_key([settings().base], photos) != key
+
+
+def test_a_code_digest_covers_the_named_packages() -> None:
+    digests = [hashing.code_digest(*packages) for packages in ((), ("core",), ("train",), ("core", "train"))]
+    assert len(set(digests)) == 4
+    assert hashing.code_digest("core") == digests[1]

@@ -116,6 +116,7 @@ def test_stacking_is_softmax_regression_regularised_towards_the_mean() -> None:
     # Both minimise by L-BFGS, SciPy until a step gains less than 2e-9 of a loss of some 50; the curvature is 5 or more.
     np.testing.assert_allclose(fit_stacker(scores, labels, np.zeros((3, 3)), 5), expected, atol=1e-3)
     mean = np.eye(3)
+    # A penalty of 1e9 leaves a difference of the gradient, some 50, divided by it.
     np.testing.assert_allclose(fit_stacker(scores, labels, mean, 1e9), mean, atol=1e-4)
     stacked = scores @ fit_stacker(scores, labels, mean, 1)
     third = labels == 2
@@ -139,7 +140,7 @@ def test_the_scores_of_two_degrees_are_stacked(fusion_params: Callable[..., Fusi
     ]
     expected = softmax(np.concatenate(scores, axis=1) @ ridge.gems_.stacker, axis=1)
     np.testing.assert_allclose(ridge.predict_proba(new), expected, atol=TOLERANCE)
-    np.testing.assert_allclose(ridge.loo_probs_.sum(axis=1), 1, atol=1e-9)
+    np.testing.assert_allclose(ridge.loo_probs_.sum(axis=1), 1, atol=1e-9)  # float64
     mean, plain = fit(1e9), fit(0)
     np.testing.assert_allclose(mean.gems_.stacker, np.tile(np.eye(3) / 2, (2, 1)), atol=1e-4)
     np.testing.assert_allclose(mean.loo_probs_, plain.loo_probs_, atol=1e-4)
@@ -165,7 +166,7 @@ def test_separate_labels_sum_to_the_regression_of_mineral_classes(
     common: dict[str, Any] = {"blocks": BLOCKS, "penalty": PENALTY}
     separate = KernelRidge(fusion_params(labels="separate"), classes=4, parents=PARENTS, **common)
     probs = separate.fit(features, labels).predict_proba(new)
-    np.testing.assert_allclose(probs.sum(axis=1), 1, atol=1e-9)
+    np.testing.assert_allclose(probs.sum(axis=1), 1, atol=1e-9)  # here and below float64
     assert (probs.argmax(axis=1) == new_labels).mean() > 0.7
     single = KernelRidge(fusion_params(), classes=3, **common).fit(features, np.array(PARENTS)[labels])
     members = np.eye(3)[PARENTS]
