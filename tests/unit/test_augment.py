@@ -15,7 +15,7 @@ from PIL import Image
 from gemmodel.core import image_folder
 from gemmodel.core.params import Params
 from gemmodel.images import augment, decode
-from gemmodel.train.batches import batches
+from gemmodel.train.batches import load_training_data
 
 Draw = Callable[..., Image.Image]
 Settings = Callable[..., Params]
@@ -261,7 +261,9 @@ def test_mixup_blends_photos_and_labels_by_the_same_fraction(tmp_path: Path, set
     def first_epoch(mixup: float) -> tuple[np.ndarray, np.ndarray]:
         # One batch: without base.deterministic several may come in any order; test_checkpoint has several, with it.
         params = settings({"base.image_size": 32, "train.batch_size": 12, "train.mixup": mixup})
-        data = batches(params.train, params.augment, base=params.base, split=tmp_path, augmentation_source="none")
+        data = load_training_data(
+            params.train, params.augment, base=params.base, split=tmp_path, augmentation_source="none"
+        )
         for photos, labels in data.val:
             np.testing.assert_allclose(photos.numpy().mean(axis=(1, 2, 3)), labels.numpy() @ greys)
         data.reseed.on_epoch_begin(1)

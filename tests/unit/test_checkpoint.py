@@ -14,7 +14,7 @@ from PIL import Image
 
 from gemmodel.core import hashing
 from gemmodel.core.params import Params
-from gemmodel.train.batches import batches
+from gemmodel.train.batches import load_training_data
 from gemmodel.train.checkpoint import TrainingCheckpoint
 
 Settings = Callable[..., Params]
@@ -123,7 +123,9 @@ def test_a_killed_training_ends_with_the_same_bits(
 def test_the_order_of_an_epoch_depends_on_its_index_only(project: Path, settings: Settings, seed: int) -> None:
     keras.utils.set_random_seed(seed)
     params = settings(TINY | {"train.mixup": 0.0})
-    data = batches(params.train, params.augment, base=params.base, split=project / "split", augmentation_source="none")
+    data = load_training_data(
+        params.train, params.augment, base=params.base, split=project / "split", augmentation_source="none"
+    )
     assert int(data.train.cardinality()) == BATCHES
     orders: list[list[int]] = []
     for epoch in (0, 1, 2, 1):
