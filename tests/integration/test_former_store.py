@@ -133,6 +133,18 @@ def new_model(folder: Path, scale: float) -> Path:
     return folder
 
 
+def register_new_model(folder: Path, test: Path, scale: float) -> dict[str, Any]:
+    """Register a new model that predicts every test photo correctly, with the folder's params.yaml."""
+    write_predictions(test, folder / "predictions.csv", wrong=0)
+    return register_model(
+        model=new_model(folder / "models", scale),
+        predictions=folder / "predictions.csv",
+        test=test,
+        out=folder / "registration.json",
+        params_file=folder / "params.yaml",
+    )
+
+
 def test_the_former_champion_predicts(project: Path, run: Any) -> None:
     champion = locate.champion_path("gemstones")
     assert (champion / "confidence.json").is_file()  # the former name of thresholds.json
@@ -189,14 +201,7 @@ def test_a_better_model_replaces_the_former_champion_until_a_rollback(
     test = tmp_path / "test"
     shutil.copytree(project / "data" / "split" / "test", test)
     write_photos(test, 400, NEW_PER_GEM, draw)  # which version 0.1 must predict, by its own package
-    write_predictions(test, tmp_path / "predictions.csv", wrong=0)
-    decision = register_model(
-        model=new_model(tmp_path / "models", 0.5),
-        predictions=tmp_path / "predictions.csv",
-        test=test,
-        out=tmp_path / "registration.json",
-        params_file=tmp_path / "params.yaml",
-    )
+    decision = register_new_model(tmp_path, test, 0.5)
     assert "champion_accuracy" in decision, decision["reason"]
     assert (decision["champion"], decision["lost"]) == (True, 0)
     assert 10 <= decision["gained"] <= 10 + NEW_PER_GEM * len(GEMS)  # version 0.1 has 5 photos of each gem wrong
@@ -214,13 +219,6 @@ def test_a_leak_into_the_former_champion_is_found(project: Path, tmp_path: Path,
     split, test = project / "data" / "split", tmp_path / "test"
     shutil.copytree(split / "test", test)
     shutil.copy(split / "train" / "Ruby" / "100.png", test / "Ruby" / "leaked.png")
-    write_predictions(test, tmp_path / "predictions.csv", wrong=0)
-    decision = register_model(
-        model=new_model(tmp_path / "models", 0.25),
-        predictions=tmp_path / "predictions.csv",
-        test=test,
-        out=tmp_path / "registration.json",
-        params_file=tmp_path / "params.yaml",
-    )
+    decision = register_new_model(tmp_path, test, 0.25)
     assert (decision["champion"], decision["leaked_test_photos"]) == (False, 1)
     assert "Ruby/leaked.png" in decision["reason"]
