@@ -72,7 +72,6 @@ def main() -> None:
     print(devices.prepare(settings.base))
     from gemmodel.embed import embedding
     from gemmodel.embed.extractor import extractor
-    from gemmodel.models import saving
     from gemmodel.train import fusion_head
     from gemmodel.train.kernel_ridge import KernelRidge
 
@@ -98,7 +97,7 @@ def main() -> None:
                 fusion, classes=int(train_labels.max()) + 1, blocks=list(photos.blocks.values()),
                 penalty=fusion.penalties[0],
             ).fit(features[train], train_labels)  # fmt: skip
-            embedder = saving.with_embedding(fusion_head.to_keras(ridge))
+            embedder = fusion_head.to_keras(ridge)
             reference = ReferenceSet(embedder.predict(features[train], verbose=0)[1], train_labels, train.astype(str))
             held_out = HeldOutPredictions(ridge.loo_probs_, train_labels, reference)
             thresholds = conformal.fit_thresholds(held_out, settings.train)

@@ -61,7 +61,7 @@ def main() -> None:
 
     predictor = Predictor(arguments.model)
     pixels = np.stack([predictor.pixels(path) for path in photos])
-    both = saving.with_embedding(saving.load(arguments.model)[0])
+    both = saving.load(arguments.model, embedding=True)[0]
     start = time.perf_counter()
     expected, embedding = both.predict(pixels.astype(np.float32), batch_size=8, verbose=0)
     print(

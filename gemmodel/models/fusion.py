@@ -8,6 +8,7 @@ from keras import layers, ops
 
 from gemmodel.core.params import FusionParams
 from gemmodel.models.joint_probability import JointProbability
+from gemmodel.models.saving import with_embedding
 
 EPS = 1e-7  # the smallest probability whose logarithm is taken
 
@@ -53,18 +54,23 @@ def standardise(mean: np.ndarray, variance: np.ndarray, *, clip: float) -> tuple
 
 
 def attach(extractor: keras.Model, head: keras.Model) -> keras.Model:
-    """Combines a feature extractor and a trained head to one model from pixels in [0, 255] to probabilities."""
-    return keras.Model(extractor.inputs, head(extractor.outputs[0]), name="fusion")
+    """Combines a feature extractor and a trained head to a model from pixels in [0, 255].
+
+    Returns:
+        A model to [probabilities, embedding], as `saving.with_embedding` gives them for the head.
+    """
+    return keras.Model(extractor.inputs[0], with_embedding(head)(extractor.outputs[0]), name="fusion")
 
 
 def ensemble(model: keras.Model, other: keras.Model, *, weights: tuple[float, float]) -> keras.Model:
-    """Combines two models from pixels to probabilities p and q to one, softmax(a * log p + b * log q).
+    """Combines two models from pixels with probabilities p and q to one with softmax(a * log p + b * log q).
 
     Args:
-        model: a result of `attach`; its layers stay layers of the combined model.
-        other: becomes one layer of it.
+        model: a result of `attach`; its layers stay layers of the combined model, whose embedding is this model's.
+        other: to probabilities only; becomes one layer of the combined model.
         weights: a and b.
     """
     probs = (model.outputs[0], other(model.inputs[0]))
     log_probs = [layers.Rescaling(w)(ops.log(ops.maximum(p, EPS))) for p, w in zip(probs, weights, strict=True)]
-    return keras.Model(model.inputs, layers.Softmax(name="ensemble")(layers.Add()(log_probs)), name="fusion")
+    combined = layers.Softmax(name="ensemble")(layers.Add()(log_probs))
+    return keras.Model(model.inputs[0], [combined, model.outputs[1]], name="fusion")

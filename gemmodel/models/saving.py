@@ -26,12 +26,12 @@ def save(
 ) -> None:
     """Writes a model as a folder, with the same bytes for the same weights.
 
-    The folder has `model.keras`, `classes.json` (the names in the order of the probabilities) and `input.json` (the
-    crop). Metadata adds `hierarchy.json`, `thresholds.json`, `reference.npz` and `model.tflite`, the model's LiteRT
-    export: all that a prediction without TensorFlow needs.
+    The folder has `model.keras` (as `with_embedding` returns it), `classes.json` (the names in the order of the
+    probabilities) and `input.json` (the crop). Metadata adds `hierarchy.json`, `thresholds.json`, `reference.npz` and
+    `model.tflite`, the model's LiteRT export: all that a prediction without TensorFlow needs.
 
     Args:
-        model: from pixels in [0, 255] to probabilities.
+        model: from pixels in [0, 255] to probabilities, or to [probabilities, embedding].
         classes: the names in the order of the probabilities.
         folder: is replaced.
         crop: how photos are cropped before they are resized, as `clean.crop` names it.
@@ -39,7 +39,7 @@ def save(
     """
     with files.atomic_write(folder) as new:
         new.mkdir()
-        model.save(new / "stamped.keras")
+        with_embedding(model).save(new / "stamped.keras")
         with zipfile.ZipFile(new / "stamped.keras") as stamped, zipfile.ZipFile(new / "model.keras", "w") as plain:
             for name in sorted(stamped.namelist()):  # Keras writes the time and memory addresses into its archive
                 content = stamped.read(name)
@@ -67,11 +67,16 @@ def _unstamped(value: Any, seen: dict[int, int]) -> Any:
     }
 
 
-def load(folder: Path) -> tuple[keras.Model, list[str]]:
+def load(folder: Path, *, embedding: bool = False) -> tuple[keras.Model, list[str]]:
     """Reads what `save` wrote.
 
+    Args:
+        folder: of the model.
+        embedding: keeps the model's second output.
+
     Returns:
-        The model from pixels in [0, 255] to probabilities, and the class names in their order.
+        The model from pixels in [0, 255] to probabilities, or to [probabilities, embedding], and the class names in
+        their order.
 
     Raises:
         DataError: the folder has no model.
@@ -87,11 +92,10 @@ def load(folder: Path) -> tuple[keras.Model, list[str]]:
     except (ValueError, OSError, KeyError, TypeError, zipfile.BadZipFile) as error:
         line = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ModelError(f"{folder}: its model is damaged or of another version: {line}; train it again") from error
-    if model.output_shape[-1] != len(classes):
-        raise ModelError(
-            f"{folder}: the model has {model.output_shape[-1]} classes, but classes.json names {len(classes)}"
-        )
-    return model, classes
+    probs = model.outputs[0]
+    if probs.shape[-1] != len(classes):
+        raise ModelError(f"{folder}: the model has {probs.shape[-1]} classes, but classes.json names {len(classes)}")
+    return model if embedding else keras.Model(model.inputs[0], probs, name=model.name), classes
 
 
 def export(model: keras.Model, path: Path) -> None:
@@ -101,25 +105,17 @@ def export(model: keras.Model, path: Path) -> None:
 
 
 def with_embedding(model: keras.Model) -> keras.Model:
-    """Returns the model with a second output, the embedding by which photos are compared.
-
-    The embedding is the output of the layer that is named `embedding`. The kernel head has one: its principal
-    components, whose inner products are those of the normalised features, so of length at most 1. Where no layer has
-    this name, the embedding is the input of the last dense layer, scaled to length 1.
+    """Returns the model with a second output, the embedding by which photos are compared, of length at most 1.
 
     Args:
-        model: from pixels to probabilities, as trained or as `load` reads it; or a head, from features.
+        model: from pixels or features to probabilities, its last dense layer being the one that gives them. Its
+            embedding is the input of this layer, scaled to length 1. A model that has two outputs is returned as it is.
 
     Returns:
         A model from the same input to [probabilities, embedding], of shape (batch, classes) and (batch, D).
     """
-    named = {layer.name: layer for layer in model.layers}
-    if "head" in named:  # in the graph of `fusion.attach`
-        head = with_embedding(named["head"])
-        embedding = keras.Model(head.inputs[0], head.outputs[1])(named["blocks"].output)
-    elif layer := named.get("embedding") or named.get("components"):  # the second one in models of version 0.1
-        embedding = layer.output
-    else:
-        last_dense = [layer for layer in model.layers if isinstance(layer, keras.layers.Dense)][-1]
-        embedding = keras.layers.UnitNormalization(name="embedding")(last_dense.input)
-    return keras.Model(model.inputs[0], [model.outputs[0], embedding])
+    if len(model.outputs) > 1:
+        return model
+    last_dense = [layer for layer in model.layers if isinstance(layer, keras.layers.Dense)][-1]
+    embedding = keras.layers.UnitNormalization(name="embedding")(last_dense.input)
+    return keras.Model(model.inputs[0], [model.outputs[0], embedding], name=model.name)

@@ -146,7 +146,7 @@ def _base_val_probs(result: TrainingResult, params: Params, train: FeatureSet, v
         without_val = replace(model, refit_on_validation=False)
         ridge, _ = fusion_head.fit_kernel(without_val, train, val, params=params.train)
         return ridge.predict_proba(val.features)
-    return np.asarray(result.model.get_layer("head").predict(val.features, verbose=0))
+    return np.asarray(result.model.get_layer("head").predict(val.features, verbose=0)[0])
 
 
 def build_network(params: Params, *, seed: int, train: FeatureSet, val: FeatureSet) -> keras.Model:

@@ -27,7 +27,7 @@ class TrainingResult(NamedTuple):
     """The result of a training.
 
     Attributes:
-        model: from pixels to probabilities.
+        model: from pixels to probabilities, or to [probabilities, embedding].
         classes: the names of its classes.
         history: each metric's values by epoch.
         held_out: the model's predictions for photos that it was not trained on.
@@ -150,7 +150,7 @@ def held_out_predictions(
     """Returns a model's predictions for the validation photos, and a reference set of its training photos.
 
     Args:
-        model: from inputs to probabilities.
+        model: from inputs to probabilities, or to [probabilities, embedding].
         train_inputs: features (photos, features), or batches, of the training photos in the order of their files.
         train_labels: class indices, shape (photos,).
         train_files: paths, shape (photos,).

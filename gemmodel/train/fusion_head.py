@@ -19,7 +19,6 @@ from gemmodel.models import fusion
 from gemmodel.models.conformal import HeldOutPredictions, ReferenceSet
 from gemmodel.models.joint_probability import JointProbability
 from gemmodel.models.metadata import mineral_class_indices
-from gemmodel.models.saving import with_embedding
 from gemmodel.train.context import OnEpoch, TrainingContext
 from gemmodel.train.fit import History, TrainingResult, class_weight, fit, held_out_predictions
 from gemmodel.train.kernel_ridge import KernelRidge, KernelRidgeFit
@@ -34,8 +33,9 @@ def train_fusion(context: TrainingContext) -> TrainingResult:
         context: parameters, features and hierarchy. Each penalty of the kernel head counts as an epoch.
 
     Returns:
-        The model from pixels to probabilities. The held-out predictions of a kernel head that is refitted on validation
-        photos are the leave-one-out ones of all photos; those of other heads are for the validation photos.
+        The model from pixels to [probabilities, embedding]. The held-out predictions of a kernel head that is refitted
+        on validation photos are the leave-one-out ones of all photos; those of other heads are for the validation
+        photos.
     """
     params = context.params
     model = params.model.fusion
@@ -54,7 +54,7 @@ def train_fusion(context: TrainingContext) -> TrainingResult:
         head = to_keras(ridge)
         if model.refit_on_validation:
             both = train.concat(val)
-            embedding = with_embedding(head).predict(both.features, verbose=0)[1]
+            embedding = head.predict(both.features, verbose=0)[1]
             held_out = HeldOutPredictions(
                 ridge.loo_probs_, both.labels, ReferenceSet(embedding, both.labels, both.files)
             )
@@ -171,15 +171,21 @@ def fit_kernel(
 
 
 def to_keras(ridge: KernelRidge) -> keras.Model:
-    """Returns a fitted kernel head as a model from features (batch, features) to probabilities (batch, classes)."""
+    """Returns a fitted kernel head as a model.
+
+    Returns:
+        A model from features (batch, features) to [probabilities, embedding], of shape (batch, classes) and (batch, D).
+        The embedding has the principal components of the training photos: its inner products are those of the
+        normalised features.
+    """
     params = ridge.params
     inputs, x = fusion.standardise(ridge.mean_, ridge.variance_, clip=params.clip)
     bounds = pairwise(np.cumsum([0, *ridge.blocks]).tolist())
     blocks = [layers.UnitNormalization()(x[:, start:end]) for start, end in bounds]
     x = ops.concatenate(blocks, axis=-1) / len(blocks) ** 0.5
     weights = {"embedding": ridge.components_, "photos": ridge.support_.T}
-    x = layers.Dense(ridge.components_.shape[1], use_bias=False, name="embedding")(x)  # see `saving.with_embedding`
-    x = layers.Dense(len(ridge.support_), use_bias=False, name="photos")(x)
+    embedding = layers.Dense(ridge.components_.shape[1], use_bias=False, name="embedding")(x)
+    x = layers.Dense(len(ridge.support_), use_bias=False, name="photos")(embedding)
     kernels = [ops.power((1 + x) / 2, degree) for degree in params.degree]
     scores = _score_layers(kernels, ridge.gems_, "gem", weights)
     if ridge.mineral_classes_ is None:
@@ -188,7 +194,7 @@ def to_keras(ridge: KernelRidge) -> keras.Model:
         parent_scores = _score_layers(kernels, ridge.mineral_classes_, "mineral_class", weights)
         joint = JointProbability(parents=ridge.parents.tolist(), name="calibrated")
         probs = joint([layers.Softmax()(parent_scores), scores])
-    model = keras.Model(inputs, probs, name="head")
+    model = keras.Model(inputs, [probs, embedding], name="head")
     for name, values in weights.items():
         model.get_layer(name).set_weights([values])
     return model

@@ -14,7 +14,7 @@ def train_model(context: TrainingContext) -> TrainingResult:
         context: parameters, data and folders.
 
     Returns:
-        The model from pixels to probabilities, its metrics by epoch, and its predictions for held-out photos.
+        The model, its metrics by epoch, and its predictions for held-out photos.
     """
     model = context.params.model
     if model.name != "fusion":

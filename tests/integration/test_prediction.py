@@ -61,8 +61,8 @@ def build_model(name: str, settings: Params, pixels: np.ndarray) -> keras.Model:
 
 def save(model: keras.Model, folder: Path, *, crop_method: str = "none") -> ModelMetadata:
     """Save a model with one reference photo per class, whose embeddings are orthogonal."""
-    classes = ["Agate", "Ruby", "Topaz"][: model.output_shape[-1]]
-    width = saving.with_embedding(model).output_shape[1][-1]
+    classes = ["Agate", "Ruby", "Topaz"][: model.outputs[0].shape[-1]]
+    width = saving.with_embedding(model).outputs[1].shape[-1]
     reference = ReferenceSet(
         np.eye(len(classes), width, dtype=np.float32), np.arange(len(classes), dtype=np.int32), np.array(classes)
     )

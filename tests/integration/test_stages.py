@@ -169,11 +169,11 @@ def aliases(client: mlflow.MlflowClient) -> dict[str, str]:
 def test_the_champion_of_the_registry_predicts_as_the_model_does(fusion: Any, client: mlflow.MlflowClient) -> None:
     assert aliases(client) == {"challenger": "1", "champion": "1"}
     champion = mlflow.pyfunc.load_model("models:/gemstones@champion")
-    model, classes = saving.load(fusion.root / "models")
+    model, classes = saving.load(fusion.root / "models", embedding=True)
     paths = [paths[0] for paths in image_folder.list_images(fusion.root / "data" / "split" / "test").values()]
     table = champion.predict(pd.DataFrame({"photo": [base64.b64encode(path.read_bytes()).decode() for path in paths]}))
     pixels = np.stack([decode.load(path, 64) for path in paths]).astype(np.float32)
-    expected, embedding = saving.with_embedding(model).predict(pixels, verbose=0)
+    expected, embedding = model.predict(pixels, verbose=0)
     predicted = predictions.to_predictions(expected, embedding, metadata.read(fusion.root / "models"))
     assert table["mineral_class"].tolist() == [prediction.mineral_class for prediction in predicted]
     assert [list(names) for names in table["prediction_set"]] == [prediction.prediction_set for prediction in predicted]
@@ -220,7 +220,7 @@ def test_a_network_is_trained_on_pixels(fusion: Any, client: mlflow.MlflowClient
     pixels = np.stack([decode.load(path, 64) for path in paths]).astype(np.float32)
     right = model.predict(pixels, verbose=0).argmax(axis=1) == [GEMS.index(path.parent.name) for path in paths]
     assert report["best_val_accuracy"] == pytest.approx(right.mean(), abs=0.26)  # bfloat16 may change one of four
-    probs, embedding = saving.with_embedding(model).predict(pixels, verbose=0)
+    probs, embedding = saving.load(fusion.root / out, embedding=True)[0].predict(pixels, verbose=0)
     predicted = predictions.to_predictions(probs, embedding, metadata.read(fusion.root / out))
     for path, prediction in zip(paths, predicted, strict=True):
         assert prediction.mineral_class == {"Citrine": "Quartz", "Ruby": "Corundum"}.get(prediction.gem, prediction.gem)

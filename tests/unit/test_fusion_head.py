@@ -29,7 +29,8 @@ def as_feature_set(features: np.ndarray, labels: np.ndarray, prefix: str = "") -
 
 
 def probabilities(model: keras.Model, inputs: np.ndarray) -> np.ndarray:
-    return np.asarray(model(inputs, training=False))
+    outputs = model(inputs, training=False)
+    return np.asarray(outputs[0] if len(model.outputs) > 1 else outputs)
 
 
 def test_a_softmax_head_standardises_and_clips_by_the_training_features(settings: Settings) -> None:
@@ -58,7 +59,7 @@ def test_an_attached_head_gives_the_probabilities_of_the_features(settings: Sett
     features = probabilities(pixels_to_features, pixels)
     head = fusion.softmax_head(settings().model.fusion, features, classes=3)
     model = fusion.attach(pixels_to_features, head)
-    assert (model.input_shape, model.output_shape) == ((None, 32, 32, 3), (None, 3))
+    assert (model.input_shape, model.outputs[0].shape) == ((None, 32, 32, 3), (None, 3))
     # The same float32 layers on the same features; two runs of the backbone may differ in the last digits.
     np.testing.assert_allclose(probabilities(model, pixels), probabilities(head, features), atol=1e-6)
 

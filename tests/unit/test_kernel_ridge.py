@@ -185,7 +185,7 @@ def test_the_keras_graph_gives_the_same_probabilities(
     ).fit(features, indices)
     # The graph computes in float32. Its kernel differs by some 1e-7, in degree 8 by eight times that. The sum of its
     # products with coefficients of some 5 differs by 1e-5. The arcsinh scale and the stacker multiply that by about 10.
-    np.testing.assert_allclose(np.asarray(to_keras(ridge)(new)), ridge.predict_proba(new), atol=1e-4)
+    np.testing.assert_allclose(np.asarray(to_keras(ridge)(new)[0]), ridge.predict_proba(new), atol=1e-4)
 
 
 def test_too_many_photos_for_a_kernel_are_refused_with_the_remedy(

@@ -29,7 +29,8 @@ def photos(count: int = 3, side: int = 32) -> np.ndarray:
 
 
 def probabilities(model: keras.Model, inputs: np.ndarray) -> np.ndarray:
-    return np.asarray(model(inputs, training=False))
+    outputs = model(inputs, training=False)
+    return np.asarray(outputs[0] if len(model.outputs) > 1 else outputs)
 
 
 def make_head(kind: str, settings: Settings, features: np.ndarray, sizes: list[int], **changes: Any) -> keras.Model:
@@ -138,7 +139,7 @@ def test_a_loaded_model_and_its_export_give_the_embedding(
 ) -> None:
     model = small_model(kind, settings)
     saving.save(model, CLASSES, tmp_path / "models")
-    probs, embedding = saving.with_embedding(saving.load(tmp_path / "models")[0]).predict(photos(3, 4), verbose=0)
+    probs, embedding = saving.load(tmp_path / "models", embedding=True)[0].predict(photos(3, 4), verbose=0)
     # float32: of a compiled graph and an eager one, whose sums may have another order
     np.testing.assert_allclose(probs, probabilities(model, photos(3, 4)), atol=1e-6)
     assert embedding.shape == (3, size)
@@ -159,13 +160,3 @@ def test_a_loaded_model_and_its_export_give_the_embedding(
     # LiteRT sums in another order than TensorFlow, and powers and logarithms are other approximations.
     np.testing.assert_allclose(outputs["probabilities"][0], probs[0], atol=1e-4)
     np.testing.assert_allclose(outputs["embedding"][0], embedding[0], atol=1e-5)
-
-
-def test_the_embedding_of_a_kernel_head_of_version_0_1_is_its_layer_components() -> None:
-    features = keras.Input((5,), name="features")
-    components = layers.Dense(3, use_bias=False, name="components")(features)
-    head = keras.Model(features, layers.Dense(3, activation="softmax", name="gem")(components), name="head")
-    inputs = np.random.default_rng(0).normal(size=(4, 5)).astype(np.float32)
-    embedding = saving.with_embedding(head).predict(inputs, verbose=0)[1]
-    expected = inputs @ head.get_layer("components").get_weights()[0]
-    np.testing.assert_allclose(embedding, expected, atol=1e-5)  # float32 sums of five products
