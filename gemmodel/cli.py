@@ -30,6 +30,10 @@ def main() -> None:
     count = commands.add_parser("count", help="print the number of photos of each class in a folder, as a tree")
     count.add_argument("folder", type=Path)
     count.set_defaults(run=lambda arguments: print_tree(arguments.folder))
+    inspect = commands.add_parser("inspect", help="show which photos of a folder or archive a crawl would take")
+    inspect.add_argument("source", type=Path, metavar="FOLDER|ARCHIVE", help="as in crawl.folder")
+    inspect.add_argument("--class-level", type=int, default=0, metavar="N", help="as crawl.class_level (default: 0)")
+    inspect.set_defaults(run=lambda arguments: print_inventory(arguments.source, arguments.class_level))
     devices = commands.add_parser("devices", help="list the CPUs and GPUs that TensorFlow can use")
     devices.set_defaults(run=lambda arguments: print_devices())
     predict = commands.add_parser("predict", help="predict the gem in photos")
@@ -110,6 +114,18 @@ def print_tree(folder: Path) -> None:
         DataError: the folder does not exist or holds no photos.
     """
     for line in image_folder.tree(folder):
+        print(line)
+
+
+def print_inventory(source: Path, level: int) -> None:
+    """Prints the parts and classes of a folder or archive, and what would be left out and why.
+
+    Raises:
+        DataError: the folder or archive does not exist or is damaged.
+    """
+    from scraper import local_photos
+
+    for line in local_photos.describe(source, level=level):
         print(line)
 
 

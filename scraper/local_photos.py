@@ -1,14 +1,10 @@
-"""Photos that a user has already: a folder with one folder per gem, or a zip or tar archive of one."""
+"""Photos that a user has already: folders of classes, archives of them, or photos with a table of labels."""
 
 import io
-import re
-import stat
-import tarfile
-import zipfile
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -18,46 +14,107 @@ from gemmodel.core.errors import DataError
 from gemmodel.core.image_folder import SUFFIXES
 from gemmodel.core.params import CrawlParams
 from gemmodel.images import decode
-from scraper import manifest, safe_names
-from scraper.spiders.base import TOO_LARGE
+from scraper import archives, labels, layout, manifest, safe_names
+from scraper.archives import File
 
-ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
-SPLIT_FOLDERS = {"train", "training", "val", "valid", "validation", "test", "testing"}  # never names of gems
-MAX_BYTES = 64 * 2**20  # of a photo
-MAX_UNPACK_RATIO = 100  # photos are compressed already: an archive of them does not unpack to a multiple of its size
-
-
-@dataclass(frozen=True)
-class File:
-    """A file in a folder or an archive.
-
-    Attributes:
-        name: its path there.
-        size: bytes, unpacked.
-        read: returns its bytes.
-        problem: why it must not be read, or None.
-    """
-
-    name: str
-    size: int
-    read: Callable[[], bytes]
-    problem: str | None = None
+MAX_EXAMPLES = 3  # of photos that are left out for one reason, in an error or by `gemmodel inspect`
 
 
 @dataclass(frozen=True)
 class Photo:
-    """A photo in a gem's folder; `path` is its path there, by which the gem's photos are sorted."""
+    """A photo of a class; `path` is its path there, by which the photos of the class are sorted."""
 
     path: PurePosixPath
     file: File
+    part: str | None = None
+
+
+@dataclass
+class Inventory:
+    """What a source holds, before any photo is read.
+
+    Attributes:
+        photos: by class.
+        left_out: names and reasons of photos, and of folders and archives, that are not taken.
+        other_files: how many files are no photos, by what they are.
+        joined: the name of the class by spelling, where they differ.
+        guesses: what was guessed, as sentences.
+    """
+
+    photos: dict[str, list[Photo]] = field(default_factory=dict)
+    left_out: list[tuple[str, str]] = field(default_factory=list)
+    other_files: Counter[str] = field(default_factory=Counter)
+    joined: dict[str, str] = field(default_factory=dict)
+    guesses: list[str] = field(default_factory=list)
+
+
+def take_inventory(source: Path, stack: ExitStack, *, level: int = 0) -> Inventory:
+    """Finds the photos of each class in a folder or archive.
+
+    Each archive is looked through by itself, so that a folder may hold class folders, archives of class folders, and
+    an archive for each class.
+
+    Args:
+        source: the folder or archive.
+        stack: closes the archives.
+        level: the depth of the class folders, from 1; 0: they are recognised (`layout.recognise`).
+
+    Raises:
+        DataError: the folder or archive does not exist or is damaged.
+    """
+    inventory = Inventory()
+    spelled: dict[str, list[Photo]] = defaultdict(list)
+    for collection in archives.collections(source, stack):
+        inventory.guesses += [f"{collection.prefix or source.name}: {guess}" for guess in collection.guesses]
+        inventory.left_out += [(f"{collection.prefix}{name}", reason) for name, reason in collection.left_out]
+        readable = []
+        for file in collection.files:
+            if archives.is_hidden(file.name):
+                inventory.other_files[archives.HIDDEN] += 1
+            elif not safe_names.is_photo(file.name):
+                suffix = PurePosixPath(file.name).suffix.lower()
+                if file.name.lower().endswith((*archives.SUFFIXES, *archives.OTHER_ARCHIVES)):
+                    inventory.left_out.append(
+                        (f"{collection.prefix}{file.name}", "an archive; unpack it beside the photos")
+                    )
+                else:
+                    inventory.other_files[f"file that ends in {suffix}" if suffix else "file without a suffix"] += 1
+            elif file.problem:
+                inventory.left_out.append((f"{collection.prefix}{file.name}", file.problem))
+            else:
+                readable.append(file)
+        paths = [PurePosixPath(file.name) for file in readable]
+        archive = collection.archive
+        places, guesses = layout.recognise(paths, name=archives.stem(archive.name) if archive else None, level=level)
+        inventory.guesses += guesses
+        places, guesses = labels.read(collection, paths, places)
+        inventory.guesses += guesses
+        outer = next(filter(None, map(layout.part_name, _folders(archive))), None)
+        for file, place in zip(readable, places, strict=True):
+            named = replace(file, name=f"{collection.prefix}{file.name}")
+            if place.gem:
+                path = PurePosixPath(collection.prefix.removesuffix("!/").replace("!/", "/"), *place.path)
+                spelled[place.gem].append(Photo(path, named, place.part or outer))
+            else:
+                inventory.left_out.append((named.name, place.reason or layout.OUTSIDE))
+    names = safe_names.class_names({name: len(photos) for name, photos in spelled.items()})
+    inventory.joined = {name: names[name] for name in sorted(names) if names[name] != name}
+    photos: dict[str, list[Photo]] = defaultdict(list)
+    for name in sorted(spelled):
+        photos[names[name]] += spelled[name]
+    inventory.photos = {gem: sorted(photos[gem], key=lambda photo: photo.path) for gem in sorted(photos)}
+    inventory.left_out.sort()
+    return inventory
+
+
+def _folders(archive: PurePosixPath | None) -> Sequence[str]:
+    return () if archive is None else (*archive.parts[:-1], archives.stem(archive.name))
 
 
 def copy(params: CrawlParams, store: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Copies the photos of `crawl.folder` into a raw folder, under names that are safe on every file system.
 
-    The source holds one folder per gem. Folders around all of them, and the folders of a split (train, test), are
-    skipped over. Archives directly inside the source are merged with it. Every photo is copied as it is: a damaged one
-    is for the clean stage to reject.
+    Every photo is copied as it is: a damaged one is for the clean stage to reject.
 
     Args:
         params: the folder or archive, and the limits.
@@ -70,52 +127,88 @@ def copy(params: CrawlParams, store: Path) -> tuple[list[dict[str, Any]], dict[s
         DataError: the folder or archive does not exist, is damaged, or holds no photos of the requested gems.
     """
     source = Path(params.folder)
-    failures: list[dict[str, str]] = []
-    unmatched: Counter[str] = Counter()
-    photos: dict[str, list[Photo]] = defaultdict(list)
     rows = []
     with ExitStack() as stack:
-        for prefix, files in _collections(source, stack):
-            readable = []
-            for file in files:
-                if PurePosixPath(file.name).suffix.lower() not in SUFFIXES:
-                    unmatched["file without an image suffix"] += 1
-                elif file.problem:
-                    failures.append({"url": f"{prefix}{file.name}", "reason": file.problem})
-                else:
-                    readable.append(file)
-            for file, gem, path in _by_class(readable):
-                named = replace(file, name=f"{prefix}{file.name}")
-                if gem:
-                    photos[gem].append(Photo(PurePosixPath(prefix.removesuffix("!/"), *path), named))
-                else:
-                    failures.append({"url": named.name, "reason": "photo outside a gem's folder"})
-        if missing := sorted(set(params.only) - set(photos)):
-            raise DataError(f"crawl.only: {source} has no {', '.join(missing)}")
-        if not photos:
-            raise DataError(f"{source}: no photos in its class folders; they must end in {', '.join(SUFFIXES)}")
+        inventory = take_inventory(source, stack, level=params.class_level)
+        by_key = {safe_names.class_key(gem): gem for gem in inventory.photos}
+        if missing := [gem for gem in params.only if safe_names.class_key(gem) not in by_key]:
+            has = f"; it has {', '.join([*inventory.photos][:10])}" if inventory.photos else ""
+            raise DataError(f"crawl.only: {source} has no {', '.join(missing)}{has}")
+        if not inventory.photos:
+            raise DataError(f"{source}: no photos in class folders; {_found(inventory)}")
+        only = {by_key[safe_names.class_key(gem)] for gem in params.only}
         chosen = {
-            gem: sorted(gem_photos, key=lambda photo: photo.path)[: params.max_per_gem or None]
-            for gem, gem_photos in photos.items()
-            if not params.only or gem in params.only
+            gem: photos[: params.max_per_gem or None]
+            for gem, photos in inventory.photos.items()
+            if not only or gem in only
         }
-        for gem, target, file in tqdm(_targets(chosen), "crawl", unit=" photos", disable=None):
+        failures = [{"url": name, "reason": reason} for name, reason in inventory.left_out]
+        for gem, target, photo in tqdm(_targets(chosen), "crawl", unit=" photos", disable=None):
             try:
-                body = file.read()
+                body = photo.file.read()
                 file_format = _image_format(body)
             except DataError as error:
-                failures.append({"url": file.name, "reason": str(error)})
+                failures.append({"url": photo.file.name, "reason": str(error)})
                 continue
             (store / target).parent.mkdir(parents=True, exist_ok=True)
             (store / target).write_bytes(body)
-            rows.append(manifest.manifest_row(target, gem, body, file_format, file=file.name))
+            part = {"part": photo.part} if params.parts == "keep" and photo.part else {}
+            rows.append(manifest.manifest_row(target, gem, body, file_format, file=photo.file.name, **part))
+    if not rows:
+        reasons = Counter(failure["reason"] for failure in failures).most_common(3)
+        raise DataError(f"{source}: none of its photos can be read: {', '.join(f'{n} {text}' for text, n in reasons)}")
     return rows, {
         "source": source.name,  # not its whole path: the same photos give the same bytes wherever they lie
         "pages": 0,
         "failures": sorted(failures, key=lambda failure: failure["url"]),
         "gems_without_pictures": sorted(set(chosen) - {row["gem"] for row in rows}),
-        "unmatched_markup": dict(unmatched),
+        "unmatched_markup": dict(sorted(inventory.other_files.items())),
+        "joined": inventory.joined,
+        "guesses": inventory.guesses,
     }
+
+
+def describe(source: Path, *, level: int = 0) -> list[str]:
+    """Returns what would be taken from a folder or archive as lines: parts, classes, and what is left out and why.
+
+    Raises:
+        DataError: the folder or archive does not exist or is damaged.
+    """
+    with ExitStack() as stack:
+        inventory = take_inventory(source, stack, level=level)
+    counts = Counter((photo.part or "", gem) for gem, photos in inventory.photos.items() for photo in photos)
+    lines = []
+    for part in sorted({part for part, _ in counts}):
+        indent = "    " if part else ""
+        if part:
+            lines.append(f"{part}/  {sum(count for (of, _), count in counts.items() if of == part)}")
+        lines += [f"{indent}{gem}/  {count}" for (of, gem), count in sorted(counts.items()) if of == part]
+    lines.append(f"{counts.total()} photos of {len(inventory.photos)} classes")
+    lines += [f"guessed: {guess}" for guess in inventory.guesses]
+    lines += [f"joined: {name!r} is taken as {gem}" for name, gem in inventory.joined.items()]
+    lines += [f"left out: {line}" for line in _left_out(inventory)]
+    return lines
+
+
+def _left_out(inventory: Inventory) -> Iterator[str]:
+    """Yields how many photos and files are not taken for each reason, with examples."""
+    by_reason = defaultdict(list)
+    for name, reason in inventory.left_out:
+        by_reason[reason].append(name)
+    for reason, names in sorted(by_reason.items()):
+        more = ", ..." if len(names) > MAX_EXAMPLES else ""
+        yield f"{len(names)} x {reason}: {', '.join(names[:MAX_EXAMPLES])}{more}"
+    for kind, count in sorted(inventory.other_files.items()):
+        yield f"{count} x {kind}"
+
+
+def _found(inventory: Inventory) -> str:
+    """Returns what a source holds in place of class folders, with the remedy."""
+    found = "; ".join(_left_out(inventory)) or "it holds no files"
+    return (
+        f"found {found}. It must hold one folder of photos per class, or photos and a CSV table with the columns file "
+        f"and label; photos end in {', '.join(SUFFIXES)}"
+    )
 
 
 def _image_format(body: bytes) -> str | None:
@@ -127,109 +220,8 @@ def _image_format(body: bytes) -> str | None:
         return None
 
 
-def _collections(source: Path, stack: ExitStack) -> Iterator[tuple[str, list[File]]]:
-    """Yields the files of the source itself, then of each archive in it, with a prefix for their names."""
-    if source.is_file():
-        yield "", stack.enter_context(_archive(source))
-        return
-    if not source.is_dir():
-        raise DataError(f"{source}: no such folder or archive; it must hold one folder of photos per class")
-    archives = [path for path in sorted(source.iterdir()) if path.is_file() and _is_archive(path)]
-    paths = (path for path in sorted(source.rglob("*")) if path.is_file() and path not in archives)
-    names = ((path, path.relative_to(source).as_posix()) for path in paths)
-    yield "", [_file(path, safe_names.readable(name)) for path, name in names if not _hidden(name)]
-    for path in archives:
-        yield f"{safe_names.readable(path.name)}!/", stack.enter_context(_archive(path))
-
-
-def _is_archive(path: Path) -> bool:
-    return path.name.lower().endswith(ARCHIVES)
-
-
-def _hidden(name: str) -> bool:
-    return any(part == "__MACOSX" or (part.startswith(".") and part != "..") for part in PurePosixPath(name).parts)
-
-
-def _file(path: Path, name: str) -> File:
-    size = path.stat().st_size
-    return File(name, size, path.read_bytes, TOO_LARGE if size > MAX_BYTES else None)
-
-
-@contextmanager
-def _archive(path: Path) -> Iterator[list[File]]:
-    """Opens an archive. Its files are stored under our own names only, so a path in it cannot lead outside."""
-    with ExitStack() as stack:
-        try:
-            if tarfile.is_tarfile(path):  # first, since a tar that holds a zip passes for a zip
-                packed: Any = stack.enter_context(tarfile.open(path))
-                files = [_tar_file(packed, member) for member in packed.getmembers() if not member.isdir()]
-                packed.fileobj.seek(packed.offset)
-                if packed.fileobj.read(512) != bytes(512):  # the end mark; tarfile accepts a truncated archive
-                    raise EOFError("truncated or damaged")
-            else:
-                packed = stack.enter_context(zipfile.ZipFile(path))
-                files = [_zip_file(packed, member) for member in packed.infolist() if not member.is_dir()]
-        except Exception as error:  # readers of damaged archives raise many types
-            raise DataError(f"{path}: not an intact zip or tar ({error}); pack or download it again") from None
-        if sum(file.size for file in files) > MAX_UNPACK_RATIO * path.stat().st_size:
-            raise DataError(
-                f"{path}: would unpack to more than {MAX_UNPACK_RATIO} times its size, as no archive of photos does"
-            )
-        yield [
-            File(safe_names.readable(file.name), file.size, _reading(file), file.problem or _problem(file))
-            for file in files
-            if not _hidden(file.name)
-        ]
-
-
-def _reading(file: File) -> Callable[[], bytes]:
-    def read() -> bytes:
-        try:
-            return file.read()
-        except Exception:  # as above
-            raise DataError("damaged in its archive, or encrypted") from None
-
-    return read
-
-
-def _zip_file(packed: zipfile.ZipFile, member: zipfile.ZipInfo) -> File:
-    link = "a link" if stat.S_ISLNK(member.external_attr >> 16) else None
-    return File(member.filename.replace("\\", "/"), member.file_size, lambda: packed.read(member), link)
-
-
-def _tar_file(packed: tarfile.TarFile, member: tarfile.TarInfo) -> File:
-    problem = None if member.isreg() else "a link" if member.islnk() or member.issym() else "not a regular file"
-
-    def read() -> bytes:
-        file = packed.extractfile(member)
-        return file.read() if file else b""
-
-    return File(member.name.replace("\\", "/"), member.size, read, problem)
-
-
-def _problem(file: File) -> str | None:
-    if file.name.startswith("/") or re.match("[A-Za-z]:", file.name):
-        return "an absolute path"
-    if ".." in file.name.split("/"):
-        return "a path that leads outside"
-    return TOO_LARGE if file.size > MAX_BYTES else None
-
-
-def _by_class(files: Sequence[File]) -> Iterator[tuple[File, str | None, tuple[str, ...]]]:
-    """Yields each file with its gem, or None for one outside a gem's folder, and the parts of its path there."""
-    paths = [PurePosixPath(file.name).parts for file in files]
-    depth = 0  # of common folders that are not the gem's own
-    while paths and all(len(parts) > depth + 2 for parts in paths) and len({parts[depth] for parts in paths}) == 1:
-        depth += 1
-    for file, parts in zip(files, paths, strict=True):
-        inner = parts[depth:]
-        split = inner[:1] if len(inner) > 2 and inner[0].casefold() in SPLIT_FOLDERS else ()
-        inner = inner[len(split) :]
-        yield file, inner[0] if len(inner) > 1 else None, split + inner[1:]
-
-
-def _targets(photos: dict[str, list[Photo]]) -> list[tuple[str, str, File]]:
-    """Returns gem, path in the raw folder and file of each photo; no two paths differ in capitals only."""
+def _targets(photos: dict[str, list[Photo]]) -> list[tuple[str, str, Photo]]:
+    """Returns gem, path in the raw folder and photo of each photo; no two paths differ in capitals only."""
     folders = safe_names.folder_names(photos)
     targets = []
     taken: set[str] = set()
@@ -241,5 +233,5 @@ def _targets(photos: dict[str, list[Photo]]) -> list[tuple[str, str, File]]:
                 target = safe_names.safe_path(folders[gem], photo.path, salt=salt)
                 salt += "/"
             taken.add(safe_names.name_key(target))
-            targets.append((gem, target, photo.file))
+            targets.append((gem, target, photo))
     return targets

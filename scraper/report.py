@@ -33,7 +33,11 @@ def markdown(report: Mapping[str, Any]) -> str:
             *_section("Failures by reason", _table(("reason", "count"), report["failed"].items())),
             *_section("Failures", _table(("URL", "reason"), (f.values() for f in report["failures"]))),
             *_section("Gems without pictures", [f"- {_plain(gem)}" for gem in report["gems_without_pictures"]]),
-            *_section("Unexpected markup", _table(("what", "count"), report["unmatched_markup"].items())),
+            *_section("Guesses", [f"- {_plain(guess)}" for guess in report["guesses"]]),
+            *_section("Names taken as one gem", _table(("name", "gem"), report["joined"].items())),
+            *_section(
+                "Other files and unexpected markup", _table(("what", "count"), report["unmatched_markup"].items())
+            ),
             *(
                 line
                 for kind, paths in changes.items()

@@ -3,7 +3,7 @@
 import hashlib
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import count
 from pathlib import PurePosixPath
 from urllib.parse import unquote, urlsplit
@@ -52,6 +52,31 @@ def folder_names(gems: Iterable[str]) -> dict[str, str]:
             for gem, name in names.items()
         }
     return names
+
+
+def class_key(name: str) -> str:
+    """Returns a key that is the same for two spellings of a class: other capitals, Unicode forms or spaces."""
+    visible = "".join(
+        char for char in readable(name) if char.isspace() or unicodedata.category(char) not in ("Cc", "Cf")
+    )
+    return " ".join(unicodedata.normalize("NFC", unicodedata.normalize("NFC", visible).casefold()).split())
+
+
+def class_names(counts: Mapping[str, int]) -> dict[str, str]:
+    """Returns the name of the class of each spelling: the spelling of most photos, composed and without outer spaces.
+
+    Args:
+        counts: the number of photos by spelling.
+    """
+    best: dict[str, str] = {}
+    for name in sorted(counts, key=lambda name: (-counts[name], name)):
+        best.setdefault(class_key(name), " ".join(unicodedata.normalize("NFC", name).split()))
+    return {name: best[class_key(name)] for name in counts}
+
+
+def is_photo(name: str) -> bool:
+    """Returns whether a file has the suffix of an image."""
+    return PurePosixPath(name).suffix.lower() in SUFFIXES
 
 
 def name_key(name: str) -> str:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from scrapy.crawler import AsyncCrawlerProcess, Crawler
@@ -17,7 +17,7 @@ from gemmodel.core import files
 from gemmodel.core.errors import DataError, ParameterError, SiteError
 from gemmodel.core.params import CrawlParams
 from sample_site import server
-from scraper import cache, local_photos, manifest
+from scraper import cache, local_photos, manifest, safe_names
 from scraper import settings as project_settings
 from scraper.middlewares import NOT_A_WEB_ADDRESS, OTHER_HOST
 from scraper.spiders.base import BAD_REDIRECT, REDIRECT_LOOP, ROBOTS, TOO_LARGE, CrawlStats, GemSpider
@@ -48,6 +48,7 @@ PERMANENT_FAILURES = {
     REDIRECT_LOOP,
     TOO_LARGE,
 }
+MIN_FRACTION = 0.5  # of the photos of the previous crawl; fewer do not replace them unasked
 MAX_FAILED_FRACTION = 0.25  # of all pictures; more temporary failures make the crawl incomplete
 
 
@@ -120,12 +121,15 @@ def crawl(
             results.append(SourceResult(*local_photos.copy(params, new), {}))
         if sites:
             results += crawl_sites(sites, urls, params, new, logs=logs, overrides=settings)
-        rows = manifest.assign_numbers([row for result in results for row in result.rows], previous)
         summaries = [result.summary for result in results]
+        rows, joined = _join_spellings([row for result in results for row in result.rows], new)
+        if not params.allow_fewer:
+            _check_not_fewer(rows, previous, params, out)
+        rows = manifest.assign_numbers(rows, previous)
         files.write_jsonl(new / manifest.MANIFEST, rows)
         files.write_json(new / manifest.SUMMARY, summaries)
     traffic: Counter[str] = sum((Counter(result.traffic) for result in results), Counter())
-    return _report(summaries, rows) | {
+    return _report(summaries, rows, joined) | {
         "changes": manifest.changes(rows, previous),
         "seconds": round(time.monotonic() - started, 1),
         **{name: traffic[name] for name in ("requests", "bytes_received", "cached", "retried")},
@@ -162,6 +166,50 @@ def crawl_sites(
         if not crawler.pictures.rows:  # type: ignore[attr-defined]
             raise SiteError(f"{urls[name]}: no pictures; {logs / 'crawl.log'} lists the responses")
     return [_source_result(urls[name], crawler) for name, crawler in crawlers.items()]
+
+
+def _join_spellings(rows: Sequence[dict[str, Any]], store: Path) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """Joins gems whose names differ between sources in capitals, Unicode form or spaces only.
+
+    Returns:
+        The rows, with the files moved to one folder per gem, and the name of the gem by other spelling.
+    """
+    names = safe_names.class_names(Counter(row["gem"] for row in rows))
+    joined = {name: names[name] for name in sorted(names) if names[name] != name}
+    if not joined:
+        return list(rows), {}
+    folders = {row["gem"]: row["path"].split("/")[0] for row in rows}
+    result, taken = [], {safe_names.name_key(row["path"]) for row in rows if row["gem"] not in joined}
+    for row in rows:
+        gem = names[row["gem"]]
+        if row["gem"] in joined:
+            path = PurePosixPath(folders.get(gem, safe_names.safe_name(gem)), *row["path"].split("/")[1:])
+            while safe_names.name_key(path.as_posix()) in taken:
+                path = path.with_stem(f"{path.stem}-{row['sha256'][:8]}")
+            taken.add(safe_names.name_key(path.as_posix()))
+            (store / path).parent.mkdir(parents=True, exist_ok=True)
+            (store / row["path"]).rename(store / path)
+            row = row | {"gem": gem, "path": path.as_posix()}
+        result.append(row)
+    return result, joined
+
+
+def _check_not_fewer(
+    rows: Sequence[Mapping[str, Any]], previous: Sequence[Mapping[str, Any]], params: CrawlParams, out: Path
+) -> None:
+    """Raises if there are far fewer photos than in the previous crawl, of the gems that were requested now.
+
+    Raises:
+        DataError: there are less than MIN_FRACTION of them.
+    """
+    only = {safe_names.class_key(gem) for gem in params.only}
+    counts = Counter(row["gem"] for row in previous if not only or safe_names.class_key(row["gem"]) in only)
+    before = sum(min(count, params.max_per_gem or count) for count in counts.values())
+    if len(rows) < MIN_FRACTION * before:
+        raise DataError(
+            f"{out}: this crawl found {len(rows)} photos, the previous one {before}; those are kept. "
+            "If it is right that there are so few, set crawl.allow_fewer to true"
+        )
 
 
 def _check_complete(url: str, crawler: Crawler) -> None:
@@ -202,7 +250,9 @@ def _source_result(url: str, crawler: Crawler) -> SourceResult:
     return SourceResult(list(crawler.pictures.rows.values()), summary, traffic)  # type: ignore[attr-defined]
 
 
-def _report(summaries: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _report(
+    summaries: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]], joined: Mapping[str, str]
+) -> dict[str, Any]:
     failures = [failure for summary in summaries for failure in summary["failures"]]
     by_gem = Counter(str(row["gem"]) for row in rows)
     return {
@@ -217,5 +267,8 @@ def _report(summaries: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, 
         "failures": failures,
         "skipped_by_robots": sum(failure["reason"] == ROBOTS for failure in failures),
         "gems_without_pictures": sorted(gem for summary in summaries for gem in summary["gems_without_pictures"]),
+        "joined": {name: gem for summary in summaries for name, gem in summary.get("joined", {}).items()}
+        | dict(joined),
+        "guesses": [guess for summary in summaries for guess in summary.get("guesses", ())],
         "unmatched_markup": dict(sum((Counter(summary["unmatched_markup"]) for summary in summaries), Counter())),
     }

@@ -18,6 +18,12 @@ def main(out: Path, report: Path, params_file: Path = Path("params.yaml")) -> No
     counts = f"{crawl_report['pictures']} pictures of {crawl_report['gems']} gems"
     changes = ", ".join(f"{len(paths)} {kind}" for kind, paths in crawl_report["changes"].items())
     print(f"crawl: {counts} from {', '.join(crawl_report['sources'])}: {changes}")
+    for guess in crawl_report["guesses"]:
+        print(f"crawl: guessed: {guess}")
+    for kind in ("joined", "failed", "unmatched_markup"):
+        if crawl_report[kind]:
+            listed = ", ".join(f"{name} ({value})" for name, value in crawl_report[kind].items())
+            print(f"crawl: {kind.replace('_markup', '')}: {listed}; see {report.with_suffix('.md')}")
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ class Photo:
         gem: name of the gem.
         number: number of the photo among those of its gem.
         mineral_class: the gem's mineral class, None where the manifest has none.
+        part: the publisher's part that it is kept in (`crawl.parts`), None where the manifest has none.
         sha256: of the file, as hexadecimal digits.
         problem: why the file cannot be used; None for a usable photo. The attributes below are set only for one.
         pixels: width times height.
@@ -42,6 +43,7 @@ class Photo:
     gem: str
     number: int
     mineral_class: str | None = None
+    part: str | None = None
     sha256: str = ""
     problem: str | None = None
     pixels: int = 0
@@ -79,6 +81,8 @@ class Decision:
         if self.reason:
             row |= {"reason": self.reason, "duplicates": list(self.duplicates)}
         row |= {"number": photo.number, "mineral_class": photo.mineral_class}
+        if photo.part:
+            row["part"] = photo.part
         if not self.reason:
             row["path"] = photo.path
         if self.box:
@@ -203,7 +207,7 @@ def _listed(manifest: Path) -> list[Photo]:
             raise DataError(f"{manifest}: {source} has no number (of an older version); `dvc repro -f crawl` helps")
         gem = Path(source).parts[0]
         path = f"{gem}/{gem.lower().replace(' ', '_')}_{number}.jpg"
-        photos[source] = Photo(source, path, gem, number, line.get("mineral_class"))
+        photos[source] = Photo(source, path, gem, number, line.get("mineral_class"), line.get("part"))
     repeated = [path for path, count in Counter(photo.path for photo in photos.values()).items() if count > 1]
     if repeated:
         raise DataError(f"{manifest}: two files become {repeated[0]}; `dvc repro -f crawl` numbers them again")

@@ -68,6 +68,9 @@ class CrawlParams:
     folder: str
     only: tuple[str, ...]
     max_per_gem: Count
+    class_level: Annotated[int, Range(0, 8)]
+    parts: Literal["merge", "keep"]
+    allow_fewer: bool
     contact: str
 
 

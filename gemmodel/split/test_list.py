@@ -18,7 +18,8 @@ def resolve_test_list(clean: Path, test_list: Path) -> tuple[set[str], dict[str,
     trained on a photo that it was tested on.
 
     Args:
-        clean: holds the `manifest.jsonl` of cleaning.
+        clean: holds the `manifest.jsonl` of cleaning. Photos that are of the part `test` there, as the publisher of the
+            photos made it, are on the list too.
         test_list: one line per photo: the SHA-256 of its raw file, a tab, and its path; `#` begins a comment.
 
     Returns:
@@ -31,7 +32,9 @@ def resolve_test_list(clean: Path, test_list: Path) -> tuple[set[str], dict[str,
     listed = read(test_list)
     rows_by_hash = defaultdict(list)
     paths = {}
-    for row in files.read_jsonl(clean / "manifest.jsonl") if listed else ():
+    for row in files.read_jsonl(clean / "manifest.jsonl"):
+        if row.get("part") == "test":
+            listed.setdefault(row["sha256"], row["source"])
         rows_by_hash[row["sha256"]].append(row)
         if "path" in row:
             paths[row["source"]] = row["path"]

@@ -17,14 +17,14 @@ from PIL import Image
 
 from gemmodel.core.errors import DataError
 from gemmodel.core.params import Params
-from scraper import sources
+from scraper import archives, sources
 
 GOOD = {f"Ruby/{i}.jpg": jpeg(i) for i in range(3)} | {
     "Opal/a.PNG": jpeg(100),
     "Opal/deep/b.jpg": jpeg(101),
 }
 ABSOLUTE, OUTSIDE, LINK, NOT_REGULAR = "an absolute path", "a path that leads outside", "a link", "not a regular file"
-DAMAGED, LARGE, LOOSE = "damaged in its archive, or encrypted", "larger than a photo", "photo outside a gem's folder"
+DAMAGED, LARGE, LOOSE = "damaged in its archive", "larger than a photo", "photo outside a class folder"
 Settings = Callable[..., Params]
 
 
@@ -109,9 +109,10 @@ def test_only_good_photos_of_a_hostile_zip_are_stored(tmp_path: Path, crawl: Any
     path.write_bytes(data)
     report, photos = crawl(path)
     assert photos == by_gem(GOOD)
-    expected = Counter(HOSTILE.values()) + Counter([LINK, DAMAGED, DAMAGED, LOOSE, LARGE])
+    expected = Counter(HOSTILE.values()) + Counter([LINK, DAMAGED, archives.ENCRYPTED, LOOSE, LARGE])
     assert report["failed"] == dict(sorted(expected.items()))
-    assert report["unmatched_markup"] == {"file without an image suffix": 2}
+    hidden = {archives.HIDDEN: len(HIDDEN)}
+    assert report["unmatched_markup"] == hidden | {"file that ends in .txt": 1, "file without a suffix": 1}
 
 
 @pytest.mark.parametrize("suffix", ["tar", "tar.gz", "tar.xz", "tar.bz2", "tgz"])
@@ -119,14 +120,15 @@ def test_only_good_photos_of_a_hostile_tar_are_stored(tmp_path: Path, crawl: Any
     special = {
         "Ruby/symbolic.jpg": (tarfile.SYMTYPE, "/etc/passwd"),
         "Ruby/hard.jpg": (tarfile.LNKTYPE, "/etc/passwd"),
-        "Ruby/inner.jpg": (tarfile.LNKTYPE, "Ruby/0.jpg"),
+        "Ruby/inner.jpg": (tarfile.LNKTYPE, "Ruby/0.jpg"),  # a hard link, as tar packs a file of two names
+        "Ruby/dangling.jpg": (tarfile.LNKTYPE, "Ruby/none.jpg"),
         "Ruby/pipe.jpg": (tarfile.FIFOTYPE, ""),
         "Ruby/device.jpg": (tarfile.CHRTYPE, ""),
         "Ruby/block.jpg": (tarfile.BLKTYPE, ""),
     }
     files = GOOD | dict.fromkeys(HOSTILE, jpeg(7)) | dict.fromkeys(HIDDEN, jpeg(8)) | {"loose.jpg": jpeg(11)}
     report, photos = crawl(write_tar(tmp_path / f"gems.{suffix}", files | special))
-    assert photos == by_gem(GOOD)
+    assert photos == by_gem(GOOD | {"Ruby/inner.jpg": GOOD["Ruby/0.jpg"]})
     expected = Counter(HOSTILE.values()) + Counter([LINK] * 3 + [NOT_REGULAR] * 3 + [LOOSE])
     assert report["failed"] == dict(sorted(expected.items()))
 
@@ -217,7 +219,7 @@ def test_a_tar_that_holds_a_zip_is_read_as_a_tar(tmp_path: Path, crawl: Any) -> 
     inner = write_zip(tmp_path / "inner.zip", {"Jade/evil.jpg": jpeg(1)}).read_bytes()
     report, photos = crawl(write_tar(tmp_path / "gems.tar", GOOD | {"Ruby/inner.zip": inner}))
     assert photos == by_gem(GOOD)
-    assert report["unmatched_markup"] == {"file without an image suffix": 1}
+    assert report["failed"] == {"an archive; unpack it beside the photos": 1}
 
 
 def test_folders_around_the_classes_and_of_a_split_are_skipped(tmp_path: Path, crawl: Any) -> None:
@@ -283,3 +285,93 @@ def test_files_that_are_not_images_are_left_to_the_clean_stage(merged: Path, cra
     report, photos = crawl(merged)
     assert report["failures"] == []
     assert photos["Ruby/Ruby/page.jpg"] == b"<html>"
+
+
+def encrypted(path: Path) -> Path:
+    """Set the flag for encryption of every entry."""
+    data = bytearray(path.read_bytes())
+    for header, flags in ((b"PK\3\4", 6), (b"PK\1\2", 8)):
+        start = data.find(header)
+        while start >= 0:
+            data[start + flags] |= 1
+            start = data.find(header, start + 4)
+    path.write_bytes(data)
+    return path
+
+
+def deflate64(path: Path) -> Path:
+    data = bytearray(path.read_bytes())
+    for header, method in ((b"PK\3\4", 8), (b"PK\1\2", 10)):
+        start = data.find(header)
+        while start >= 0:
+            data[start + method] = 9
+            start = data.find(header, start + 4)
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize(("damage", "reason"), [(encrypted, "encrypted"), (deflate64, "Deflate64")])
+def test_a_crawl_that_finds_nothing_keeps_the_former_photos(
+    tmp_path: Path, crawl: Any, damage: Callable[[Path], Path], reason: str
+) -> None:
+    crawl(write_zip(tmp_path / "gems.zip", GOOD))
+    before = content(tmp_path / "project")
+    with pytest.raises(DataError, match=rf"5 x .*{reason}"):
+        crawl(damage(write_zip(tmp_path / "other.zip", GOOD)))
+    assert content(tmp_path / "project") == before
+
+
+def test_a_crawl_that_finds_far_less_replaces_nothing_unless_allowed(tmp_path: Path, crawl: Any) -> None:
+    crawl(write_zip(tmp_path / "gems.zip", GOOD))
+    before = content(tmp_path / "project")
+    crawl(tmp_path / "gems.zip", only=["Opal"], max_per_gem=1)  # fewer, as requested
+    crawl(tmp_path / "gems.zip")
+    assert content(tmp_path / "project") == before
+    few = write_zip(tmp_path / "few.zip", {"Ruby/0.jpg": jpeg(0), "Opal/a.PNG": jpeg(100)})
+    with pytest.raises(DataError, match=r"2 photos, the previous one 5.*crawl\.allow_fewer"):
+        crawl(few)
+    assert content(tmp_path / "project") == before
+    assert crawl(few, allow_fewer=True)[0]["pictures"] == 2
+
+
+@pytest.mark.parametrize(
+    ("encoding", "name"),
+    [
+        ("utf-8", "Améthyste"),
+        ("cp1252", "Grüner Granat"),
+        ("cp437", "Améthyste"),
+        ("cp850", "Ágata"),
+        ("cp866", "Рубин"),
+    ],
+)
+def test_names_in_a_zip_without_the_flag_for_utf_8(tmp_path: Path, crawl: Any, encoding: str, name: str) -> None:
+    raw = name.encode(encoding)
+    path = write_zip(tmp_path / "gems.zip", {f"{'X' * len(raw)}/1.jpg": jpeg(1), "Opal/1.jpg": jpeg(2)})
+    path.write_bytes(path.read_bytes().replace(b"X" * len(raw), raw))
+    report, _ = crawl(path)
+    assert report["by_gem"] == {"Opal": 1, name: 1}
+    assert bool(report["guesses"]) is (encoding != "utf-8")
+
+
+def test_parts_are_kept_on_request(tmp_path: Path, crawl: Any) -> None:
+    names = [f"training_set/{gem}/{i}.jpg" for gem in ("cats", "dogs") for i in range(2)] + ["test_set/cats/7.jpg"]
+    path = write_zip(tmp_path / "pets.zip", {name: jpeg(i) for i, name in enumerate(names)})
+    manifest = tmp_path / "project" / "data" / "raw" / "manifest.jsonl"
+    for parts, expected in (("merge", [None] * 5), ("keep", ["test"] + ["train"] * 4)):
+        assert crawl(path, parts=parts)[0]["by_gem"] == {"cats": 3, "dogs": 2}
+        rows = sorted(map(json.loads, manifest.read_text().splitlines()), key=lambda row: row["file"])
+        assert [row.get("part") for row in rows] == expected
+
+
+def test_limits_apply_to_every_spelling_of_a_gem(tmp_path: Path, crawl: Any) -> None:
+    names = [
+        "train/Ruby/1.jpg",
+        "train/Opal/1.jpg",
+        "test/ruby/1.jpg",
+        "test/OPAL /1.jpg",
+        "test/Ame\u0301thyste/1.jpg",
+    ]
+    path = write_zip(tmp_path / "gems.zip", {name: jpeg(i) for i, name in enumerate(names)})
+    report, photos = crawl(path, only=["ruby", "Am\u00e9thyste"])
+    assert report["by_gem"] == {"Am\u00e9thyste": 1, "Ruby": 2}
+    assert sorted(photos.values()) == sorted([jpeg(0), jpeg(2), jpeg(4)])

@@ -112,7 +112,7 @@ def test_limits_apply_to_a_folder(tmp_path: Path, crawl: Crawl, write_params: An
     [
         ({"crawl.folder": "nowhere"}, "nowhere: no such folder"),
         ({"crawl.folder": "data"}, "data: no photos"),
-        ({"crawl.folder": "photos/Agate/far/deep"}, "no photos in its class folders"),
+        ({"crawl.folder": "photos/Agate/far/deep"}, "no photos in class folders"),
         ({"crawl.only": ["Agate", "Jade"]}, "photos has no Jade"),
         ({"crawl.source": ["sample", "folder"]}, "sample excludes other sources"),
     ],

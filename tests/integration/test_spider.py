@@ -181,13 +181,15 @@ def test_a_list_without_its_table_is_read_by_its_links(site: Site, tmp_path: Pat
 
 
 def test_a_site_and_a_folder_are_merged(site: Site, tmp_path: Path) -> None:
-    for i, name in enumerate(("Ruby/mine.jpg", "Jade/mine.jpg", "Opal/mine.jpg")):
+    for i, name in enumerate(("RUBY/mine.jpg", "Jade/mine.jpg", "Opal/mine.jpg")):
         (tmp_path / "photos" / name).parent.mkdir(parents=True)
         (tmp_path / "photos" / name).write_bytes(jpeg(i))
     result = crawl(tmp_path, site.url(), TIMEOUT, source=["minerals", "folder"], only=["Ruby", "Jade"])
     assert result.report["by_gem"] == {"Jade": 1, "Ruby": 4}
     assert result.report["sources"] == ["photos", site.url()]
     assert sorted(row["number"] for row in result.rows if row["gem"] == "Ruby") == [0, 1, 2, 3]
+    assert result.report["joined"] == {"RUBY": "Ruby"}
+    assert {name.split("/")[0] for name in result.raw if "/" in name} == {"Jade", "Ruby"}
 
 
 @pytest.mark.parametrize(

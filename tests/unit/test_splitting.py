@@ -109,9 +109,7 @@ def test_a_class_that_is_too_small_is_an_error_with_its_name(
 
 
 def test_a_single_class_is_an_error(tmp_path: Path, settings: Settings) -> None:
-    (tmp_path / "clean" / "Ruby").mkdir(parents=True)
-    for number in range(20):
-        (tmp_path / "clean" / "Ruby" / f"{number}.jpg").touch()
+    add(tmp_path / "clean", "Ruby", range(20))
     with pytest.raises(DataError, match="Ruby"):
         split(tmp_path / "clean", tmp_path / "split", settings())
 
@@ -175,6 +173,17 @@ def test_a_pinned_test_part_does_not_depend_on_the_seed(clean: Path, tmp_path: P
     after = split(clean, tmp_path / "split", settings({"split.seed": 7}))
     assert after["test"] == before["test"]
     assert after["train"] != before["train"]
+
+
+def test_the_test_part_of_the_publisher_stays_the_test_part(clean: Path, tmp_path: Path, settings: Settings) -> None:
+    rows = [*add(clean, "Topaz", range(30), part="train"), *add(clean, "Topaz", range(30, 37), part="test")]
+    duplicate = {"reason": "exact copy", "duplicates": ["Topaz/03.png"]}
+    add(clean, "Topaz", range(37, 38), part="test", **duplicate)  # its copy in the publisher's training part
+    report, parts = report_and_parts(clean, tmp_path / "split", settings())
+    expected = {row["path"] for row in rows if row["part"] == "test"} | {"Topaz/03.jpg"}
+    assert photos_of(parts, "test", "Topaz") == expected
+    assert report["test_list"]["listed"] == 8
+    assert report["test_list"]["replaced_by_duplicate"] == ["Topaz/37.png"]
 
 
 def test_a_listed_photo_is_replaced_by_its_duplicate(clean: Path, tmp_path: Path, settings: Settings) -> None:

@@ -1,0 +1,310 @@
+"""The files of a folder and of the archives in it, at any depth, without unpacking anything to disk."""
+
+import os
+import re
+import stat
+import tarfile
+import tempfile
+import unicodedata
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
+from typing import IO, Any
+
+from gemmodel.core.errors import DataError
+from scraper import safe_names
+from scraper.spiders.base import TOO_LARGE
+
+SUFFIXES = (".zip", ".tar", ".tgz", ".tar.gz", ".tbz2", ".tar.bz2", ".txz", ".tar.xz")
+OTHER_ARCHIVES = (".rar", ".7z", ".tar.zst", ".gz", ".bz2", ".xz", ".zst", ".lzh", ".arj", ".cab", ".iso", ".dmg")
+MAX_BYTES = 64 * 2**20  # of a photo
+MAX_UNPACK_RATIO = 100  # photos are compressed already: an archive of them does not unpack to a multiple of its size
+MAX_DEPTH = 3  # of archives in archives
+ENCRYPTED = "encrypted; unpack it with its password"
+NOT_READABLE = "damaged in its archive"
+HIDDEN = "a file of the operating system or of a tool"
+SYSTEM_NAMES = {
+    "__macosx", "$recycle.bin", "system volume information", "@eadir", "thumbs.db", "desktop.ini", ".ds_store", ".git",
+    ".svn", ".hg", ".dvc", ".cache", ".thumbnails", ".trash", ".trashes", ".spotlight-v100", ".fseventsd", ".idea",
+    ".ipynb_checkpoints", ".vscode", ".venv", ".gitignore", ".gitkeep", ".gitattributes", ".keep", ".dvcignore",
+}  # fmt: skip
+ZIP_METHODS = {
+    9: "Deflate64",
+    1: "Shrink",
+    6: "Implode",
+    93: "Zstandard",
+    95: "XZ",
+    97: "WavPack",
+    98: "PPMd",
+    99: "AES",
+}
+UNICODE_PATH = 0x7075  # Info-ZIP's extra field with the name in UTF-8
+CODE_PAGES = {"cp437": "LATIN", "cp1252": "LATIN", "cp850": "LATIN", "cp866": "CYRILLIC", "cp1251": "CYRILLIC"}
+
+
+@dataclass(frozen=True)
+class File:
+    """A file in a folder or an archive.
+
+    Attributes:
+        name: its path there.
+        size: bytes, unpacked.
+        read: returns its bytes; raises a DataError where it is damaged.
+        problem: why it must not be read, or None.
+    """
+
+    name: str
+    size: int
+    read: Callable[[], bytes]
+    problem: str | None = None
+
+
+@dataclass
+class Collection:
+    """The files of a folder, or of one archive.
+
+    Attributes:
+        prefix: stands before the names of its files: empty, or the path of the archive and `!/`.
+        files: its files, sorted by name.
+        left_out: names and reasons of what is in it but is no file.
+        guesses: what was guessed about it, as sentences.
+    """
+
+    prefix: str
+    files: list[File]
+    left_out: list[tuple[str, str]] = field(default_factory=list)
+    guesses: list[str] = field(default_factory=list)
+
+    @property
+    def archive(self) -> PurePosixPath | None:
+        """The archive's path in the source; None for a folder."""
+        return PurePosixPath(self.prefix.removesuffix("!/").replace("!/", "/")) if self.prefix else None
+
+
+def is_archive(name: str) -> bool:
+    """Returns whether a file is a zip or tar archive by its name."""
+    return name.lower().endswith(SUFFIXES)
+
+
+def stem(name: str) -> str:
+    """Returns an archive's name without its suffix."""
+    lower = name.lower()
+    return next((name[: -len(suffix)] for suffix in sorted(SUFFIXES, key=len)[::-1] if lower.endswith(suffix)), name)
+
+
+def is_hidden(name: str) -> bool:
+    """Returns whether a path leads to what an operating system or a tool made. A folder may begin with a dot."""
+    *folders, last = PurePosixPath(name).parts
+    return last.startswith((".", "._")) or any(part.casefold() in SYSTEM_NAMES for part in (*folders, last))
+
+
+def collections(source: Path, stack: ExitStack) -> Iterator[Collection]:
+    """Yields the files of a folder or archive, then those of each archive in it.
+
+    Args:
+        source: a folder, or a zip or tar archive.
+        stack: closes the archives.
+
+    Raises:
+        DataError: there is no such folder or archive, or one of them is damaged.
+    """
+    if source.is_file():
+        yield from _archive(source, str(source), "", stack, max_bytes=MAX_UNPACK_RATIO * source.stat().st_size)
+        return
+    if not source.is_dir():
+        raise DataError(f"{source}: no such folder or archive; it must hold one folder of photos per class")
+    files, left_out = _walk(source)
+    packed = _archives_to_open([File(name, path.stat().st_size, path.read_bytes) for name, path in files])
+    photos = [(name, path) for name, path in files if name not in packed]
+    yield Collection("", [_file(path, name) for name, path in photos], left_out)
+    for name, path in files:
+        if name in packed:
+            limit = MAX_UNPACK_RATIO * path.stat().st_size
+            yield from _archive(path, str(path), f"{name}!/", stack, max_bytes=limit)
+
+
+def _walk(source: Path) -> tuple[list[tuple[str, Path]], list[tuple[str, str]]]:
+    """Returns the names and paths of all files below a folder, and the names of the rest with reasons."""
+    files, left_out = [], []
+    for folder, folders, names in os.walk(source, followlinks=True):
+        ancestors = {parent.resolve() for parent in (Path(folder), *Path(folder).parents)}
+        for name in list(folders):
+            path = Path(folder, name)
+            shown = safe_names.readable(path.relative_to(source).as_posix())
+            if name.casefold() in SYSTEM_NAMES:
+                left_out.append((shown, HIDDEN))
+                folders.remove(name)
+            elif path.is_symlink() and path.resolve() in ancestors:
+                left_out.append((shown, "a link to a folder above it"))
+                folders.remove(name)
+        for name in names:
+            path = Path(folder, name)
+            shown = safe_names.readable(path.relative_to(source).as_posix())
+            if path.is_file():
+                files.append((shown, path))
+            else:
+                left_out.append((shown, "a link to nothing" if path.is_symlink() else "not a regular file"))
+    return sorted(files), sorted(left_out)
+
+
+def _archives_to_open(files: Sequence[File]) -> set[str]:
+    """Returns the names of the archives that hold photos of classes: all but those in a folder of photos."""
+    folders_of_photos = {PurePosixPath(file.name).parent for file in files if safe_names.is_photo(file.name)}
+    folders_of_photos.discard(PurePosixPath())
+    return {
+        file.name
+        for file in files
+        if is_archive(file.name) and not is_hidden(file.name)
+        and PurePosixPath(file.name).parent not in folders_of_photos
+    }  # fmt: skip
+
+
+def _file(path: Path, name: str) -> File:
+    size = path.stat().st_size
+    return File(name, size, path.read_bytes, TOO_LARGE if size > MAX_BYTES and safe_names.is_photo(name) else None)
+
+
+def _archive(
+    packed: Path | IO[bytes], shown: str, prefix: str, stack: ExitStack, *, max_bytes: int, depth: int = 1
+) -> Iterator[Collection]:
+    """Yields an archive's files, then those of the archives in it.
+
+    The files are stored under our own names only, so a path in an archive cannot lead outside.
+    """
+    try:
+        files, guesses = _members(packed, stack)
+    except Exception as error:  # readers of damaged archives raise many types
+        raise DataError(f"{shown}: not an intact zip or tar ({error}); pack or download it again") from None
+    if sum(file.size for file in files) > max_bytes:
+        raise DataError(
+            f"{shown}: would unpack to more than {MAX_UNPACK_RATIO} times its size, as no archive of photos does"
+        )
+    inner = _archives_to_open(files) if depth < MAX_DEPTH else set()
+    checked = [replace(file, read=_reading(file), problem=file.problem or _problem(file)) for file in files]
+    yield Collection(prefix, [file for file in checked if file.name not in inner], guesses=guesses)
+    for file in checked:
+        if file.name in inner and not file.problem:
+            body = stack.enter_context(tempfile.SpooledTemporaryFile(max_size=MAX_BYTES))  # noqa: SIM115
+            body.write(file.read())
+            name = f"{prefix}{file.name}"
+            yield from _archive(body, name, f"{name}!/", stack, max_bytes=max_bytes, depth=depth + 1)
+
+
+def _members(packed: Path | IO[bytes], stack: ExitStack) -> tuple[list[File], list[str]]:
+    if not isinstance(packed, Path):
+        packed.seek(0)
+    if tarfile.is_tarfile(packed):  # first, since a tar that holds a zip passes for a zip
+        opened: dict[str, Any] = {"name": packed} if isinstance(packed, Path) else {"fileobj": packed}
+        tar: Any = stack.enter_context(tarfile.open(**opened))  # noqa: SIM115
+        members = [member for member in tar.getmembers() if not member.isdir()]
+        tar.fileobj.seek(tar.offset)
+        if tar.fileobj.read(512) != bytes(512):  # the end mark; tarfile accepts a truncated archive
+            raise EOFError("truncated or damaged")
+        names, guesses = _decoded([member.name.encode("utf-8", "surrogateescape") for member in members])
+        files = [_tar_file(tar, member, name) for member, name in zip(members, names, strict=True)]
+    else:
+        archive = stack.enter_context(zipfile.ZipFile(packed))
+        entries = [entry for entry in archive.infolist() if not entry.is_dir()]
+        names, guesses = _zip_names(entries)
+        files = [_zip_file(archive, entry, name) for entry, name in zip(entries, names, strict=True)]
+    return sorted(files, key=lambda file: file.name), guesses
+
+
+def _zip_names(entries: Sequence[zipfile.ZipInfo]) -> tuple[list[str], list[str]]:
+    """Returns the names of a zip's entries; zipfile reads those without the flag for UTF-8 as cp437."""
+    names = [_unicode_path(entry) or entry.filename for entry in entries]
+    unflagged = [i for i, entry in enumerate(entries) if not entry.flag_bits & 0x800 and names[i] == entry.filename]
+    decoded, guesses = _decoded([names[i].encode("cp437", "replace") for i in unflagged])
+    for i, name in zip(unflagged, decoded, strict=True):
+        names[i] = name
+    return names, guesses
+
+
+def _unicode_path(entry: zipfile.ZipInfo) -> str | None:
+    """Returns the name in Info-ZIP's extra field for UTF-8, which zipfile does not read."""
+    extra = entry.extra
+    while len(extra) >= 4:
+        kind, size = int.from_bytes(extra[:2], "little"), int.from_bytes(extra[2:4], "little")
+        if kind == UNICODE_PATH and size > 5:  # a version and a checksum stand before the name
+            return extra[9 : 4 + size].decode("utf-8", "replace")
+        extra = extra[4 + size :]
+    return None
+
+
+def _decoded(names: Sequence[bytes]) -> tuple[list[str], list[str]]:
+    """Decodes names of an unknown encoding: as UTF-8 where they are, else by the most plausible code page of all."""
+    others = [name for name in names if _utf8(name) is None]
+    if not others:
+        return [name.decode() for name in names], []
+    page = max(CODE_PAGES, key=lambda page: _plausibility(b"\n".join(others), page))
+    guess = (
+        f"{len(others)} names are in an unknown encoding; read as {page}, such as {others[0].decode(page, 'replace')}"
+    )
+    return [_utf8(name) or name.decode(page, "replace") for name in names], [guess]
+
+
+def _utf8(name: bytes) -> str | None:
+    try:
+        return name.decode()
+    except UnicodeDecodeError:
+        return None
+
+
+def _plausibility(text: bytes, page: str) -> float:
+    """Returns the mean over the characters that are not ASCII: 1 for a letter of the page's script."""
+    decoded = text.decode(page, "replace")
+    scores = []
+    for before, char in zip(" " + decoded, decoded, strict=False):
+        if not char.isascii():
+            letter = char.isalpha() and unicodedata.name(char, "").startswith(CODE_PAGES[page])
+            scores.append(letter - (0.5 if letter and before.islower() and char.isupper() else 0))
+    return sum(scores) / max(1, len(scores))
+
+
+def _reading(file: File) -> Callable[[], bytes]:
+    def read() -> bytes:
+        try:
+            return file.read()
+        except Exception:  # as above
+            raise DataError(NOT_READABLE) from None
+
+    return read
+
+
+def _zip_file(packed: zipfile.ZipFile, entry: zipfile.ZipInfo, name: str) -> File:
+    problem = None
+    if stat.S_ISLNK(entry.external_attr >> 16):
+        problem = "a link"
+    elif entry.flag_bits & 1 or entry.compress_type == 99:
+        problem = ENCRYPTED
+    elif entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
+        method = ZIP_METHODS.get(entry.compress_type, f"method {entry.compress_type}")
+        problem = f"compressed by {method}, which Python cannot unpack; unpack it and pack it as an ordinary zip"
+    return File(name.replace("\\", "/"), entry.file_size, lambda: packed.read(entry), problem)
+
+
+def _tar_file(packed: tarfile.TarFile, member: tarfile.TarInfo, name: str) -> File:
+    problem, target = None, member
+    if member.islnk():  # to another member; a file of the machine is never opened
+        try:
+            target = packed.getmember(member.linkname)
+        except KeyError:
+            problem = "a link"
+    if not problem and not target.isreg():
+        problem = "a link" if target.issym() or target.islnk() else "not a regular file"
+
+    def read() -> bytes:
+        file = packed.extractfile(target)
+        return file.read() if file else b""
+
+    return File(safe_names.readable(name.replace("\\", "/")), target.size, read, problem)
+
+
+def _problem(file: File) -> str | None:
+    if file.name.startswith("/") or re.match("[A-Za-z]:", file.name):
+        return "an absolute path"
+    if ".." in file.name.split("/"):
+        return "a path that leads outside"
+    return TOO_LARGE if file.size > MAX_BYTES and safe_names.is_photo(file.name) else None

@@ -1,0 +1,184 @@
+"""Where the classes are in a tree of photos: recognised by its shape, with names as a help."""
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+
+from scraper.safe_names import class_key
+
+PARTS = {
+    "train": {"train", "training", "trainset", "trn"},
+    "val": {"val", "valid", "validation", "valset", "dev"},
+    "test": {"test", "testing", "testset", "eval", "evaluation", "holdout"},
+    "unlabelled": {"pred", "predict", "prediction", "unlabeled", "unlabelled", "submission"},
+}
+MASKS = {"mask", "masks", "segmentation", "segmentations", "annotation", "annotations", "groundtruth", "gt", "trimaps"}
+NO_NAMES = {
+    "image", "images", "img", "imgs", "photo", "photos", "picture", "pictures", "jpg", "jpeg", "png", "data", "all",
+}  # fmt: skip
+OUTSIDE = "photo outside a class folder"
+UNLABELLED = "photo of a part without class folders"
+MASK = "a mask of another photo"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a photo belongs.
+
+    Attributes:
+        gem: the name of its class; None for a photo of no class.
+        part: `train`, `val`, `test` or the name of the publisher's folder; None where there are no parts.
+        path: the path within its class.
+        reason: why it has no class.
+    """
+
+    gem: str | None
+    path: tuple[str, ...]
+    part: str | None = None
+    reason: str | None = None
+
+
+@dataclass
+class _Folder:
+    photos: list[int] = field(default_factory=list)
+    folders: dict[str, "_Folder"] = field(default_factory=dict)
+
+    def all_photos(self) -> list[int]:
+        return self.photos + [i for folder in self.folders.values() for i in folder.all_photos()]
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether most of its photos lie in folders below it."""
+        return len(self.all_photos()) > 2 * len(self.photos)
+
+
+def part_name(name: str) -> str | None:
+    """Returns `train`, `val`, `test` or `unlabelled` for names such as `training_set`, `SegTrain`, `Validation Set`."""
+    words = {word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", name)}
+    return next((part for part, names in PARTS.items() if words & names), None)
+
+
+def recognise(
+    paths: Sequence[PurePosixPath], *, name: str | None = None, level: int = 0
+) -> tuple[list[Place], list[str]]:
+    """Finds the class folder of each photo.
+
+    Folders around all photos are passed over, and so are folders in which one photo or few lie beside the folders of
+    classes. Then folders that hold folders of the same names are parts of a data set, such as train and test: by their
+    names, or where each of them has more folders than there are of them. Any other folder is a class, with all that
+    lies below it.
+
+    Args:
+        paths: of the photos.
+        name: of the archive that the photos are in; the class of photos that lie in no folder.
+        level: the depth of the class folders, from 1; 0: they are recognised.
+
+    Returns:
+        The place of each photo, and what was guessed, as sentences.
+    """
+    root = _Folder()
+    for i, path in enumerate(paths):
+        folder = root
+        for name_of_folder in path.parts[:-1]:
+            folder = folder.folders.setdefault(name_of_folder, _Folder())
+        folder.photos.append(i)
+    places: dict[int, Place] = {}
+    _take_masks(root, paths, places)
+    guesses: list[str] = []
+    found = _at_level(root, level) if level else list(_classes(root, name, guesses))
+    for gem, part, class_folder, depth in found:
+        for i in class_folder.all_photos():
+            inner = paths[i].parts[depth:]
+            places[i] = Place(gem, (part, *inner) if part else inner, part_name(part) or part if part else None)
+    for i, path in enumerate(paths):
+        reason = UNLABELLED if any(map(part_name, path.parts[:-1])) else OUTSIDE
+        places.setdefault(i, Place(None, path.parts, reason=reason))
+    return [places[i] for i in range(len(paths))], guesses
+
+
+Found = tuple[str, str | None, _Folder, int]  # a class, its part, its folder, and the folder's depth
+
+
+def _classes(root: _Folder, name: str | None, guesses: list[str]) -> Iterator[Found]:
+    node, above = root, list[str]()
+    while len(node.folders) == 1 and next(iter(node.folders.values())).has_classes:
+        folder_name, node = next(iter(node.folders.items()))
+        above.append(folder_name)
+    outer = next((folder for folder in (*above[::-1], name or "") if part_name(folder)), None)
+    if len(node.folders) == 1 and next(iter(node.folders)).lower() in NO_NAMES:
+        above += node.folders
+        node = node.folders[above[-1]]
+    if not node.folders:
+        if name and node.photos and not part_name(name) and name.lower() not in NO_NAMES:
+            yield name, outer, node, len(above)
+        return
+    inner = {folder_name: _unwrapped(folder) for folder_name, folder in node.folders.items()}
+    nested = {folder_name: unwrapped for folder_name, unwrapped in inner.items() if unwrapped[0].has_classes}
+    if not _are_parts(nested, guesses):
+        if not all(map(part_name, node.folders)):
+            for folder_name, folder in node.folders.items():
+                yield folder_name, outer, folder, len(above) + 1
+        return
+    keys = {class_key(gem) for folder, _ in nested.values() for gem in folder.folders}
+    for folder_name, (folder, depth) in inner.items():
+        if folder_name in nested:
+            for gem, class_folder in folder.folders.items():
+                yield gem, folder_name, class_folder, len(above) + 1 + depth + 1
+        elif class_key(folder_name) in keys:
+            yield folder_name, None, folder, len(above) + 1
+
+
+def _are_parts(nested: dict[str, tuple[_Folder, int]], guesses: list[str]) -> bool:
+    """Returns whether folders that hold folders are parts of a data set, and not classes."""
+    if not nested:
+        return False
+    named = [name for name in nested if part_name(name)]
+    if len(named) == len(nested):
+        return True
+    uses = Counter(class_key(gem) for folder, _ in nested.values() for gem in folder.folders)
+    shared = sorted(gem for gem, count in uses.items() if count > 1)
+    if len(nested) < 2 or 2 * len(shared) < len(uses):
+        return False
+    numbered = len({re.sub(r"\d+", "0", name) for name in nested}) == 1
+    are_parts = len(uses) > len(nested) or (len(uses) == len(nested) and bool(named or numbered))
+    first, second = ", ".join(sorted(nested)[:5]), ", ".join(shared[:5])
+    kind = f"{first} are parts of the data set, {second} classes" if are_parts else f"{first} are classes"
+    other = "crawl.class_level: 1 takes the outer folders" if are_parts else "crawl.class_level: 2 takes the inner ones"
+    guesses.append(f"folders of the same names lie in several folders; taken as: {kind}. {other} as classes")
+    return are_parts
+
+
+def _unwrapped(folder: _Folder) -> tuple[_Folder, int]:
+    """Returns the innermost folder around all photos of a folder that is no class, and how much deeper it lies."""
+    depth = 0
+    while len(folder.folders) == 1 and not folder.photos:
+        ((name, inner),) = folder.folders.items()
+        if not inner.folders and not part_name(name) and name.lower() not in NO_NAMES:
+            break
+        folder = inner
+        depth += 1
+    return folder, depth
+
+
+def _at_level(folder: _Folder, level: int, above: tuple[str, ...] = ()) -> list[Found]:
+    if len(above) == level:
+        return [(above[-1], "/".join(above[:-1]) or None, folder, level)]
+    return [found for name, inner in folder.folders.items() for found in _at_level(inner, level, (*above, name))]
+
+
+def _take_masks(folder: _Folder, paths: Sequence[PurePosixPath], places: dict[int, Place]) -> None:
+    """Removes folders of masks, which are named so and hold files of the same names as a folder beside them."""
+    stems = {name: {_stem(paths[i]) for i in inner.all_photos()} for name, inner in folder.folders.items()}
+    for name in list(folder.folders):
+        if set(re.split(r"[\W_\d]+", name.lower())) & MASKS and any(
+            other != name and len(stems[name] & stems[other]) > 0.5 * len(stems[name]) for other in folder.folders
+        ):
+            places |= {i: Place(None, paths[i].parts, reason=MASK) for i in folder.folders.pop(name).all_photos()}
+    for inner in folder.folders.values():
+        _take_masks(inner, paths, places)
+
+
+def _stem(path: PurePosixPath) -> str:
+    return re.sub(r"[\W_]*(mask|masks|seg|segmentation|label|gt|annotation)$", "", path.stem.lower())

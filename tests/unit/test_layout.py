@@ -1,0 +1,205 @@
+"""Where the classes are in the layouts of published data sets, and in those that people make."""
+
+import io
+import unicodedata
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+
+import pytest
+
+from gemmodel.core.errors import DataError
+from scraper import layout, local_photos
+from scraper.safe_names import class_names
+
+JPEG = b"\xff\xd8\xff"  # the layout is recognised without reading a photo
+
+
+def files(pattern: str, *names: str, count: int = 3) -> list[str]:
+    return [f"{pattern.format(name)}/{i}.jpg" for name in names for i in range(count)]
+
+
+def write(folder: Path, names: Sequence[str], bodies: dict[str, bytes] | None = None) -> Path:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes((bodies or {}).get(name, JPEG))
+    return folder
+
+
+def packed(names: Sequence[str]) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name in names:
+            archive.writestr(name, JPEG)
+    return buffer.getvalue()
+
+
+def by_part(names: Sequence[str]) -> dict[str, set[str]]:
+    places, _ = layout.recognise([PurePosixPath(name) for name in names])
+    parts: dict[str, set[str]] = {}
+    for place in places:
+        if place.gem:
+            parts.setdefault(place.part or "", set()).add(place.gem)
+    return parts
+
+
+PETS, GEMS = {"cats", "dogs"}, {"Ruby", "Opal", "Topaz"}
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (files("dataset/training_set/{}", *PETS) + files("dataset/test_set/{}", *PETS), {"train": PETS, "test": PETS}),
+        ([*files("seg_train/seg_train/{}", *GEMS), *files("seg_test/seg_test/{}", *GEMS), "seg_pred/seg_pred/1.jpg"],
+         {"train": GEMS, "test": GEMS}),
+        (files("Train/{}", *PETS) + files("Validation Set/{}", *PETS), {"train": PETS, "val": PETS}),
+        (files("train_images/{}", *GEMS) + files("testImages/{}", *GEMS), {"train": GEMS, "test": GEMS}),
+        (files("train/images/{}", *GEMS) + files("val/images/{}", *GEMS), {"train": GEMS, "val": GEMS}),
+        (files("part1/{}", *PETS) + files("part2/{}", *PETS), {"part1": PETS, "part2": PETS}),
+        (files("2019/{}", *GEMS) + files("2020/{}", "Ruby", "Opal"), {"2019": GEMS, "2020": {"Ruby", "Opal"}}),
+        (files("lote_a/{}", *GEMS) + files("lote_b/{}", *GEMS), {"lote_a": GEMS, "lote_b": GEMS}),
+        (files("train/{}", *GEMS) + files("{}", "test", count=10), {"train": GEMS}),
+        (files("train/{}", *GEMS) + files("{}", "Ruby", "unknown"), {"train": GEMS, "": {"Ruby"}}),
+        (files("gems/{}", *GEMS), {"": GEMS}),
+        (files("a/b/c/{}", *GEMS), {"": GEMS}),
+        ([*files("gems/{}", *GEMS), "gems/cover.jpg", "contents.png"], {"": GEMS}),
+        (files("{}/front", *GEMS) + files("{}/back", *GEMS), {"": GEMS}),
+        (files("Beryl/{}", "Emerald", "Morganite") + files("Corundum/{}", *GEMS), {"": {"Beryl", "Corundum"}}),
+        (files("{}", "Test", "Ruby"), {"": {"Test", "Ruby"}}),
+        (files("{}", "train", "test"), {}),
+        (files("{}/images", *GEMS) + files("{}/masks", *GEMS), {"": GEMS}),
+        (files("{}", "images", "masks"), {}),
+        (files("{}", "1", "2", "10"), {"": {"1", "2", "10"}}),
+    ],
+)  # fmt: skip
+def test_classes_and_parts_are_recognised(names: list[str], expected: dict[str, set[str]]) -> None:
+    assert by_part(names) == expected
+
+
+def test_an_ambiguous_layout_is_reported_with_the_remedy() -> None:
+    names = files("front/{}", *GEMS) + files("back/{}", *GEMS)
+    paths = [PurePosixPath(name) for name in names]
+    places, guesses = layout.recognise(paths)
+    assert {place.gem for place in places} == GEMS
+    assert len(guesses) == 1
+    assert "crawl.class_level: 1" in guesses[0]
+    for level, expected in ((1, {"front", "back"}), (2, GEMS)):
+        places, guesses = layout.recognise(paths, level=level)
+        assert ({place.gem for place in places}, guesses) == (expected, [])
+
+
+def test_every_photo_is_taken_or_left_out_with_a_reason(tmp_path: Path) -> None:
+    names = [*files("train/{}", *GEMS), *files("{}", "test", count=10), "cover.png", "train/Ruby/notes.txt",
+             "train/Ruby/._0.jpg", "train/__MACOSX/x.jpg", "train/Opal/raw.rar"]  # fmt: skip
+    lines = local_photos.describe(write(tmp_path, names))
+    assert lines == [
+        "train/  9",
+        "    Opal/  3",
+        "    Ruby/  3",
+        "    Topaz/  3",
+        "9 photos of 3 classes",
+        "left out: 1 x a file of the operating system or of a tool: train/__MACOSX",
+        "left out: 1 x an archive; unpack it beside the photos: train/Opal/raw.rar",
+        "left out: 10 x photo of a part without class folders: test/0.jpg, test/1.jpg, test/2.jpg, ...",
+        "left out: 1 x photo outside a class folder: cover.png",
+        "left out: 1 x a file of the operating system or of a tool",
+        "left out: 1 x file that ends in .txt",
+    ]
+
+
+def test_linked_and_dotted_class_folders_are_classes(tmp_path: Path) -> None:
+    write(tmp_path / "elsewhere", files("{}", "Ruby"))
+    source = write(tmp_path / "photos", files("{}", ".925 silver", "Opal"))
+    (source / "Ruby").symlink_to(tmp_path / "elsewhere" / "Ruby")
+    (source / "Opal" / "again").symlink_to(source)
+    lines = local_photos.describe(source)
+    assert lines[:4] == [".925 silver/  3", "Opal/  3", "Ruby/  3", "9 photos of 3 classes"]
+    assert lines[4:] == ["left out: 1 x a link to a folder above it: Opal/again"]
+
+
+@pytest.mark.parametrize(
+    "archives",
+    [
+        {"Ruby.zip": packed(["1.jpg", "2.jpg"]), "Opal.zip": packed(["1.jpg"])},
+        {"Ruby.zip": packed(["Ruby/1.jpg", "Ruby/2.jpg"]), "Opal.zip": packed(["Opal/1.jpg"])},
+        {"Ruby.zip": packed(["images/1.jpg", "images/2.jpg"]), "Opal.zip": packed(["images/1.jpg"])},
+    ],
+)
+@pytest.mark.parametrize("outer", ["folder", "archive", "train"])
+def test_an_archive_for_each_class(tmp_path: Path, archives: dict[str, bytes], outer: str) -> None:
+    source = tmp_path / "photos"
+    if outer == "archive":
+        source = source.with_suffix(".zip")
+        with zipfile.ZipFile(source, "w") as archive:
+            for name, body in archives.items():
+                archive.writestr(f"gems/{name}", body)
+    else:
+        folder = "train/" if outer == "train" else ""
+        write(source, [folder + name for name in archives], {folder + name: body for name, body in archives.items()})
+    lines = local_photos.describe(source)
+    assert [line.strip() for line in lines if not line.startswith("train")] == [
+        "Opal/  1", "Ruby/  2", "3 photos of 2 classes"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        "file,label\n{0}.jpg,Ruby\n{1}.jpg,Opal\n{2}.jpg,Ruby\n{3}.jpg,Opal\n",
+        "id;breed;width\n{0};Ruby;20\n{1};Opal;21\n{2};Ruby;22\n{3};Opal;20\n",
+        "\ufefflabel\tpath\nRuby\timages/{0}.jpg\nOpal\timages/{1}.jpg\nRuby\timages/{2}.jpg\nOpal\timages\\{3}.jpg\n",
+        "image_id,what\n{0},Ruby\n{1},Opal\n{2},Ruby\n{3},Opal\n",
+    ],
+)
+def test_labels_are_read_from_a_table(tmp_path: Path, table: str) -> None:
+    photos = [f"images/IMG_{i}.jpg" for i in range(5)]
+    text = table.format(*(f"IMG_{i}" for i in range(4)))
+    source = write(tmp_path, [*photos, "labels.csv"], {"labels.csv": text.encode()})
+    lines = local_photos.describe(source)
+    assert lines[:3] == ["Opal/  2", "Ruby/  2", "4 photos of 2 classes"]
+    assert "guessed: labels of 4 photos are from labels.csv" in lines
+    assert "left out: 1 x photo without a label: images/IMG_4.jpg" in lines
+
+
+def test_tables_that_are_no_labels_leave_the_folders_as_classes(tmp_path: Path) -> None:
+    names = files("{}", *GEMS)
+    rows = "".join(f"{name},{i % 2}\n" for i, name in enumerate(names))
+    bodies = {"sizes.csv": f"file,width\n{rows}".encode(), "other.csv": b"a,b\n1,2\n3,4\n"}
+    lines = local_photos.describe(write(tmp_path, [*names, *bodies], bodies))
+    assert lines[3] == "9 photos of 3 classes"
+    assert not any("labels of" in line for line in lines)
+
+
+def test_a_table_without_a_column_of_labels_is_named(tmp_path: Path) -> None:
+    photos = [f"{i}.jpg" for i in range(8)]
+    table = "file,colour,cut\n" + "".join(
+        f"{i}.jpg,{'red' if i % 2 else 'blue'},{'oval' if i < 4 else 'round'}\n" for i in range(8)
+    )
+    lines = local_photos.describe(write(tmp_path, [*photos, "gems.csv"], {"gems.csv": table.encode()}))
+    assert any("gems.csv" in line and "colour, cut" in line for line in lines)
+
+
+def test_spellings_of_one_class_are_joined(tmp_path: Path) -> None:
+    name = "Améthyste"
+    decomposed = unicodedata.normalize("NFD", name)
+    write(
+        tmp_path, [*files("train/{}", name, "Ruby", "Star  Sapphire"), *files("test/{}", decomposed, "ruby ", count=2)]
+    )
+    write(tmp_path, files("test/{}", "star sapphire"))
+    lines = local_photos.describe(tmp_path)
+    assert "14 photos of 3 classes" not in lines
+    assert "16 photos of 3 classes" in lines
+    assert f"joined: {decomposed!r} is taken as {name}" in lines
+    assert "joined: 'ruby ' is taken as Ruby" in lines
+    assert class_names({"Ruby": 1, "ruby": 5, "RUBY\u200b": 1}) == {
+        "Ruby": "ruby",
+        "ruby": "ruby",
+        "RUBY\u200b": "ruby",
+    }
+
+
+def test_a_source_without_classes_says_what_it_holds(tmp_path: Path, settings) -> None:  # type: ignore[no-untyped-def]
+    write(tmp_path / "photos", [*files("{}", "images", "masks"), "readme.txt"])
+    params = settings({"crawl.source": "folder", "crawl.folder": str(tmp_path / "photos")}).crawl
+    with pytest.raises(DataError, match=r"3 x a mask of another photo.*3 x photo outside a class folder.*CSV table"):
+        local_photos.copy(params, tmp_path / "out")
