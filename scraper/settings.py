@@ -1,7 +1,7 @@
 """Scrapy's settings: a polite crawl, which downloads a picture again only if it has changed."""
 
 from scraper.cache import AtomicCacheStorage, RevalidatePolicy, StrictHttpCacheMiddleware
-from scraper.middlewares import RetryAfterMiddleware, SameSiteMiddleware
+from scraper.middlewares import RetryAfterMiddleware, SameSiteMiddleware, StrictRobotsTxtMiddleware
 from scraper.pipelines import OriginalPictures
 
 BOT_NAME = "gemmodel"
@@ -10,6 +10,7 @@ USER_AGENT = "gemmodel/0.1 (gemstone classifier for research)"  # the crawl stag
 ITEM_PIPELINES = {OriginalPictures: 300}
 
 ROBOTSTXT_OBEY = True
+ROBOTSTXT_USER_AGENT = BOT_NAME  # the product token of RFC 9309, not the contact and the rest of USER_AGENT
 CONCURRENT_REQUESTS = 1  # of each site; requests in a queue could not be delayed when the site demands a pause
 CONCURRENT_REQUESTS_PER_DOMAIN = 1
 DOWNLOAD_DELAY = 1.0
@@ -20,9 +21,11 @@ RETRY_TIMES = 3
 DOWNLOADER_MIDDLEWARES = {
     "scrapy.downloadermiddlewares.offsite.OffsiteMiddleware": None,
     "scrapy.downloadermiddlewares.httpcache.HttpCacheMiddleware": None,
+    "scrapy.downloadermiddlewares.robotstxt.RobotsTxtMiddleware": None,
     SameSiteMiddleware: 50,
-    RetryAfterMiddleware: 560,  # sees a response before Scrapy's retry middleware
+    StrictRobotsTxtMiddleware: 100,
     StrictHttpCacheMiddleware: 900,
+    RetryAfterMiddleware: 910,  # next to the site: it delays no answer of the cache, and sees each response first
 }
 
 # Limits of what a site may send. The other handlers would only serve an attack.
