@@ -9,6 +9,7 @@ from urllib.parse import urljoin, urlsplit
 from lxml.html import HtmlElement  # type: ignore[import-untyped]
 from parsel import SelectorList
 from scrapy.http import Response, TextResponse
+from scrapy.utils.response import get_base_url
 from w3lib.url import safe_url_string
 
 HUGE_TAG = re.compile(rb"<[^<>]{10000,}")  # lxml compares each of a tag's attributes with each other
@@ -20,6 +21,12 @@ PROSE = {"alt", "title", "class", "id", "name", "aria-label", "download"}  # a f
 # A candidate of a srcset: a URL without spaces, then a width or density up to a comma (HTML, 4.8.4.4).
 CANDIDATE = re.compile(r"[\s,]*+(\S*[^\s,])(?:,+|\s+([^,]*),?)?")
 PICTURE = re.compile(r"\.(?:jpe?g|jfif|png|webp|gif|bmp|tiff?|avif|heic)(?=$|[?#;,)'\"\s])", re.IGNORECASE)
+# Session identifiers that servers of PHP, Java, ASP.NET and ColdFusion write into URLs.
+SESSION = re.compile(
+    r";jsessionid=[^/?#]*|(?<=/)\(S\(\w{16,}\)\)/"
+    r"|(?<=[?&])(?:phpsessid|jsessionid|s(?:ess(?:ion)?_?)?id|cftoken)=[\w-]{16,}(?:&|$)",
+    re.IGNORECASE,
+)
 MAX_SOURCES = 50  # of one <picture>
 MAX_KINDS = 30  # of markup that is not read and counted by name
 
@@ -38,12 +45,16 @@ class PictureLinks:
 
 
 def as_html(response: Response) -> TextResponse:
-    """Returns a page for CSS selectors, whatever its declared media type, without huge tags."""
-    if isinstance(response, TextResponse) and not HUGE_TAG.search(response.body):
-        return response
-    encoding = response.encoding if isinstance(response, TextResponse) else None
-    body = HUGE_TAG.sub(b"<", response.body)
-    return TextResponse(response.url, body=body, request=response.request, encoding=encoding)
+    """Returns a page for CSS selectors, whatever its declared media type, without huge tags or an invalid `<base>`."""
+    page, body = response, HUGE_TAG.sub(b"<", response.body)
+    if not isinstance(page, TextResponse) or body != page.body:
+        encoding = response.encoding if isinstance(response, TextResponse) else None
+        page = TextResponse(response.url, body=body, request=response.request, encoding=encoding)
+    try:
+        get_base_url(page)  # as its selectors do
+    except ValueError:
+        page = page.replace(body=re.sub(rb"<base\b", b"<", body, flags=re.IGNORECASE))
+    return page
 
 
 def base_url(page: TextResponse) -> str:
@@ -63,6 +74,11 @@ def absolute(page: TextResponse, base: str, link: str) -> str:
         ValueError: it is not a URL.
     """
     return str(safe_url_string(urljoin(base, link.strip()), encoding=page.encoding))
+
+
+def without_session(url: str) -> str:
+    """Returns a picture's URL without a session's identifier, so that the picture has the same URL in each crawl."""
+    return SESSION.sub("", url).rstrip("?&")
 
 
 def picture_links(container: SelectorList, unmatched: Counter[str]) -> Iterator[PictureLinks]:
@@ -157,7 +173,8 @@ def _picture(img: HtmlElement) -> tuple[HtmlElement, list[HtmlElement]]:
 
     The parser of HTML 4 takes an `<img>` after a `<source>` for its child.
     """
-    element, sources = img, []
+    element = img
+    sources: list[HtmlElement] = []
     while element is not None and element.tag in ("img", "source") and len(sources) <= MAX_SOURCES:
         if element.tag == "source":
             sources.append(element)

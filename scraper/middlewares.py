@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import time
 from email.utils import parsedate_to_datetime
 from urllib.parse import SplitResult, urlsplit
@@ -9,6 +10,7 @@ from urllib.parse import SplitResult, urlsplit
 from scrapy import Request, Spider, signals
 from scrapy.crawler import Crawler
 from scrapy.downloadermiddlewares.offsite import OffsiteMiddleware
+from scrapy.downloadermiddlewares.redirect import MetaRefreshMiddleware
 from scrapy.downloadermiddlewares.robotstxt import RobotsTxtMiddleware
 from scrapy.exceptions import IgnoreRequest
 from scrapy.http import Response
@@ -109,6 +111,19 @@ class StrictRobotsTxtMiddleware(RobotsTxtMiddleware):
         super().process_request_2(rp, request)
 
 
+class LenientMetaRefreshMiddleware(MetaRefreshMiddleware):
+    """Follows `<meta http-equiv=refresh>`; a page with an invalid URL in it, or in its `<base>`, is read itself."""
+
+    def process_response(
+        self, request: Request, response: Response, spider: Spider | None = None
+    ) -> Request | Response:
+        """Returns the request for the other page, or the page."""
+        try:
+            return super().process_response(request, response)
+        except ValueError:
+            return response
+
+
 class RetryAfterMiddleware:
     """Delays all requests for as long as a 429 or 503 response demands; Scrapy's own middleware then retries.
 
@@ -158,7 +173,8 @@ class RetryAfterMiddleware:
 def seconds(retry_after: str) -> float:
     """Returns the seconds from now that a Retry-After header names, as a number or a date; 0 for anything else."""
     try:
-        return max(0.0, float(int(retry_after)))
+        seconds = float(retry_after)  # some servers send fractions
+        return max(0.0, seconds) if math.isfinite(seconds) else 0.0
     except ValueError:
         pass
     try:

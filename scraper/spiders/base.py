@@ -22,10 +22,11 @@ from gemmodel.core.errors import DataError
 from gemmodel.images import decode
 from scraper import markup, safe_names
 from scraper.items import Picture
-from scraper.middlewares import NOT_A_WEB_ADDRESS, OTHER_HOST, UnreadRobotsError
+from scraper.middlewares import NOT_A_WEB_ADDRESS, OTHER_HOST, UnreadRobotsError, same_site
 
 MAX_GEMS = 2000  # of a list; the real ones have some 100
 MAX_GEM_PICTURES = 500
+MAX_FORMS = 10  # of a picture
 MAX_SITE_PICTURES = 50_000  # each is a request in memory until its turn
 MAX_TEXT = 10_000  # characters of a property or of prose; the manifest repeats both for each picture
 MAX_NAME = 1000  # characters of a gem's name
@@ -197,7 +198,7 @@ class GemSpider(scrapy.Spider):
                 derived.add(full)
             around = [url] if links.around and (url := self.join(page, base, links.around)) else []
             if urls := list(dict.fromkeys([*around, *([full] if forms else []), *forms])):
-                pictures.setdefault(urls[0], urls)
+                pictures.setdefault(urls[0], urls[:MAX_FORMS])
         if not pictures:
             self.crawl_stats.without_pictures.append(gem_fields["gem"])
             if page.css('meta[property="og:image"]'):  # often the site's logo
@@ -211,10 +212,9 @@ class GemSpider(scrapy.Spider):
         if (excess := self.expected_pictures + len(chosen) - MAX_SITE_PICTURES) > 0:
             self.crawl_stats.unmatched[f"site of more than {MAX_SITE_PICTURES} pictures: picture skipped"] += excess
             chosen = chosen[: MAX_SITE_PICTURES - self.expected_pictures]
-        for full, *smaller in chosen:
+        for forms in chosen:
             fields = gem_fields | {"folder": self.folders[gem_fields["gem"]], "page_url": page.url}
-            cb_kwargs = {"fields": fields, "smaller": smaller, "derived": full in derived}
-            yield from self.request(full, self.parse_picture, errback=self.picture_failed, cb_kwargs=cb_kwargs)
+            yield from self.request_picture(fields, forms, derived=forms[0] in derived)
         self.expected_pictures += len(chosen)
         pages_read = max(self.crawl_stats.pages - 1, 1)
         # an estimate until all pages are read
@@ -244,7 +244,7 @@ class GemSpider(scrapy.Spider):
             self.record_failure(url, NOT_A_WEB_ADDRESS)
 
     def parse_picture(
-        self, response: Response, fields: dict[str, Any], smaller: Sequence[str], derived: bool, thumbnail: bool = False
+        self, response: Response, fields: dict[str, Any], smaller: Sequence[str], derived: bool, thumbnail: bool
     ) -> Iterator[Picture | scrapy.Request]:
         """Yields the picture with its original bytes, or requests a smaller form where a link led to something else.
 
@@ -257,23 +257,29 @@ class GemSpider(scrapy.Spider):
         """
         if smaller and not derived and not _is_image(response.body):
             self.crawl_stats.unmatched["link to a picture that leads to something else"] += 1
-            yield from self.request_smaller(fields, smaller)
+            yield from self.request_picture(fields, smaller, thumbnail=True)
             return
         self.show_progress(1)
         cached = "cached" in response.flags
-        yield Picture(picture_url=response.url, body=response.body, thumbnail=thumbnail, cached=cached, **fields)
+        url = markup.without_session(response.url)
+        yield Picture(picture_url=url, body=response.body, thumbnail=thumbnail, cached=cached, **fields)
 
-    def request_smaller(self, fields: dict[str, Any], forms: Sequence[str]) -> Iterator[scrapy.Request]:
-        """Requests the next form of a picture of which the better ones do not exist."""
-        cb_kwargs = {"fields": fields, "smaller": forms[1:], "derived": False, "thumbnail": True}
+    def request_picture(
+        self, fields: dict[str, Any], forms: Sequence[str], *, derived: bool = False, thumbnail: bool = False
+    ) -> Iterator[scrapy.Request]:
+        """Requests the best form of a picture, or the next one where it lies on another site; see `parse_picture`."""
+        while len(forms) > 1 and not same_site(forms[0], self.list_url):
+            self.record_failure(forms[0], OTHER_HOST)
+            forms, derived, thumbnail = forms[1:], False, True
+        cb_kwargs = {"fields": fields, "smaller": forms[1:], "derived": derived, "thumbnail": thumbnail}
         yield from self.request(forms[0], self.parse_picture, errback=self.picture_failed, cb_kwargs=cb_kwargs)
 
     def picture_failed(self, failure: Failure) -> Iterator[scrapy.Request]:
-        """Falls back to a smaller form of a picture that does not exist, or that the crawl may not request."""
+        """Falls back to a smaller form of a picture that does not exist."""
         request: scrapy.Request = failure.request  # type: ignore[attr-defined]
         missing = isinstance(failure.value, HttpError) and failure.value.response.status in MISSING
-        if request.cb_kwargs["smaller"] and (missing or failure_reason(failure) == OTHER_HOST):
-            yield from self.request_smaller(request.cb_kwargs["fields"], request.cb_kwargs["smaller"])
+        if missing and request.cb_kwargs["smaller"]:
+            yield from self.request_picture(request.cb_kwargs["fields"], request.cb_kwargs["smaller"], thumbnail=True)
         else:
             self.request_failed(failure)
 
