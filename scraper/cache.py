@@ -68,6 +68,16 @@ class StrictHttpCacheMiddleware(HttpCacheMiddleware):
 
     DOWNLOAD_EXCEPTIONS = ()  # type: ignore[assignment]
 
+    def process_response(
+        self, request: Request, response: Response, spider: Spider | None = None
+    ) -> Request | Response:
+        """Returns the response or the stored one; counts a stored robots.txt that stands in."""
+        result = super().process_response(request, response)
+        if result is not response and response.status >= 500:
+            unmatched = self.crawler.spider.crawl_stats.unmatched  # type: ignore[union-attr]
+            unmatched[f"robots.txt with HTTP status {response.status}, for which a copy of the last day stands in"] += 1
+        return result
+
 
 class AtomicCacheStorage(FilesystemCacheStorage):
     """Scrapy's storage with atomic writes; an entry that is incomplete or damaged counts as missing."""

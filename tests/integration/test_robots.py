@@ -64,7 +64,7 @@ def test_five_redirects_of_robots_txt_are_followed(tmp_path: Path, redirects: in
         assert "robots.txt redirects more than five times, taken for missing" in result.report["unmatched_markup"]
 
 
-def test_utf_16_is_read_and_a_copy_of_the_last_day_stands_in(tmp_path: Path, refused: Any) -> None:
+def test_utf_16_is_read_and_a_copy_of_the_last_day_stands_in(tmp_path: Path) -> None:
     rules = RULES.decode().encode("utf-16")
 
     def busy(exchange: Exchange) -> None:
@@ -76,6 +76,7 @@ def test_utf_16_is_read_and_a_copy_of_the_last_day_stands_in(tmp_path: Path, ref
         again = crawl(tmp_path, site.url())
         assert fetched(again) == {"/good.jpg"}
         assert again.report["skipped_by_robots"] == 1
+        assert any("HTTP status 503" in kind for kind in again.report["unmatched_markup"])
 
 
 def test_a_copy_of_robots_txt_is_used_for_a_day() -> None:
