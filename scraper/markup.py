@@ -27,7 +27,7 @@ SESSION = re.compile(
     r"|(?<=[?&])(?:phpsessid|jsessionid|s(?:ess(?:ion)?_?)?id|cftoken)=[\w-]{16,}(?:&|$)",
     re.IGNORECASE,
 )
-MAX_SOURCES = 50  # of one <picture>
+MAX_SOURCES = 10  # of one <picture>
 MAX_KINDS = 30  # of markup that is not read and counted by name
 
 
@@ -78,7 +78,8 @@ def absolute(page: TextResponse, base: str, link: str) -> str:
 
 def without_session(url: str) -> str:
     """Returns a picture's URL without a session's identifier, so that the picture has the same URL in each crawl."""
-    return SESSION.sub("", url).rstrip("?&")
+    without = SESSION.sub("", url)
+    return url if without == url else without.rstrip("?&")
 
 
 def picture_links(container: SelectorList, unmatched: Counter[str]) -> Iterator[PictureLinks]:
@@ -152,10 +153,10 @@ def _is_inline(url: str) -> bool:
 def _noscript(img: HtmlElement) -> HtmlElement | None:
     """Returns the `<noscript>` with a picture for browsers without scripts: after the picture, or else before it."""
     holder = _picture(img)[0]
-    after, before = holder.getnext(), holder.getprevious()
+    after, before = _next(holder), _previous(holder)
     if _has_picture(after, "noscript"):
         return after
-    return before if _has_picture(before, "noscript") and not _has_picture(before.getprevious()) else None
+    return before if _has_picture(before, "noscript") and not _has_picture(_previous(before)) else None
 
 
 def _is_fallback(img: HtmlElement) -> bool:
@@ -163,7 +164,7 @@ def _is_fallback(img: HtmlElement) -> bool:
     noscript = next(img.iterancestors("noscript"), None)
     if noscript is None:
         return False
-    before, after = noscript.getprevious(), noscript.getnext()
+    before, after = _previous(noscript), _next(noscript)
     twin = before if _has_picture(before) else after if _has_picture(after) else None
     return twin is not None and bool(_forms(next(twin.iter("img"))))
 
@@ -178,11 +179,19 @@ def _picture(img: HtmlElement) -> tuple[HtmlElement, list[HtmlElement]]:
     while element is not None and element.tag in ("img", "source") and len(sources) <= MAX_SOURCES:
         if element.tag == "source":
             sources.append(element)
-        previous = element.getprevious()
+        previous = _previous(element)
         element = previous if previous is not None and previous.tag == "source" else element.getparent()
     if element is None or element.tag != "picture":
         return img, []
     return element, sources[::-1]
+
+
+def _next(element: HtmlElement) -> HtmlElement | None:
+    return next(element.itersiblings("*"), None)  # no comment
+
+
+def _previous(element: HtmlElement) -> HtmlElement | None:
+    return next(element.itersiblings("*", preceding=True), None)
 
 
 def _has_picture(element: HtmlElement | None, *tags: str) -> bool:
@@ -203,6 +212,7 @@ def _unread(container: HtmlElement) -> Iterator[str]:
     for element in container.iter("*"):
         known = PROSE | READ.get(element.tag, set())
         for name, value in element.attrib.items():
-            around = name == "href" and next(element.iter("img"), None) is not None  # it is read
-            if name not in known and PICTURE.search(value) and not around:
+            if name in known or not PICTURE.search(value):
+                continue
+            if name != "href" or next(element.iter("img"), None) is None:  # the link around a picture is read
                 yield f"<{element.tag} {name}>"

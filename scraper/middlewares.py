@@ -173,8 +173,8 @@ class RetryAfterMiddleware:
 def seconds(retry_after: str) -> float:
     """Returns the seconds from now that a Retry-After header names, as a number or a date; 0 for anything else."""
     try:
-        seconds = float(retry_after)  # some servers send fractions
-        return max(0.0, seconds) if math.isfinite(seconds) else 0.0
+        delay = float(retry_after)  # some servers send fractions
+        return max(0.0, delay) if math.isfinite(delay) else 0.0
     except ValueError:
         pass
     try:

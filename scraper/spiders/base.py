@@ -306,6 +306,8 @@ class GemSpider(scrapy.Spider):
 
     def stop_if_disk_is_full(self, error: BaseException | None) -> None:
         """Stops the crawl after an error that means a full disk."""
+        if isinstance(error, UnreadRobotsError):
+            error = error.__cause__
         if isinstance(error, OSError) and error.errno in files.DISK_FULL:
             self.crawl_stats.disk_error = error
             self.crawler.stop()

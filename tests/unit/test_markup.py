@@ -7,6 +7,7 @@ from parsel import Selector
 from scrapy.http import HtmlResponse
 
 from scraper import markup
+from scraper.middlewares import seconds
 from scraper.spiders.minerals import MineralsSpider
 
 INLINE = "data:image/gif;base64,R0lGODlhAQABAAAAACw="
@@ -46,6 +47,7 @@ def read(html: str) -> tuple[list[list[str]], Counter[str]]:
         ('<img src="x.gif" data-src="a.jpg"><noscript><img src="small.jpg"></noscript>', ["a.jpg"]),
         ('<picture><source data-srcset="a.jpg"><img src="x.gif"></picture><noscript><img src="s.jpg"></noscript>',
          ["a.jpg"]),
+        ('<img src="x.gif"> <!-- -->\n<noscript><img src="a.jpg"></noscript>', ["a.jpg"]),
         ('<noscript><img src="a.jpg"></noscript>', ["a.jpg"]),
         ('<a href="big.jpg?v=1"><img src="a.jpg"></a>', ["big.jpg?v=1", "a.jpg"]),
         ('<a href="gem.html"><span><img src="a.jpg"></span></a>', ["a.jpg"]),
@@ -111,3 +113,25 @@ def test_the_base_may_come_late_and_links_are_sent_as_browsers_do() -> None:
     for base in ("http://[bad", "javascript:void(0)", ""):
         page = HtmlResponse("http://a/b/", body=f"<base href='{base}'>".encode())
         assert markup.base_url(markup.as_html(page)) == "http://a/b/"
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("http://a/b.jpg?v=1&PHPSESSID=0123456789abcdef", "http://a/b.jpg?v=1"),
+        ("http://a/b.jpg?sid=0123456789abcdef&v=1", "http://a/b.jpg?v=1"),
+        ("http://a/b.jpg;jsessionid=12AB?v=1", "http://a/b.jpg?v=1"),
+        ("http://a/(S(0123456789abcdefghij))/b.jpg", "http://a/b.jpg"),
+        ("http://a/b.jpg?sid=7&id=0123456789abcdef", "http://a/b.jpg?sid=7&id=0123456789abcdef"),
+        ("http://a/b.jpg?", "http://a/b.jpg?"),
+    ],
+)
+def test_a_session_is_no_part_of_a_picture_url(url: str, expected: str) -> None:
+    assert markup.without_session(url) == expected
+
+
+@pytest.mark.parametrize(
+    ("header", "expected"), [("2", 2.0), ("1.5", 1.5), ("-3", 0.0), ("nan", 0.0), ("inf", 0.0), ("soon", 0.0)]
+)
+def test_retry_after_may_be_a_fraction(header: str, expected: float) -> None:
+    assert seconds(header) == expected
