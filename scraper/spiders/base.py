@@ -267,12 +267,13 @@ class GemSpider(scrapy.Spider):
     def request_picture(
         self, fields: dict[str, Any], forms: Sequence[str], *, derived: bool = False, thumbnail: bool = False
     ) -> Iterator[scrapy.Request]:
-        """Requests the best form of a picture, or the next one where it lies on another site; see `parse_picture`."""
-        while len(forms) > 1 and not same_site(forms[0], self.list_url):
+        """Requests the best form of a picture that lies on this site; see `parse_picture`."""
+        here = [url for url in forms if same_site(url, self.list_url)] or forms[:1]
+        if here[0] != forms[0]:
             self.record_failure(forms[0], OTHER_HOST)
-            forms, derived, thumbnail = forms[1:], False, True
-        cb_kwargs = {"fields": fields, "smaller": forms[1:], "derived": derived, "thumbnail": thumbnail}
-        yield from self.request(forms[0], self.parse_picture, errback=self.picture_failed, cb_kwargs=cb_kwargs)
+            derived, thumbnail = False, True
+        cb_kwargs = {"fields": fields, "smaller": here[1:], "derived": derived, "thumbnail": thumbnail}
+        yield from self.request(here[0], self.parse_picture, errback=self.picture_failed, cb_kwargs=cb_kwargs)
 
     def picture_failed(self, failure: Failure) -> Iterator[scrapy.Request]:
         """Falls back to a smaller form of a picture that does not exist."""
