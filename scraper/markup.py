@@ -128,8 +128,9 @@ def _size(descriptor: str) -> float:
 def _forms(img: HtmlElement) -> list[str]:
     """Returns the links to a picture, the best first; none where the page has only a `src`, to be checked."""
     attributes = [img.attrib, *(source.attrib for source in _picture(img)[1])]
-    if lazy := _ranked(attributes, LAZY_SRCSET, LAZY):
-        return lazy
+    lazy_set = _ranked(attributes, LAZY_SRCSET, ())
+    if lazy_set or _ranked(attributes, (), LAZY):
+        return _ranked(attributes, LAZY_SRCSET if lazy_set else ("srcset",), LAZY)
     return _ranked(attributes, ("srcset",), ("src",)) if _ranked(attributes, ("srcset",), ()) else []
 
 
@@ -140,8 +141,8 @@ def _ranked(attributes: Sequence[Mapping[str, str]], sets: Sequence[str], plain:
         media = attribs.get("media", "")
         width = re.search(r"min-width:\s*(\d+)", media)
         rank = float(width[1]) if width else -float("max-width" in media)
-        ranked += [((size, rank), url) for name in sets for size, url in srcset(attribs.get(name, ""))]
         ranked += [((1.0, rank), attribs[name].strip()) for name in plain if attribs.get(name)]
+        ranked += [((size, rank), url) for name in sets for size, url in srcset(attribs.get(name, ""))]
     ranked.sort(key=lambda entry: entry[0], reverse=True)  # stable
     return list(dict.fromkeys(url for _, url in ranked if url and not _is_inline(url)))
 

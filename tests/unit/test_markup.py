@@ -29,6 +29,8 @@ def read(html: str) -> tuple[list[list[str]], Counter[str]]:
         (f'<img class="lazyload" src="{INLINE}" data-src="a.jpg">', ["a.jpg"]),
         ('<img src="placeholder.png" data-original="a.jpg">', ["a.jpg"]),
         ('<img src="placeholder.png" data-lazy-src="a">', ["a"]),
+        ('<img src="x.png" data-src="a-t.jpg" srcset="a-8.jpg 8w, a-16.jpg 16w">', ["a-16.jpg", "a-8.jpg", "a-t.jpg"]),
+        ('<img src="x.png" data-src="a.jpg" srcset="x.png">', ["a.jpg", "x.png"]),
         ('<img src="1x1.gif" data-src="a-1.jpg" data-srcset="a-8.jpg 800w, a-16.jpg 1600w">',
          ["a-16.jpg", "a-8.jpg", "a-1.jpg"]),
         ('<img src="a.jpg" srcset="a-8.jpg 800w,a-16.jpg 1600w">', ["a-16.jpg", "a-8.jpg", "a.jpg"]),
