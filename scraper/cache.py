@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from scrapy import Request, Spider
 from scrapy.downloadermiddlewares.httpcache import HttpCacheMiddleware
@@ -17,6 +18,7 @@ from scrapy.http import Response
 from scrapy.settings import BaseSettings
 
 CACHED_STATUSES = {200, 301, 302, 303, 307, 308, 404, 410}  # that a resumed crawl does not request again
+MAX_ROBOTS_AGE = 24 * 3600  # seconds that a robots.txt is used without its site's answer (RFC 9309, 2.4)
 MAX_RESUME_AGE = 7 * 24 * 3600  # seconds; an older interrupted crawl starts from the beginning
 CHECKSUM = "sha256"  # file name in a cache entry
 
@@ -38,21 +40,43 @@ class RevalidatePolicy(RFC2616Policy):
 
     def is_cached_response_fresh(self, cachedresponse: Response, request: Request) -> bool:
         """Tells whether a stored response is used without a request."""
-        if request.meta["cache_timestamp"] >= self.since:
+        if request.meta["cache_timestamp"] >= self.since and not _is_old_robots_txt(request):
             return True
         if not request.meta.get("playwright"):  # a browser would show an empty page for a 304
             self._set_conditional_validators(request, cachedresponse)
         return False
 
     def is_cached_response_valid(self, cachedresponse: Response, response: Response, request: Request) -> bool:
-        """Tells whether a stored response is used after a request: for a 304, but not for a server error."""
-        return response.status == 304
+        """Tells whether a stored response is used after a request: for a 304, but not for a server error.
+
+        For robots.txt it is used after a server error too, since without one nothing may be requested.
+        """
+        unavailable = response.status >= 500 and _is_robots_txt(request) and not _is_old_robots_txt(request)
+        return response.status == 304 or unavailable
+
+
+def _is_robots_txt(request: Request) -> bool:
+    return urlsplit(request.url).path == "/robots.txt"
+
+
+def _is_old_robots_txt(request: Request) -> bool:
+    return _is_robots_txt(request) and request.meta["cache_timestamp"] < time.time() - MAX_ROBOTS_AGE
 
 
 class StrictHttpCacheMiddleware(HttpCacheMiddleware):
     """Scrapy's cache, without its fallback: a site that is unreachable is an error, not an unchanged site."""
 
     DOWNLOAD_EXCEPTIONS = ()  # type: ignore[assignment]
+
+    def process_response(
+        self, request: Request, response: Response, spider: Spider | None = None
+    ) -> Request | Response:
+        """Returns the response or the stored one; counts a stored robots.txt that stands in."""
+        result = super().process_response(request, response)
+        if result is not response and response.status >= 500:
+            unmatched = self.crawler.spider.crawl_stats.unmatched  # type: ignore[union-attr]
+            unmatched[f"robots.txt with HTTP status {response.status}, for which a copy of the last day stands in"] += 1
+        return result
 
 
 class AtomicCacheStorage(FilesystemCacheStorage):

@@ -1,7 +1,12 @@
 """Scrapy's settings: a polite crawl, which downloads a picture again only if it has changed."""
 
 from scraper.cache import AtomicCacheStorage, RevalidatePolicy, StrictHttpCacheMiddleware
-from scraper.middlewares import RetryAfterMiddleware, SameSiteMiddleware
+from scraper.middlewares import (
+    LenientMetaRefreshMiddleware,
+    RetryAfterMiddleware,
+    SameSiteMiddleware,
+    StrictRobotsTxtMiddleware,
+)
 from scraper.pipelines import OriginalPictures
 
 BOT_NAME = "gemmodel"
@@ -10,6 +15,7 @@ USER_AGENT = "gemmodel/0.1 (gemstone classifier for research)"  # the crawl stag
 ITEM_PIPELINES = {OriginalPictures: 300}
 
 ROBOTSTXT_OBEY = True
+ROBOTSTXT_USER_AGENT = BOT_NAME  # the product token of RFC 9309, not the contact and the rest of USER_AGENT
 CONCURRENT_REQUESTS = 1  # of each site; requests in a queue could not be delayed when the site demands a pause
 CONCURRENT_REQUESTS_PER_DOMAIN = 1
 DOWNLOAD_DELAY = 1.0
@@ -20,19 +26,24 @@ RETRY_TIMES = 3
 DOWNLOADER_MIDDLEWARES = {
     "scrapy.downloadermiddlewares.offsite.OffsiteMiddleware": None,
     "scrapy.downloadermiddlewares.httpcache.HttpCacheMiddleware": None,
+    "scrapy.downloadermiddlewares.redirect.MetaRefreshMiddleware": None,
+    "scrapy.downloadermiddlewares.robotstxt.RobotsTxtMiddleware": None,
     SameSiteMiddleware: 50,
-    RetryAfterMiddleware: 560,  # sees a response before Scrapy's retry middleware
+    StrictRobotsTxtMiddleware: 100,
+    LenientMetaRefreshMiddleware: 580,
     StrictHttpCacheMiddleware: 900,
+    RetryAfterMiddleware: 910,  # next to the site: it delays no answer of the cache, and sees each response first
 }
 
 # Limits of what a site may send. The other handlers would only serve an attack.
 DOWNLOAD_HANDLERS = {"data": None, "file": None, "ftp": None, "s3": None}
+TWISTED_DNS_RESOLVER = "scrapy.resolver.CachingHostnameResolver"  # Scrapy's default knows no IPv6
 DOWNLOAD_TIMEOUT = 60  # seconds, from the request to the last byte
 DOWNLOAD_MAXSIZE = 32 * 2**20  # bytes, before and after decompression
 DOWNLOAD_WARNSIZE = 0
 RENDER_TIMEOUT = 15.0  # seconds that a page's scripts have to fill it, in a browser
 REDIRECT_MAX_TIMES = 5
-METAREFRESH_ENABLED = False
+METAREFRESH_MAXDELAY = 5  # seconds; with a longer delay a page shows itself again
 COOKIES_ENABLED = False
 
 HTTPCACHE_ENABLED = True

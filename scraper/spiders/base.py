@@ -1,12 +1,14 @@
 """What the spiders of all sites share: limits, fallbacks, and statistics of what failed."""
 
-import re
+import io
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urldefrag
 
 import scrapy
+from parsel import SelectorList
 from scrapy import signals
 from scrapy.crawler import Crawler
 from scrapy.exceptions import IgnoreRequest
@@ -16,17 +18,20 @@ from tqdm import tqdm
 from twisted.python.failure import Failure
 
 from gemmodel.core import files
-from scraper import safe_names
+from gemmodel.core.errors import DataError
+from gemmodel.images import decode
+from scraper import markup, safe_names
 from scraper.items import Picture
-from scraper.middlewares import NOT_A_WEB_ADDRESS, OTHER_HOST
+from scraper.middlewares import NOT_A_WEB_ADDRESS, OTHER_HOST, UnreadRobotsError, same_site
 
 MAX_GEMS = 2000  # of a list; the real ones have some 100
 MAX_GEM_PICTURES = 500
+MAX_FORMS = 10  # of a picture
 MAX_SITE_PICTURES = 50_000  # each is a request in memory until its turn
 MAX_TEXT = 10_000  # characters of a property or of prose; the manifest repeats both for each picture
 MAX_NAME = 1000  # characters of a gem's name
-HUGE_TAG = re.compile(rb"<[^<>]{10000,}")  # lxml compares each of a tag's attributes with each other
 
+MISSING = {403, 404, 410}  # statuses of a picture that does not exist; some stores answer 403
 ROBOTS = "forbidden by robots.txt"
 TOO_LARGE = "larger than a photo"
 BAD_REDIRECT = "redirects to no web address"
@@ -125,6 +130,26 @@ class GemSpider(scrapy.Spider):
         """Requests the list of gems."""
         yield scrapy.Request(self.list_url, self.parse, errback=self.list_request_failed, meta=self.page_meta)
 
+    def gem_urls(self, page: TextResponse, links: SelectorList) -> dict[str, str]:
+        """Returns the page's URL by the name of each gem; counts links that do not name a new gem and its page.
+
+        Args:
+            page: the list of gems.
+            links: its links to gems; the text of a link is the gem's name.
+        """
+        base = markup.base_url(page)
+        names = [" ".join("".join(link.css("::text").getall()).split()) for link in links]
+        targets = [link.attrib["href"].strip() for link in links]
+        urls: dict[str, str] = {}
+        for gem, target in zip(names, targets, strict=True):
+            url = self.join(page, base, target) if gem else None
+            if url and urldefrag(url)[0] != page.url and urls.setdefault(gem, url) != url:  # "#" opens a menu
+                self.crawl_stats.unmatched["gem listed again with another page, which is not read"] += 1
+        named = {target for gem, target in zip(names, targets, strict=True) if gem}
+        if nameless := len(set(targets) - named):
+            self.crawl_stats.unmatched["link of the list without a name, which is not read"] += nameless
+        return urls
+
     def request_gem_pages(self, urls: dict[str, str], parse: Callable[..., Any]) -> Iterator[scrapy.Request]:
         """Requests the pages of the gems on the list, within the limits.
 
@@ -145,46 +170,61 @@ class GemSpider(scrapy.Spider):
         for gem, url in chosen.items():
             yield from self.request(url, parse, priority=10, meta=self.page_meta, cb_kwargs={"gem": gem})
 
+    def direct_link(self, link: str) -> str:
+        """Returns a link to a picture; on a site where a script sends pictures, the link to the file behind it."""
+        return link
+
+    def full_picture(self, url: str) -> str:
+        """Returns the URL of the full picture, given that of its thumbnail; the same where the site has no rule."""
+        return url
+
     def request_pictures(
-        self, response: Response, gem_fields: dict[str, Any], thumbnails: dict[str, str]
+        self, page: TextResponse, container: SelectorList, gem_fields: dict[str, Any]
     ) -> Iterator[scrapy.Request]:
         """Requests a gem's full pictures, within the limits.
 
         Args:
-            response: the gem's page.
+            page: the gem's page.
+            container: the element of the page that holds its pictures.
             gem_fields: fields of each Picture that the page gives: `gem`, and on some sites its properties.
-            thumbnails: URL of the thumbnail by URL of the full picture; the same where there is no thumbnail.
         """
         self.crawl_stats.pages += 1
-        if not thumbnails:
+        base = markup.base_url(page)
+        pictures: dict[str, list[str]] = {}  # by the best form, which a page may list several times
+        derived: set[str] = set()  # URLs that follow from the site's rule, not from the page
+        for links in markup.picture_links(container, self.crawl_stats.unmatched):
+            forms = [url for link in links.forms if (url := self.join(page, base, self.direct_link(link)))]
+            if forms and (full := self.full_picture(forms[0])) not in forms:
+                derived.add(full)
+            around = [url] if links.around and (url := self.join(page, base, links.around)) else []
+            if urls := list(dict.fromkeys([*around, *([full] if forms else []), *forms])):
+                pictures.setdefault(urls[0], urls[:MAX_FORMS])
+        if not pictures:
             self.crawl_stats.without_pictures.append(gem_fields["gem"])
-        chosen = list(thumbnails.items())[: self.max_per_gem or None]
+            if page.css('meta[property="og:image"]'):  # often the site's logo
+                self.crawl_stats.unmatched["og:image of a page without pictures, which is not read"] += 1
+        if page.css('[rel~="next"]'):
+            self.crawl_stats.unmatched["next page of a gem, which is not read"] += 1
+        chosen = list(pictures.values())[: self.max_per_gem or None]
         if (excess := len(chosen) - MAX_GEM_PICTURES) > 0:
             self.crawl_stats.unmatched[f"gem of more than {MAX_GEM_PICTURES} pictures: picture skipped"] += excess
         chosen = chosen[:MAX_GEM_PICTURES]
         if (excess := self.expected_pictures + len(chosen) - MAX_SITE_PICTURES) > 0:
             self.crawl_stats.unmatched[f"site of more than {MAX_SITE_PICTURES} pictures: picture skipped"] += excess
             chosen = chosen[: MAX_SITE_PICTURES - self.expected_pictures]
-        for full, thumbnail in chosen:
-            yield from self.request(
-                full,
-                self.parse_picture,
-                errback=self.request_failed if full == thumbnail else self.full_picture_failed,
-                cb_kwargs={
-                    "fields": gem_fields | {"folder": self.folders[gem_fields["gem"]], "page_url": response.url}
-                },
-                meta={"thumbnail": thumbnail},
-            )
+        for forms in chosen:
+            fields = gem_fields | {"folder": self.folders[gem_fields["gem"]], "page_url": page.url}
+            yield from self.request_picture(fields, forms, derived=forms[0] in derived)
         self.expected_pictures += len(chosen)
         pages_read = max(self.crawl_stats.pages - 1, 1)
         # an estimate until all pages are read
         self.progress.total = round(self.expected_pictures * self.crawl_stats.expected_pages / pages_read)
         self.show_progress()
 
-    def join(self, response: Response, link: str) -> str | None:
+    def join(self, page: TextResponse, base: str, link: str) -> str | None:
         """Returns a page's link as an absolute URL, or None for one that is invalid, which it records."""
         try:
-            return response.urljoin(link)
+            return markup.absolute(page, base, link)
         except ValueError:
             self.record_failure(link, NOT_A_WEB_ADDRESS)
             return None
@@ -203,18 +243,44 @@ class GemSpider(scrapy.Spider):
         except ValueError:
             self.record_failure(url, NOT_A_WEB_ADDRESS)
 
-    def parse_picture(self, response: Response, fields: dict[str, Any], thumbnail: bool = False) -> Iterator[Picture]:
-        """Yields the picture with its original bytes."""
+    def parse_picture(
+        self, response: Response, fields: dict[str, Any], smaller: Sequence[str], derived: bool, thumbnail: bool
+    ) -> Iterator[Picture | scrapy.Request]:
+        """Yields the picture with its original bytes, or requests a smaller form where a link led to something else.
+
+        Args:
+            response: the picture.
+            fields: fields of the Picture.
+            smaller: URLs of its other forms, the best first.
+            derived: whether the URL follows from the site's rule, so that another response means a picture taken down.
+            thumbnail: whether better forms do not exist.
+        """
+        if smaller and not derived and not _is_image(response.body):
+            self.crawl_stats.unmatched["link to a picture that leads to something else"] += 1
+            yield from self.request_picture(fields, smaller, thumbnail=True)
+            return
         self.show_progress(1)
         cached = "cached" in response.flags
-        yield Picture(picture_url=response.url, body=response.body, thumbnail=thumbnail, cached=cached, **fields)
+        url = markup.without_session(response.url)
+        yield Picture(picture_url=url, body=response.body, thumbnail=thumbnail, cached=cached, **fields)
 
-    def full_picture_failed(self, failure: Failure) -> Iterator[scrapy.Request]:
-        """Falls back to the thumbnail where the full picture does not exist."""
+    def request_picture(
+        self, fields: dict[str, Any], forms: Sequence[str], *, derived: bool = False, thumbnail: bool = False
+    ) -> Iterator[scrapy.Request]:
+        """Requests the best form of a picture that lies on this site; see `parse_picture`."""
+        here = [url for url in forms if same_site(url, self.list_url)] or forms[:1]
+        if here[0] != forms[0]:
+            self.record_failure(forms[0], OTHER_HOST)
+            derived, thumbnail = False, True
+        cb_kwargs = {"fields": fields, "smaller": here[1:], "derived": derived, "thumbnail": thumbnail}
+        yield from self.request(here[0], self.parse_picture, errback=self.picture_failed, cb_kwargs=cb_kwargs)
+
+    def picture_failed(self, failure: Failure) -> Iterator[scrapy.Request]:
+        """Falls back to a smaller form of a picture that does not exist."""
         request: scrapy.Request = failure.request  # type: ignore[attr-defined]
-        if isinstance(failure.value, HttpError) and failure.value.response.status in (404, 410):
-            cb_kwargs = {**request.cb_kwargs, "thumbnail": True}
-            yield from self.request(request.meta["thumbnail"], self.parse_picture, cb_kwargs=cb_kwargs)
+        missing = isinstance(failure.value, HttpError) and failure.value.response.status in MISSING
+        if missing and request.cb_kwargs["smaller"]:
+            yield from self.request_picture(request.cb_kwargs["fields"], request.cb_kwargs["smaller"], thumbnail=True)
         else:
             self.request_failed(failure)
 
@@ -235,10 +301,14 @@ class GemSpider(scrapy.Spider):
     def list_request_failed(self, failure: Failure) -> None:
         """Records that there is nothing to crawl."""
         self.crawl_stats.list_error = failure_reason(failure)
+        if isinstance(failure.value, UnreadRobotsError):
+            self.crawl_stats.list_error += ", which forbids all of the site; run the crawl again later"
         self.stop_if_disk_is_full(failure.value)
 
     def stop_if_disk_is_full(self, error: BaseException | None) -> None:
         """Stops the crawl after an error that means a full disk."""
+        if isinstance(error, UnreadRobotsError):
+            error = error.__cause__
         if isinstance(error, OSError) and error.errno in files.DISK_FULL:
             self.crawl_stats.disk_error = error
             self.crawler.stop()
@@ -251,6 +321,8 @@ class GemSpider(scrapy.Spider):
 def failure_reason(failure: Failure) -> str:
     """Returns why a request failed: plain words, the same in every crawl."""
     error = failure.value
+    if isinstance(error, UnreadRobotsError):
+        return f"robots.txt could not be read: {failure_reason(Failure(error.__cause__))}"
     if isinstance(error, HttpError):
         redirect = error.response.status // 100 == 3 and "Location" in error.response.headers
         return BAD_REDIRECT if redirect else f"HTTP status {error.response.status}"
@@ -259,10 +331,9 @@ def failure_reason(failure: Failure) -> str:
     return REASONS.get(type(error).__name__, type(error).__name__)
 
 
-def as_html(response: Response) -> TextResponse:
-    """Returns a page for CSS selectors, whatever its declared media type, without huge tags."""
-    if isinstance(response, TextResponse) and not HUGE_TAG.search(response.body):
-        return response
-    encoding = response.encoding if isinstance(response, TextResponse) else None
-    body = HUGE_TAG.sub(b"<", response.body)
-    return TextResponse(response.url, body=body, request=response.request, encoding=encoding)
+def _is_image(body: bytes) -> bool:
+    try:
+        decode.header(io.BytesIO(body))
+    except DataError:
+        return False
+    return True

@@ -3,13 +3,15 @@
 import re
 from collections.abc import Iterator
 from typing import Any
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, urlsplit
 
 import scrapy
+from parsel import SelectorList
 from scrapy.http import Response, TextResponse
-from scrapy.selector import SelectorList
+from w3lib.url import url_query_cleaner
 
-from scraper.spiders.base import MAX_TEXT, GemSpider, as_html
+from scraper.markup import PICTURE, as_html
+from scraper.spiders.base import MAX_TEXT, GemSpider
 
 CONTENT = "ctl00_ContentPlaceHolder1_"
 PROPERTIES = (
@@ -25,7 +27,9 @@ PROPERTIES = (
     "Cleavage",
 )
 PROSE = ("AllAbout", "Uses", "Source")
-THUMBNAIL_SUFFIX = re.compile(r"-(?:t|thb)(\.\w+)$", re.IGNORECASE)
+# The site's own suffixes, and those that content management systems append.
+THUMBNAIL_SUFFIX = re.compile(r"(?:[-_](?:t|th|thb|tn|thumb|thumbnail)|-\d{3,4}x\d{2,4})(\.\w+)$", re.IGNORECASE)
+SIZES = ("w", "h", "width", "height", "size", "resize", "fit", "quality", "q")  # of a picture, as parameters
 
 
 class MineralsSpider(GemSpider):
@@ -37,16 +41,12 @@ class MineralsSpider(GemSpider):
     def parse(self, response: Response, **_: Any) -> Iterator[scrapy.Request]:
         """Requests the page of each gem on the list, in either markup."""
         self.crawl_stats.pages += 1
-        links = _first(as_html(response), "DataList1").css("a[href]")
+        page = as_html(response)
+        links = _first(page, "DataList1").css("a[href]")
         if not links:
             self.crawl_stats.unmatched["list without a table of gems"] += 1
-            links = as_html(response).css('a[href*="_gemstone.aspx"]')
-        urls: dict[str, str] = {}
-        for link in links:
-            gem = " ".join("".join(link.css("::text").getall()).split())
-            if gem and (url := self.join(response, link.attrib["href"])):
-                urls.setdefault(gem, url)
-        yield from self.request_gem_pages(urls, self.parse_gem)
+            links = page.css('a[href*="_gemstone.aspx"]')
+        yield from self.request_gem_pages(self.gem_urls(page, links), self.parse_gem)
 
     def parse_gem(self, response: Response, gem: str) -> Iterator[scrapy.Request]:
         """Reads a gem's properties and requests its full pictures."""
@@ -61,14 +61,22 @@ class MineralsSpider(GemSpider):
             "properties": {name: value for name in PROPERTIES if (value := self.property_of(page, name))},
             "prose": {name: text for name, text in prose.items() if text},
         }
-        thumbnails: dict[str, str] = {}  # by full picture, which a page may list in both forms
-        for source in _first(page, "DataList1").css("img::attr(src)").getall():
-            if thumbnail := self.join(response, _thumbnail(source)):
-                full = THUMBNAIL_SUFFIX.sub(r"\1", thumbnail)
-                thumbnails.setdefault(full, thumbnail)
-                if full == thumbnail:
-                    self.crawl_stats.unmatched["picture without a thumbnail suffix"] += 1
-        yield from self.request_pictures(response, gem_fields, thumbnails)
+        yield from self.request_pictures(page, _first(page, "DataList1"), gem_fields)
+
+    def direct_link(self, link: str) -> str:
+        """Returns the link to the picture that the site's script for thumbnails reads, or the link itself."""
+        script, _, query = link.partition("?")
+        if not script.lower().endswith("thumbnail.aspx"):
+            return link
+        return {name.lower(): values[0] for name, values in parse_qs(query).items()}.get("image", link)
+
+    def full_picture(self, url: str) -> str:
+        """Returns a picture's URL without the suffix and the size of a thumbnail; counts one that has neither."""
+        parts = urlsplit(url_query_cleaner(url, SIZES, remove=True) if PICTURE.search(urlsplit(url).path) else url)
+        full = parts._replace(path=THUMBNAIL_SUFFIX.sub(r"\1", parts.path)).geturl()
+        if full == url:
+            self.crawl_stats.unmatched["picture without a thumbnail suffix"] += 1
+        return full
 
     @staticmethod
     def property_of(page: TextResponse, name: str) -> str | None:
@@ -79,11 +87,6 @@ class MineralsSpider(GemSpider):
 def _first(page: TextResponse, name: str) -> SelectorList:
     """Returns the first element of an id; for thousands of them, on a hostile page, XPath takes quadratic time."""
     return page.xpath(f"(//*[@id='{CONTENT}{name}'])[1]")
-
-
-def _thumbnail(source: str) -> str:
-    script, _, query = source.partition("?")
-    return parse_qs(query).get("image", [source])[0] if script.endswith("thumbnail.aspx") else source
 
 
 def _plain(texts: list[str]) -> str | None:

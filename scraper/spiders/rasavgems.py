@@ -3,7 +3,6 @@
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from typing import Any
-from urllib.parse import urldefrag
 
 import scrapy
 from scrapy.crawler import Crawler
@@ -11,7 +10,8 @@ from scrapy.http import Response
 from scrapy.settings import BaseSettings
 
 from gemmodel.core.errors import ParameterError
-from scraper.spiders.base import GemSpider, as_html
+from scraper.markup import as_html
+from scraper.spiders.base import GemSpider
 
 LIST = "ul#leftNavigation"
 PRODUCTS = "#Product_List"
@@ -69,21 +69,15 @@ class RasavgemsSpider(GemSpider):
     def parse(self, response: Response, **_: Any) -> Iterator[scrapy.Request]:
         """Requests the page of each gem on the list."""
         self.crawl_stats.pages += 1
-        links = as_html(response).css(f"{LIST} a[href]")
+        page = as_html(response)
+        links = page.css(f"{LIST} a[href]")
         if not links:
             self.crawl_stats.unmatched[f"list without {LIST}"] += 1
-        urls: dict[str, str] = {}
-        for link in links:
-            gem = " ".join("".join(link.css("::text").getall()).split())
-            url = self.join(response, link.attrib["href"])
-            if gem and url and urldefrag(url)[0] != response.url:  # "#" opens a menu
-                urls.setdefault(gem, url)
-        yield from self.request_gem_pages(urls, self.parse_gem)
+        yield from self.request_gem_pages(self.gem_urls(page, links), self.parse_gem)
 
     def parse_gem(self, response: Response, gem: str) -> Iterator[scrapy.Request]:
         """Requests the pictures of a gem's products."""
-        if not as_html(response).css(PRODUCTS):
+        page = as_html(response)
+        if not page.css(PRODUCTS):
             self.crawl_stats.unmatched[f"gem page without {PRODUCTS}"] += 1
-        sources = as_html(response).css(f"{PRODUCTS} div.product-one img::attr(src)").getall()
-        urls = [url for source in sources if (url := self.join(response, source))]
-        yield from self.request_pictures(response, {"gem": gem}, dict(zip(urls, urls, strict=True)))
+        yield from self.request_pictures(page, page.css(f"{PRODUCTS} div.product-one"), {"gem": gem})

@@ -161,7 +161,7 @@ def test_an_unreachable_site_leaves_the_pictures_unchanged(site: Site, tmp_path:
     old, reset = dict(site.routes), lambda exchange: exchange.reset()
     try:
         site.routes = dict.fromkeys(old, reset)
-        refused(crawl(folder, site.url()).process, "crawl", site.url(), "no response (connection lost)")
+        refused(crawl(folder, site.url()).process, "crawl", site.url(), "robots.txt", "connection lost")
         site.routes = old | dict.fromkeys(WITH_ETAG, lambda exchange: exchange.send(b"", 500))
         refused(crawl(folder, site.url()).process, "crawl", site.url(), "12 HTTP status 500")
     finally:

@@ -33,14 +33,19 @@ def test_each_gem_on_the_list_is_requested_once() -> None:
         (f"{SITE}gems/ruby.html", "Star Ruby"),
         (f"{SITE}gems/opal.html", "Opal"),
     ]
-    assert not spider.crawl_stats.unmatched
+    assert spider.crawl_stats.unmatched == {
+        "gem listed again with another page, which is not read": 1,
+        "link of the list without a name, which is not read": 1,
+    }
 
 
 def test_each_picture_of_a_product_is_requested_once_without_a_browser() -> None:
     spider = RasavgemsSpider()
     spider.folders = {"Opal": "Opal"}
     requests = list(spider.parse_gem(page(f"{SITE}gems/opal.html", PAGE), "Opal"))
-    assert [request.url for request in requests] == [f"{SITE}photos/1.jpg", f"{SITE}photos/2.png?size=1"]
+    assert [request.url for request in requests] == [
+        f"{SITE}{path}" for path in ("photos/1.jpg", "gems/later.jpg", "photos/2.png?size=1")
+    ]
     assert not any(request.meta.get("playwright") for request in requests)
     assert [failure["reason"] for failure in spider.crawl_stats.failures] == ["not a web address"]
     assert spider.crawl_stats.without_pictures == []
