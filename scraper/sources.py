@@ -104,7 +104,9 @@ def crawl(
         if SAMPLE in params.source:
             try:
                 # The server is a proxy for a made-up host: URLs in the manifest do not name its random port.
-                os.environ["http_proxy"] = stack.enter_context(server.serve(gems=params.only))
+                names = {safe_names.class_key(name): name for name in server.BY_NAME}
+                only = [names.get(safe_names.class_key(gem), gem) for gem in params.only]
+                os.environ["http_proxy"] = stack.enter_context(server.serve(gems=only))
                 os.environ["no_proxy"] = ""
             except ValueError as error:
                 raise DataError(f"crawl.only: {error}") from None

@@ -159,9 +159,11 @@ class GemSpider(scrapy.Spider):
             urls: the page's URL by the gem's name.
             parse: the callback; it gets the page, and the gem's name as `gem`.
         """
-        for missing in sorted(self.only - set(urls)):
-            self.crawl_stats.unmatched[f"crawl.only: {missing} is not on the list"] += 1
-        chosen = {gem[:MAX_NAME].strip(): url for gem, url in urls.items() if not self.only or gem in self.only}
+        only = {safe_names.class_key(gem): gem for gem in self.only}
+        listed = {gem: safe_names.class_key(gem) for gem in urls}
+        for missing in sorted(set(only) - set(listed.values())):
+            self.crawl_stats.unmatched[f"crawl.only: {only[missing]} is not on the list"] += 1
+        chosen = {gem[:MAX_NAME].strip(): url for gem, url in urls.items() if not only or listed[gem] in only}
         if (excess := len(chosen) - MAX_GEMS) > 0:
             self.crawl_stats.unmatched[f"list of more than {MAX_GEMS} gems: gem skipped"] += excess
         chosen = dict(list(chosen.items())[:MAX_GEMS])

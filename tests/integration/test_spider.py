@@ -184,7 +184,7 @@ def test_a_site_and_a_folder_are_merged(site: Site, tmp_path: Path) -> None:
     for i, name in enumerate(("RUBY/mine.jpg", "Jade/mine.jpg", "Opal/mine.jpg")):
         (tmp_path / "photos" / name).parent.mkdir(parents=True)
         (tmp_path / "photos" / name).write_bytes(jpeg(i))
-    result = crawl(tmp_path, site.url(), TIMEOUT, source=["minerals", "folder"], only=["Ruby", "Jade"])
+    result = crawl(tmp_path, site.url(), TIMEOUT, source=["minerals", "folder"], only=["ruby", "Jade "])
     assert result.report["by_gem"] == {"Jade": 1, "Ruby": 4}
     assert result.report["sources"] == ["photos", site.url()]
     assert sorted(row["number"] for row in result.rows if row["gem"] == "Ruby") == [0, 1, 2, 3]
