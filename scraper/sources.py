@@ -17,6 +17,7 @@ from gemmodel.core import files
 from gemmodel.core.errors import DataError, ParameterError, SiteError
 from gemmodel.core.params import CrawlParams
 from sample_site import server
+from sample_site.gems import BY_NAME
 from scraper import cache, local_photos, manifest, safe_names
 from scraper import settings as project_settings
 from scraper.middlewares import NOT_A_WEB_ADDRESS, OTHER_HOST
@@ -104,7 +105,7 @@ def crawl(
         if SAMPLE in params.source:
             try:
                 # The server is a proxy for a made-up host: URLs in the manifest do not name its random port.
-                names = {safe_names.class_key(name): name for name in server.BY_NAME}
+                names = {safe_names.class_key(name): name for name in BY_NAME}
                 only = [names.get(safe_names.class_key(gem), gem) for gem in params.only]
                 os.environ["http_proxy"] = stack.enter_context(server.serve(gems=only))
                 os.environ["no_proxy"] = ""
@@ -221,7 +222,8 @@ def _check_complete(url: str, crawler: Crawler) -> None:
     if crawl_stats.disk_error:
         raise crawl_stats.disk_error
     if crawl_stats.list_error:
-        raise SiteError(f"{url}: no response ({crawl_stats.list_error}); check the address and the connection")
+        remedy = "" if "run the crawl again" in crawl_stats.list_error else "; check the address and the connection"
+        raise SiteError(f"{url}: no response ({crawl_stats.list_error}){remedy}")
     if scrapy_stats["finish_reason"] != "finished":
         raise SiteError(f"{url}: crawl interrupted; run it again to resume")
     failed = Counter(failure["reason"] for failure in crawl_stats.failures)
