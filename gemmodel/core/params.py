@@ -138,6 +138,7 @@ class FusionParams:
     labels: Literal["all", "separate"]
     degree: Annotated[tuple[Annotated[int, Range(1, 8)], ...], Range(1)]
     stacking_penalty: Rate
+    landmarks: Positive
     components: Positive
     penalties: Annotated[tuple[Annotated[float, Range(1e-6)], ...], Range(1)]
     refit_on_validation: bool

@@ -144,7 +144,7 @@ def _base_val_probs(result: TrainingResult, params: Params, train: FeatureSet, v
     model = params.model.fusion
     if model.head == "kernel":
         without_val = replace(model, refit_on_validation=False)
-        ridge, _ = fusion_head.fit_kernel(without_val, train, val, params=params.train)
+        ridge, _ = fusion_head.fit_kernel(without_val, train, val, params=params.train, seed=params.base.seed)
         return ridge.predict_proba(val.features)
     return np.asarray(result.model.get_layer("head").predict(val.features, verbose=0)[0])
 

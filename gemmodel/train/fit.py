@@ -137,6 +137,11 @@ def class_weight(params: TrainParams, labels: np.ndarray) -> dict[int, float] | 
     return dict(zip(present.tolist(), weights.tolist(), strict=True))
 
 
+def reference_sample(photos: int, max_reference: int = MAX_REFERENCE) -> np.ndarray:
+    """Returns the indices of the photos of a reference set: a random sample of at most `max_reference`, sorted."""
+    return np.sort(np.random.default_rng(0).permutation(photos)[:max_reference])
+
+
 def held_out_predictions(
     model: keras.Model,
     *,
@@ -160,7 +165,7 @@ def held_out_predictions(
             model's folder and the time of a prediction grow with it.
     """
     embedder = with_embedding(model)
-    sample = np.sort(np.random.default_rng(0).permutation(len(train_labels))[:max_reference])
+    sample = reference_sample(len(train_labels), max_reference)
     if isinstance(train_inputs, np.ndarray):
         reference_embedding = embedder.predict(train_inputs[sample], verbose=0)[1]
     else:

@@ -20,7 +20,14 @@ from gemmodel.models.conformal import HeldOutPredictions, ReferenceSet
 from gemmodel.models.joint_probability import JointProbability
 from gemmodel.models.metadata import mineral_class_indices
 from gemmodel.train.context import OnEpoch, TrainingContext
-from gemmodel.train.fit import History, TrainingResult, class_weight, fit, held_out_predictions
+from gemmodel.train.fit import (
+    History,
+    TrainingResult,
+    class_weight,
+    fit,
+    held_out_predictions,
+    reference_sample,
+)
 from gemmodel.train.kernel_ridge import KernelRidge, KernelRidgeFit
 
 MAX_LOGIT_SCALE = 4.0  # and its inverse bound the scale: it would grow without end where all photos are correct
@@ -50,13 +57,16 @@ def train_fusion(context: TrainingContext) -> TrainingResult:
         if model.labels == "all":
             held_out = temperature_scale(head, held_out)
     else:
-        ridge, history = fit_kernel(model, train, val, params=params.train, parents=parents, on_epoch=context.on_epoch)
+        ridge, history = fit_kernel(
+            model, train, val, params=params.train, seed=params.base.seed, parents=parents, on_epoch=context.on_epoch
+        )
         head = to_keras(ridge)
         if model.refit_on_validation:
             both = train.concat(val)
-            embedding = head.predict(both.features, verbose=0)[1]
+            sample = reference_sample(len(both.labels))
+            embedding = head.predict(both.features[sample], verbose=0)[1]
             held_out = HeldOutPredictions(
-                ridge.loo_probs_, both.labels, ReferenceSet(embedding, both.labels, both.files)
+                ridge.loo_probs_, both.labels, ReferenceSet(embedding, both.labels[sample], both.files[sample])
             )
         else:
             held_out, selection_metric = _predict_held_out(head, train, val), "loss"
@@ -123,6 +133,7 @@ def fit_kernel(
     val: FeatureSet,
     *,
     params: TrainParams,
+    seed: int = 0,
     parents: Sequence[int] = (),
     on_epoch: OnEpoch | None = None,
 ) -> tuple[KernelRidge, History]:
@@ -136,6 +147,7 @@ def fit_kernel(
         train: the training photos.
         val: the validation photos.
         params: `class_weight`; nothing else concerns this head.
+        seed: of the landmarks.
         parents: for `labels: separate`, the index of the mineral class of each class.
         on_epoch: called after each penalty.
 
@@ -148,7 +160,12 @@ def fit_kernel(
     def fit_penalty(photos: FeatureSet, penalty: float) -> KernelRidge:
         penalties = penalty / _sample_weight(params, photos.labels)
         ridge = KernelRidge(
-            model, classes=classes, blocks=list(photos.blocks.values()), penalty=penalties, parents=parents
+            model,
+            classes=classes,
+            blocks=list(photos.blocks.values()),
+            penalty=penalties,
+            parents=parents,
+            seed=seed,
         )
         return ridge.fit(photos.features, photos.labels)
 

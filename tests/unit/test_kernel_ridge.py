@@ -7,13 +7,23 @@ from typing import Any
 import numpy as np
 import pytest
 import sklearn.kernel_ridge
+import sklearn.linear_model
 from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
 
-from gemmodel.core.errors import ModelError
+from gemmodel.core.errors import ParameterError
 from gemmodel.core.params import FusionParams, Params
+from gemmodel.train import kernel_ridge
 from gemmodel.train.fusion_head import to_keras
-from gemmodel.train.kernel_ridge import KernelRidge, fit_ridges, fit_stacker, grouped_softmax
+from gemmodel.train.kernel_ridge import (
+    KernelRidge,
+    KernelRidgeFit,
+    draw_landmarks,
+    fit_ridges,
+    fit_stacker,
+    grouped_ridge,
+    grouped_softmax,
+)
 
 Cloud = Callable[..., tuple[np.ndarray, np.ndarray]]
 PHOTOS, PENALTY, BLOCKS = 45, 0.2, [2, 3]
@@ -96,12 +106,18 @@ def test_leave_one_out_of_a_group_is_fitting_without_the_photo(
     linear, penalties = (features @ features.T).astype(float), np.full(16, 0.5)
     groups = [np.array([0, 2]), np.array([1]), np.array([3])]
     params = fusion_params(degree=1)
-    ridges = fit_ridges(params, linear, penalties, labels, groups)
+
+    def fitted_to(rows: np.ndarray) -> KernelRidgeFit:
+        kernel = linear[np.ix_(rows, rows)]
+        return fit_ridges(
+            params, lambda _: grouped_ridge(kernel, penalties[rows], labels[rows], groups), labels[rows], groups
+        )
+
+    ridges = fitted_to(np.arange(16))
     scores = np.empty((16, 4))
     for photo in range(16):
         rest = np.delete(np.arange(16), photo)
-        fitted = fit_ridges(params, linear[np.ix_(rest, rest)], penalties[rest], labels[rest], groups)
-        scores[photo] = linear[photo, rest] @ fitted.dual_coef[0]
+        scores[photo] = linear[photo, rest] @ fitted_to(rest).dual_coef[0]
     expected = grouped_softmax(calibrated(scores, ridges.arcsinh_scales[0]), groups)
     # Both in float64; the arcsinh scale multiplies the rounding of the scores, some 1e-14, by up to exp(5) ** 2.
     np.testing.assert_allclose(ridges.loo_probs, expected, atol=1e-9)
@@ -188,9 +204,64 @@ def test_the_keras_graph_gives_the_same_probabilities(
     np.testing.assert_allclose(np.asarray(to_keras(ridge)(new)[0]), ridge.predict_proba(new), atol=1e-4)
 
 
-def test_too_many_photos_for_a_kernel_are_refused_with_the_remedy(
+@pytest.mark.parametrize("labels", ["all", "separate"])
+def test_landmarks_give_the_regression_on_the_features_of_scikit_learns_nystroem(
+    fusion_params: Callable[..., FusionParams], cloud: Cloud, labels: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernel_ridge, "BATCH", 7)  # several batches, the last one smaller
+    (features, indices), new = cloud(1, 60), cloud(2, 9)[0]
+    parents = [0, 1, 0]
+    params = fusion_params(landmarks=20, degree=3, stacking_penalty=0, labels=labels)
+    ridge = KernelRidge(params, classes=3, blocks=BLOCKS, penalty=PENALTY, parents=parents, seed=5)
+    ridge.fit(features, indices)
+    assert len(ridge.landmarks_) == len(ridge.support_) == 20
+    assert set(indices[ridge.landmarks_]) == {0, 1, 2}
+    if labels == "separate":
+        assert ridge.predict_proba(new).sum(axis=1) == pytest.approx(np.ones(9))
+        return
+
+    def similarity(photos: np.ndarray) -> np.ndarray:
+        return ridge.similarity(photos).astype(float)  # of the principal components, as the exact solution has it
+
+    def scores(rows: np.ndarray, photos: np.ndarray) -> np.ndarray:
+        """Scores of photos by a regression on some rows, with the landmarks among these."""
+        kept = np.isin(ridge.landmarks_, rows)
+        chosen = features[ridge.landmarks_[kept]]
+        mapped = [similarity(of)[:, kept] ** 3 for of in (features[rows], photos)]
+        values, vectors = np.linalg.eigh(similarity(chosen)[:, kept] ** 3 + kernel_ridge.JITTER * np.eye(kept.sum()))
+        train, test = (k @ (vectors / np.sqrt(values)) for k in mapped)  # as Nystroem does
+        targets = np.eye(3)[indices[rows]] - 1 / 3
+        return sklearn.linear_model.Ridge(PENALTY, fit_intercept=False).fit(train, targets).predict(test)
+
+    everything = np.arange(60)
+    (dual_coef,), (scales,) = ridge.gems_.dual_coef, ridge.gems_.arcsinh_scales
+    # float32 features, whose errors the inverse of the landmarks' kernel magnifies
+    np.testing.assert_allclose(similarity(new) ** 3 @ dual_coef, scores(everything, new), atol=2e-3)
+    left_out = np.concatenate([scores(np.delete(everything, i), features[i : i + 1]) for i in everything])
+    np.testing.assert_allclose(ridge.loo_probs_, softmax(calibrated(left_out, scales), axis=1), atol=5e-3)
+
+
+def test_as_many_landmarks_as_photos_give_the_exact_solution(
     fusion_params: Callable[..., FusionParams], cloud: Cloud
 ) -> None:
-    ridge = KernelRidge(fusion_params(), classes=3, blocks=[5], penalty=0.1, max_photos=59)
-    with pytest.raises(ModelError, match=r"60 photos .* above 59 set it to softmax"):
+    (features, indices), new = cloud(1), cloud(2)[0]
+    common: dict[str, Any] = {"classes": 3, "blocks": BLOCKS, "penalty": PENALTY}
+    exact = KernelRidge(fusion_params(landmarks=len(features)), **common).fit(features, indices)
+    assert exact.landmarks_.tolist() == list(range(len(features)))
+    fewer = KernelRidge(fusion_params(landmarks=len(features) - 1), **common).fit(features, indices)
+    # One photo of 60 is not a landmark. Photos are compared with it through the others.
+    assert np.abs(fewer.predict_proba(new) - exact.predict_proba(new)).mean() < 0.01
+    assert np.abs(fewer.loo_probs_ - exact.loo_probs_).mean() < 0.01
+
+
+def test_fewer_landmarks_than_classes_are_refused(fusion_params: Callable[..., FusionParams], cloud: Cloud) -> None:
+    ridge = KernelRidge(fusion_params(landmarks=2), classes=3, blocks=BLOCKS, penalty=0.1)
+    with pytest.raises(ParameterError, match=r"model\.fusion\.landmarks: 2 are fewer than the 3 classes"):
         ridge.fit(*cloud(1))
+
+
+def test_landmarks_are_drawn_in_proportion_to_the_classes() -> None:
+    labels = np.repeat([0, 1, 2], [600, 300, 2])
+    drawn = draw_landmarks(labels, 90, seed=1)
+    assert np.bincount(labels[drawn]).tolist() == pytest.approx([60, 30, 1], abs=1)
+    assert drawn.tolist() == draw_landmarks(labels, 90, seed=1).tolist() != draw_landmarks(labels, 90, seed=2).tolist()
