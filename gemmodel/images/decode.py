@@ -213,7 +213,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
         colours, name = colour.to_srgb(colours, profile)
         if colours is not before:
             conversions.append(TO_SRGB)
-    colours = colours.convert("RGB")
+    if colours.mode != "RGB":
+        colours = colours.convert("RGB")
     if alpha:
         colours.putalpha(alpha)
         colours = Image.alpha_composite(Image.new("RGBA", colours.size, "white"), colours).convert("RGB")
@@ -231,7 +232,6 @@ def to_rgb(image: Image.Image) -> Image.Image:
 def _split_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
     """Returns an image's colours and its opacity, mode L; None for an image without transparency."""
     tiles = getattr(image, "tile", None)
-    raw_mode = str(tiles[0].args) if tiles else image.mode  # how a PNG stores its samples
     image.load()
     if not image.has_transparency_data:
         return image, None
@@ -243,6 +243,7 @@ def _split_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
     if image.mode in ("RGBA", "LA"):
         return image.convert(image.mode[:-1]), image.getchannel("A")
     # A PNG or GIF names one colour that is transparent, in samples of as many bits as it stores.
+    raw_mode = tiles[0].args if tiles else image.mode  # how the file stores them
     pixels = np.asarray(image.convert("L") if image.mode == "1" else image)
     if raw_mode == "RGB;16B":
         key = tuple(sample >> 8 for sample in key)

@@ -396,3 +396,66 @@ def test_a_thumbnail_is_of_the_photo_as_it_is_read(draw: Draw) -> None:
     whole, small = decode.read(file), decode.thumbnail(file, 90)
     assert small.size == (60, 90)
     assert difference(small, whole.resize((60, 90), Image.Resampling.BICUBIC)) < 4
+
+
+def test_heic_without_its_decoder_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decode, "FORMATS", tuple(name for name in decode.FORMATS if name != "HEIF"))
+    for brand in (b"heic", b"heix", b"hevc", b"mif1"):
+        file = io.BytesIO(b"\0\0\0\x18ftyp" + brand + bytes(12))
+        for reader in (decode.read, decode.header):
+            with pytest.raises(DataError, match=r"^HEIC is not read: `pip install -e '\.\[heic\]'` adds its decoder"):
+                reader(file)
+
+
+def test_heic_is_read_with_the_extra() -> None:
+    heif = pytest.importorskip("pillow_heif", reason="needs the extra heic")
+    truth = emerald()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    stored = transform(truth.transpose(Image.Transpose.ROTATE_90), SRGB, P3)
+    read = decode.read(saved(stored, "HEIF", quality=100, icc_profile=P3, exif=exif.tobytes(), chroma=444))
+    assert (read.size, read.format, read.info["colour_profile"]) == (truth.size, "HEIF", "Display P3")
+    assert difference(read, truth) < 2.5
+    assert read.info["conversions"][-1] == "HEIF to JPEG"
+    coded = saved(
+        transform(truth, SRGB, P3), "HEIF", quality=100, chroma=444, color_primaries=12, transfer_characteristics=13
+    )
+    assert heif.open_heif(io.BytesIO(coded.getvalue())).info["nclx_profile"]["color_primaries"] == 12
+    read = decode.read(coded)
+    assert (difference(read, truth) < 2.5, read.info["colour_profile"]) == (True, "Display P3")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"\xff\x0a" + bytes(30), "JPEG XL is not read: save it as JPEG or PNG"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n" + bytes(30), "JPEG XL is not read: save it as JPEG or PNG"),
+    ],
+)
+def test_a_photo_of_a_kind_that_is_not_read_is_named(content: bytes, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        decode.read(io.BytesIO(content))
+
+
+def test_the_preview_of_a_raw_photo_is_not_taken_for_the_photo(draw: Draw) -> None:
+    with pytest.raises(DataError, match=r"a raw photo \(DNG, NEF\), of which only a small preview can be read"):
+        decode.read(saved(draw(1), "TIFF", tiffinfo={254: 1}))
+    assert decode.read(saved(draw(1), "TIFF", tiffinfo={254: 0})).size == draw(1).size
+
+
+def test_further_formats_are_read(draw: Draw) -> None:
+    for kind, options in (("AVIF", {"quality": 90}), ("JPEG2000", {}), ("PPM", {})):
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        file = saved(draw(5), kind, **options | ({"exif": exif} if kind == "AVIF" else {}))
+        read = decode.read(file)
+        assert (read.format, read.size) == (kind, (120, 160) if kind == "AVIF" else (160, 120))
+        assert f"{kind} to JPEG" in read.info["conversions"]
+        assert decode.header(file).format == kind
+
+
+def test_a_jpeg_with_further_views_is_a_jpeg(draw: Draw) -> None:
+    views = saved(draw(5), "MPO", save_all=True, append_images=[draw(6)], icc_profile=P3)
+    read = decode.read(views)
+    assert (read.format, read.info["colour_profile"]) == ("JPEG", "Display P3")
+    assert "first frame kept" not in read.info["conversions"]
