@@ -22,10 +22,7 @@ SRGB = (0.64, 0.33, 0.30, 0.60, 0.15, 0.06)  # red, green and blue in CIE xy
 P3 = (0.680, 0.320, 0.265, 0.690, 0.150, 0.060)
 ADOBE = (0.64, 0.33, 0.21, 0.71, 0.15, 0.06)
 BT2020 = (0.708, 0.292, 0.170, 0.797, 0.131, 0.046)
-CODED = {
-    9: ("BT.2020", BT2020),
-    12: ("Display P3", P3),
-}  # primaries by their number in ITU-T H.273; most others are sRGB's
+CODED = {9: ("BT.2020", BT2020), 12: ("Display P3", P3)}  # by their number in ITU-T H.273; the others are near sRGB
 HDR = {16: "PQ", 18: "HLG"}  # transfer functions there of more than 100 % white
 
 SPACES = {"RGB": "RGB", "L": "GRAY", "CMYK": "CMYK"}  # a profile's colour space by the mode of the photo
@@ -57,16 +54,17 @@ def find_profile(image: Image.Image) -> bytes | None:
     if image.format in ("AVIF", "HEIF", "PNG"):
         primaries, transfer = _code_points(image)
         if transfer in HDR:
-            raise DataError(f"an HDR photo ({HDR[transfer]}), whose colours 8 bits cannot hold; save it as an SDR JPEG")
+            raise DataError(
+                f"HDR photo: its colours ({HDR[transfer]}) are those of HDR screens; save it as an SDR JPEG"
+            )
         if primaries:
             return build_profile(*CODED[primaries]) if primaries in CODED else None
     if image.format == "PNG" and "srgb" not in image.info:
         return _png_profile(image.info.get("gamma"), image.info.get("chromaticity"))
-    if image.format not in ("JPEG", "MPO", "TIFF"):
-        return None
-    with suppress(Exception):  # a broken EXIF block names no colour space
-        if (exif := image.getexif()) and str(exif.get_ifd(ExifTags.IFD.Interop).get(1, "")).startswith("R03"):
-            return build_profile("Adobe RGB by EXIF", ADOBE, gamma=563 / 256)
+    if b"R03" in image.info.get("exif", b""):
+        with suppress(Exception):  # a broken EXIF block names no colour space
+            if str(image.getexif().get_ifd(ExifTags.IFD.Interop).get(1, "")).startswith("R03"):
+                return build_profile("Adobe RGB by EXIF", ADOBE, gamma=563 / 256)
     return None
 
 

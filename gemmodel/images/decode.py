@@ -132,7 +132,7 @@ def _opened(file: Path | IO[bytes], max_pixels: int) -> Iterator[Image.Image]:
             if image.width * image.height > max_pixels:
                 raise Image.DecompressionBombError
             if image.format == "TIFF" and image.tag_v2.get(254, 0) & 1:  # type: ignore[attr-defined]
-                raise DataError(f"a raw photo (DNG, NEF), of which only a small preview can be read; {AS_JPEG}")
+                raise DataError(f"raw photo: only a small preview of it can be read (DNG, NEF); {AS_JPEG}")
             yield image
     except UnidentifiedImageError:
         raise DataError(_not_read(file)) from None
@@ -207,8 +207,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
         raise DataError(f"of a kind that no camera makes: {colours.mode}, 32 bits per pixel; save it with 8 or 16 bits")
     mode, name = colours.mode, None
     if mode not in colour.SPACES:
-        colours = colours.convert("RGB")
-    if profile is not None:
+        colours = colours.convert("L" if mode == "1" else "RGB")
+    if profile is not None and mode != "LAB":  # which is the same everywhere
         before = colours
         colours, name = colour.to_srgb(colours, profile)
         if colours is not before:

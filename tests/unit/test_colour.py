@@ -1,6 +1,7 @@
 """Colour: whatever space a photo is stored in, it is read as sRGB."""
 
 import io
+import re
 import struct
 import zlib
 from collections.abc import Callable
@@ -12,11 +13,12 @@ import pytest
 from PIL import Image, ImageCms
 
 from gemmodel.clean import cleaning
-from gemmodel.core import files
+from gemmodel.core import files, image_folder
 from gemmodel.core.errors import DataError
 from gemmodel.core.params import Params
 from gemmodel.figures import tiles
 from gemmodel.images import colour, decode
+from gemmodel.serve import app
 
 Draw = Callable[..., Image.Image]
 P3 = colour.build_profile("Display P3", colour.P3)
@@ -332,7 +334,7 @@ def test_code_points_name_a_colour_space() -> None:
     read = decode.read(png(pixels, (8, 8), 8, TRUE_COLOUR, (b"cICP", bytes([12, 13, 0, 1]))))
     np.testing.assert_allclose(np.asarray(read)[4, 4], expected, atol=2)
     assert read.info["colour_profile"] == "Display P3"
-    with pytest.raises(DataError, match=r"an HDR photo \(PQ\)"):
+    with pytest.raises(DataError, match=r"HDR photo: its colours \(PQ\)"):
         decode.read(png(pixels, (8, 8), 8, TRUE_COLOUR, (b"cICP", bytes([9, 16, 0, 1]))))
     avif = saved(Image.new("RGB", (64, 64), (200, 30, 30)), "AVIF", quality=100).getvalue()
     mark = avif.index(b"colrnclx") + 8
@@ -438,7 +440,7 @@ def test_a_photo_of_a_kind_that_is_not_read_is_named(content: bytes, message: st
 
 
 def test_the_preview_of_a_raw_photo_is_not_taken_for_the_photo(draw: Draw) -> None:
-    with pytest.raises(DataError, match=r"a raw photo \(DNG, NEF\), of which only a small preview can be read"):
+    with pytest.raises(DataError, match=r"raw photo: only a small preview of it can be read"):
         decode.read(saved(draw(1), "TIFF", tiffinfo={254: 1}))
     assert decode.read(saved(draw(1), "TIFF", tiffinfo={254: 0})).size == draw(1).size
 
@@ -459,3 +461,10 @@ def test_a_jpeg_with_further_views_is_a_jpeg(draw: Draw) -> None:
     read = decode.read(views)
     assert (read.format, read.info["colour_profile"]) == ("JPEG", "Display P3")
     assert "first frame kept" not in read.info["conversions"]
+
+
+def test_the_page_accepts_what_browsers_have_types_for() -> None:
+    page = (Path(app.__file__).parent / "page" / "index.html").read_text(encoding="utf-8")
+    accepted = re.search(r'accept="([^"]+)"', page)
+    others = {"HEIF", "JPEG2000", "PPM"}  # an iPhone sends its HEIC photos as JPEG to a page that does not accept them
+    assert accepted and set(accepted[1].split(",")) == {Image.MIME[name] for name in set(image_folder.FORMATS) - others}
