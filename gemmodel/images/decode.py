@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import numpy as np
-from PIL import ExifTags, Image, PngImagePlugin, UnidentifiedImageError
+from PIL import ExifTags, Image, PngImagePlugin, UnidentifiedImageError, features
 
 from gemmodel.core import image_folder
 from gemmodel.core.errors import DataError
@@ -30,17 +30,12 @@ JPEG: dict[str, Any] = {"format": "JPEG", "quality": 95, "subsampling": 0}  # fo
 PngImagePlugin.MAX_TEXT_CHUNK = colour.MAX_BYTES  # also of a PNG's profile; above it Pillow refuses the photo
 TO_SRGB = "colour profile to sRGB"  # the conversion of a photo's colours
 
-# Photos that are not read: the bytes that they begin with, from an offset, and what helps.
+# Photos that are not read in every installation: how they begin, from an offset, and what is said of them.
 AS_JPEG = "save it as JPEG or PNG"
-NOT_READ = {
-    "HEIC": (
-        4,
-        ("ftyphei", "ftyphev", "ftypmif1", "ftypmsf1"),
-        f"`pip install -e '.[heic]'` adds its decoder; or {AS_JPEG}",
-    ),
-    "AVIF": (4, ("ftypavi",), f"this Pillow was built without it; install Pillow's own wheel, or {AS_JPEG}"),
-    "JPEG XL": (0, ("\xff\x0a", "\0\0\0\x0cJXL "), AS_JPEG),
-}
+HEIC_BRANDS = (b"ftyphei", b"ftyphev", b"ftypmif1", b"ftypmsf1")
+HEIC = 4, HEIC_BRANDS, f"HEIC, which needs `pip install -e '.[heic]'`; or {AS_JPEG}"
+AVIF = 4, (b"ftypavi",), f"AVIF, which this Pillow was built without; install its wheel, or {AS_JPEG}"
+JPEG_XL = 0, (b"\xff\x0a", b"\0\0\0\x0cJXL "), f"JPEG XL, which is not read; {AS_JPEG}"
 
 # What undoes each EXIF orientation. ImageOps.exif_transpose also rewrites the EXIF block, and fails on a broken one.
 EXIF_TRANSPOSE = {
@@ -176,9 +171,10 @@ def _png_without_metadata(content: bytes) -> bytes:
 def _not_read(file: Path | IO[bytes]) -> str:
     """Returns what a file is that no decoder recognises."""
     head = _start(file, 16)
-    for kind, (offset, marks, remedy) in NOT_READ.items():
-        if head[offset:].startswith(tuple(mark.encode("latin-1") for mark in marks)):
-            return f"{kind} is not read: {remedy}"
+    missing = [JPEG_XL, *([] if HEIC_IS_READ else [HEIC]), *([] if features.check("avif") else [AVIF])]
+    for offset, marks, message in missing:
+        if head[offset:].startswith(marks):
+            return message
     return "not an image"
 
 

@@ -402,10 +402,11 @@ def test_a_thumbnail_is_of_the_photo_as_it_is_read(draw: Draw) -> None:
 
 def test_heic_without_its_decoder_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decode, "FORMATS", tuple(name for name in decode.FORMATS if name != "HEIF"))
+    monkeypatch.setattr(decode, "HEIC_IS_READ", False)
     for brand in (b"heic", b"heix", b"hevc", b"mif1"):
         file = io.BytesIO(b"\0\0\0\x18ftyp" + brand + bytes(12))
         for reader in (decode.read, decode.header):
-            with pytest.raises(DataError, match=r"^HEIC is not read: `pip install -e '\.\[heic\]'` adds its decoder"):
+            with pytest.raises(DataError, match=r"^HEIC, which needs `pip install -e '\.\[heic\]'`"):
                 reader(file)
 
 
@@ -430,8 +431,8 @@ def test_heic_is_read_with_the_extra() -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"\xff\x0a" + bytes(30), "JPEG XL is not read: save it as JPEG or PNG"),
-        (b"\0\0\0\x0cJXL \r\n\x87\n" + bytes(30), "JPEG XL is not read: save it as JPEG or PNG"),
+        (b"\xff\x0a" + bytes(30), "JPEG XL, which is not read; save it as JPEG or PNG"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n" + bytes(30), "JPEG XL, which is not read; save it as JPEG or PNG"),
     ],
 )
 def test_a_photo_of_a_kind_that_is_not_read_is_named(content: bytes, message: str) -> None:
