@@ -7,8 +7,9 @@ each colour space: with its profile, and without it, as a program sees it that i
 accuracy, and for how many photos top-1 is that of the original file. A PNG is lossless. A JPEG (quality 95) differs by
 another compression too, of which "sRGB" is the control. The last line compares the times that decoding takes.
 
-Expected on 352 test photos: the same top-1 in 99 of 100 with a profile, in 83 and 86 without. It takes 4 minutes on two
-cores, after `dvc repro`.
+Expected on 352 test photos with a profile: the same top-1 in 100.0 % (PNG, Display P3), 99.7 % (PNG, Adobe RGB), 99.4 %
+and 98.9 % (JPEG; the control has 99.7 %); without a profile in 91 % and 88 %. It takes 5 minutes on two cores, after
+`dvc exp run -S crawl.source=folder -S crawl.folder=../shared/gemstones`.
 """
 
 import argparse
