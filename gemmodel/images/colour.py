@@ -14,6 +14,7 @@ from gemmodel.core.errors import DataError
 MAX_BYTES = 4 * 2**20  # of a profile; those of printing presses have up to 3 MB
 MAX_NAME = 60  # characters of a profile's name in reports
 TOLERANCE = 2  # grey levels: a profile that changes no colour by more is one of the many that describe sRGB
+MIN_WHITE = 128  # grey levels that a photo's white must have in sRGB, or the profile is broken
 IGNORED = "ignored"  # how the name of a profile begins that was not applied
 UNUSABLE = f"{IGNORED}: broken or larger than {MAX_BYTES // 2**20} MB"
 
@@ -93,9 +94,8 @@ def to_srgb(image: Image.Image, profile: bytes) -> tuple[Image.Image, str]:
 def _profile(content: bytes, mode: str) -> Profile:
     try:
         profile = ImageCms.ImageCmsProfile(io.BytesIO(content))
-        space = profile.profile.xcolor_space.strip()
-        text = "".join(char for char in ImageCms.getProfileDescription(profile) if char.isprintable())
-        name = text.strip()[:MAX_NAME] or "unnamed"
+        space = _printable(profile.profile.xcolor_space)
+        name = _printable(ImageCms.getProfileDescription(profile))[:MAX_NAME] or "unnamed"
         if mode == "L" and space == "RGB":  # grey is red = green = blue
             mode = "RGB"
         if mode not in SPACES:
@@ -105,10 +105,17 @@ def _profile(content: bytes, mode: str) -> Profile:
         intent = ImageCms.Intent.RELATIVE_COLORIMETRIC
         srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
         transform = ImageCms.ImageCmsTransform(profile, srgb, mode, "RGB", intent, flags=FLAGS)
+        white = transform.apply(Image.new("RGB", (1, 1), "white").convert(mode))
+        if np.asarray(white).min() < MIN_WHITE:
+            return Profile(UNUSABLE, None)
         same = mode != "CMYK" and _is_identity(transform, mode)
     except (ImageCms.PyCMSError, OSError, TypeError, ValueError):
         return Profile(UNUSABLE, None)
     return Profile(name, None if same else transform)
+
+
+def _printable(text: str) -> str:
+    return "".join(char for char in text if char.isprintable()).strip()
 
 
 def _is_identity(transform: ImageCms.ImageCmsTransform, mode: str) -> bool:

@@ -125,6 +125,8 @@ def test_no_photo_keeps_its_profile(draw: Draw) -> None:
         ("RGB", grey_profile(1.8), "ignored: a profile of GRAY in a photo of RGB"),
         ("RGB", press([(0, 0, 0)] * 16), "ignored: a profile of CMYK in a photo of RGB"),
         ("CMYK", P3, "ignored: a profile of RGB in a photo of CMYK"),
+        ("CMYK", press([(0, 0, 0)] * 16), "ignored: broken or larger than 4 MB"),  # its white is black
+        ("RGB", P3.replace(b"RGB ", b"v\0B ", 1), "ignored: a profile of vB in a photo of RGB"),
     ],
 )
 def test_a_profile_that_does_not_fit_is_ignored_and_named(draw: Draw, mode: str, profile: bytes, name: str) -> None:
