@@ -12,7 +12,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from gemmodel.clean import corrections, duplicates
-from gemmodel.core import files, hashing
+from gemmodel.core import files, hashing, image_folder
 from gemmodel.core.errors import DataError
 from gemmodel.core.params import CleanParams
 from gemmodel.images import crop, decode
@@ -35,6 +35,7 @@ class Photo:
         problem: why the file cannot be used; None for a usable photo. The attributes below are set only for one.
         pixels: width times height.
         conversions: what has to be done to the file.
+        colour_profile: the name of its colour profile; None without one.
         descriptor: for the search for duplicates.
     """
 
@@ -48,6 +49,7 @@ class Photo:
     problem: str | None = None
     pixels: int = 0
     conversions: tuple[str, ...] = ()
+    colour_profile: str | None = None
     descriptor: duplicates.Descriptor | None = None
 
 
@@ -77,7 +79,7 @@ class Decision:
         photo = self.photo
         row: dict[str, Any] = {"source": photo.source, "gem": photo.gem, "sha256": photo.sha256}
         if photo.problem is None:
-            row["conversions"] = list(self.conversions)
+            row |= {"conversions": list(self.conversions), "colour_profile": photo.colour_profile}
         if self.reason:
             row |= {"reason": self.reason, "duplicates": list(self.duplicates)}
         row |= {"number": photo.number, "mineral_class": photo.mineral_class}
@@ -104,11 +106,17 @@ def inspect(raw: Path, photo: Photo, params: CleanParams) -> Photo:
     if descriptor.views[-1].std(axis=(1, 2)).max() < params.min_contrast:
         return replace(photo, problem="one flat colour")
     conversions = list(image.info["conversions"])
-    if Image.registered_extensions().get(path.suffix.lower()) != image.format:
+    if path.suffix.lower() not in image_folder.FORMATS[str(image.format)]:
         conversions.append(WRONG_SUFFIX)
     if max(image.size) > params.max_side:
         conversions.append("scaled down")
-    return replace(photo, pixels=image.width * image.height, conversions=tuple(conversions), descriptor=descriptor)
+    return replace(
+        photo,
+        pixels=image.width * image.height,
+        conversions=tuple(conversions),
+        colour_profile=image.info["colour_profile"],
+        descriptor=descriptor,
+    )
 
 
 def decide(photos: Sequence[Photo], params: CleanParams) -> list[Decision]:
@@ -142,9 +150,9 @@ def decide(photos: Sequence[Photo], params: CleanParams) -> list[Decision]:
 def clean(raw: Path, out: Path, params: CleanParams, workers: int = -1) -> dict[str, Any]:
     """Writes the photos that can be used for training, as `<Gem>/<gem>_<number>.jpg`.
 
-    RGB JPEGs that are not cropped keep their bytes; all other photos are converted to RGB JPEGs (quality 95, no chroma
-    subsampling). A photo's number is that of the raw manifest, so its name does not change when other photos are added
-    or removed.
+    sRGB JPEGs that are not cropped keep their bytes; all other photos are converted to sRGB JPEGs without a profile
+    (quality 95, no chroma subsampling). A photo's number is that of the raw manifest, so its name does not change when
+    other photos are added or removed.
 
     Args:
         raw: one folder per gem, with `manifest.jsonl`: one line per photo with its path, number and mineral_class.
@@ -155,8 +163,8 @@ def clean(raw: Path, out: Path, params: CleanParams, workers: int = -1) -> dict[
         workers: number of processes; -1 is one per core. The result does not depend on it.
 
     Returns:
-        The report: counts, each rejected file with its reason, the `corrected` gems (or `drop`) by raw path, and the
-        corrections that match no photo.
+        The report: counts, the readable photos by their `colour_profiles` (`none`: without one), each rejected file
+        with its reason, the `corrected` gems (or `drop`) by raw path, and the corrections that match no photo.
 
     Raises:
         DataError: a file of the manifest is missing, a line of it has no number, no photo is usable, or the table of
@@ -188,6 +196,7 @@ def clean(raw: Path, out: Path, params: CleanParams, workers: int = -1) -> dict[
         "kept": len(kept),
         "gems": len({decision.photo.gem for decision in kept}),
         "converted": dict(sorted(Counter(kind for decision in kept for kind in decision.conversions).items())),
+        "colour_profiles": dict(sorted(Counter(p.colour_profile or "none" for p in photos if p.descriptor).items())),
         "rejected": _reasons(rejected),
         "corrected": corrected,
         "unknown_corrections": unknown,

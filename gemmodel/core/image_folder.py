@@ -5,7 +5,21 @@ from pathlib import Path
 
 from gemmodel.core.errors import DataError
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+# What is read as a photo: Pillow's names of the formats, and their suffixes. Formats without a signature (TGA), of
+# documents and icons, and those for which Pillow runs another program (EPS) are left out. HEIF needs the extra `heic`.
+FORMATS = {
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),  # Windows saves .jfif; an MPO is a JPEG with views behind it
+    "PNG": (".png", ".apng"),
+    "WEBP": (".webp",),
+    "BMP": (".bmp", ".dib"),
+    "GIF": (".gif",),
+    "TIFF": (".tif", ".tiff"),
+    "AVIF": (".avif", ".avifs"),
+    "JPEG2000": (".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx"),
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
+    "HEIF": (".heic", ".heif", ".hif", ".heics", ".heifs"),
+}
+SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 
 
 def list_images(folder: Path) -> dict[str, list[Path]]:

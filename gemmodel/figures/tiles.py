@@ -5,16 +5,16 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from gemmodel.images import decode
+
 SIDE = 128  # pixels of a tile
 GREEN, RED, GREY = "#2e9e4f", "#d1495b", "#c9c9c9"
 Tile = tuple[Image.Image, str]
 
 
 def thumbnail(path: Path, side: int = 256) -> Image.Image:
-    """Returns a clean photo, RGB, scaled down to fit a square; a JPEG is decoded no larger than necessary."""
-    with Image.open(path) as picture:
-        picture.thumbnail((side, side))
-        return picture.convert("RGB")
+    """Returns a photo in sRGB, scaled down to fit a square."""
+    return decode.thumbnail(path, side)
 
 
 def framed_tile(path: Path, frame: str, caption: str) -> Tile:

@@ -1,5 +1,6 @@
-"""Reading photos: the only way from a file to upright RGB pixels."""
+"""Reading photos: the only way from a file to upright sRGB pixels."""
 
+import io
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,15 +8,34 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, PngImagePlugin, UnidentifiedImageError, features
 
+from gemmodel.core import image_folder
 from gemmodel.core.errors import DataError
+from gemmodel.images import colour
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")  # Pillow's names; for some others it would run Ghostscript
+try:
+    import pillow_heif
+except ImportError:
+    HEIC_IS_READ = False
+else:
+    pillow_heif.register_heif_opener()
+    HEIC_IS_READ = True
+
+FORMATS = tuple(name for name in image_folder.FORMATS if name != "HEIF" or HEIC_IS_READ)
 MAX_PIXELS = 89_478_485  # Pillow's own limit, where it would only warn
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 JPEG: dict[str, Any] = {"format": "JPEG", "quality": 95, "subsampling": 0}  # for photos that have to be written again
+PngImagePlugin.MAX_TEXT_CHUNK = colour.MAX_BYTES  # also of a PNG's profile; above it Pillow refuses the photo
+TO_SRGB = "colour profile to sRGB"  # the conversion of a photo's colours
+
+# Photos that are not read in every installation: how they begin, from an offset, and what is said of them.
+AS_JPEG = "save it as JPEG or PNG"
+HEIC_BRANDS = (b"ftyphei", b"ftyphev", b"ftypmif1", b"ftypmsf1")
+HEIC = 4, HEIC_BRANDS, f"HEIC, which needs `pip install -e '.[heic]'`; or {AS_JPEG}"
+AVIF = 4, (b"ftypavi",), f"AVIF, which this Pillow was built without; install its wheel, or {AS_JPEG}"
+JPEG_XL = 0, (b"\xff\x0a", b"\0\0\0\x0cJXL "), f"JPEG XL, which is not read; {AS_JPEG}"
 
 # What undoes each EXIF orientation. ImageOps.exif_transpose also rewrites the EXIF block, and fails on a broken one.
 EXIF_TRANSPOSE = {
@@ -62,22 +82,38 @@ def header(file: Path | IO[bytes], *, max_pixels: int = MAX_PIXELS) -> Header:
 
 
 def read(file: Path | IO[bytes]) -> Image.Image:
-    """Decodes a photo whole, turns it upright by its EXIF orientation and lays transparency on white.
+    """Decodes a photo whole, in sRGB: turned upright by its EXIF orientation, and transparency laid on white.
 
     Args:
         file: the file, open or by its path, in any of FORMATS, whatever its suffix.
 
     Returns:
-        An RGB image; of an animation the first frame. Its `format` is that of the file; `info["conversions"]` lists
-        what was done to it.
+        An RGB image without the file's metadata; of an animation the first frame. Its `format` is that of the file.
+        `info["conversions"]` lists what was done to it, and `info["colour_profile"]` names the profile of the file;
+        None without one.
 
     Raises:
         DataError: the file is no image, is damaged, or is so large that it may be a decompression bomb.
     """
+    with _decoding(file) as image:
+        return to_rgb(image)
+
+
+def thumbnail(file: Path | IO[bytes], side: int) -> Image.Image:
+    """Returns what `read` does, scaled down to fit a square; a JPEG is decoded no larger than necessary."""
+    with _decoding(file) as image:
+        if image.format == "JPEG":
+            image.thumbnail((side, side))
+        image = to_rgb(image)
+        image.thumbnail((side, side))
+        return image
+
+
+@contextmanager
+def _decoding(file: Path | IO[bytes]) -> Iterator[Image.Image]:
     try:
         with _opened(file, MAX_PIXELS) as image:
-            image.load()
-            return _upright_rgb(image)
+            yield image
     except DataError:
         raise
     except Exception as error:  # decoders of damaged files raise all kinds
@@ -87,41 +123,130 @@ def read(file: Path | IO[bytes]) -> Image.Image:
 @contextmanager
 def _opened(file: Path | IO[bytes], max_pixels: int) -> Iterator[Image.Image]:
     try:
-        with Image.open(file, formats=FORMATS) as image:
+        with _open(file) as image:
             if image.width * image.height > max_pixels:
                 raise Image.DecompressionBombError
+            if image.format == "TIFF" and image.tag_v2.get(254, 0) & 1:  # type: ignore[attr-defined]
+                raise DataError(f"raw photo: only a small preview of it can be read (DNG, NEF); {AS_JPEG}")
             yield image
     except UnidentifiedImageError:
-        raise DataError("not an image") from None
+        raise DataError(_not_read(file)) from None
     except Image.DecompressionBombError:
         raise TooManyPixelsError(f"more pixels than the {max_pixels} of a photo") from None
 
 
-def _upright_rgb(image: Image.Image) -> Image.Image:
+def _open(file: Path | IO[bytes]) -> Image.Image:
+    try:
+        return Image.open(file, formats=FORMATS)
+    except (ValueError, UnidentifiedImageError):  # Pillow refuses a PNG for damaged or large metadata
+        content = _start(file, None)
+        if not content.startswith(b"\x89PNG"):
+            raise
+        image = Image.open(io.BytesIO(_png_without_metadata(content)), formats=("PNG",))
+        if b"iCCP" in content[:4096]:
+            image.info["icc_profile"] = None
+        return image
+
+
+def _start(file: Path | IO[bytes], length: int | None) -> bytes:
+    """Returns the first bytes of a file; None: all of them."""
+    if isinstance(file, Path):
+        with file.open("rb") as opened:
+            return opened.read(length)
+    file.seek(0)
+    return file.read(-1 if length is None else length)
+
+
+def _png_without_metadata(content: bytes) -> bytes:
+    kept, position = [content[:8]], 8
+    while position < len(content):
+        end = position + 12 + int.from_bytes(content[position : position + 4])
+        kind = content[position + 4 : position + 8]
+        if kind[:1].isupper() or kind == b"tRNS":  # a decoder may leave out others
+            kept.append(content[position:end])
+        position = end
+    return b"".join(kept)
+
+
+def _not_read(file: Path | IO[bytes]) -> str:
+    """Returns what a file is that no decoder recognises."""
+    head = _start(file, 16)
+    missing = [JPEG_XL, *([] if HEIC_IS_READ else [HEIC]), *([] if features.check("avif") else [AVIF])]
+    for offset, marks, message in missing:
+        if head[offset:].startswith(marks):
+            return message
+    return "not an image"
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Returns an image as `read` does, whatever its mode.
+
+    Args:
+        image: as opened by Pillow.
+
+    Raises:
+        DataError: it has 32 bits per channel, or is coded for HDR screens.
+    """
     file_format = "JPEG" if image.format == "MPO" else image.format  # a JPEG with further views behind it
     conversions = []
+    profile = colour.find_profile(image)
+    colours, alpha = _split_alpha(image)
     if getattr(image, "is_animated", False) and image.format != "MPO":
         conversions.append("first frame kept")
     orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
     if orientation in EXIF_TRANSPOSE:
-        image = image.transpose(EXIF_TRANSPOSE[orientation])
         conversions.append("turned upright")
-    if image.has_transparency_data:
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
-        conversions.append("transparency laid on white")
-    if image.mode.startswith("I;16"):  # Pillow would clip its 16 bits to 8
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if colours.mode.startswith("I;16") or (colours.mode == "I" and file_format in ("PNG", "PPM")):
+        colours = Image.fromarray((np.asarray(colours) >> 8).astype(np.uint8))  # Pillow would clip 16 bits to 8
         conversions.append("16 bits to 8")
-    if image.mode in ("I", "F"):
-        raise DataError(f"of a kind that no camera makes: {image.mode}, 32 bits per pixel")
-    if image.mode != "RGB":
-        if image.mode != "RGBA":
-            conversions.append(f"{image.mode} to RGB")
-        image = image.convert("RGB")
+    if colours.mode in ("I", "F"):
+        raise DataError(f"of a kind that no camera makes: {colours.mode}, 32 bits per pixel; save it with 8 or 16 bits")
+    mode, name = colours.mode, None
+    if mode not in colour.SPACES:
+        colours = colours.convert("L" if mode == "1" else "RGB")
+    if profile is not None and mode != "LAB":  # which is the same everywhere
+        before = colours
+        colours, name = colour.to_srgb(colours, profile)
+        if colours is not before:
+            conversions.append(TO_SRGB)
+    if colours.mode != "RGB":
+        colours = colours.convert("RGB")
+    if alpha:
+        colours.putalpha(alpha)
+        colours = Image.alpha_composite(Image.new("RGBA", colours.size, "white"), colours).convert("RGB")
+        conversions.append("transparency laid on white")
+    elif mode != "RGB":
+        conversions.append(f"{mode} to RGB")
+    if orientation in EXIF_TRANSPOSE:
+        colours = colours.transpose(EXIF_TRANSPOSE[orientation])
     if file_format != "JPEG":
         conversions.append(f"{file_format} to JPEG")
-    image.format, image.info["conversions"] = file_format, conversions
-    return image
+    colours.format, colours.info = file_format, {"conversions": conversions, "colour_profile": name}
+    return colours
+
+
+def _split_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
+    """Returns an image's colours and its opacity, mode L; None for an image without transparency."""
+    tiles = getattr(image, "tile", None)
+    image.load()
+    if not image.has_transparency_data:
+        return image, None
+    key: Any = image.info.get("transparency")
+    if image.mode in ("P", "PA", "RGBa"):
+        image = image.convert("RGBA")
+    elif image.mode == "La":
+        image = image.convert("LA")
+    if image.mode in ("RGBA", "LA"):
+        return image.convert(image.mode[:-1]), image.getchannel("A")
+    # A PNG or GIF names one colour that is transparent, in samples of as many bits as it stores.
+    raw_mode = tiles[0].args if tiles else image.mode  # how the file stores them
+    pixels = np.asarray(image.convert("L") if image.mode == "1" else image)
+    if raw_mode == "RGB;16B":
+        key = tuple(sample >> 8 for sample in key)
+    else:
+        key = np.multiply(key, {"L;2": 85, "L;4": 17}.get(raw_mode, 1))
+    transparent = (pixels == key).reshape(image.height, image.width, -1).all(axis=2)
+    return image, Image.fromarray(np.where(transparent, 0, 255).astype(np.uint8))
 
 
 def load(file: Path | IO[bytes], size: int) -> np.ndarray:

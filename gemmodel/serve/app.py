@@ -185,7 +185,7 @@ def _check(photo: bytes) -> io.BytesIO:
     try:
         decode.header(io.BytesIO(photo), max_pixels=MAX_PIXELS)
     except DataError as error:
-        kinds = f"JPEG, PNG, WebP, GIF, BMP or TIFF of at most {MAX_PIXELS // 1_000_000} megapixels"
+        kinds = f"JPEG, PNG, WebP, AVIF, GIF, BMP or TIFF of at most {MAX_PIXELS // 1_000_000} megapixels"
         raise DataError(f"{error}; send a {kinds}") from None
     return io.BytesIO(photo)
 

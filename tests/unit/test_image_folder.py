@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from gemmodel.core import image_folder
 from gemmodel.core.errors import DataError
@@ -53,3 +54,14 @@ def test_a_tree_counts_the_photos_of_each_folder(tmp_path: Path) -> None:
     ]
     with pytest.raises(DataError, match="no such folder"):
         image_folder.tree(tmp_path / "none")
+
+
+def test_each_suffix_is_that_of_a_format_that_pillow_reads() -> None:
+    registered = Image.registered_extensions()
+    for name, suffixes in image_folder.FORMATS.items():
+        for suffix in suffixes:
+            assert registered.get(suffix, "HEIF") in {name, {".mpo": "MPO", ".dib": "DIB"}.get(suffix)}, suffix
+        if name != "HEIF":
+            missing = {suffix for suffix, other in registered.items() if other == name} - set(suffixes)
+            assert missing <= {".pfm"}, "a portable float map holds no photo"
+    assert len(set(image_folder.SUFFIXES)) == len(image_folder.SUFFIXES)
