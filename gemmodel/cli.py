@@ -293,14 +293,14 @@ def serve_champion(host: str, port: int) -> None:
     name = registered_name()
     model = locate.mlflow_model(name)
     with tempfile.TemporaryDirectory() as scratch:
-        if "%" in str(model):  # which MLflow would decode
-            (link := Path(scratch) / "model").symlink_to(model)
-            model = link
+        if "%" in str(model.parent):  # which MLflow would decode; a link to the model itself it refuses
+            (link := Path(scratch) / "models").symlink_to(model.parent)
+            model = link / model.name
         command = [sys.executable, "-m", "mlflow", "models", "serve", "--model-uri", str(model)]
         command += ["--env-manager", "local", "--host", host, "--port", str(port)]
         address = f"http://{host}:{port}/invocations"
         print(f"gemmodel: champion of {name} at {address}; ready in about 15 seconds; Ctrl+C ends it", flush=True)
-        status = run_server(command, os.environ)
+        status = run_server(command, os.environ | {"MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"})
     sys.exit(status)
 
 

@@ -22,6 +22,7 @@ def test_help_lists_all_commands(run: Run, tmp_path: Path) -> None:
         "devices",
         "predict",
         "serve",
+        "ui",
         "app",
         "tune",
         "pin-test",
