@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import shlex
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from gemmodel.core import environment, files, image_folder, params
-from gemmodel.core.errors import DataError, ParameterError, cli_errors
+from gemmodel.core.errors import DataError, ParameterError, TrackingError, cli_errors
 from gemmodel.tracking import store
 from gemmodel.tune import command as tuning
 
@@ -246,12 +247,12 @@ def photos_below(folder: Path) -> list[Path]:
             elif not path.exists():
                 left_out["links to nothing"] += 1
             elif not path.is_file():
-                left_out["no files"] += 1
+                left_out["neither files nor folders"] += 1
             else:
                 photos.append(path)
     if left_out:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(left_out.items()))
-        print(f"gemmodel: {folder}: left out: {reasons}", file=sys.stderr)
+        reasons = ", ".join(f"{reason}: {count}" for reason, count in sorted(left_out.items()))
+        print(f"gemmodel: {folder}: left out {reasons}", file=sys.stderr)
     return sorted(photos)
 
 
@@ -310,6 +311,7 @@ def serve_ui(host: str, port: int) -> None:
     Raises:
         ParameterError: the port is none.
         DataError: there is no store.
+        TrackingError: the store is no SQLite file, or cannot be written.
     """
     check_port(port)
     uri = store.tracking_uri()
@@ -317,7 +319,10 @@ def serve_ui(host: str, port: int) -> None:
         print(f"the runs are on a server: open {uri}")
         return
     store.check_exists()
-    store.relocate()
+    try:
+        store.relocate()
+    except sqlite3.Error as error:
+        raise TrackingError(f"{uri}: {error}") from None
     command = [sys.executable, "-m", "mlflow", "server", "--workers", "1", "--host", host, "--port", str(port)]
     variables = {name: value for name, value in os.environ.items() if name not in SERVER_VARIABLES}
     print(f"gemmodel: MLflow's UI at http://{host}:{port}; ready in about 15 seconds; Ctrl+C ends it", flush=True)
