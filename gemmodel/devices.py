@@ -10,7 +10,8 @@ from gemmodel.core.errors import DeviceError, suppress_stderr
 from gemmodel.core.params import BaseParams
 
 QUIET = os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3") == "3"  # 0 shows TensorFlow's own messages
-KERAS_JSON = Path(os.environ.get("KERAS_HOME") or "~/.keras").expanduser() / "keras.json"
+# Path.expanduser fails for a user without a name, as in a container.
+KERAS_JSON = Path(os.path.expanduser(os.environ.get("KERAS_HOME") or "~/.keras"), "keras.json")  # noqa: PTH111
 
 with suppress_stderr() if QUIET else nullcontext():
     try:

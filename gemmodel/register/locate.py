@@ -88,7 +88,10 @@ def _query_server(uri: str, name: str) -> tuple[str, str]:
 
 def _cached_download(uri: str, source: str) -> Path:
     """Returns a model's folder in the user's cache. Its source contains a unique id, so the cache is never stale."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gemmodel"
+    try:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gemmodel"
+    except RuntimeError:  # a user without a name, as in a container
+        raise DataError("no home folder to keep a server's model in; set HOME or XDG_CACHE_HOME") from None
     folder = cache / hashlib.sha256(f"{uri} {source}".encode()).hexdigest()[:16]
     if not folder.is_dir():
         from gemmodel.register import versions
