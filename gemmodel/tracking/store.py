@@ -98,6 +98,7 @@ def relocate() -> None:
         roots = {match[1] for (location,) in database.execute("select artifact_location from experiments")
                  if (match := ROOT.fullmatch(location or ""))}  # fmt: skip
         moved = [root for root in sorted(roots) if to_path(root) != here and _was_moved(database, root, here)]
+        reported = {to_path(root) for root in moved if _run_paths(database, root)}  # an empty one is not missed
         for root in moved:
             new = here.as_uri() if root.startswith("file:") else here.as_posix()
             with database:
@@ -107,7 +108,7 @@ def relocate() -> None:
                         f"where {column} = ? or substr({column}, 1, ?) = ?",
                         (new, len(root) + 1, root, len(root) + 1, f"{root}/"),
                     )
-    for former in sorted({to_path(root) for root in moved}):
+    for former in sorted(reported):
         print(f"{file}: moved or copied: its artefacts were in {former}, and are looked up in {here}", file=sys.stderr)
 
 
@@ -137,9 +138,12 @@ def _was_moved(database: sqlite3.Connection, root: str, here: Path) -> bool:
         return True
     if here.exists() and here.samefile(former):
         return False
-    query = f"select artifact_uri from runs where substr(artifact_uri, 1, {len(root) + 1}) = ?"
-    locations = (to_path(location) for (location,) in database.execute(query, (f"{root}/",)))
-    return any((here / path.relative_to(former)).parent.exists() for path in locations)
+    return any((here / path.relative_to(former)).parent.exists() for path in _run_paths(database, root))
+
+
+def _run_paths(database: sqlite3.Connection, root: str) -> list[Path]:
+    query = "select artifact_uri from runs where substr(artifact_uri, 1, ?) = ?"
+    return [to_path(location) for (location,) in database.execute(query, (len(root) + 1, f"{root}/"))]
 
 
 def _configured() -> str:
