@@ -27,8 +27,7 @@ lint: $(INSTALLED) ## check format, lint, imports and types, as CI does
 	mypy
 
 ui: $(INSTALLED) ## open the MLflow UI on http://127.0.0.1:5000 (PORT=...)
-	@store=$$(python -c 'from gemmodel.tracking.store import tracking_uri; print(tracking_uri())'); case $$store in http*) echo "the runs are on a server: open $$store";; *) set -x; \
-	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow server --workers 1 --port $(or $(PORT),5000) --backend-store-uri "$$store";; esac
+	@gemmodel ui --port $(or $(PORT),5000)
 
 server: $(INSTALLED) ## try a team's MLflow server: PostgreSQL, S3, users (PORT=...)
 	python tools/dev_mlflow_server.py --port $(or $(PORT),5000)

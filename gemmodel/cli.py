@@ -4,23 +4,38 @@ import argparse
 import json
 import os
 import shlex
+import sqlite3
 import subprocess
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any, NoReturn
 
-import yaml
-
-from gemmodel.core import files, image_folder, params
-from gemmodel.core.errors import DataError, ParameterError, cli_errors
+from gemmodel.core import environment, files, image_folder, params
+from gemmodel.core.errors import DataError, ParameterError, TrackingError, cli_errors
 from gemmodel.tracking import store
 from gemmodel.tune import command as tuning
+
+# Options of `mlflow server` that would show another store than the project's.
+SERVER_VARIABLES = ("MLFLOW_BACKEND_STORE_URI", "MLFLOW_REGISTRY_STORE_URI", "MLFLOW_DEFAULT_ARTIFACT_ROOT")
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")  # that --explain writes
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """Refuses a command line in one line, without the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        """Ends the command with status 2."""
+        self.exit(2, f"{self.prog}: {message}; see `{self.prog} --help`\n")
 
 
 def main() -> None:
     """Runs the command line."""
-    parser = argparse.ArgumentParser(prog="gemmodel", description="Train, inspect and use classifiers of gemstones.")
+    ignored = environment.settle()
+    parser = OneLineParser(prog="gemmodel", description="Train, inspect and use classifiers of gemstones.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     summary = commands.add_parser("summary", help="print the scores of the last run and where its reports are")
     summary.add_argument("--reports", type=Path, default=Path("reports"), help="folder of reports (default: reports)")
@@ -47,6 +62,10 @@ def main() -> None:
     serve.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     serve.add_argument("--port", type=int, default=5002, help="(default: %(default)s)")
     serve.set_defaults(run=lambda arguments: serve_champion(arguments.host, arguments.port))
+    ui = commands.add_parser("ui", help="serve MLflow's UI: runs, metrics and registered models")
+    ui.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    ui.add_argument("--port", type=int, default=5000, help="(default: %(default)s)")
+    ui.set_defaults(run=lambda arguments: serve_ui(arguments.host, arguments.port))
     app = commands.add_parser("app", help="serve a web page that predicts the gem in a photo")
     app.add_argument("--model", type=Path, metavar="FOLDER", help="of a model (default: the registry's champion)")
     app.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
@@ -74,6 +93,8 @@ def main() -> None:
     worker = commands.add_parser("worker", help="train as one of several hosts; TF_CONFIG says which one")
     worker.set_defaults(run=lambda arguments: run_worker())
     arguments = parser.parse_args()
+    for line in ignored:
+        print(f"gemmodel: {line}", file=sys.stderr)
     with cli_errors("gemmodel"):
         arguments.run(arguments)
 
@@ -151,6 +172,10 @@ def predict_photos(arguments: argparse.Namespace) -> None:
     paths = expand_paths(arguments.photos)
     if arguments.explain and len(paths) != 1:
         raise ParameterError(f"--explain: explains one photo, not {len(paths)}")
+    if arguments.explain and arguments.explain.suffix.lower() not in PICTURES:
+        raise ParameterError(f"--explain: {arguments.explain}: its name must end in {', '.join(PICTURES)}")
+    if arguments.explain and (arguments.explain.is_dir() or arguments.explain.resolve() == paths[0].resolve()):
+        raise ParameterError(f"--explain: {arguments.explain} is there, and would be lost; name a new file")
     if arguments.top is not None and arguments.top < 1:
         raise ParameterError(f"--top: {arguments.top} is less than 1")
     model = model_folder(arguments)
@@ -172,13 +197,14 @@ def predict_photos(arguments: argparse.Namespace) -> None:
         else:
             row = {"photo": str(path), **asdict(prediction), "text": to_text(prediction)}
         if arguments.json:
-            write(json.dumps(row, ensure_ascii=False))
+            write(to_json(row))
         elif not isinstance(prediction, DataError):
             write(f"{path}: {prediction.gem} {prediction.probability:.1%} ({to_text(prediction)})")
             for gem, probability in prediction.top if arguments.top else ():
                 write(f"    {probability:6.1%} {gem}")
     if arguments.explain and not failed:
-        predictor.explain(paths[0]).save(arguments.explain)
+        with files.atomic_write(arguments.explain) as new:
+            predictor.explain(paths[0]).save(new)
     if failed:
         raise DataError(f"{failed} of {len(paths)} photos could not be read")
 
@@ -192,16 +218,68 @@ def expand_paths(names: Sequence[str]) -> list[Path]:
     paths: list[Path] = []
     for name in names:
         path = Path(name)
+        if not name:
+            raise DataError("PHOTO: an empty name; name a file, a folder or a pattern")
         if path.is_dir():
-            matches = sorted(below for below in path.rglob("*") if below.suffix.lower() in image_folder.SUFFIXES)
+            matches = photos_below(path)
         elif path.exists():
             matches = [path]
+        elif path.is_symlink():
+            raise DataError(f"{name}: a link to {path.readlink()}, which is not there")
         else:
-            matches = sorted(Path(path.anchor or ".").glob(str(path.relative_to(path.anchor))))
+            try:
+                matches = sorted(Path(path.anchor or ".").glob(str(path.relative_to(path.anchor))))
+            except ValueError as error:
+                raise DataError(f"{name}: {error}") from None
+            matches = [match for match in matches if match.is_file()]
         if not matches:
             raise DataError(f"{name}: {'no photos in it' if path.is_dir() else 'no such file, folder or pattern'}")
         paths += matches
     return paths
+
+
+def photos_below(folder: Path) -> list[Path]:
+    """Returns all photos below a folder, also through links to folders. Prints how many entries are left out, and why.
+
+    Raises:
+        OSError: a folder cannot be read.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    photos, seen = [], set()
+    left_out: Counter[str] = Counter()
+    for root, folders, names in os.walk(folder, followlinks=True, onerror=refuse):
+        if (resolved := Path(root).resolve()) in seen:  # a link to a folder above or beside
+            folders.clear()
+            continue
+        seen.add(resolved)
+        for path in (Path(root, name) for name in names):
+            if path.suffix.lower() not in image_folder.SUFFIXES:
+                continue
+            if path.name.startswith("._"):
+                left_out["macOS's files about files (._*)"] += 1
+            elif not path.exists():
+                left_out["links to nothing"] += 1
+            elif not path.is_file():
+                left_out["neither files nor folders"] += 1
+            else:
+                photos.append(path)
+    if left_out:
+        reasons = ", ".join(f"{reason}: {count}" for reason, count in sorted(left_out.items()))
+        print(f"gemmodel: {folder}: left out {reasons}", file=sys.stderr)
+    return sorted(photos)
+
+
+def to_json(row: Mapping[str, Any]) -> str:
+    """Returns JSON in one line; characters that standard output cannot encode are escaped as JSON has it."""
+    line = json.dumps(row, ensure_ascii=False)
+    try:
+        line.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        return json.dumps(row)
+    return line
 
 
 def model_folder(arguments: argparse.Namespace) -> Path:
@@ -220,16 +298,84 @@ def registered_name() -> str:
 
 
 def serve_champion(host: str, port: int) -> None:
-    """Runs MLflow's scoring server with the champion, in this environment, and exits with the server's status."""
-    model = f"models:/{registered_name()}@champion"
-    options = ["--env-manager", "local", "--host", host, "--port", str(port)]
-    command = [sys.executable, "-m", "mlflow", "models", "serve", "--model-uri", model, *options]
-    print(f"gemmodel: {model} at http://{host}:{port}/invocations; ready in about 15 seconds; Ctrl+C ends it")
-    sys.exit(subprocess.call(command, env=os.environ | {"MLFLOW_TRACKING_URI": store.tracking_uri()}))
+    """Runs MLflow's scoring server with the champion, in this environment, and exits with the server's status.
+
+    Raises:
+        ParameterError: the port is none.
+        DataError: there is no champion.
+    """
+    check_port(port)
+    from gemmodel.register import locate
+
+    name = registered_name()
+    model = locate.mlflow_model(name)
+    with tempfile.TemporaryDirectory() as scratch:
+        if "%" in str(model.parent):  # which MLflow would decode; a link to the model itself it refuses
+            (link := Path(scratch) / "models").symlink_to(model.parent)
+            model = link / model.name
+        command = [sys.executable, "-m", "mlflow", "models", "serve", "--model-uri", str(model)]
+        command += ["--env-manager", "local", "--host", host, "--port", str(port)]
+        address = f"http://{host}:{port}/invocations"
+        print(f"gemmodel: champion of {name} at {address}; ready in about 15 seconds; Ctrl+C ends it", flush=True)
+        status = run_server(command, os.environ | {"MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"})
+    sys.exit(status)
+
+
+def serve_ui(host: str, port: int) -> None:
+    """Runs MLflow's UI on the store, and exits with its status; of a store that is a server, prints its address.
+
+    Raises:
+        ParameterError: the port is none.
+        DataError: there is no store.
+        TrackingError: the store is no SQLite file, or cannot be written.
+    """
+    check_port(port)
+    uri = store.tracking_uri()
+    if uri.startswith("http"):
+        print(f"the runs are on a server: open {uri}")
+        return
+    store.check_exists()
+    try:
+        store.relocate()
+    except sqlite3.Error as error:
+        raise TrackingError(f"{uri}: {error}") from None
+    command = [sys.executable, "-m", "mlflow", "server", "--workers", "1", "--host", host, "--port", str(port)]
+    variables = {name: value for name, value in os.environ.items() if name not in SERVER_VARIABLES}
+    print(f"gemmodel: MLflow's UI at http://{host}:{port}; ready in about 15 seconds; Ctrl+C ends it", flush=True)
+    command += ["--backend-store-uri", uri]
+    sys.exit(run_server(command, variables | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}))
+
+
+def run_server(command: Sequence[str], variables: Mapping[str, str]) -> int:
+    """Runs a server until it ends or Ctrl+C ends it, which it gets too; returns its exit status."""
+    with subprocess.Popen(command, env=variables) as server:
+        try:
+            return server.wait()
+        except KeyboardInterrupt:
+            server.wait()
+            return 0
+
+
+def check_port(port: int) -> None:
+    """Checks the number of a TCP port.
+
+    Raises:
+        ParameterError: it is none.
+    """
+    if not 0 < port < 65536:
+        raise ParameterError(f"--port: {port} is no port; it must be 1 to 65535")
 
 
 def serve_page(arguments: argparse.Namespace) -> None:
-    """Serves the web page until it is interrupted."""
+    """Serves the web page until it is interrupted.
+
+    Raises:
+        ParameterError: an option is out of range.
+        DataError: there is no model.
+    """
+    check_port(arguments.port)
+    if arguments.per_minute < 1:
+        raise ParameterError(f"--per-minute: {arguments.per_minute} is less than 1")
     from gemmodel.serve import app
 
     page = app.create_app(
@@ -245,13 +391,14 @@ def set_champion(version: str | None) -> None:
     """Makes a version of the registered model champion; None is the previous champion. Prints what has changed.
 
     Raises:
+        DataError: there is no registry.
         TrackingError: there is no such version, or no previous champion.
     """
     from gemmodel.register import versions
     from gemmodel.tracking import runs
 
     name = registered_name()
-    with runs.mlflow_store():
+    with runs.mlflow_store(create=False):
         print(versions.rollback(name) if version is None else versions.promote(name, version))
 
 
@@ -263,7 +410,7 @@ def run_worker() -> None:
     """
     if not os.environ.get("TF_CONFIG"):
         raise ParameterError("TF_CONFIG is not set: it lists all workers and says which one this is; see docs/gpus.md")
-    stages = yaml.safe_load(Path("dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    stages = params.read(Path("dvc.yaml"))["stages"]
     _, *command = shlex.split(stages["train"]["cmd"])
     sys.exit(subprocess.call([sys.executable, *command]))
 

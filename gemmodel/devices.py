@@ -1,6 +1,8 @@
 """The device that TensorFlow computes on, its precision and its determinism."""
 
+import json
 import os
+import sys
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -8,10 +10,14 @@ from gemmodel.core.errors import DeviceError, suppress_stderr
 from gemmodel.core.params import BaseParams
 
 QUIET = os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3") == "3"  # 0 shows TensorFlow's own messages
-
+# Path.expanduser fails for a user without a name, as in a container.
+KERAS_JSON = Path(os.path.expanduser(os.environ.get("KERAS_HOME") or "~/.keras"), "keras.json")  # noqa: PTH111
 
 with suppress_stderr() if QUIET else nullcontext():
-    import keras
+    try:
+        import keras
+    except (ValueError, AttributeError, OSError) as error:  # of keras.json; too early for `cli_errors`
+        sys.exit(f"Keras cannot be imported: {error}; correct or remove {KERAS_JSON}")
     import tensorflow as tf
 
 # CUDA compute capabilities from which tensor cores make convolutions of these types faster.
@@ -20,6 +26,7 @@ GPU_FLOAT16 = (7, 0)
 # CPUs on which bfloat16 convolutions are faster: Intel's with AMX, and AMD's with AVX512-bf16 (decision 6).
 CPU_BFLOAT16 = ({"GenuineIntel", "amx_bf16"}, {"AuthenticAMD", "avx512_bf16"})
 CPU_INFO = Path("/proc/cpuinfo")  # on Linux
+KERAS = {"backend": "tensorflow", "floatx": "float32", "epsilon": 1e-7, "image_data_format": "channels_last"}
 
 
 def prepare(base: BaseParams, *, device: str = "auto") -> str:
@@ -37,6 +44,7 @@ def prepare(base: BaseParams, *, device: str = "auto") -> str:
     Raises:
         DeviceError: `gpu` was requested and TensorFlow sees none.
     """
+    _apply_keras_defaults()
     gpus = tf.config.list_physical_devices("GPU")
     if device == "gpu" and not gpus:
         raise DeviceError(
@@ -57,6 +65,23 @@ def prepare(base: BaseParams, *, device: str = "auto") -> str:
         return f"CPU, {base.threads or os.cpu_count()} threads"
     names = [tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name) for gpu in gpus]
     return f"GPU: {', '.join(names)}"
+
+
+def _apply_keras_defaults() -> None:
+    """Sets Keras' own defaults, and names the values of the user's keras.json that differ: they are of other projects.
+
+    The backend cannot be set any more: `core.environment` does so before Keras is imported.
+    """
+    try:
+        present = json.loads(KERAS_JSON.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        present = {}
+    for name, value in KERAS.items():
+        if present.get(name, value) != value:
+            print(f"{KERAS_JSON}: {name} {present[name]} is ignored: {value} holds", file=sys.stderr)
+    keras.config.set_floatx("float32")
+    keras.config.set_epsilon(1e-7)
+    keras.config.set_image_data_format("channels_last")
 
 
 def precision(requested: str, *, cpu_info: Path = CPU_INFO) -> str:

@@ -6,7 +6,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from gemmodel.core import environment
 from gemmodel.core.errors import cli_errors
+
+IGNORED = environment.settle()  # here, since a stage imports Keras before it calls `command`
 
 
 def command(main: Callable[..., None]) -> None:
@@ -18,5 +21,7 @@ def command(main: Callable[..., None]) -> None:
         help_text = "required" if required else f"default: {default}"
         parser.add_argument(option, type=Path, required=required, default=default, metavar="PATH", help=help_text)
     arguments = vars(parser.parse_args())
+    for line in IGNORED:
+        print(f"{parser.prog}: {line}", file=sys.stderr)
     with cli_errors(parser.prog):
         main(**arguments)

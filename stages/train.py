@@ -7,7 +7,7 @@ from gemmodel import devices
 from gemmodel.core import files, hashing, params
 from gemmodel.models import conformal, saving
 from gemmodel.models.metadata import ModelMetadata
-from gemmodel.tracking import runs
+from gemmodel.tracking import runs, store
 from gemmodel.train import curves as learning_curves
 from gemmodel.train import distribution, fit
 from gemmodel.train.context import TrainingContext
@@ -35,7 +35,7 @@ def main(
         result = train_model(
             TrainingContext(
                 settings, split, augmented, features, mineral_classes,
-                checkpoints=backup, logs=runs.project_root() / "logs",
+                checkpoints=backup, logs=store.project_root() / "logs",
                 on_epoch=log.log_epoch if log else None, strategy=strategy,
             )
         )  # fmt: skip

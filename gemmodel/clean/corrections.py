@@ -1,9 +1,11 @@
 """Corrections by hand: a table of photos' right gems, and of photos to drop."""
 
 import csv
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from gemmodel.core import files
 from gemmodel.core.errors import DataError
 
 DROP = "drop"  # in place of a gem
@@ -24,16 +26,15 @@ def read(path: Path) -> dict[str, str]:
         DataError: the file is missing or not such a table, or corrects a photo in two ways.
     """
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:  # spreadsheets write a byte order mark
-            reader = csv.DictReader(file)
-            header = reader.fieldnames or COLUMNS
-            rows = [row for row in reader if any(row.values())]
+        reader = csv.DictReader(io.StringIO(files.read_text(path), newline=""))
+        header = reader.fieldnames or COLUMNS
+        rows = [row for row in reader if any(row.values())]
     except FileNotFoundError:
         raise DataError(
             f"{path}: no such file; clean.corrections names it, and its header is {','.join(COLUMNS)}"
         ) from None
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path}: not a CSV file in UTF-8: {error}") from None
+    except csv.Error as error:
+        raise DataError(f"{path}: not a CSV file: {error}") from None
     if not set(COLUMNS) <= set(header):
         raise DataError(f"{path}: its first line must be {','.join(COLUMNS)}")
     gems: dict[str, str] = {}

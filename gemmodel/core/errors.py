@@ -40,6 +40,7 @@ def cli_errors(command: str) -> Iterator[None]:
     """Ends a command on a failure that the user can fix: one line on standard error, exit status 1."""
     try:
         yield
+        print(end="", flush=True)  # here, where a closed pipe is caught
     except GemmodelError as error:
         sys.exit(f"{command}: {error}")
     except BrokenPipeError:  # the reader of the output closed it, as `head` does

@@ -63,6 +63,23 @@ def _tidy(beside: Path, target: Path) -> None:
     shutil.rmtree(beside, ignore_errors=True)
 
 
+def read_text(path: Path) -> str:
+    """Returns the text of a file that people edit: UTF-8, with or without the byte order mark of Windows' editors.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        DataError: the file is in another encoding.
+    """
+    content = path.read_bytes()
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in content:
+        raise DataError(f'{path}: not UTF-8, but like UTF-16 (Windows\' "Unicode"); save it as UTF-8')
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise DataError(f"{path}:{line}: not UTF-8: byte 0x{content[error.start]:02x}; save it as UTF-8") from None
+
+
 def write_json(path: Path, value: Any) -> None:
     """Writes a value as indented JSON, with keys in their order, whole or not at all."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")

@@ -6,14 +6,12 @@ The comments in params.yaml explain each value and its default.
 """
 
 import re
-from contextlib import suppress
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
-import yaml
-
-from gemmodel.core.errors import ParameterError
+from gemmodel.core import files
+from gemmodel.core.errors import DataError, ParameterError
 
 
 @dataclass(frozen=True)
@@ -47,6 +45,7 @@ RENAMED = {  # keys of version 0.1 and their present names
     "split.most_per_class": "split.max_per_class",
     "train.unknown_share": "train.ood_false_positive_rate",
 }
+YAML_1_1_BOOLEANS = {"yes", "no", "on", "off", "y", "n"}  # text to YAML 1.2, which DVC and this project read
 RENAMED_VALUES = {"fly": "on_the_fly", "by_hand": "manual"}
 
 
@@ -310,16 +309,28 @@ def load(path: Path) -> Params:
 
 
 def read(path: Path) -> Any:
-    """Reads a YAML file.
+    """Reads a YAML file as DVC does, by the same library and by YAML 1.2, so both see the same values.
+
+    `1E-3` is a number, `010` is ten, `yes` is text. A key that is there twice is an error.
 
     Raises:
-        ParameterError: the file is missing or not YAML.
+        ParameterError: the file is missing or not YAML, or not UTF-8.
     """
+    from ruamel.yaml import YAML  # here, since a registered model imports this module without it
+    from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        return YAML(typ="safe").load(files.read_text(path))
     except FileNotFoundError:
         raise ParameterError(f"{path}: no such file; run this from the project's root") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except DataError as error:  # not UTF-8
+        raise ParameterError(str(error)) from None
+    except MarkedYAMLError as error:
+        line = f"{path}:{error.problem_mark.line + 1}" if error.problem_mark else str(path)
+        if str(error.problem).startswith("found duplicate key"):
+            raise ParameterError(f"{line}: {error.problem}; remove one of the two lines") from None
+        raise ParameterError(f"{line}: not valid YAML: {error.problem or error.context}") from None
+    except YAMLError as error:
         raise ParameterError(f"{path}: not valid YAML: {error}".replace("\n", " ")) from None
 
 
@@ -364,11 +375,13 @@ def _checked(value: Any, kind: Any, name: str) -> Any:
         return tuple(_checked(item, get_args(kind)[0], f"{name}[{i}]") for i, item in enumerate(value))
     if kind is float and type(value) is int:
         return float(value)
-    if kind is float and isinstance(value, str) and "e" in value:
-        with suppress(ValueError):  # YAML 1.1 reads 1e-05, as DVC writes it, as text
-            return float(value)
     if type(value) is not kind:
-        raise ParameterError(f"{name} is {value!r}; it must be of type {kind.__name__}")
+        remedy = ""
+        if kind is bool and str(value).lower() in YAML_1_1_BOOLEANS:
+            remedy = "; write true or false"
+        elif kind is str and value is not None and not isinstance(value, list | dict):
+            remedy = "; write it in quotes"
+        raise ParameterError(f"{name} is {value!r}; it must be of type {kind.__name__}{remedy}")
     return value
 
 

@@ -27,18 +27,24 @@ CHAMPION_QUERY = """
 
 
 def champion_path(name: str) -> Path:
-    """Returns the champion's model folder, as `saving.save` wrote it.
+    """Returns the champion's model folder, as `saving.save` wrote it; see `mlflow_model`."""
+    return next((mlflow_model(name) / "artifacts").iterdir())  # the only one, which `registration.register` logged
+
+
+def mlflow_model(name: str) -> Path:
+    """Returns the champion's folder, as MLflow wrote it.
 
     Args:
         name: of the registered model.
 
     Raises:
-        DataError: there is no champion.
+        DataError: there is no champion, or its files are not there.
         TrackingError: the registry cannot be reached.
     """
-    uri = os.environ.get("MLFLOW_REGISTRY_URI") or store.tracking_uri()
+    store.check_exists()
+    uri, file = store.tracking_uri(), store.sqlite_file()
     try:
-        champion = _query_sqlite(uri, name) if uri.startswith("sqlite:///") else _query_server(uri, name)
+        champion = _query_sqlite(file, name) if file else _query_server(uri, name)
     except (sqlite3.Error, OSError, ValueError, KeyError):  # another schema, or a server with another kind of login
         from gemmodel.register import versions
 
@@ -46,21 +52,23 @@ def champion_path(name: str) -> Path:
     if champion is None:
         raise DataError(f"{uri}: {name} has no champion; `dvc repro` registers one, or name a folder with --model")
     source, location = champion
-    if location.startswith("file:"):
-        folder = Path(urllib.request.url2pathname(urllib.parse.urlparse(location).path))
-    else:
-        folder = _cached_download(uri, source)
-    if not (folder / "artifacts").is_dir():
+    local = location.startswith(("file:", "/"))
+    folder = store.artifact_path(location) if local else _cached_download(uri, source)
+    if not folder.is_dir():
+        raise DataError(
+            f"{folder}: the champion's files are not there; copy {store.ARTIFACTS}/ from where the project was, or "
+            "register the model again by `dvc repro -f -s register`, then `gemmodel promote` that version"
+        )
+    if not list(folder.glob("artifacts/*")):
         raise DataError(f"{folder}: an older version of this project wrote this model; `dvc repro` registers a new one")
-    return next((folder / "artifacts").iterdir())  # the only one, which `registration.register` logged
+    return folder
 
 
-def _query_sqlite(uri: str, name: str) -> tuple[str, str] | None:
-    """Returns the champion's source and the location of its files, as URIs; None without a champion."""
-    path = Path(uri.removeprefix("sqlite:///")).absolute()
-    if not path.is_file():
-        raise DataError(f"{path}: no such registry; `dvc repro` creates one, MLFLOW_TRACKING_URI names another")
-    with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as database:
+def _query_sqlite(file: Path, name: str) -> tuple[str, str] | None:
+    """Returns the champion's source and the location of its files; None without a champion."""
+    with contextlib.suppress(sqlite3.Error):  # of a store that cannot be written
+        store.relocate()
+    with contextlib.closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True)) as database:
         return database.execute(CHAMPION_QUERY, (name,)).fetchone()
 
 
@@ -80,7 +88,10 @@ def _query_server(uri: str, name: str) -> tuple[str, str]:
 
 def _cached_download(uri: str, source: str) -> Path:
     """Returns a model's folder in the user's cache. Its source contains a unique id, so the cache is never stale."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gemmodel"
+    try:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gemmodel"
+    except RuntimeError:  # a user without a name, as in a container
+        raise DataError("no home folder to keep a server's model in; set HOME or XDG_CACHE_HOME") from None
     folder = cache / hashlib.sha256(f"{uri} {source}".encode()).hexdigest()[:16]
     if not folder.is_dir():
         from gemmodel.register import versions

@@ -13,7 +13,7 @@ import gemmodel
 from gemmodel.tracking import runs
 
 MAX_DESCRIPTION = 5000  # characters that MLflow's tables hold
-SERVING_PACKAGES = ("ai-edge-litert", "numpy", "opencv-python-headless", "pandas", "pillow", "pyyaml")
+SERVING_PACKAGES = ("ai-edge-litert", "numpy", "opencv-python-headless", "pandas", "pillow")
 SIGNATURE = ModelSignature(
     inputs=Schema([ColSpec(DataType.string, "photo")]),
     outputs=Schema(

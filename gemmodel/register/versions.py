@@ -21,10 +21,15 @@ FORMER_CHAMPIONS = "former_champions"  # a tag of the registered model: version 
 
 
 def find(name: str, model_sha256: str) -> ModelVersion | None:
-    """Returns the first version with a model's hash, or None."""
+    """Returns the first version with a model's hash whose files are there, or None."""
     query = f"name = '{name}' and tags.{runs.MODEL_TAG} = '{model_sha256}'"
-    versions = mlflow.MlflowClient().search_model_versions(query, order_by=["version_number ASC"], max_results=1)
-    return versions[0] if versions else None
+    versions = mlflow.MlflowClient().search_model_versions(query, order_by=["version_number ASC"])
+    return next(filter(has_files, versions), None)
+
+
+def has_files(version: ModelVersion) -> bool:
+    """Returns whether a version's model is stored: a store that was moved without its artefacts lacks them."""
+    return bool(mlflow.artifacts.list_artifacts(artifact_uri=f"models:/{version.name}/{version.version}"))
 
 
 def get(name: str, number: str) -> ModelVersion:
@@ -41,7 +46,7 @@ def champion(name: str) -> ModelVersion | None:
 
 def champion_source(name: str) -> tuple[str, str] | None:
     """Returns the champion's source in MLflow's terms, and its location; None where there is no champion."""
-    with runs.mlflow_store():
+    with runs.mlflow_store(create=False):
         version = champion(name)
     return (str(version.source), str(version.source)) if version else None
 
@@ -137,6 +142,8 @@ def load_state(
         "champion": str(present.version),
         "champion_sha256": present.tags.get(runs.MODEL_TAG),
     }
+    if not has_files(present):
+        return RegistryState(**state, champion_error="its files are not there")
     champion_training_set = version_files.load_table(present, TRAINING_SET)
     champion_predictions = version_files.load_table(present, TEST_PREDICTIONS)
     if champion_training_set is None or champion_predictions is None:

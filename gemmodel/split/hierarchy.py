@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from gemmodel.core import files
 from gemmodel.core.errors import DataError
 
 
@@ -20,10 +21,10 @@ def read_hierarchy(path: Path) -> dict[str, str]:
         DataError: the file does not exist, is not such a YAML file, or names a gem twice.
     """
     try:
-        node = yaml.compose(path.read_text(encoding="utf-8"))  # keeps the text: No is a name here, not False
+        node = yaml.compose(files.read_text(path))  # keeps the text: No is a name here, not False
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; split.hierarchy names one, an empty one will do") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except yaml.YAMLError as error:
         raise DataError(f"{path}: not valid YAML: {error}".replace("\n", " ")) from None
     if node is None:
         return {}

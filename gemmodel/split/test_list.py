@@ -54,10 +54,10 @@ def read(path: Path) -> dict[str, str]:
     """Returns the raw paths on a test list by their SHA-256; see `resolve_test_list`.
 
     Raises:
-        DataError: the list does not exist, or has a line of another form.
+        DataError: the list does not exist, is not UTF-8, or has a line of another form.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = files.read_text(path).replace("\r\n", "\n").split("\n")
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; split.test_list names a list, which may be empty") from None
     listed = {}

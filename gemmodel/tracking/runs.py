@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import sqlite3
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -24,8 +25,7 @@ from requests import RequestException
 from sqlalchemy.exc import SQLAlchemyError
 
 from gemmodel.core.errors import TrackingError
-from gemmodel.tracking import metric_buffer
-from gemmodel.tracking.store import tracking_uri
+from gemmodel.tracking import metric_buffer, store
 
 logging.getLogger("mlflow").setLevel(logging.WARNING)
 
@@ -33,15 +33,6 @@ EXPERIMENT = "gemstones"
 KIND = {"mlflow.experimentKind": "custom_model_development"}  # the UI opens on runs, not on traces
 TABLES_TAG = "mlflow.loggedArtifacts"  # lists the artefacts that the UI shows as tables
 MODEL_TAG = "model_sha256"
-
-
-def project_root() -> Path:
-    """Returns the project's root, also from the copy in which `dvc exp run --temp` or `--queue` works."""
-    working_directory = Path.cwd()
-    for folder in (working_directory, *working_directory.parents):
-        if folder.parts[-3:] == (".dvc", "tmp", "exps"):
-            return folder.parents[2]
-    return working_directory
 
 
 @contextmanager
@@ -55,35 +46,41 @@ def ignoring(*codes: str) -> Iterator[None]:
 
 
 @contextmanager
-def mlflow_store() -> Iterator[None]:
+def mlflow_store(*, create: bool = True) -> Iterator[None]:
     """Opens the store, creates it once and under a lock, and reports its failures in one line.
 
+    Args:
+        create: whether to create a SQLite file that is not there.
+
     Raises:
+        DataError: the file is not there and is not to be created.
         TrackingError: the store does not answer, or is of another MLflow version.
     """
-    uri = tracking_uri()
-    lock = project_root() / "mlflow.db.lock"
-    if uri.startswith("sqlite:///"):  # a relative path starts at the root, not in a temporary copy
-        file = project_root() / uri.removeprefix("sqlite:///")
-        uri, lock = f"sqlite:///{file.as_posix()}", file.with_name(f"{file.name}.lock")  # other checkouts may share it
+    if not create:
+        store.check_exists()
+    uri, file = store.tracking_uri(), store.sqlite_file()
+    lock = store.project_root() / "mlflow.db.lock" if file is None else file.with_name(f"{file.name}.lock")
     mlflow.set_tracking_uri(uri)
-    name = os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT)
+    name = os.environ.get("MLFLOW_EXPERIMENT_NAME", "").strip() or EXPERIMENT
     try:
         with FileLock(lock):
+            store.relocate()
             if mlflow.get_experiment_by_name(name) is None:
                 # MLflow's default is the working directory, which may be a temporary copy.
-                local = (project_root() / "mlruns").as_uri() if uri.startswith("sqlite:") else None
+                local = file.with_name(store.ARTIFACTS).as_uri() if file else None
                 with ignoring("RESOURCE_ALREADY_EXISTS"):  # by another machine, just now
                     mlflow.create_experiment(name, artifact_location=local, tags=KIND)
             mlflow.set_experiment(name)
         yield
-    except (MlflowException, RequestException, SQLAlchemyError) as error:
+    except (MlflowException, RequestException, SQLAlchemyError, sqlite3.Error, ModuleNotFoundError) as error:
         line = str(error).splitlines()[0]
         if "database schema" in line or "revision identified by" in line:
             raise TrackingError(
                 f"{uri}: this store belongs to another version of MLflow than {mlflow.__version__}. If it is older, "
                 f"back it up and run `mlflow db upgrade {uri}`; if newer, install its MLflow or set MLFLOW_TRACKING_URI"
             ) from None
+        if isinstance(error, ModuleNotFoundError):  # of a database's driver; the URI may hold a password
+            raise TrackingError(f"MLFLOW_TRACKING_URI: {line}; see docs/team.md for the driver") from None
         raise TrackingError(f"{uri}: {line}") from error
 
 
@@ -192,7 +189,7 @@ def active_run_id() -> str:
 
 
 def _unsent() -> Path:
-    return project_root() / "logs" / "unsent"
+    return store.project_root() / "logs" / "unsent"
 
 
 def provenance() -> dict[str, str]:

@@ -1,10 +1,161 @@
-"""Which MLflow store is in use. Does not import MLflow."""
+"""Which MLflow store is in use, and where its artefacts are. Does not import MLflow.
+
+MLflow writes artefacts' locations as absolute paths. Those of a SQLite file are in `mlruns` beside it, so that both can
+be moved or copied together: `relocate` corrects the locations then (decision 27).
+"""
 
 import os
+import re
+import sqlite3
+import sys
+import urllib.parse
+import urllib.request
+from contextlib import closing
+from pathlib import Path
 
-DEFAULT_URI = "sqlite:///mlflow.db"
+from gemmodel.core.errors import DataError, TrackingError
+
+SQLITE, DEFAULT_URI = "sqlite:///", "sqlite:///mlflow.db"
+ARTIFACTS = "mlruns"  # beside a SQLite file, as MLflow's own default
+ROOT = re.compile(rf"((?:file:|/).*/{ARTIFACTS})(?:/.*)?", re.DOTALL)  # of a location
+LOCATIONS = {  # columns of MLflow's tables
+    "experiments": ("artifact_location",),
+    "runs": ("artifact_uri",),
+    "logged_models": ("artifact_location",),
+    "model_versions": ("source", "storage_location"),
+    "trace_tags": ("value",),
+}
+
+
+def project_root() -> Path:
+    """Returns the project's root, also from the copy in which `dvc exp run --temp` or `--queue` works."""
+    working_directory = Path.cwd()
+    for folder in (working_directory, *working_directory.parents):
+        if folder.parts[-3:] == (".dvc", "tmp", "exps"):
+            return folder.parents[2]
+    return working_directory
 
 
 def tracking_uri() -> str:
-    """Returns the store's URI: the environment's MLFLOW_TRACKING_URI, or a file in the project's root."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
+    """Returns the store's URI as MLflow takes it: MLFLOW_TRACKING_URI, or a SQLite file in the project's root.
+
+    Raises:
+        TrackingError: a variable names a store that cannot be used.
+    """
+    uri = _configured()
+    if (file := sqlite_file()) is None:
+        return uri
+    path = file.as_posix()
+    # MLflow would decode a `%`, or create a folder of the encoded name, and take a `?` for the beginning of a query.
+    return SQLITE + (os.path.relpath(file) if {"%", "?"} & set(path) else path)
+
+
+def sqlite_file() -> Path | None:
+    """Returns the path of the store's SQLite file; None of another store. A relative one starts at the project's root.
+
+    Raises:
+        TrackingError: a variable names a store that cannot be used.
+    """
+    database = _configured().removeprefix(SQLITE)
+    if database == _configured() or "?" in database:  # options of SQLite are MLflow's matter
+        return None
+    return (project_root() / urllib.parse.unquote(database)).resolve()
+
+
+def check_exists() -> None:
+    """Checks that there is a store, for commands that only read one: MLflow would create an empty one.
+
+    Raises:
+        DataError: there is no SQLite file.
+        TrackingError: a variable names a store that cannot be used.
+    """
+    file = sqlite_file()
+    if file is not None and not file.is_file():
+        remedy = "`dvc repro` creates one, MLFLOW_TRACKING_URI names another"
+        for folder in Path.cwd().parents:
+            if (folder / "dvc.yaml").is_file() and (folder / "params.yaml").is_file():
+                remedy = f"run this in the project's root, {folder}"
+        raise DataError(f"{file}: no such registry; {remedy}")
+
+
+def relocate() -> None:
+    """Corrects the locations in a SQLite store that was moved or copied together with its artefacts, and says so.
+
+    A location is of a former place if its artefacts are beside the store now, or if nothing is there any more.
+
+    Raises:
+        sqlite3.Error: the store is not MLflow's, or cannot be written.
+    """
+    file = sqlite_file()
+    if file is None or not file.is_file():
+        return
+    here = file.with_name(ARTIFACTS)
+    with closing(sqlite3.connect(f"{file.as_uri()}?mode=rw", uri=True)) as database:
+        tables = {name for (name,) in database.execute("select name from sqlite_master where type = 'table'")}
+        columns = [(table, column) for table in LOCATIONS if table in tables for column in LOCATIONS[table]]
+        if "experiments" not in tables:
+            return
+        roots = {match[1] for (location,) in database.execute("select artifact_location from experiments")
+                 if (match := ROOT.fullmatch(location or ""))}  # fmt: skip
+        moved = [root for root in sorted(roots) if to_path(root) != here and _was_moved(database, root, here)]
+        reported = {to_path(root) for root in moved if _run_paths(database, root)}  # an empty one is not missed
+        for root in moved:
+            new = here.as_uri() if root.startswith("file:") else here.as_posix()
+            with database:
+                for table, column in columns:
+                    database.execute(
+                        f"update {table} set {column} = ? || substr({column}, ?) "
+                        f"where {column} = ? or substr({column}, 1, ?) = ?",
+                        (new, len(root) + 1, root, len(root) + 1, f"{root}/"),
+                    )
+    for former in sorted(reported):
+        print(f"{file}: moved or copied: its artefacts were in {former}, and are looked up in {here}", file=sys.stderr)
+
+
+def artifact_path(location: str) -> Path:
+    """Returns the path of artefacts of a SQLite store: beside the store where they are there, else their location.
+
+    Args:
+        location: a path or `file:` URI in the store.
+    """
+    path, file, match = to_path(location), sqlite_file(), ROOT.fullmatch(location)
+    if file is not None and match is not None:  # a moved store that cannot be written
+        beside = file.with_name(ARTIFACTS) / path.relative_to(to_path(match[1]))
+        return beside if beside.exists() else path
+    return path
+
+
+def to_path(location: str) -> Path:
+    """Returns the path that a `file:` URI or a path names."""
+    if not location.startswith("file:"):
+        return Path(location)
+    return Path(urllib.request.url2pathname(urllib.parse.urlsplit(location).path))
+
+
+def _was_moved(database: sqlite3.Connection, root: str, here: Path) -> bool:
+    former = to_path(root)
+    if not former.exists():
+        return True
+    if here.exists() and here.samefile(former):
+        return False
+    return any((here / path.relative_to(former)).parent.exists() for path in _run_paths(database, root))
+
+
+def _run_paths(database: sqlite3.Connection, root: str) -> list[Path]:
+    query = "select artifact_uri from runs where substr(artifact_uri, 1, ?) = ?"
+    return [to_path(location) for (location,) in database.execute(query, (len(root) + 1, f"{root}/"))]
+
+
+def _configured() -> str:
+    uri = os.environ.get("MLFLOW_TRACKING_URI", "").strip() or DEFAULT_URI
+    registry = os.environ.get("MLFLOW_REGISTRY_URI") or uri
+    if registry != uri:
+        raise TrackingError(
+            f"MLFLOW_REGISTRY_URI: {registry}: runs and registered models are in one store here; unset it, and name "
+            "the store in MLFLOW_TRACKING_URI"
+        )
+    if ("://" not in uri and not uri.startswith("databricks")) or uri.startswith("file:"):
+        raise TrackingError(
+            f"MLFLOW_TRACKING_URI: {uri}: not a store; it is like sqlite:///mlflow.db or https://mlflow.example"
+        )
+    return uri

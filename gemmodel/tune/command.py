@@ -106,7 +106,7 @@ def run(arguments: argparse.Namespace) -> None:
     check_up_to_date(set(inputs.values()), values)
 
     from gemmodel import devices
-    from gemmodel.tracking import runs
+    from gemmodel.tracking import store
     from gemmodel.train.context import TrainingContext
     from gemmodel.tune import search
 
@@ -125,7 +125,7 @@ def run(arguments: argparse.Namespace) -> None:
         code=hashing.code_digest(*TRAINING_CODE)[:16],
         context=TrainingContext(
             settings, arguments.split, arguments.augmented, arguments.features, files.read_json(arguments.hierarchy),
-            checkpoints=arguments.backup, logs=runs.project_root() / "logs",
+            checkpoints=arguments.backup, logs=store.project_root() / "logs",
         ),
         log=lambda line: print(line, flush=True),
     )  # fmt: skip

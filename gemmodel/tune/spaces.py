@@ -6,13 +6,13 @@ A single value is fixed, a list is a choice of its entries, and `{low, high}` is
 import copy
 import itertools
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import optuna
-import yaml
 from dvc.utils.serialize import dumps_yaml, parse_yaml_for_update  # type: ignore[import-untyped]
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from ruamel.yaml.comments import CommentedSeq
@@ -146,8 +146,11 @@ def apply_changes(text: str, changes: Mapping[str, Any]) -> str:
 
 
 def to_cli(value: Any) -> str:
-    """Returns a value as params.yaml and `dvc exp run -S` have it."""
-    return value if isinstance(value, str) else json.dumps(value)
+    """Returns a value as `dvc exp run -S` takes it: text that Hydra's grammar would not take as such is in quotes."""
+    if not isinstance(value, str):
+        return json.dumps(value)
+    plain = re.fullmatch(r"[A-Za-z][\w./:-]*", value) and value.lower() not in ("true", "false", "null", "nan", "inf")
+    return value if plain else "'" + value.replace("'", r"\'") + "'"
 
 
 def _in_one_line(value: list[Any]) -> CommentedSeq:
@@ -179,7 +182,7 @@ def _range(name: str, value: Mapping[str, Any]) -> Axis:
     if unknown or "low" not in value or "high" not in value:
         raise ParameterError(f"{name}: a range is {{low: ..., high: ...}}, and may have log: true or step: ...")
     try:
-        numbers = {bound: yaml.safe_load(str(value[bound])) for bound in ("low", "high", "step") if bound in value}
+        numbers = {bound: value[bound] for bound in ("low", "high", "step") if bound in value}
         log = value.get("log", False)
         if all(type(number) is int for number in numbers.values()):
             return IntDistribution(**numbers, log=log)

@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from gemmodel.core.errors import ParameterError, TrackingError
-from gemmodel.tracking import runs
+from gemmodel.tracking import store
 
 MAX_RETRIES = 3  # of a trial whose process was killed: the trial may be the cause
 MISSED_HEARTBEATS = 3  # after which a trial's process counts as killed
@@ -65,7 +65,7 @@ def resolve_uri(uri: str) -> str:
     if url.get_backend_name() not in CONNECT_ARGS or not url.database:
         raise ParameterError(f"--storage: {url.drivername}: it must be sqlite:///FILE or postgresql://USER@HOST/NAME")
     if url.get_backend_name() == "sqlite":
-        url = url.set(database=str(runs.project_root() / url.database))
+        url = url.set(database=str(store.project_root() / url.database))
     elif url.drivername == "postgresql":  # SQLAlchemy's default driver differs between versions
         url = url.set(drivername="postgresql+psycopg2")
     return url.render_as_string(hide_password=False)

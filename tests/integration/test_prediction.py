@@ -1,6 +1,7 @@
 """Prediction without TensorFlow: the LiteRT export, the predictor, and the command `gemmodel predict`."""
 
 import json
+import os
 import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -245,6 +246,11 @@ def test_predict_prints_more_gems_and_draws_the_explanation(
         (["*.tif"], "*.tif: no such file, folder or pattern"),
         (["empty"], "empty: no photos in it"),
         (["one.jpg", "text.jpg", "--explain", "explanation.png"], "--explain: explains one photo, not 2"),
+        (["one.jpg", "--explain", "why.xyz"], "--explain: why.xyz: its name must end in .png"),
+        (["one.jpg", "--explain", "./one.jpg"], "--explain: one.jpg is there, and would be lost"),
+        ([""], "PHOTO: an empty name"),
+        (["**jpg"], "**jpg: Invalid pattern"),
+        (["gone.jpg"], "gone.jpg: a link to nothing.jpg, which is not there"),
         (["one.jpg", "--top", "0"], "--top: 0 is less than 1"),
         (["one.jpg", "--model", "empty"], "model.tflite: no such model"),
         (["one.jpg"], "mlflow.db: no such registry; `dvc repro` creates one"),
@@ -254,7 +260,34 @@ def test_predict_refuses_in_one_line(
     run: Run, refused: Any, photos: Path, arguments: Sequence[str], expected: str
 ) -> None:
     (photos / "empty").mkdir(exist_ok=True)
+    if not (photos / "gone.jpg").is_symlink():
+        (photos / "gone.jpg").symlink_to("nothing.jpg")
     refused(predict(run, photos, *arguments), "gemmodel", expected)
+
+
+def test_predict_takes_the_photos_of_a_folder_and_names_what_it_leaves_out(
+    run: Run, model: Path, tmp_path: Path, draw: Any
+) -> None:
+    folder = tmp_path / "photos"
+    (folder / "folder.jpg").mkdir(parents=True)
+    draw(1).save(folder / "folder.jpg" / "Rubí.jpg")
+    draw(2).save(tmp_path / "elsewhere.png")
+    draw(3).save(os.fsencode(folder) + b"/a\xff.jpg", format="JPEG")  # a name that is no UTF-8
+    (folder / "._a.jpg").write_text("macOS")
+    (folder / "gone.jpg").symlink_to("nothing.jpg")
+    (folder / "linked").symlink_to(tmp_path)  # which holds the folder itself, too
+    os.mkfifo(folder / "pipe.jpg")
+    for encoding, name in (("utf-8", "Rubí"), ("ascii", r"Rub\xed"), ("utf-8:strict", "Rubí")):
+        ended = predict(run, tmp_path, "photos", "--model", model, PYTHONIOENCODING=encoding, PYTHONUTF8="1")
+        assert ended.returncode == 0, ended.stderr
+        names = [line.rsplit(": ", 1)[0] for line in ended.stdout.splitlines()]
+        assert names == [r"photos/a\udcff.jpg", f"photos/folder.jpg/{name}.jpg", "photos/linked/elsewhere.png"]
+        assert ended.stderr == (
+            "gemmodel: photos: left out links to nothing: 1, macOS's files about files (._*): 1, "
+            "neither files nor folders: 1\n"
+        )
+    ended = predict(run, tmp_path, "photos/folder.jpg", "--json", "--model", model, PYTHONIOENCODING="ascii")
+    assert json.loads(ended.stdout)["photo"] == "photos/folder.jpg/Rubí.jpg"
 
 
 @pytest.mark.parametrize("command", ["predict", "--help"])

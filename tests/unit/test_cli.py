@@ -1,12 +1,17 @@
 """The command `gemmodel`, as users run it."""
 
 import json
+import os
+import shlex
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.conftest import ROOT
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -22,6 +27,7 @@ def test_help_lists_all_commands(run: Run, tmp_path: Path) -> None:
         "devices",
         "predict",
         "serve",
+        "ui",
         "app",
         "tune",
         "pin-test",
@@ -113,3 +119,65 @@ def test_check_refuses_a_wrong_parameter(
 
 def test_worker_without_tf_config_is_an_error(run: Run, refused: Any, tmp_path: Path) -> None:
     refused(run("-m", "gemmodel.cli", "worker", cwd=tmp_path, TF_CONFIG=""), "gemmodel", "TF_CONFIG")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["predict", "../photo.jpg"], "mlflow.db: no such registry"),
+        (["serve"], "mlflow.db: no such registry"),
+        (["ui"], "mlflow.db: no such registry"),
+        (["app"], "mlflow.db: no such registry"),
+        (["promote", "1"], "mlflow.db: no such registry"),
+        (["rollback"], "mlflow.db: no such registry"),
+        (["tune", "space.yaml"], "params.yaml: no such file"),
+        (["check"], "params.yaml: no such file"),
+        (["pin-test"], "manifest.jsonl: no such file"),
+        (["serve", "--port", "99999"], "--port: 99999 is no port"),
+        (["app", "--port", "-1"], "--port: -1 is no port"),
+        (["ui", "--port", "0"], "--port: 0 is no port"),
+        (["app", "--per-minute", "0"], "--per-minute: 0 is less than 1"),
+    ],
+)
+def test_outside_of_a_project_a_command_ends_in_one_line_and_leaves_nothing(
+    run: Run, refused: Any, tmp_path: Path, arguments: list[str], expected: str
+) -> None:
+    (tmp_path / "photo.jpg").touch()
+    (tmp_path / "empty").mkdir()
+    refused(run("-m", "gemmodel.cli", *arguments, cwd=tmp_path / "empty"), "gemmodel", expected)
+    assert list((tmp_path / "empty").iterdir()) == []
+
+
+@pytest.mark.parametrize("arguments", [[], ["nonsense"], ["serve", "--port", "abc"], ["predict"]])
+def test_a_wrong_command_line_is_refused_in_one_line(run: Run, tmp_path: Path, arguments: list[str]) -> None:
+    ended = run("-m", "gemmodel.cli", *arguments, cwd=tmp_path)
+    assert ended.returncode == 2
+    assert len(ended.stderr.splitlines()) == 1
+    assert "--help" in ended.stderr
+
+
+def test_a_reader_that_ends_early_causes_no_traceback(tmp_path: Path) -> None:
+    (tmp_path / "Ruby").mkdir()
+    (tmp_path / "Ruby" / "1.jpg").touch()
+    for shell in ("| true", ">&-", "> /dev/full"):
+        command = f"{shlex.quote(sys.executable)} -m gemmodel.cli count . {shell}"
+        ended = subprocess.run(
+            command,
+            shell=True,
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+        )
+        assert len(ended.stderr.splitlines()) <= 1, ended.stderr
+        assert "Traceback" not in ended.stderr
+
+
+def test_variables_that_do_not_count_are_named(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "1.jpg").touch()
+    ended = run("-m", "gemmodel.cli", "count", ".", cwd=tmp_path, MLFLOW_RUN_ID="abc", KERAS_BACKEND="jax")
+    assert ended.returncode == 0
+    assert ended.stderr.splitlines() == [
+        "gemmodel: KERAS_BACKEND=jax is ignored: tensorflow holds",
+        "gemmodel: MLFLOW_RUN_ID=abc is ignored: each training opens a run of its own",
+    ]

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
+from dvc.utils.serialize import load_yaml
 
 from gemmodel.core import params
 from gemmodel.core.errors import ParameterError
@@ -179,8 +180,54 @@ def test_a_missing_file_is_an_error_with_its_path(tmp_path: Path) -> None:
         params.load(tmp_path / "none.yaml")
 
 
-def test_a_small_number_is_read_as_dvc_writes_it(settings: Settings) -> None:
-    assert settings({"train.learning_rate": "1e-05"}).train.learning_rate == 1e-05  # text to YAML 1.1
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("1E-3", 1e-3), ("1e-05", 1e-5), ("1.2e2", 120.0), ("0010", 10.0), ("1_0", 10.0), (".5", 0.5), ("0o10", 8.0)],
+)
+def test_a_number_is_the_one_that_dvc_sees(tmp_path: Path, text: str, value: float) -> None:
+    path = changed_line(tmp_path, "  rotation: 40.0", f"  rotation: {text}")
+    assert params.load(path).augment.rotation == value
+    assert load_yaml(path)["augment"]["rotation"] == value
+
+
+def changed_line(folder: Path, old: str, new: str) -> Path:
+    """Write the shipped parameters with another text for one line's beginning."""
+    shipped = (ROOT / "params.yaml").read_text(encoding="utf-8")
+    assert shipped.count(f"{old} ") == 1
+    (folder / "params.yaml").write_text(shipped.replace(f"{old} ", f"{new} "), encoding="utf-8")
+    return folder / "params.yaml"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("  rotation: 40.0", "  rotation: 40.0\n  rotation: 30.0", r':\d+: found duplicate key "rotation".*remove one'),
+        ("  deterministic: true", "  deterministic: yes", "deterministic is 'yes'.*; write true or false"),
+        ("  tensorboard: false", "  tensorboard: Off", "tensorboard is 'Off'.*; write true or false"),
+        ("  only: []", "  only: [1, 2]", r"only\[0\] is 1; .*write it in quotes"),
+        ("  rotation: 40.0", "  rotation: 0:40", "rotation is '0:40'; it must be of type float"),
+        ("  rotation: 40.0", "  rotation: ~", "rotation is None; it must be of type float"),
+        ("  folder: photos", "  folder: [photos", r"params\.yaml:\d+: not valid YAML"),
+    ],
+)
+def test_what_dvc_would_see_otherwise_or_not_at_all_is_refused(
+    tmp_path: Path, old: str, new: str, expected: str
+) -> None:
+    with pytest.raises(ParameterError, match=expected):
+        params.load(changed_line(tmp_path, old, new))
+
+
+def test_a_byte_order_mark_is_read_and_utf_16_is_refused_by_name(tmp_path: Path) -> None:
+    path, text = tmp_path / "params.yaml", (ROOT / "params.yaml").read_text(encoding="utf-8")
+    path.write_text(text, encoding="utf-8-sig")
+    assert params.load(path) == params.load(ROOT / "params.yaml")
+    for encoding in ("utf-16", "utf-16-le"):  # with and without a mark
+        path.write_text(text, encoding=encoding)
+        with pytest.raises(ParameterError, match=r"params\.yaml: not UTF-8, but like UTF-16.*save it as UTF-8"):
+            params.load(path)
+    path.write_text(f"# größer\n{text}", encoding="cp1252")
+    with pytest.raises(ParameterError, match=r"params\.yaml:1: not UTF-8: byte 0xf6"):
+        params.load(path)
 
 
 def lookup(values: dict[str, Any], name: str) -> tuple[dict[str, Any], str]:

@@ -1,0 +1,47 @@
+"""What of the environment counts.
+
+docs/team.md lists the variables that count. Others that MLflow, Keras or Matplotlib read, and that would change a
+result in silence, are set or ignored here.
+"""
+
+import os
+import sys
+
+FIXED = {  # by variable: the only value with which the project works
+    "KERAS_BACKEND": "tensorflow",
+    "TF_USE_LEGACY_KERAS": "0",
+}
+IGNORED = {  # by variable: what holds instead
+    "KERAS_MAX_EPOCHS": "train.epochs holds",
+    "KERAS_MAX_STEPS_PER_EPOCH": "an epoch is all photos",
+    "MLFLOW_ACTIVE_MODEL_ID": "metrics belong to a run",
+    "MLFLOW_ENABLE_ASYNC_LOGGING": "each stage ends after its metrics are logged",
+    "MLFLOW_EXPERIMENT_ID": "MLFLOW_EXPERIMENT_NAME names the experiment",
+    "MLFLOW_LOCK_MODEL_DEPENDENCIES": "a registered model has fixed requirements",
+    "MLFLOW_READ_REPLICA_BACKEND_STORE_URI": "MLFLOW_TRACKING_URI names the only store",
+    "MLFLOW_RUN_ID": "each training opens a run of its own",
+}
+
+
+def settle() -> list[str]:
+    """Sets and removes variables of this process, and so of those that it starts; makes its output printable.
+
+    Must run before Keras or MLflow is imported. Only commands call it: a program that imports the package keeps its
+    environment.
+
+    Returns:
+        One line for each variable that is not as it was.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # not where a test or a notebook replaces it
+            stream.reconfigure(errors="backslashreplace")  # for names that the terminal's encoding lacks
+    os.environ["MPLBACKEND"] = "agg"  # diagrams go to files; a notebook's backend may not be installed here
+    lines = []
+    for name, value in FIXED.items():
+        if os.environ.get(name, value).lower() not in (value, ""):
+            lines.append(f"{name}={os.environ[name]} is ignored: {value} holds")
+        os.environ[name] = value
+    for name, reason in IGNORED.items():
+        if value := os.environ.pop(name, ""):
+            lines.append(f"{name}={value} is ignored: {reason}")
+    return lines

@@ -1,0 +1,53 @@
+"""What of the environment counts: variables of other projects are ignored in words."""
+
+import os
+from typing import Any
+
+import pytest
+
+from gemmodel.core import environment
+
+
+def test_variables_that_do_not_count_are_ignored_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (*environment.FIXED, *environment.IGNORED):
+        monkeypatch.setenv(name, "x1")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://host")
+    lines = environment.settle()
+    assert [line.split("=x1 is ignored: ")[0] for line in lines] == [*environment.FIXED, *environment.IGNORED]
+    assert os.environ["KERAS_BACKEND"] == "tensorflow"
+    assert os.environ["MLFLOW_TRACKING_URI"] == "http://host"
+    assert "MLFLOW_RUN_ID" not in os.environ
+
+
+@pytest.mark.parametrize("value", [None, "", "tensorflow"])
+def test_what_changes_nothing_is_not_mentioned(monkeypatch: pytest.MonkeyPatch, value: str | None) -> None:
+    for name in (*environment.FIXED, *environment.IGNORED):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    if value is not None:
+        monkeypatch.setenv("KERAS_BACKEND", value)
+    assert environment.settle() == []
+    assert os.environ["KERAS_BACKEND"] == "tensorflow"
+
+
+def test_keras_settings_of_other_projects_are_ignored_in_words(run: Any, tmp_path: Any) -> None:
+    settings = '{"backend": "torch", "floatx": "float16", "epsilon": 0.1, "image_data_format": "channels_first"}'
+    (tmp_path / "keras.json").write_text(settings)
+    code = """
+import stages
+from gemmodel import devices
+from gemmodel.core.params import BaseParams
+import keras
+devices.prepare(BaseParams(1, 32, False, 1))
+config = keras.config
+print(config.backend(), config.floatx(), config.epsilon(), config.image_data_format())
+"""
+    ended = run("-c", code, cwd=tmp_path, KERAS_HOME=str(tmp_path), KERAS_BACKEND="jax", CUDA_VISIBLE_DEVICES="-1")
+    assert (ended.returncode, ended.stdout) == (0, "tensorflow float32 1e-07 channels_last\n"), ended.stderr
+    named = [line.split("keras.json: ")[1].split(" is ignored")[0] for line in ended.stderr.splitlines()]
+    assert named == ["backend torch", "floatx float16", "epsilon 0.1", "image_data_format channels_first"]
+    (tmp_path / "keras.json").write_text('{"floatx": "bfloat16"}')
+    ended = run("-c", code, cwd=tmp_path, KERAS_HOME=str(tmp_path))
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("Keras cannot be imported: Invalid `floatx`"), ended.stderr
+    assert ended.stderr.endswith(f"correct or remove {tmp_path / 'keras.json'}\n")

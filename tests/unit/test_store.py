@@ -1,0 +1,134 @@
+"""Where the MLflow store and its artefacts are, without MLflow."""
+
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from gemmodel.core.errors import DataError, TrackingError
+from gemmodel.tracking import store
+
+COLUMNS = {
+    "experiments": "artifact_location",
+    "runs": "artifact_uri",
+    "logged_models": "artifact_location",
+    "model_versions": "storage_location",
+}
+Locations = dict[str, str]
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
+    """Work in a folder, with the default store."""
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
+        monkeypatch.delenv(name, raising=False)
+
+    def work_in(name: str) -> Path:
+        (tmp_path / name).mkdir(parents=True, exist_ok=True)
+        monkeypatch.chdir(tmp_path / name)
+        return tmp_path / name
+
+    return work_in
+
+
+def write(folder: Path, root: str, *, files: bool = True) -> None:
+    """Write a store whose artefacts are in a root, and the files of its run beside it."""
+    locations = {"experiments": root, "runs": f"{root}/r1/artifacts", "logged_models": f"{root}/models/m-1/artifacts",
+                 "model_versions": f"{root}/models/m-1/artifacts"}  # fmt: skip
+    with sqlite3.connect(folder / "mlflow.db") as database:
+        for table, column in COLUMNS.items():
+            extra = ", source text" if table == "model_versions" else ""
+            database.execute(f"create table {table} ({column} text{extra})")
+            database.execute(f"insert into {table} ({column}) values (?)", (locations[table],))
+        database.execute("insert into experiments values ('s3://bucket/mlruns/1')")
+    if files:
+        (folder / "mlruns" / "r1" / "artifacts").mkdir(parents=True)
+
+
+def locations(folder: Path) -> list[str]:
+    with sqlite3.connect(folder / "mlflow.db") as database:
+        return [
+            row[0] for table, column in COLUMNS.items() for row in database.execute(f"select {column} from {table}")
+        ]
+
+
+@pytest.mark.parametrize("name", ["gems", "my%20gems", "a?b", "x#y é"])
+@pytest.mark.parametrize("uri", [True, False])
+def test_a_moved_store_finds_its_artefacts(
+    project: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, uri: bool
+) -> None:
+    folder, former = project(name), tmp_path / "former%41" / "mlruns"
+    write(folder, former.as_uri() if uri else former.as_posix())
+    store.relocate()
+    new = (folder / "mlruns").as_uri() if uri else (folder / "mlruns").as_posix()
+    expected = [new, "s3://bucket/mlruns/1", f"{new}/r1/artifacts", *[f"{new}/models/m-1/artifacts"] * 2]
+    assert locations(folder) == expected
+    assert f"its artefacts were in {former}" in capsys.readouterr().err
+    store.relocate()
+    assert (locations(folder), capsys.readouterr().err) == (expected, "")
+
+
+@pytest.mark.parametrize(("files", "corrected"), [(True, True), (False, False)])
+def test_a_store_whose_former_place_exists_is_corrected_only_where_it_has_the_files(
+    project: Callable[[str], Path], tmp_path: Path, files: bool, corrected: bool
+) -> None:
+    folder, former = project("copy"), tmp_path / "original" / "mlruns"
+    (former / "r1" / "artifacts").mkdir(parents=True)
+    write(folder, former.as_uri(), files=files)
+    store.relocate()
+    assert locations(folder)[2].startswith(((folder if corrected else former.parent) / "mlruns").as_uri())
+    assert (former / "r1" / "artifacts").is_dir()
+
+
+def test_artefacts_beside_a_store_that_cannot_be_written_are_found(
+    project: Callable[[str], Path], tmp_path: Path
+) -> None:
+    folder = project("my%20gems")
+    write(folder, "file:///former%20place/mlruns")
+    assert store.artifact_path("file:///former%20place/mlruns/r1/artifacts") == folder / "mlruns" / "r1" / "artifacts"
+    assert store.artifact_path("file:///former%20place/mlruns/r2") == Path("/former place/mlruns/r2")
+
+
+@pytest.mark.parametrize(
+    ("variable", "folder", "uri", "file"),
+    [
+        (None, "gems", "sqlite:///{}/gems/mlflow.db", "gems/mlflow.db"),
+        (" ", "my gems", "sqlite:///{}/my gems/mlflow.db", "my gems/mlflow.db"),
+        (None, "my%20gems", "sqlite:///mlflow.db", "my%20gems/mlflow.db"),
+        (None, "a?b/.dvc/tmp/exps/tmp1", "sqlite:///../../../../mlflow.db", "a?b/mlflow.db"),
+        ("sqlite:///../shared/my%2520.db", "gems", "sqlite:///../shared/my%20.db", "shared/my%20.db"),
+        ("http://host:5000", "gems", "http://host:5000", None),
+    ],
+)
+def test_the_uri_is_what_mlflow_reads_as_the_file(
+    project: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    variable: str | None, folder: str, uri: str, file: str | None,
+) -> None:  # fmt: skip
+    project(folder)
+    if variable is not None:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", variable)
+    assert store.tracking_uri() == uri.format(tmp_path.as_posix())
+    assert store.sqlite_file() == (None if file is None else tmp_path / file)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("MLFLOW_TRACKING_URI", "./mlruns"), ("MLFLOW_TRACKING_URI", "file:///x"), ("MLFLOW_REGISTRY_URI", "http://x")],
+)
+def test_a_variable_that_names_no_usable_store_is_refused(
+    project: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    project("gems")
+    monkeypatch.setenv(name, value)
+    with pytest.raises(TrackingError, match=f"{name}: {value}: "):
+        store.tracking_uri()
+
+
+def test_the_projects_root_is_named_below_it(project: Callable[[str], Path]) -> None:
+    root = project("gems")
+    for name in ("dvc.yaml", "params.yaml"):
+        (root / name).touch()
+    project("gems/data/clean")
+    with pytest.raises(DataError, match=rf"no such registry; run this in the project's root, {root}$"):
+        store.check_exists()
