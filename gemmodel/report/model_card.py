@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from gemmodel.core import files, hashing
 from gemmodel.core.params import Params
 from gemmodel.figures import html
@@ -16,6 +14,7 @@ from gemmodel.report import index_page
 
 TEMPLATE = Path(__file__).with_suffix(".md")
 WORST = 10  # gems
+NUMBERS = {"photos": int, "accuracy": float, "low": float, "high": float}  # columns of classes.csv
 
 
 def write(reports: index_page.Reports, model: Path, settings: Params, hashes: Mapping[str, str | None]) -> None:
@@ -31,7 +30,7 @@ def write(reports: index_page.Reports, model: Path, settings: Params, hashes: Ma
         DataError: a report is missing.
     """
     clean, split, metrics = (files.read_json(path) for path in (reports.clean, reports.split, reports.metrics))
-    by_class = pd.read_csv(reports.evaluation / "classes.csv", keep_default_na=False)
+    by_class = files.read_table(reports.evaluation / "classes.csv", numbers=NUMBERS)
     worst = by_class[by_class["accuracy"] < 1].sort_values(["accuracy", "gem"]).head(WORST)
     html.write(
         reports.card,
