@@ -29,8 +29,8 @@ class Range:
 class RegistryName:
     """What MLflow takes as the name of a registered model in every place where this project uses it.
 
-    MLflow's own check knows of `/`, `:` and dots only. A quote ends a search, `@`, `?` and `#` end a model's URI, and the
-    registry's lock appends six characters to a name, of which a database holds 256.
+    MLflow's own check knows of `/`, `:` and dots only. A quote ends a search, `@`, `?` and `#` end a model's URI, and
+    the registry's lock appends six characters to a name, of which a database holds 256.
     """
 
     forbidden: str = "/:@?#'\"\\"
@@ -426,12 +426,12 @@ def _checked(value: Any, kind: Any, name: str) -> Any:
 def _registry_name(value: str, rule: RegistryName, name: str) -> str:
     if found := sorted({char for char in value if char in rule.forbidden or not char.isprintable()}):
         raise ParameterError(
-            f"{name} is {value!r}; MLflow's registry takes no {' '.join(map(repr, found))} in it; use letters and digits"
+            f"{name} is {value!r}; MLflow's registry takes no {' '.join(map(repr, found))}; use letters and digits"
         )
     if not value.strip(" .") or value != value.strip() or len(value) > rule.max_length:
         raise ParameterError(
-            f"{name} is {value[:60]!r}; it must be 1 to {rule.max_length} characters long, not only dots, and without a "
-            "space at either end"
+            f"{name} is {value[:60]!r}; it must be 1 to {rule.max_length} characters, not only dots, without a space "
+            "at either end"
         )
     return value
 

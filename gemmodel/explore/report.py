@@ -3,6 +3,7 @@
 import colorsys
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from html import escape
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +65,7 @@ def write(
             plotly=get_plotlyjs(),
             scores=scores,
             params=params,
+            max_labels=MAX_LABELS,
             photos=htmlsafe_json_dumps(  # once for all maps; Jinja's own filter would sort the keys
                 {
                     "files": table.files,
@@ -203,7 +205,7 @@ def flow(
         go.Sankey(
             arrangement="snap",
             node={
-                "label": labels + list(names.values()),
+                "label": [escape(label, quote=False) for label in [*labels, *names.values()]],  # Plotly reads HTML
                 "color": list(colours.values()) + ["#cccccc"] * len(names),
                 "pad": 12,
                 "thickness": 12,

@@ -19,6 +19,7 @@ from PIL import ImageDraw, ImageFont
 FIRST = "DejaVu Sans"  # comes with Matplotlib
 PLACEHOLDERS = "Last Resort"  # Matplotlib's font of boxes, which has a glyph for every character
 MAX_LENGTH = 40  # of a name in a plot, in characters
+INVISIBLE = ("Cc", "Cf", "Zl", "Zp", "Zs")  # categories of Unicode without glyphs
 PACKAGES = "fonts-noto-core and fonts-noto-cjk"  # of Debian and Ubuntu; docs/data.md names those of other systems
 
 
@@ -90,7 +91,7 @@ def draw(canvas: ImageDraw.ImageDraw, centre: float, top: float, text: str, size
 @cache
 def _fallback(chars: frozenset[str]) -> tuple[list[FontEntry], frozenset[str]]:
     """Returns the fonts for the characters that the first font lacks, and the characters that no font has."""
-    missing = {char for char in chars if char.isprintable() and not char.isspace() and not _has(_first(), char)}
+    missing = {char for char in chars if unicodedata.category(char) not in INVISIBLE and not _has(_first(), char)}
     chosen = []
     candidates = _installed() if missing else []
     while missing and candidates:

@@ -56,7 +56,7 @@ def contact_sheet(tiles: Sequence[Tile], *, side: int = SIDE, columns: int = 8, 
     return picture
 
 
-def sheet(tiles: Sequence[Tile], columns: int = 8) -> Image.Image:
-    """Arranges tiles of SIDE pixels in rows; without tiles, the picture says so."""
+def sheet(tiles: Sequence[Tile], columns: int = 8, *, note: str = "") -> Image.Image:
+    """Arranges tiles of SIDE pixels in rows, above a note; without tiles, the picture says so."""
     tiles = tiles or [(Image.new("RGB", (SIDE, SIDE), "white"), "no such photo")]
-    return contact_sheet(tiles, columns=columns)
+    return contact_sheet(tiles, columns=columns, note=note)

@@ -142,9 +142,9 @@ def test_tables_hold_the_predictions_also_of_classes_named_as_a_column(write: Wr
     np.testing.assert_allclose(probabilities, predictions.probabilities, atol=1e-6)  # written with six digits
     assert rows["file"].tolist() == predictions.files
     assert rows["actual"].tolist() == [predictions.classes[gem] for gem in predictions.actual]
-    counts = pd.read_csv(out / "confusion.csv", index_col="actual")
+    counts = pd.read_csv(out / "confusion.csv", index_col="(actual)")
     assert counts.to_numpy().tolist() == [[1, 1, 0], [0, 1, 1], [0, 0, 2]]
-    fractions = pd.read_csv(out / "confusion_fractions.csv", index_col="actual")
+    fractions = pd.read_csv(out / "confusion_fractions.csv", index_col="(actual)")
     assert fractions.to_numpy().tolist() == [[0.5, 0.5, 0], [0, 0.5, 0.5], [0, 0, 1]]
 
 
