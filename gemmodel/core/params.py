@@ -29,11 +29,11 @@ class Range:
 class RegistryName:
     """What MLflow takes as the name of a registered model in every place where this project uses it.
 
-    MLflow's own check knows of `/`, `:` and dots only. A quote ends a search, `@`, `?` and `#` end a model's URI, and
-    the registry's lock appends six characters to a name, of which a database holds 256.
+    MLflow's own check knows of `/`, `:` and dots only. A quote ends a search, `@`, `?` and `#` end a model's URI, its
+    page decodes `%`, and the registry's lock appends six characters to a name, of which a database holds 256.
     """
 
-    forbidden: str = "/:@?#'\"\\"
+    forbidden: str = "/:@?#%'\"\\"
     max_length: int = 250
 
 

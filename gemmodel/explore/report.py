@@ -286,10 +286,10 @@ def static_map(positions: np.ndarray, gems: Sequence[str], mineral_classes: Mapp
     axes = figure.subplots()
     photo_classes = np.array([mineral_classes[gem] for gem in gems])
     several = [name for name, colour in class_colours.items() if colour != GREY]
-    legend = dict(zip(several[:MAX_LEGEND], fonts.legible(several[:MAX_LEGEND])[0], strict=True))
-    for name, label in legend.items():
+    legend = several[:MAX_LEGEND]
+    for i, name in enumerate(legend):  # as a label, a name that begins with _ would be left out of the legend
         x, y = positions[photo_classes == name].T
-        axes.scatter(x, y, s=14, color=class_colours[name], alpha=0.75, linewidths=0, label=label)
+        axes.scatter(x, y, s=14, color=class_colours[name], alpha=0.75, linewidths=0, label=f"class {i}")
     order = {name: i for i, name in enumerate(class_colours)}
     rest = [i for i, name in enumerate(photo_classes.tolist()) if name not in legend]
     rest.sort(key=lambda i: order[mineral_classes[gems[i]]])
@@ -304,13 +304,13 @@ def static_map(positions: np.ndarray, gems: Sequence[str], mineral_classes: Mapp
         axes.scatter([], [], s=0, label=f"and {len(several) - len(legend)} more")
     if GREY in class_colours.values():
         axes.scatter([], [], s=14, color=GREY, label="of one gem each")
-    _, style = fonts.legible(legend.values())
+    names, style = fonts.legible(legend)
     box = axes.legend(
         title="mineral class", loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, markerscale=2,
         prop={"family": style["family"]},
     )  # fmt: skip
-    for text in box.get_texts():
-        text.set_parse_math(style["parse_math"])
+    for text, name in zip(box.get_texts(), names, strict=False):
+        text.set(text=name, parse_math=style["parse_math"])
     number = len(set(gems))
     note = "" if len(labels) == number else f", with labels of the {len(labels)} most frequent of {number} gems"
     axes.set(title=f"{title} of {len(gems)} photos{note}", xticks=[], yticks=[])

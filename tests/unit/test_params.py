@@ -232,13 +232,13 @@ def test_a_name_that_yaml_takes_for_another_type_is_an_error_with_the_remedy(
         settings({key: value})
 
 
-@pytest.mark.parametrize("name", ["gemstones", "my gems", "gems.v2", "红宝石", "100% gems", "-x", "x" * 250])
+@pytest.mark.parametrize("name", ["gemstones", "my gems", "gems.v2", "红宝石", "-x", "x" * 250])
 def test_a_registered_model_may_have_any_name_that_mlflow_takes(settings: Settings, name: str) -> None:
     assert settings({"register.name": name}).register.name == name
 
 
 REFUSED_NAMES = [
-    "a/b", "a:b", "a'b", 'a"b', "a@b", "a?b", "a#b", "a\\b", "a\nb", "a\tb", "", " ", ".", "..", "...", " a", "a ",
+    "a/b", "a:b", "a'b", 'a"b', "a@b", "a?b", "a#b", "a%b", "a\\b", "a\nb", "a\tb", "", " ", ".", "..", "...", " a", "a ",
     "x" * 251,
 ]  # fmt: skip
 
