@@ -287,14 +287,12 @@ def static_map(positions: np.ndarray, gems: Sequence[str], mineral_classes: Mapp
     photo_classes = np.array([mineral_classes[gem] for gem in gems])
     several = [name for name, colour in class_colours.items() if colour != GREY]
     legend = several[:MAX_LEGEND]
-    for i, name in enumerate(legend):  # as a label, a name that begins with _ would be left out of the legend
+    for i, (name, colour) in enumerate(class_colours.items()):
         x, y = positions[photo_classes == name].T
-        axes.scatter(x, y, s=14, color=class_colours[name], alpha=0.75, linewidths=0, label=f"class {i}")
-    order = {name: i for i, name in enumerate(class_colours)}
-    rest = [i for i, name in enumerate(photo_classes.tolist()) if name not in legend]
-    rest.sort(key=lambda i: order[mineral_classes[gems[i]]])
-    x, y = positions[rest].T
-    axes.scatter(x, y, s=14, c=[class_colours[photo_classes[i]] for i in rest], alpha=0.75, linewidths=0)
+        label = (
+            f"class {i}" if i < len(legend) else None
+        )  # the name is set below: one that begins with _ would be ignored
+        axes.scatter(x, y, s=14, color=colour, alpha=0.75, linewidths=0, label=label)
     outline = [withStroke(linewidth=2, foreground="white")]
     labels = label_positions(positions, gems)
     names, style = fonts.legible(labels)
