@@ -24,6 +24,9 @@ def write(
 ) -> dict[str, pd.DataFrame]:
     """Writes tables as `.csv`, diagrams as `.png` and galleries as `.jpg`.
 
+    `plot_classes.csv` and `plot_confusion.csv` are for `dvc plots`, which draws every row. Of many classes they have
+    those with the lowest accuracy, and those with the most errors.
+
     Args:
         folder: an empty one.
         predictions: of the test part.
@@ -48,6 +51,11 @@ def write(
         "reliability": metrics.reliability(predictions),
         "abstention": metrics.abstention(predictions),
     }
+    small, names = condense(matrix, predictions.classes, MAX_CONFUSED)
+    tables |= {
+        "plot_classes": tables["classes"].sort_values(["accuracy", "gem"]).head(MAX_CONFUSED)[["gem", "accuracy"]],
+        "plot_confusion": _within(rows[["actual", "predicted"]], names),
+    }
     error = metrics.calibration_error(predictions)
     diagrams = {
         "confusion": confusion_heatmap(
@@ -67,7 +75,12 @@ def write(
         save(diagram, folder / f"{name}.png", dpi=120)
     for name, picture in pictures.items():
         picture.save(folder / f"{name}.jpg", quality=QUALITY)
-    return tables | {"confusion_summary": _confusion_table(*condense(matrix, predictions.classes, MAX_CONFUSED))}
+    return tables | {"confusion_summary": _confusion_table(small, names)}
+
+
+def _within(gems: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    """Returns a table of gems in which the last name of a condensed matrix stands for the gems that it lacks."""
+    return gems.where(gems.isin(list(names)), names[-1])
 
 
 def _confusion_table(matrix: np.ndarray, names: Sequence[str]) -> pd.DataFrame:
