@@ -135,3 +135,10 @@ def test_a_figure_of_few_classes_shows_all_and_says_nothing_of_it() -> None:
     png = io.BytesIO()
     figure.savefig(png, dpi=120)
     assert Image.open(png).size == (600, 600)
+
+
+def test_the_rejected_files_of_the_data_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data_report, "_thumbnail", lambda path: None)
+    rows = [{"source": f"{name}/{i}.jpg", "reason": "small", "duplicates": []} for name in CLASSES for i in range(2)]
+    shown, number = data_report._groups(Path("raw"), rows)
+    assert (len(shown), number) == (1000, 2000)
