@@ -5,8 +5,6 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageOps
 
-from gemmodel.figures import fonts
-
 SIDE = 128  # pixels of a tile
 FONT = 11  # pixels
 GREEN, RED, GREY = "#2e9e4f", "#d1495b", "#c9c9c9"
@@ -34,6 +32,8 @@ def contact_sheet(tiles: Sequence[Tile], *, side: int = SIDE, columns: int = 8, 
         columns: tiles per row.
         note: a last line below all, such as what is left out.
     """
+    from gemmodel.figures import fonts  # imports Matplotlib, which the web page's thumbnails can do without
+
     gap, line_height = 6, 16
     lines = max(caption.count("\n") + 1 for _, caption in tiles)
     columns = min(columns, len(tiles))
