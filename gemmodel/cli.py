@@ -100,15 +100,12 @@ def main() -> None:
 
 
 def check_params(path: Path) -> None:
-    """Checks a parameter file, and that the folder of photos that it names exists.
+    """Checks a parameter file, and the files and folders that it names.
 
     Raises:
-        ParameterError: a key or value is wrong.
-        DataError: there is no such folder or archive. DVC's own message would not name the parameter.
+        ParameterError: a key, a value or a path is wrong.
     """
-    crawl = params.load(path).crawl
-    if "folder" in crawl.source and not Path(crawl.folder).exists():
-        raise DataError(f"crawl.folder: {crawl.folder}: no such folder or archive")
+    params.check_paths(params.load(path))
 
 
 def print_summary(reports: Path) -> None:

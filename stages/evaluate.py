@@ -38,7 +38,7 @@ def main(
     with runs.model_run(hashing.sha256(model / "model.keras")):
         runs.log_datasets({"test": split / "test"})
         runs.log_metrics({f"test_{name}": value for name, value in scores.items() if name != "intervals"})
-        runs.log_table(tables["confusion"], "confusion_matrix.json")
+        runs.log_table(tables["confusion_summary"], "confusion_matrix.json")
         runs.log_table(tables["classes"], "classes.json")
         runs.log_files(metrics)
         runs.log_files(*sorted(out.iterdir()), folder="evaluation")

@@ -63,6 +63,8 @@ def match(
     Raises:
         DataError: a photo gets an unknown gem, or is corrected in two ways.
     """
+    if DROP in gems and DROP in corrections.values():
+        raise DataError(f"clean.corrections: a class is called {DROP}, so `{DROP}` has two meanings; rename its folder")
     corrected: dict[int, str] = {}
     for i, names in enumerate(photos):
         new = {corrections[name] for name in names if name in corrections}

@@ -1,15 +1,19 @@
-"""Files: outputs that appear whole or not at all, and JSON with errors that name the file."""
+"""Files: outputs that appear whole or not at all, and JSON and tables with errors that name the file."""
 
 import errno
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gemmodel.core.errors import DataError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)  # the errors of a full disk
 
@@ -116,6 +120,28 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
 
 
+def read_table(path: Path, *, numbers: Mapping[str, type] | None = None) -> "pd.DataFrame":
+    """Reads a table of class or file names; pandas alone would guess types.
+
+    All values are text, so that the classes `1`, `01`, `1e3`, `NA`, `null` and `True` keep their names.
+
+    Args:
+        path: a CSV file in UTF-8 with a line of column names; it may begin with a byte order mark.
+        numbers: the types, `int` or `float`, of the columns that are numbers. A column may be absent.
+
+    Raises:
+        DataError: the file does not exist, is not such a table, or has a value that is no number.
+    """
+    import pandas as pd  # takes half a second, which most stages that read files can do without
+
+    types = defaultdict(lambda: str, numbers or {})
+    try:
+        with read_errors(path):
+            return pd.read_csv(path, dtype=types, keep_default_na=False, encoding="utf-8-sig")
+    except ValueError as error:  # also pandas' errors of a file without columns, or with lines of different lengths
+        raise DataError(f"{path}: not a table as `dvc repro` writes it: {error}".replace("\n", " ")) from None
+
+
 def copy(source: Path, target: Path) -> None:
     """Copies a file's bytes, without its times and permissions; the target's folder is created if necessary."""
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -129,5 +155,7 @@ def read_errors(path: Path) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; `dvc repro` makes it, `dvc pull` fetches it") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except json.JSONDecodeError as error:
         raise DataError(f"{path}: not JSON: {error}") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not text in UTF-8: {error}") from None

@@ -38,7 +38,7 @@ def list_images(folder: Path) -> dict[str, list[Path]]:
         raise DataError(f"{folder}: no such folder; it must hold one folder of photos per class")
     classes = {
         entry.name: sorted(path for path in entry.rglob("*") if path.is_file() and path.suffix.lower() in SUFFIXES)
-        for entry in sorted(folder.iterdir())
+        for entry in sorted(folder.iterdir(), key=lambda entry: entry.name)  # a path's order depends on the system
         if entry.is_dir() and not entry.name.startswith(".")
     }
     classes = {name: paths for name, paths in classes.items() if paths}

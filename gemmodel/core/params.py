@@ -5,6 +5,7 @@ Where a list is expected, a single value is a list of one.
 The comments in params.yaml explain each value and its default.
 """
 
+import os
 import re
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
@@ -20,6 +21,18 @@ class Range:
 
     low: float
     high: float = float("inf")
+
+
+@dataclass(frozen=True)
+class RegistryName:
+    """What MLflow takes as the name of a registered model in every place where this project uses it.
+
+    MLflow's own check knows of `/`, `:` and dots only. A quote ends a search, `@`, `?` and `#` end a model's URI, its
+    page decodes `%`, and the registry's lock appends six characters to a name, of which a database holds 256.
+    """
+
+    forbidden: str = "/:@?#%'\"\\"
+    max_length: int = 250
 
 
 Seed = Annotated[int, Range(0, 2**31)]  # NumPy takes 32 bits, and some layers add a small number
@@ -46,6 +59,7 @@ RENAMED = {  # keys of version 0.1 and their present names
     "train.unknown_share": "train.ood_false_positive_rate",
 }
 YAML_1_1_BOOLEANS = {"yes", "no", "on", "off", "y", "n"}  # text to YAML 1.2, which DVC and this project read
+OUTPUTS = ("data", "models", "reports")  # folders of the pipeline's outputs
 RENAMED_VALUES = {"fly": "on_the_fly", "by_hand": "manual"}
 
 
@@ -270,7 +284,7 @@ class ExploreParams:
 class RegisterParams:
     """Under which name a model is registered, and when it becomes champion."""
 
-    name: str
+    name: Annotated[str, RegistryName()]
     rule: Literal["mcnemar", "manual"]
     significance: Fraction
 
@@ -306,6 +320,41 @@ def load(path: Path) -> Params:
         ParameterError: the file is missing or not YAML, or a key is unknown, missing, ill-typed or out of range.
     """
     return checked(read(path), path.name)
+
+
+def check_paths(params: Params) -> None:
+    """Checks the files and folders that the parameters name, in the working directory, before DVC or a stage does.
+
+    DVC tracks these paths whatever `crawl.source` is, and its own messages do not name the parameter.
+
+    Raises:
+        ParameterError: a path is empty, an URL, missing, of the wrong kind, or overlaps with the pipeline's outputs.
+    """
+    tracked = {
+        "crawl.folder": params.crawl.folder,
+        "clean.corrections": params.clean.corrections,
+        "split.test_list": params.split.test_list,
+        "split.hierarchy": params.split.hierarchy,
+    }
+    for name, text in tracked.items():
+        if not text or "://" in text:
+            raise ParameterError(f"{name} is {text!r}; it must be a path on this machine")
+        path, is_folder = Path(text), name == "crawl.folder"
+        if not path.exists():
+            remedy = "folder or archive" if is_folder else "file; an empty one will do"
+            raise ParameterError(f"{name}: {text}: no such {remedy}")
+        if not is_folder and not path.is_file():
+            raise ParameterError(f"{name}: {text}: not a file")
+        absolute = Path(os.path.abspath(path))  # noqa: PTH100  # as DVC compares them: links are not followed
+        for folder in (Path.cwd() / name for name in OUTPUTS):
+            if absolute.is_relative_to(folder) or folder.is_relative_to(absolute):
+                raise ParameterError(f"{name}: {text}: the pipeline writes to {folder.name}; move it elsewhere")
+    for name, weights in (
+        ("embed.weights", params.embed.weights),
+        ("model.transfer.weights", params.model.transfer.weights),
+    ):
+        if weights not in ("imagenet", "none") and not Path(weights).is_file():
+            raise ParameterError(f"{name}: {weights}: no such file; it must be imagenet, none or a weights file")
 
 
 def read(path: Path) -> Any:
@@ -352,6 +401,8 @@ def _checked(value: Any, kind: Any, name: str) -> Any:
     if get_origin(kind) is Annotated:
         kind, limits = get_args(kind)
         value = _checked(value, kind, name)
+        if isinstance(limits, RegistryName):
+            return _registry_name(value, limits, name)
         size, unit = (len(value), " entries long") if isinstance(value, tuple) else (value, "")
         if not limits.low <= size <= limits.high:
             upper = "" if limits.high == float("inf") else f" and at most {limits.high}"
@@ -368,6 +419,9 @@ def _checked(value: Any, kind: Any, name: str) -> Any:
     if get_origin(kind) is dict:
         if not isinstance(value, dict) or not all(re.fullmatch(r"[\w-]+", str(key)) for key in value):
             raise ParameterError(f"{name} is {value!r}; it must map names of letters, digits, - and _ to values")
+        folded = [str(key).casefold() for key in value]
+        if len(set(folded)) < len(folded):
+            raise ParameterError(f"{name} has names that differ in capitals only, which some disks take for one")
         return {str(key): _checked(item, get_args(kind)[1], f"{name}.{key}") for key, item in value.items()}
     if get_origin(kind) is tuple:
         if not isinstance(value, list):
@@ -382,6 +436,19 @@ def _checked(value: Any, kind: Any, name: str) -> Any:
         elif kind is str and value is not None and not isinstance(value, list | dict):
             remedy = "; write it in quotes"
         raise ParameterError(f"{name} is {value!r}; it must be of type {kind.__name__}{remedy}")
+    return value
+
+
+def _registry_name(value: str, rule: RegistryName, name: str) -> str:
+    if found := sorted({char for char in value if char in rule.forbidden or not char.isprintable()}):
+        raise ParameterError(
+            f"{name} is {value!r}; MLflow's registry takes no {' '.join(map(repr, found))}; use letters and digits"
+        )
+    if not value.strip(" .") or value != value.strip() or len(value) > rule.max_length:
+        raise ParameterError(
+            f"{name} is {value[:60]!r}; it must be 1 to {rule.max_length} characters, not only dots, without a space "
+            "at either end"
+        )
     return value
 
 

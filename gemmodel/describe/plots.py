@@ -9,33 +9,53 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image
 
+from gemmodel.figures import fonts
 from gemmodel.images import crop
 
 PART_COLOURS = {"train": "#4c78a8", "val": "#f2b447", "test": "#d1495b", "rejected": "#c9c9c9"}
 
+MAX_BARS = 120  # gems in a bar chart
+MAX_PATCHES = 240  # gems in the picture of mean colours
 SIDE_TICKS = (50, 100, 200, 400, 800, 1600, 3200)  # pixels
 
 
 def counts_by_gem(counts: Mapping[str, Mapping[str, int]]) -> Figure:
     """Draws the number of photos of each gem in each part, one bar per gem.
 
+    Of many gems it shows those with the most and those with the fewest photos, `MAX_BARS` together.
+
     Args:
         counts: number of photos by part, then by gem.
     """
     gems = sorted({gem for part in counts.values() for gem in part}, reverse=True)
-    figure = Figure(figsize=(9, max(3.0, 1.2 + 0.19 * len(gems))), layout="constrained")
+    shown = _largest_and_smallest(gems, counts)
+    names, style = fonts.legible(shown)
+    figure = Figure(figsize=(9, max(3.0, 1.2 + 0.19 * len(shown))), layout="constrained")
     axes = figure.subplots()
-    left = np.zeros(len(gems))
+    left = np.zeros(len(shown))
     for part, colour in PART_COLOURS.items():
-        widths = np.array([counts.get(part, {}).get(gem, 0) for gem in gems])
-        axes.barh(gems, widths, left=left, color=colour, label=f"{part} ({widths.sum()})", height=0.8)
+        by_gem = counts.get(part, {})
+        widths = np.array([by_gem.get(gem, 0) for gem in shown])
+        axes.barh(range(len(shown)), widths, left=left, color=colour, label=f"{part} ({sum(by_gem.values())})")
         left += widths
-    axes.set_ylim(-0.7, len(gems) - 0.3)
-    axes.tick_params(axis="y", labelsize=8)
+    axes.set_ylim(-0.7, len(shown) - 0.3)
+    axes.set_yticks(range(len(shown)), names, fontsize=8, **style)
     axes.grid(axis="x", alpha=0.3)
     axes.set_xlabel("photos")
+    if len(shown) < len(gems):
+        half = len(shown) // 2
+        axes.set_title(f"the {half} gems with the most and the {half} with the fewest photos, of {len(gems)}")
     figure.legend(loc="outside upper center", ncols=4, frameon=False)
     return figure
+
+
+def _largest_and_smallest(gems: Sequence[str], counts: Mapping[str, Mapping[str, int]]) -> list[str]:
+    """Returns at most `MAX_BARS` gems in their order, half of them with the most photos and half with the fewest."""
+    if len(gems) <= MAX_BARS:
+        return list(gems)
+    ranked = sorted(gems, key=lambda gem: sum(by_gem.get(gem, 0) for by_gem in counts.values()))
+    shown = {*ranked[: MAX_BARS // 2], *ranked[-MAX_BARS // 2 :]}
+    return [gem for gem in gems if gem in shown]
 
 
 def sizes(shapes: Sequence[tuple[int, int]]) -> Figure:
@@ -62,7 +82,7 @@ def sizes(shapes: Sequence[tuple[int, int]]) -> Figure:
 
 
 def mean_colours(colours: Mapping[str, tuple[float, float, float]]) -> Figure:
-    """Draws one patch per gem in its mean colour, sorted by hue, greys last.
+    """Draws one patch per gem in its mean colour, sorted by hue, greys last; of many gems `MAX_PATCHES` of all hues.
 
     Args:
         colours: red, green and blue in [0, 1] by gem.
@@ -73,16 +93,21 @@ def mean_colours(colours: Mapping[str, tuple[float, float, float]]) -> Figure:
         return saturation < 0.12, hue if saturation >= 0.12 else value
 
     gems = sorted(colours, key=sort_key)
+    if len(gems) > MAX_PATCHES:
+        gems = [gems[i] for i in np.linspace(0, len(gems) - 1, MAX_PATCHES).astype(int)]
+    names, style = fonts.legible(gems)
     columns = 6
     rows = -(-len(gems) // columns)
     figure = Figure(figsize=(10, 0.5 * rows), layout="constrained")
     axes = figure.subplots()
-    for i, gem in enumerate(gems):
+    if len(gems) < len(colours):
+        axes.set_title(f"{len(gems)} of {len(colours)} gems, evenly spaced by hue")
+    for i, (gem, name) in enumerate(zip(gems, names, strict=True)):
         row, column = divmod(i, columns)
         axes.add_patch(Rectangle((column + 0.02, row + 0.04), 0.96, 0.92, facecolor=colours[gem]))
         is_dark = np.dot(colours[gem], (0.299, 0.587, 0.114)) < 0.5  # luma of ITU-R BT.601
         colour = "white" if is_dark else "black"
-        axes.text(column + 0.5, row + 0.5, gem, ha="center", va="center", fontsize=8, color=colour)
+        axes.text(column + 0.5, row + 0.5, name, ha="center", va="center", fontsize=8, color=colour, **style)
     axes.set(xlim=(0, columns), ylim=(rows, 0))
     axes.axis("off")
     return figure

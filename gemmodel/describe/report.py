@@ -18,7 +18,11 @@ from gemmodel.figures import html, tiles
 from gemmodel.figures.plots import save
 from gemmodel.images import augment, decode
 
+CONFLICT = "under several gems"  # a reason begins so
 THUMBNAIL = 112  # pixels
+MAX_SAMPLES = 160  # gems of which a photo is shown
+MAX_GROUPS = 1000  # groups of rejected files that are shown
+MAX_FOLDERS = 500  # lines of the tree of folders
 TEMPLATE = Path(__file__).with_suffix(".html")
 
 
@@ -69,7 +73,7 @@ def write(
     example = tiles.thumbnail(next(iter(train.values()))[0], 800)
     figures: dict[str, Figure | Image.Image] = {
         "counts": plots.counts_by_gem(counts),
-        "samples": tiles.contact_sheet([(tiles.thumbnail(paths[0]), gem) for gem, paths in train.items()], columns=8),
+        "samples": _samples(train),
         "augmentation": _augmentation(train, augmentation, image_size=image_size, seed=seed),
         "crop_canny": plots.crop_panels(example, "canny"),
         "crop_otsu": plots.crop_panels(example, "otsu"),
@@ -83,7 +87,8 @@ def write(
                 save(figure, new / f"{name}.png", dpi=110)
             else:
                 figure.save(new / f"{name}.jpg", quality=88)
-    conflicts = [row for row in rejected if row["reason"].startswith("under several gems")]
+    conflicts = [row for row in rejected if row["reason"].startswith(CONFLICT)]
+    tree = image_folder.tree(next(iter(parts.values())).parent)
     html.write(
         page,
         TEMPLATE,
@@ -94,16 +99,32 @@ def write(
         conversions=Counter(conversion for row in kept for conversion in row["conversions"]).most_common(),
         reasons=Counter(row["reason"].split(":")[0] for row in rejected).most_common(),
         conflicts=_groups(raw, conflicts),
-        rejected=_groups(raw, [row for row in rejected if row not in conflicts]),
-        tree=image_folder.tree(next(iter(parts.values())).parent),
+        rejected=_groups(raw, [row for row in rejected if not row["reason"].startswith(CONFLICT)]),
+        tree=tree[:MAX_FOLDERS],
+        more_folders=max(0, len(tree) - MAX_FOLDERS),
     )
 
 
-def _groups(raw: Path, rows: Sequence[Mapping[str, Any]]) -> list[list[tuple[str, str, str | None]]]:
-    """Returns the rejected files in groups of duplicates: raw path, status and thumbnail of each file."""
+def _samples(train: Mapping[str, Sequence[Path]]) -> Image.Image:
+    """Returns one photo of each gem; of many gems, of evenly spaced ones in alphabetical order."""
+    gems = list(train)
+    shown = [gems[i] for i in np.linspace(0, len(gems) - 1, min(len(gems), MAX_SAMPLES)).astype(int)]
+    note = f"{len(shown)} of {len(gems)} gems" if len(shown) < len(gems) else ""
+    return tiles.contact_sheet([(tiles.thumbnail(train[gem][0]), gem) for gem in shown], columns=8, note=note)
+
+
+def _groups(raw: Path, rows: Sequence[Mapping[str, Any]]) -> tuple[list[list[tuple[str, str, str | None]]], int]:
+    """Returns the first groups of rejected files and their duplicates, and the number of all groups.
+
+    Each file has its raw path, status and thumbnail; the thumbnail is None where the file is not an image.
+    """
     reasons = {row["source"]: row["reason"] for row in rows}
-    groups = dict.fromkeys(tuple(sorted([row["source"], *row["duplicates"]])) for row in rows)
-    return [[(source, reasons.get(source, "kept"), _thumbnail(raw / source)) for source in group] for group in groups]
+    groups = list(dict.fromkeys(tuple(sorted([row["source"], *row["duplicates"]])) for row in rows))
+    shown = [
+        [(source, reasons.get(source, "kept"), _thumbnail(raw / source)) for source in group]
+        for group in groups[:MAX_GROUPS]
+    ]
+    return shown, len(groups)
 
 
 def _thumbnail(path: Path) -> str | None:

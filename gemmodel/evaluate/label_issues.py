@@ -85,7 +85,7 @@ def write(
     Raises:
         DataError: the features and the folds are not of the same photos.
     """
-    table = pd.read_csv(folds, keep_default_na=False)  # in the order of the features
+    table = files.read_table(folds, numbers={"fold": int})  # in the order of the features
     photos = feature_set.read(features / "train.npz").concat(feature_set.read(features / "val.npz"))
     labels, gems, paths = photos.labels, photos.classes, table["file"].to_numpy()
     if table["gem"].tolist() != [gems[label] for label in labels]:

@@ -8,7 +8,7 @@ import pandas as pd
 
 from gemmodel.core.params import EvaluateParams
 from gemmodel.evaluate import galleries, metrics, plots
-from gemmodel.figures.plots import confusion_heatmap, normalize_rows, save
+from gemmodel.figures.plots import MAX_CONFUSED, condense, confusion_heatmap, normalize_rows, save
 
 QUALITY = 88  # of pictures as JPEG
 
@@ -24,6 +24,9 @@ def write(
 ) -> dict[str, pd.DataFrame]:
     """Writes tables as `.csv`, diagrams as `.png` and galleries as `.jpg`.
 
+    `plot_classes.csv` and `plot_confusion.csv` are for `dvc plots`, which draws every row. Of many classes they have
+    those with the lowest accuracy, and those with the most errors.
+
     Args:
         folder: an empty one.
         predictions: of the test part.
@@ -33,7 +36,8 @@ def write(
         seed: of the random sample of photos.
 
     Returns:
-        The tables by name.
+        The tables by name. Beside those of the folder there is `confusion_summary`, which is no larger than the picture
+        of the confusion matrix, for a page that shows a table as a whole.
     """
     rows = metrics.table(predictions)
     pairs = metrics.confused_pairs(predictions)
@@ -47,9 +51,16 @@ def write(
         "reliability": metrics.reliability(predictions),
         "abstention": metrics.abstention(predictions),
     }
+    small, names = condense(matrix, predictions.classes, MAX_CONFUSED)
+    tables |= {
+        "plot_classes": tables["classes"].sort_values(["accuracy", "gem"]).head(MAX_CONFUSED)[["gem", "accuracy"]],
+        "plot_confusion": _within(rows[["actual", "predicted"]], names),
+    }
     error = metrics.calibration_error(predictions)
     diagrams = {
-        "confusion": confusion_heatmap(matrix[order][:, order], [predictions.classes[index] for index in order]),
+        "confusion": confusion_heatmap(
+            matrix[order][:, order], [predictions.classes[index] for index in order], table="confusion.csv"
+        ),
         "reliability": plots.reliability_diagram(tables["reliability"], error),
         "abstention": plots.abstention_curve(tables["abstention"]),
     }
@@ -64,10 +75,18 @@ def write(
         save(diagram, folder / f"{name}.png", dpi=120)
     for name, picture in pictures.items():
         picture.save(folder / f"{name}.jpg", quality=QUALITY)
-    return tables
+    return tables | {"confusion_summary": _confusion_table(small, names)}
+
+
+def _within(gems: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    """Returns a table of gems in which the last name of a condensed matrix stands for the gems that it lacks."""
+    return gems.where(gems.isin(list(names)), names[-1])
 
 
 def _confusion_table(matrix: np.ndarray, names: Sequence[str]) -> pd.DataFrame:
+    column = "actual"
+    while column in names:  # a class may have this name too
+        column = f"({column})"
     table = pd.DataFrame(matrix, columns=list(names))
-    table.insert(0, "actual", list(names), allow_duplicates=True)  # a class may have this name too
+    table.insert(0, column, list(names))
     return table

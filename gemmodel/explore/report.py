@@ -3,6 +3,7 @@
 import colorsys
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from html import escape
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +18,13 @@ from plotly.offline import get_plotlyjs
 from gemmodel.core import files
 from gemmodel.core.params import ExploreParams
 from gemmodel.explore.exploration import Exploration, FeatureTable
-from gemmodel.figures import html, plots, tiles
+from gemmodel.figures import fonts, html, plots, tiles
 
 TEMPLATE = Path(__file__).with_suffix(".html")
 GREY = "#9a9a9a"
+OTHERS = "\0"  # stands for the gems without a band of their own; no gem has this name
+MAX_LABELS = 120  # gems with a label on a map, and in a diagram of gems and clusters
+MAX_LEGEND = 30  # mineral classes in a static map's legend
 LETTER_WIDTH, LINE_HEIGHT = 0.0058, 0.018  # of a label, as fractions of the map's width and height
 
 
@@ -61,6 +65,7 @@ def write(
             plotly=get_plotlyjs(),
             scores=scores,
             params=params,
+            max_labels=MAX_LABELS,
             photos=htmlsafe_json_dumps(  # once for all maps; Jinja's own filter would sort the keys
                 {
                     "files": table.files,
@@ -136,7 +141,7 @@ def _grouping(photo_groups: Sequence[str], colours: Mapping[str, str]) -> dict[s
 def cluster_names(gems: Sequence[str], clusters: np.ndarray) -> dict[int, str]:
     """Returns a name for each cluster, by index: its number, its most frequent gem, and the percentage of this gem."""
     names = {}
-    for index in range(int(clusters.max()) + 1):
+    for index in np.unique(clusters).tolist():
         counts = Counter(gem for gem, cluster in zip(gems, clusters, strict=True) if cluster == index)
         gem, count = min(counts.items(), key=lambda item: (-item[1], item[0]))
         names[index] = f"{index + 1}: {gem} {count / counts.total():.0%}"
@@ -174,17 +179,33 @@ def elbow_curves(elbow: pd.DataFrame, scores: Mapping) -> go.Figure:
 def flow(
     gems: Sequence[str], clusters: np.ndarray, mineral_classes: Mapping[str, str], colours: Mapping[str, str]
 ) -> go.Figure:
-    """Draws a Sankey diagram from gems to clusters; each link has the colour of its gem."""
+    """Draws a Sankey diagram from gems to clusters; each link has the colour of its gem.
+
+    Of many gems, and of many clusters, those with the most photos have a band each, and the others one together.
+    """
     names = cluster_names(gems, clusters)
+    other_gems, other_clusters = (len(groups) - MAX_LABELS for groups in (colours, names))
+    shown = most_frequent(gems)
+    gems = [gem if gem in shown else OTHERS for gem in gems]
+    colours = {gem: colour for gem, colour in colours.items() if gem in shown}
+    labels = [f"{gem} ({mineral_classes[gem]})" if mineral_classes[gem] != gem else gem for gem in colours]
+    if other_gems > 0:
+        colours |= {OTHERS: GREY}
+        labels.append(f"{other_gems} other gems")
+    kept = sorted(index for index, _ in Counter(clusters.tolist()).most_common(MAX_LABELS))
+    positions = {index: i for i, index in enumerate(kept)}
+    clusters = np.array([positions.get(index, len(kept)) for index in clusters.tolist()])
+    names = {i: names[index] for i, index in enumerate(kept)}
+    if other_clusters > 0:
+        names[len(kept)] = f"{other_clusters} other clusters"
     order = {gem: i for i, gem in enumerate(colours)}
     counts = Counter(zip(gems, clusters.tolist(), strict=True))
     pairs = sorted(counts, key=lambda pair: (order[pair[0]], pair[1]))
-    labels = [f"{gem} ({mineral_classes[gem]})" if mineral_classes[gem] != gem else gem for gem in colours]
     figure = go.Figure(
         go.Sankey(
             arrangement="snap",
             node={
-                "label": labels + list(names.values()),
+                "label": [escape(label, quote=False) for label in [*labels, *names.values()]],  # Plotly reads HTML
                 "color": list(colours.values()) + ["#cccccc"] * len(names),
                 "pad": 12,
                 "thickness": 12,
@@ -215,10 +236,17 @@ def _styled(figure: go.Figure, x: str, y: str, *, height: int) -> go.Figure:
     return figure
 
 
+def most_frequent(gems: Sequence[str]) -> set[str]:
+    """Returns the `MAX_LABELS` gems with the most photos, the first ones in alphabetical order among equals."""
+    counts = Counter(sorted(gems))  # of equals the first comes first
+    return {gem for gem, _ in counts.most_common(MAX_LABELS)}
+
+
 def label_positions(positions: np.ndarray, gems: Sequence[str]) -> dict[str, tuple[float, float]]:
     """Returns the positions of the gems' labels on a map: the median of each gem's photos, moved to avoid overlaps.
 
-    A label moves up or down, by the smallest number of lines that avoids an overlap with an earlier label.
+    A label moves up or down, by the smallest number of lines that avoids an overlap with an earlier label. Of many gems
+    only the most frequent ones have a label.
 
     Args:
         positions: of the photos, shape (photos, 2).
@@ -229,9 +257,10 @@ def label_positions(positions: np.ndarray, gems: Sequence[str]) -> dict[str, tup
     """
     width, height = np.ptp(positions, axis=0)
     labels: dict[str, tuple[float, float]] = {}
-    for gem in sorted(set(gems)):
-        x, median = np.median(positions[np.array(gems) == gem], axis=0)
-        for step in sorted(range(-len(gems), len(gems)), key=abs):
+    photo_gems, shown = np.array(gems), sorted(most_frequent(gems))
+    for gem in shown:
+        x, median = np.median(positions[photo_gems == gem], axis=0)
+        for step in sorted(range(-len(shown), len(shown)), key=abs):
             y = median + step * LINE_HEIGHT * height
             if not any(
                 abs(x - other_x) < LETTER_WIDTH * width * (len(gem) + len(other)) / 2
@@ -256,15 +285,31 @@ def static_map(positions: np.ndarray, gems: Sequence[str], mineral_classes: Mapp
     figure = Figure(figsize=(13, 9), layout="constrained")
     axes = figure.subplots()
     photo_classes = np.array([mineral_classes[gem] for gem in gems])
-    for name, colour in class_colours.items():
+    several = [name for name, colour in class_colours.items() if colour != GREY]
+    legend = several[:MAX_LEGEND]
+    for i, (name, colour) in enumerate(class_colours.items()):
         x, y = positions[photo_classes == name].T
-        label = name if colour != GREY else None
+        label = (
+            f"class {i}" if i < len(legend) else None
+        )  # the name is set below: one that begins with _ would be ignored
         axes.scatter(x, y, s=14, color=colour, alpha=0.75, linewidths=0, label=label)
     outline = [withStroke(linewidth=2, foreground="white")]
-    for gem, (x, y) in label_positions(positions, gems).items():
-        axes.text(x, y, gem, fontsize=7, ha="center", va="center", path_effects=outline)
+    labels = label_positions(positions, gems)
+    names, style = fonts.legible(labels)
+    for name, (x, y) in zip(names, labels.values(), strict=True):
+        axes.text(x, y, name, fontsize=7, ha="center", va="center", path_effects=outline, **style)
+    if len(several) > len(legend):
+        axes.scatter([], [], s=0, label=f"and {len(several) - len(legend)} more")
     if GREY in class_colours.values():
         axes.scatter([], [], s=14, color=GREY, label="of one gem each")
-    axes.legend(title="mineral class", loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, markerscale=2)
-    axes.set(title=f"{title} of {len(gems)} photos", xticks=[], yticks=[])
+    names, style = fonts.legible(legend)
+    box = axes.legend(
+        title="mineral class", loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, markerscale=2,
+        prop={"family": style["family"]},
+    )  # fmt: skip
+    for text, name in zip(box.get_texts(), names, strict=False):
+        text.set(text=name, parse_math=style["parse_math"])
+    number = len(set(gems))
+    note = "" if len(labels) == number else f", with labels of the {len(labels)} most frequent of {number} gems"
+    axes.set(title=f"{title} of {len(gems)} photos{note}", xticks=[], yticks=[])
     return figure

@@ -6,6 +6,10 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from gemmodel.figures import fonts
+
+MAX_CONFUSED = 100  # classes in a confusion matrix; 3,600 pixels wide at 120 dpi
+
 
 def save(figure: Figure, path: Path, *, dpi: int) -> None:
     """Writes a figure as PNG, without the name of the software: the same figure gives the same bytes."""
@@ -17,14 +21,47 @@ def normalize_rows(matrix: np.ndarray) -> np.ndarray:
     return matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
 
 
-def confusion_heatmap(matrix: np.ndarray, classes: Sequence[str], *, photos: str = "test") -> Figure:
+def condense(matrix: np.ndarray, classes: Sequence[str], max_classes: int) -> tuple[np.ndarray, list[str]]:
+    """Sums the classes with the fewest errors of a confusion matrix in a last row and column, so that it stays small.
+
+    Args:
+        matrix: counts of shape (classes, classes), one row per actual class.
+        classes: the names.
+        max_classes: the number of classes that are kept, in their order: those with the most errors, as actual or as
+            predicted class. With as many classes or fewer, nothing changes.
+
+    Returns:
+        The matrix and the names, at most one more than `max_classes`. The last cell of its diagonal counts photos of
+        the other classes that are taken for any of the other classes.
+    """
+    if len(classes) <= max_classes:
+        return matrix, list(classes)
+    errors = matrix.sum(axis=0) + matrix.sum(axis=1) - 2 * np.diag(matrix)
+    kept = np.sort(np.argsort(-errors, kind="stable")[:max_classes])
+    groups = np.full(len(classes), max_classes)
+    groups[kept] = np.arange(max_classes)
+    small = np.zeros((max_classes + 1, max_classes + 1), matrix.dtype)
+    np.add.at(small, (groups[:, np.newaxis], groups), matrix)
+    return small, [*(classes[i] for i in kept), f"{len(classes) - max_classes} others"]
+
+
+def confusion_heatmap(matrix: np.ndarray, classes: Sequence[str], *, photos: str = "test", table: str = "") -> Figure:
     """Draws a confusion matrix as fractions of each actual class, labelled with the counts that are not 0.
+
+    Of many classes it shows the `MAX_CONFUSED` ones with the most errors, and the sum of the others.
 
     Args:
         matrix: counts of shape (classes, classes), one row per actual class.
         classes: the names.
         photos: which they are, for the title.
+        table: the file with all classes, for the title.
     """
+    title = f"{np.trace(matrix)} of {matrix.sum()} {photos} photos right"
+    if len(classes) > MAX_CONFUSED:
+        title += f"\n{MAX_CONFUSED} of {len(classes)} classes, those with the most errors; the others are summed"
+        title += f"; {table} has all" if table else ""
+    matrix, classes = condense(matrix, classes, MAX_CONFUSED)
+    names, style = fonts.legible(classes)
     fractions = normalize_rows(matrix)
     side = max(5.0, 2.2 + 0.27 * len(classes))
     figure = Figure(figsize=(side, side), layout="constrained")
@@ -33,13 +70,13 @@ def confusion_heatmap(matrix: np.ndarray, classes: Sequence[str], *, photos: str
     for row, column in zip(*np.nonzero(matrix), strict=True):
         colour = "white" if fractions[row, column] > 0.5 else "black"
         axes.text(column, row, str(matrix[row, column]), ha="center", va="center", fontsize=7, color=colour)
-    axes.set_xticks(range(len(classes)), classes, rotation=90, fontsize=8)
-    axes.set_yticks(range(len(classes)), classes, fontsize=8)
+    axes.set_xticks(range(len(classes)), names, rotation=90, fontsize=8, **style)
+    axes.set_yticks(range(len(classes)), names, fontsize=8, **style)
     axes.set_xticks(np.arange(-0.5, len(classes)), minor=True)
     axes.set_yticks(np.arange(-0.5, len(classes)), minor=True)
     axes.grid(which="minor", color="0.92", linewidth=0.5)
     axes.tick_params(which="minor", length=0)
     axes.set_xlabel("predicted")
     axes.set_ylabel("actual")
-    axes.set_title(f"{np.trace(matrix)} of {matrix.sum()} {photos} photos right")
+    axes.set_title(title)
     return figure

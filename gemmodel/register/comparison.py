@@ -10,6 +10,8 @@ from scipy.stats import binomtest
 from gemmodel.core.errors import DataError
 from gemmodel.figures import tiles
 
+MAX_SHOWN = 160  # photos in a picture
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -65,15 +67,16 @@ def compare(new: pd.DataFrame, old: pd.DataFrame) -> Comparison:
 
 
 def picture(changed: pd.DataFrame, photos: Path) -> Image.Image:
-    """Returns photos that two models predict differently, each with its gem and both predictions.
+    """Returns photos that two models predict differently, each with its gem and both predictions, at most `MAX_SHOWN`.
 
     Args:
         changed: one row per photo: `file`, `actual`, `before` and `now`, as in a `Comparison`.
         photos: the folder that the files are relative to.
     """
     photo_tiles = []
-    for row in changed.itertuples():
+    for row in changed.head(MAX_SHOWN).itertuples():
         frame = tiles.GREEN if row.now == row.actual else tiles.RED
         caption = f"is {row.actual}\nbefore: {row.before}\nnow: {row.now}"
         photo_tiles.append(tiles.framed_tile(photos / row.file, frame, caption))
-    return tiles.sheet(photo_tiles)
+    note = f"{MAX_SHOWN} of {len(changed)} photos; the table has all" if len(changed) > MAX_SHOWN else ""
+    return tiles.sheet(photo_tiles, note=note)

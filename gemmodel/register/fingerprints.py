@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from joblib import Parallel, delayed
 
-from gemmodel.core import image_folder
+from gemmodel.core import files, image_folder
 from gemmodel.core.errors import DataError
 from gemmodel.images import decode, phash
 
@@ -40,9 +40,7 @@ def with_predictions(test: Path, predictions: Path) -> pd.DataFrame:
     Raises:
         DataError: the file is missing, or is about other photos.
     """
-    if not predictions.is_file():
-        raise DataError(f"{predictions}: no such file; `dvc repro` makes it, `dvc pull` fetches it")
-    photos, predicted = table(test), pd.read_csv(predictions, dtype=str, keep_default_na=False)
+    predicted, photos = files.read_table(predictions), table(test)
     if not {"file", "predicted"} <= set(predicted) or sorted(predicted["file"]) != sorted(photos["file"]):
         raise DataError(f"{predictions}: not the predictions for {test}; `dvc repro evaluate` makes them")
     return photos.merge(predicted[["file", "predicted"]], on="file")

@@ -35,7 +35,7 @@ def load_table(version: ModelVersion, file: str) -> pd.DataFrame | None:
         return None
     with tempfile.TemporaryDirectory() as scratch:
         path = mlflow.artifacts.download_artifacts(artifact_uri=f"{source}/{name}", dst_path=scratch)
-        return pd.read_csv(path, dtype=str, keep_default_na=False)
+        return files.read_table(Path(path))
 
 
 def predict_in_subprocess(version: ModelVersion, photos: Sequence[Path]) -> list[str]:

@@ -3,11 +3,10 @@
 After Mitchell and others, "Model Cards for Model Reporting", arXiv 1810.03993.
 """
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-import pandas as pd
 
 from gemmodel.core import files, hashing
 from gemmodel.core.params import Params
@@ -15,7 +14,9 @@ from gemmodel.figures import html
 from gemmodel.report import index_page
 
 TEMPLATE = Path(__file__).with_suffix(".md")
+NAMES = ("gem", "most_often_taken_for")
 WORST = 10  # gems
+NUMBERS = {"photos": int, "accuracy": float, "low": float, "high": float}  # columns of classes.csv
 
 
 def write(reports: index_page.Reports, model: Path, settings: Params, hashes: Mapping[str, str | None]) -> None:
@@ -31,7 +32,7 @@ def write(reports: index_page.Reports, model: Path, settings: Params, hashes: Ma
         DataError: a report is missing.
     """
     clean, split, metrics = (files.read_json(path) for path in (reports.clean, reports.split, reports.metrics))
-    by_class = pd.read_csv(reports.evaluation / "classes.csv", keep_default_na=False)
+    by_class = files.read_table(reports.evaluation / "classes.csv", numbers=NUMBERS)
     worst = by_class[by_class["accuracy"] < 1].sort_values(["accuracy", "gem"]).head(WORST)
     html.write(
         reports.card,
@@ -50,9 +51,14 @@ def write(reports: index_page.Reports, model: Path, settings: Params, hashes: Ma
         split_seed=settings.split.seed,
         scores=index_page.rows(metrics),
         hashes={name: value for name, value in hashes.items() if value},
-        worst=worst.to_dict("records"),
+        worst=[row | {name: _markdown(row[name]) for name in NAMES} for row in worst.to_dict("records")],
         fewest=int(by_class["photos"].min()),
     )
+
+
+def _markdown(text: str) -> str:
+    """Returns a name, escaped so that it cannot act as Markdown, HTML or a formula."""
+    return re.sub(r"([\\`*_\[\]<>|~$&#])", r"\\\1", text)
 
 
 def _backbone(settings: Params) -> Any:

@@ -108,6 +108,7 @@ def test_pin_test_writes_the_test_list(run: Run, refused: Any, tmp_path: Path) -
     [
         ({"crawl.source": "folder", "crawl.folder": "nowhere"}, "nowhere: no such folder or archive"),
         ({"base.sed": 1}, "base.sed is not a known key"),
+        ({"register.name": "team/gems"}, "register.name is 'team/gems'"),
     ],
 )
 def test_check_refuses_a_wrong_parameter(

@@ -116,3 +116,10 @@ def test_a_missing_table_and_one_that_is_not_text_are_errors(tmp_path: Path) -> 
     (tmp_path / "table.csv").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(DataError, match="UTF-8"):
         corrections.read(tmp_path / "table.csv")
+
+
+def test_a_class_called_as_the_keyword_is_refused_where_the_keyword_is_used() -> None:
+    photos = [("a" * 64, "drop/1.jpg"), ("b" * 64, "Ruby/1.jpg")]
+    with pytest.raises(DataError, match="a class is called drop"):
+        corrections.match({"Ruby/1.jpg": "drop"}, photos, {"drop", "Ruby"})
+    assert corrections.match({"drop/1.jpg": "Ruby"}, photos, {"drop", "Ruby"}) == ({0: "Ruby"}, [])

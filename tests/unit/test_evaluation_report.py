@@ -130,7 +130,7 @@ def test_diagrams_draw_the_values_of_their_tables() -> None:
 
 def test_the_same_predictions_give_the_same_bytes(write: Write) -> None:
     (_, one), (_, other) = write(GEMS), write(GEMS, "again")
-    assert len(list(one.iterdir())) == 15
+    assert len(list(one.iterdir())) == 17
     for path in one.iterdir():
         assert path.read_bytes() == (other / path.name).read_bytes(), path.name
 
@@ -142,9 +142,9 @@ def test_tables_hold_the_predictions_also_of_classes_named_as_a_column(write: Wr
     np.testing.assert_allclose(probabilities, predictions.probabilities, atol=1e-6)  # written with six digits
     assert rows["file"].tolist() == predictions.files
     assert rows["actual"].tolist() == [predictions.classes[gem] for gem in predictions.actual]
-    counts = pd.read_csv(out / "confusion.csv", index_col="actual")
+    counts = pd.read_csv(out / "confusion.csv", index_col="(actual)")
     assert counts.to_numpy().tolist() == [[1, 1, 0], [0, 1, 1], [0, 0, 2]]
-    fractions = pd.read_csv(out / "confusion_fractions.csv", index_col="actual")
+    fractions = pd.read_csv(out / "confusion_fractions.csv", index_col="(actual)")
     assert fractions.to_numpy().tolist() == [[0.5, 0.5, 0], [0, 0.5, 0.5], [0, 0, 1]]
 
 
@@ -158,3 +158,17 @@ def test_a_picture_of_a_changed_prediction_has_a_green_frame_where_it_is_right_n
     now_wrong = comparison.picture(changed.assign(now="Spinel", before="Ruby"), tmp_path)
     assert now_wrong.getpixel((8, 26)) == ImageColor.getrgb(tiles.RED)
     assert min(comparison.picture(changed.iloc[:0], tmp_path).size) > 100
+
+
+def test_the_tables_of_dvc_plots_have_a_bound(write: Write) -> None:
+    predictions, out = write([f"Gem {i}" for i in range(130)])
+    confusion = pd.read_csv(out / "plot_confusion.csv")
+    assert len(confusion) == len(predictions.files)
+    assert len({*confusion["actual"], *confusion["predicted"]}) == 101
+    assert (confusion["predicted"] == "30 others").any()
+    rows = pd.read_csv(out / "predictions.csv")
+    shown = confusion["actual"] != "30 others"
+    assert (confusion["actual"] == rows["actual"])[shown].all()
+    classes = pd.read_csv(out / "plot_classes.csv")
+    assert len(classes) == 100
+    assert classes["accuracy"].is_monotonic_increasing

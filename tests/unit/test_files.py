@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from gemmodel.core import files
@@ -77,3 +78,31 @@ def test_malformed_json_lines_are_an_error_that_names_the_file(tmp_path: Path, c
     with pytest.raises(DataError) as caught:
         files.read_jsonl(path)
     assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "name", ["1", "01", "1e3", "NA", "null", "True", "", "a,b", 'O\'Neil "x"', " x", "红宝石", "\ufeffx"]
+)
+def test_a_table_keeps_names_as_they_are(tmp_path: Path, name: str) -> None:
+    table = pd.DataFrame({"gem": [name, "1.0"], "photos": [3, 4]})
+    for encoding in ("utf-8", "utf-8-sig"):  # a spreadsheet writes a byte order mark
+        table.to_csv(tmp_path / "table.csv", index=False, encoding=encoding)
+        read = files.read_table(tmp_path / "table.csv", numbers={"photos": int, "absent": float})
+        assert read["gem"].tolist() == [name, "1.0"]
+        assert read["photos"].tolist() == [3, 4]
+
+
+@pytest.mark.parametrize("content", [b"", b"gem\n\xe9\n", b"gem,photos\na,many\n", b"gem,photos\na,1,2,3\nb,1\n"])
+def test_what_is_no_table_is_an_error_of_one_line(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "table.csv").write_bytes(content)
+    with pytest.raises(DataError, match=r"table\.csv: not") as caught:
+        files.read_table(tmp_path / "table.csv", numbers={"photos": int})
+    assert "\n" not in str(caught.value)
+    with pytest.raises(DataError, match=r"none\.csv: no such file"):
+        files.read_table(tmp_path / "none.csv")
+
+
+def test_no_module_reads_a_table_otherwise() -> None:
+    package = Path(files.__file__).parents[1]
+    readers = [path.name for path in package.rglob("*.py") if "read_csv" in path.read_text(encoding="utf-8")]
+    assert readers == ["files.py"]

@@ -124,3 +124,8 @@ def test_a_missing_report_is_named(reports: Reports, tmp_path: Path, settings: C
     reports.split.unlink()
     with pytest.raises(DataError, match=r"split\.json"):
         model_card.write(reports, tmp_path / "models", settings(), {})
+
+
+def test_a_gem_in_the_model_card_is_no_markdown() -> None:
+    assert model_card._markdown("_x_ $1$ [a](b) <b>|#1") == r"\_x\_ \$1\$ \[a\](b) \<b\>\|\#1"
+    assert model_card._markdown("Garnet Red") == "Garnet Red"

@@ -104,6 +104,9 @@ def test_a_review_becomes_a_table_that_cleaning_reads(
     page.goto((tmp_path / "page.html").as_uri())
     assert page.evaluate("[...document.images].every(image => image.complete && image.naturalWidth > 0)")
     first, second = page.locator(".card select").all()
+    assert first.locator("option").count() == 3
+    first.focus()
+    assert first.locator("option").count() == len(GEMS) + 1  # keep, each other gem, and drop
     first.select_option(GEMS[1])
     second.select_option("drop")
     with page.expect_download() as download:

@@ -268,3 +268,96 @@ def test_an_old_value_is_not_explained_where_it_never_was_one(settings: Settings
     with pytest.raises(ParameterError) as caught:
         settings({"register.rule": "fly"})
     assert "is now called" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["crawl.only", "register.name"])
+@pytest.mark.parametrize("value", [1, 1.5, True])
+def test_a_name_that_yaml_takes_for_another_type_is_an_error_with_the_remedy(
+    settings: Settings, key: str, value: Any
+) -> None:
+    with pytest.raises(ParameterError, match=rf"{key}(\[0\])? is {value}; it must be of type str, so put it in quotes"):
+        settings({key: value})
+
+
+@pytest.mark.parametrize("name", ["gemstones", "my gems", "gems.v2", "红宝石", "-x", "x" * 250])
+def test_a_registered_model_may_have_any_name_that_mlflow_takes(settings: Settings, name: str) -> None:
+    assert settings({"register.name": name}).register.name == name
+
+
+REFUSED_NAMES = [
+    "a/b", "a:b", "a'b", 'a"b', "a@b", "a?b", "a#b", "a%b", "a\\b", "a\nb", "a\tb", "", " ", ".", "..", "...", " a",
+    "a ", "x" * 251,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED_NAMES)
+def test_a_name_that_mlflow_refuses_somewhere_is_an_error(settings: Settings, name: str) -> None:
+    with pytest.raises(ParameterError, match=r"register\.name is .*(MLflow's registry takes no|it must be 1 to 250)"):
+        settings({"register.name": name})
+
+
+def test_every_name_that_mlflow_itself_refuses_is_among_them() -> None:
+    from mlflow.exceptions import MlflowException
+    from mlflow.utils.validation import _validate_model_name
+
+    def is_refused(name: str) -> bool:
+        try:
+            _validate_model_name(name)
+        except MlflowException:
+            return True
+        return False
+
+    chars = [chr(i) for i in range(32, 127)]
+    assert {"a/b", "a:b"} <= {f"a{char}b" for char in chars if is_refused(f"a{char}b")} <= set(REFUSED_NAMES)
+    assert is_refused("..") and is_refused(" ")
+
+
+def test_panels_whose_files_some_disks_take_for_one_are_an_error(settings: Settings) -> None:
+    with pytest.raises(ParameterError, match=r"evaluate\.panels has names that differ in capitals only"):
+        settings({"evaluate.panels": {"Red": ["Ruby"], "red": ["Pyrope"]}})
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with the files that the shipped parameters name."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    for name in ("corrections.csv", "test_list.txt", "hierarchy.yaml"):
+        (tmp_path / "photos" / name).touch()
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("crawl.folder", "nowhere", "no such folder or archive"),  # DVC tracks it whatever crawl.source is
+        ("crawl.folder", "", "must be a path"),
+        ("crawl.folder", "https://host.example/gems.zip", "must be a path"),
+        ("crawl.folder", ".", "writes to data"),
+        ("crawl.folder", "..", "writes to data"),
+        ("crawl.folder", "data", "writes to data"),
+        ("crawl.folder", "photos/../data/raw", "writes to data"),
+        ("crawl.folder", "reports/photos", "writes to reports"),
+        ("clean.corrections", "none.csv", "no such file; an empty one will do"),
+        ("clean.corrections", "photos", "not a file"),
+        ("split.test_list", "", "must be a path"),
+        ("split.hierarchy", "models/hierarchy.yaml", "writes to models"),
+        ("embed.weights", "ImageNet", "must be imagenet, none or a weights file"),
+        ("model.transfer.weights", "lite0.pth", "must be imagenet, none or a weights file"),
+    ],
+)
+def test_a_path_that_dvc_or_a_stage_would_refuse_is_an_error(
+    settings: Settings, project: Path, key: str, value: str, expected: str
+) -> None:
+    for folder in ("data/raw", "reports/photos", "models"):
+        (project / folder).mkdir(parents=True)
+    (project / "models" / "hierarchy.yaml").touch()
+    with pytest.raises(ParameterError, match=f"^{re.escape(key)}.*{expected}"):
+        params.check_paths(settings({key: value}))
+
+
+def test_the_shipped_paths_are_right_and_outputs_are_those_of_the_pipeline(settings: Settings, project: Path) -> None:
+    params.check_paths(settings())
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"].values()
+    outs = [out for stage in stages for kind in ("outs", "metrics") for out in stage.get(kind, ())]
+    assert {next(iter([out] if isinstance(out, str) else out)).split("/")[0] for out in outs} == set(params.OUTPUTS)
