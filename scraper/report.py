@@ -35,6 +35,7 @@ def markdown(report: Mapping[str, Any]) -> str:
             *_section("Gems without pictures", [f"- {_plain(gem)}" for gem in report["gems_without_pictures"]]),
             *_section("Guesses", [f"- {_plain(guess)}" for guess in report["guesses"]]),
             *_section("Names taken as one gem", _table(("name", "gem"), report["joined"].items())),
+            *_section("Names that are no folder names", _table(("gem", "folder"), report["renamed"].items())),
             *_section(
                 "Other files and unexpected markup", _table(("what", "count"), report["unmatched_markup"].items())
             ),

@@ -259,6 +259,7 @@ def _report(
 ) -> dict[str, Any]:
     failures = [failure for summary in summaries for failure in summary["failures"]]
     by_gem = Counter(str(row["gem"]) for row in rows)
+    folders = {str(row["gem"]): str(row["path"]).split("/")[0] for row in rows}
     return {
         "sources": [summary["source"] for summary in summaries],
         "pages": sum(summary["pages"] for summary in summaries),
@@ -273,6 +274,7 @@ def _report(
         "gems_without_pictures": sorted(gem for summary in summaries for gem in summary["gems_without_pictures"]),
         "joined": {name: gem for summary in summaries for name, gem in summary.get("joined", {}).items()}
         | dict(joined),
+        "renamed": {gem: folder for gem, folder in sorted(folders.items()) if gem != folder},
         "guesses": [guess for summary in summaries for guess in summary.get("guesses", ())],
         "unmatched_markup": dict(sum((Counter(summary["unmatched_markup"]) for summary in summaries), Counter())),
     }

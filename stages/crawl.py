@@ -8,6 +8,13 @@ from scraper.report import markdown
 from stages import command
 
 LOGS = Path("logs")  # not an output of the stage: logs contain times
+LISTED = {
+    "joined": "names taken as one gem",
+    "renamed": "names that are no folder names",
+    "failed": "reasons for photos left out",
+    "unmatched_markup": "kinds of other files or markup",
+}
+MAX_LISTED = 5  # of each; the report has all
 
 
 def main(out: Path, report: Path, params_file: Path = Path("params.yaml")) -> None:
@@ -20,10 +27,10 @@ def main(out: Path, report: Path, params_file: Path = Path("params.yaml")) -> No
     print(f"crawl: {counts} from {', '.join(crawl_report['sources'])}: {changes}")
     for guess in crawl_report["guesses"]:
         print(f"crawl: guessed: {guess}")
-    for kind in ("joined", "failed", "unmatched_markup"):
+    for kind, label in LISTED.items():
         if crawl_report[kind]:
-            listed = ", ".join(f"{name} ({value})" for name, value in crawl_report[kind].items())
-            print(f"crawl: {kind.replace('_markup', '')}: {listed}; see {report.with_suffix('.md')}")
+            listed = ", ".join(f"{name} ({value})" for name, value in list(crawl_report[kind].items())[:MAX_LISTED])
+            print(f"crawl: {len(crawl_report[kind])} {label}: {listed}; see {report.with_suffix('.md')}")
 
 
 if __name__ == "__main__":
