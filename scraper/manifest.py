@@ -36,6 +36,14 @@ def load_previous(raw: Path) -> list[dict[str, Any]]:
     return [row for row in rows if isinstance(row, dict) and _is_valid(row)]
 
 
+def previous_sources(raw: Path) -> list[str]:
+    """Returns the sources of the previous crawl; none where there is no such crawl."""
+    try:
+        return [summary["source"] for summary in files.read_json(raw / SUMMARY)]
+    except (DataError, OSError, KeyError, TypeError):
+        return []
+
+
 def _is_valid(row: dict[str, Any]) -> bool:
     has_texts = all(isinstance(row.get(key), str) and row[key] for key in ("path", "gem", "sha256"))
     return has_texts and type(row.get("number", 0)) is int

@@ -126,7 +126,7 @@ def crawl(
             results += crawl_sites(sites, urls, params, new, logs=logs, overrides=settings)
         summaries = [result.summary for result in results]
         rows, joined = _join_spellings([row for result in results for row in result.rows], new)
-        if not params.allow_fewer:
+        if not params.allow_fewer and manifest.previous_sources(out) == [summary["source"] for summary in summaries]:
             _check_not_fewer(rows, previous, params, out)
         rows = manifest.assign_numbers(rows, previous)
         files.write_jsonl(new / manifest.MANIFEST, rows)
@@ -200,7 +200,7 @@ def _join_spellings(rows: Sequence[dict[str, Any]], store: Path) -> tuple[list[d
 def _check_not_fewer(
     rows: Sequence[Mapping[str, Any]], previous: Sequence[Mapping[str, Any]], params: CrawlParams, out: Path
 ) -> None:
-    """Raises if there are far fewer photos than in the previous crawl, of the gems that were requested now.
+    """Raises if there are far fewer photos than in the previous crawl of the same sources, of the gems requested now.
 
     Raises:
         DataError: there are less than MIN_FRACTION of them.

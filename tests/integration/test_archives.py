@@ -327,11 +327,13 @@ def test_a_crawl_that_finds_far_less_replaces_nothing_unless_allowed(tmp_path: P
     crawl(tmp_path / "gems.zip", only=["Opal"], max_per_gem=1)  # fewer, as requested
     crawl(tmp_path / "gems.zip")
     assert content(tmp_path / "project") == before
-    few = write_zip(tmp_path / "few.zip", {"Ruby/0.jpg": jpeg(0), "Opal/a.PNG": jpeg(100)})
+    few = write_zip(tmp_path / "gems.zip", {"Ruby/0.jpg": jpeg(0), "Opal/a.PNG": jpeg(100)})
     with pytest.raises(DataError, match=r"2 photos, the previous one 5.*crawl\.allow_fewer"):
         crawl(few)
     assert content(tmp_path / "project") == before
     assert crawl(few, allow_fewer=True)[0]["pictures"] == 2
+    crawl(write_zip(tmp_path / "many.zip", GOOD))
+    assert crawl(few)[0]["pictures"] == 2  # of another source: these photos were requested
 
 
 @pytest.mark.parametrize(
