@@ -34,19 +34,21 @@ class OneLineParser(argparse.ArgumentParser):
 
 def main() -> None:
     """Runs the command line."""
-    ignored = environment.settle()
+    ignored = environment.apply_environment()
     parser = OneLineParser(prog="gemmodel", description="Train, inspect and use classifiers of gemstones.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     summary = commands.add_parser("summary", help="print the scores of the last run and where its reports are")
-    summary.add_argument("--reports", type=Path, default=Path("reports"), help="folder of reports (default: reports)")
+    summary.add_argument(
+        "--reports", type=path_argument, default=Path("reports"), help="folder of reports (default: reports)"
+    )
     summary.set_defaults(run=lambda arguments: print_summary(arguments.reports))
     check = commands.add_parser("check", help="check params.yaml, without running a stage")
     check.set_defaults(run=lambda arguments: check_params(Path("params.yaml")))
     count = commands.add_parser("count", help="print the number of photos of each class in a folder, as a tree")
-    count.add_argument("folder", type=Path)
+    count.add_argument("folder", type=path_argument)
     count.set_defaults(run=lambda arguments: print_tree(arguments.folder))
     inspect = commands.add_parser("inspect", help="show which photos of a folder or archive a crawl would take")
-    inspect.add_argument("source", type=Path, metavar="FOLDER|ARCHIVE", help="as in crawl.folder")
+    inspect.add_argument("source", type=path_argument, metavar="FOLDER|ARCHIVE", help="as in crawl.folder")
     inspect.add_argument("--class-level", type=int, default=0, metavar="N", help="as crawl.class_level (default: 0)")
     inspect.set_defaults(run=lambda arguments: print_inventory(arguments.source, arguments.class_level))
     devices = commands.add_parser("devices", help="list the CPUs and GPUs that TensorFlow can use")
@@ -55,8 +57,12 @@ def main() -> None:
     predict.add_argument("photos", nargs="+", metavar="PHOTO", help="a file, a folder, or a pattern such as '*.jpg'")
     predict.add_argument("--top", type=int, metavar="N", help="also print the N most probable gems of each photo")
     predict.add_argument("--json", action="store_true", help="print the whole prediction, one JSON object per line")
-    predict.add_argument("--explain", type=Path, metavar="PNG", help="draw which parts of the photo support the gem")
-    predict.add_argument("--model", type=Path, metavar="FOLDER", help="of a model (default: the registry's champion)")
+    predict.add_argument(
+        "--explain", type=path_argument, metavar="PNG", help="draw which parts of the photo support the gem"
+    )
+    predict.add_argument(
+        "--model", type=path_argument, metavar="FOLDER", help="of a model (default: the registry's champion)"
+    )
     predict.set_defaults(run=predict_photos)
     serve = commands.add_parser("serve", help="serve the registry's champion over HTTP, by MLflow's scoring server")
     serve.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
@@ -67,13 +73,17 @@ def main() -> None:
     ui.add_argument("--port", type=int, default=5000, help="(default: %(default)s)")
     ui.set_defaults(run=lambda arguments: serve_ui(arguments.host, arguments.port))
     app = commands.add_parser("app", help="serve a web page that predicts the gem in a photo")
-    app.add_argument("--model", type=Path, metavar="FOLDER", help="of a model (default: the registry's champion)")
+    app.add_argument(
+        "--model", type=path_argument, metavar="FOLDER", help="of a model (default: the registry's champion)"
+    )
     app.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     app.add_argument("--port", type=int, default=8000, help="(default: %(default)s)")
-    app.add_argument("--photos", type=Path, default=Path("data/clean"), help="training photos (default: %(default)s)")
+    app.add_argument(
+        "--photos", type=path_argument, default=Path("data/clean"), help="training photos (default: %(default)s)"
+    )
     app.add_argument(
         "--manifest",
-        type=Path,
+        type=path_argument,
         default=Path("data/raw/manifest.jsonl"),
         help="of the crawl, with the gems' properties (default: %(default)s)",
     )
@@ -81,9 +91,13 @@ def main() -> None:
     app.set_defaults(run=serve_page)
     tuning.add(commands)
     pin = commands.add_parser("pin-test", help="write the list that keeps the present test part as it is")
-    pin.add_argument("--test", type=Path, default=Path("data/split/test"), help="the test part (default: %(default)s)")
-    pin.add_argument("--clean", type=Path, default=Path("data/clean"), help="its source (default: %(default)s)")
-    pin.add_argument("--list", type=Path, default=Path("photos/test_list.txt"), help="(default: %(default)s)")
+    pin.add_argument(
+        "--test", type=path_argument, default=Path("data/split/test"), help="the test part (default: %(default)s)"
+    )
+    pin.add_argument(
+        "--clean", type=path_argument, default=Path("data/clean"), help="its source (default: %(default)s)"
+    )
+    pin.add_argument("--list", type=path_argument, default=Path("photos/test_list.txt"), help="(default: %(default)s)")
     pin.set_defaults(run=lambda arguments: pin_test(arguments.test, arguments.clean, arguments.list))
     promote = commands.add_parser("promote", help="make a version of the registered model champion")
     promote.add_argument("version", help="its number in MLflow's registry")
@@ -97,6 +111,17 @@ def main() -> None:
         print(f"gemmodel: {line}", file=sys.stderr)
     with cli_errors("gemmodel"):
         arguments.run(arguments)
+
+
+def path_argument(text: str) -> Path:
+    """Returns the path of a command's argument; an empty one, as an unset variable gives it, would be `.`.
+
+    Raises:
+        argparse.ArgumentTypeError: it is empty.
+    """
+    if not text:
+        raise argparse.ArgumentTypeError("an empty name; name a file or folder")
+    return Path(text)
 
 
 def check_params(path: Path) -> None:

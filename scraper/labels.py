@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath
 
 from scraper import archives
-from scraper.layout import Place, part_name
+from scraper.layout import Assignment, part_name
 
 SUFFIXES = (".csv", ".tsv")
 LABELS = ("label", "labels", "class", "classes", "category", "gem", "gemstone", "mineral", "species", "breed", "target")
@@ -19,8 +19,8 @@ MIN_MATCHED = 0.5  # of the rows of a table, or of the photos
 
 
 def read(
-    collection: archives.Collection, paths: Sequence[PurePosixPath], places: Sequence[Place]
-) -> tuple[list[Place], list[str]]:
+    collection: archives.Collection, paths: Sequence[PurePosixPath], assignments: Sequence[Assignment]
+) -> tuple[list[Assignment], list[str]]:
     """Places photos by the tables of labels in a collection, where the folders give no classes.
 
     A table of labels is a CSV or TSV file with a header, with one column that names photos (by path, name, or name
@@ -29,10 +29,10 @@ def read(
     Args:
         collection: the files, with the tables among them.
         paths: of the photos.
-        places: by the folders.
+        assignments: by the folders.
 
     Returns:
-        The places by the folders, or by the tables where these label at least half of the photos and name other
+        The assignments by the folders, or by the tables where these label at least half of the photos and name other
         classes than the folders; and what was guessed or not used, as sentences.
     """
     guesses: list[str] = []
@@ -48,30 +48,30 @@ def read(
             for i, label, part in rows:
                 labels[i].add((label, part))
     if not labels:
-        return list(places), guesses
-    folder_classes = {place.gem for place in places if place.gem}
+        return list(assignments), guesses
+    folder_classes = {assignment.gem for assignment in assignments if assignment.gem}
     table_classes = {label for pairs in labels.values() for label, _ in pairs}
-    placed = sum(place.gem is not None for place in places)
+    assigned = sum(assignment.gem is not None for assignment in assignments)
     by_table = not (folder_classes & table_classes) and len(table_classes) > 1 and 2 * len(labels) >= len(paths)
-    if not by_table and placed:
-        labels = {i: pairs for i, pairs in labels.items() if not places[i].gem}
+    if not by_table and assigned:
+        labels = {i: pairs for i, pairs in labels.items() if not assignments[i].gem}
         if not labels:
             if not table_classes <= folder_classes:
                 guesses.append(f"{', '.join(used)}: not used, since the folders name classes")
-            return list(places), guesses
+            return list(assignments), guesses
     guesses.append(f"labels of {len(labels)} photos are from {', '.join(used)}")
-    result = list(places)
-    for i, (path, place) in enumerate(zip(paths, places, strict=True)):
+    result = list(assignments)
+    for i, (path, assignment) in enumerate(zip(paths, assignments, strict=True)):
         if i in labels:
             gems = {label for label, _ in labels[i]}
             part = next((part for _, part in labels[i] if part), None)
             part = part or next(filter(None, map(part_name, path.parts[:-1])), None)
             if len(gems) > 1:
-                result[i] = Place(None, path.parts, reason=TWO_LABELS)
+                result[i] = Assignment(None, path.parts, reason=TWO_LABELS)
             else:
-                result[i] = Place(gems.pop(), path.parts, part)
-        elif by_table or not place.gem:
-            result[i] = Place(None, path.parts, reason=UNLABELLED if by_table else place.reason)
+                result[i] = Assignment(gems.pop(), path.parts, part)
+        elif by_table or not assignment.gem:
+            result[i] = Assignment(None, path.parts, reason=UNLABELLED if by_table else assignment.reason)
     return result, guesses
 
 

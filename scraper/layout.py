@@ -24,8 +24,8 @@ MASK = "a mask of another photo"
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a photo belongs.
+class Assignment:
+    """The class and part of a photo.
 
     Attributes:
         gem: the name of its class; None for a photo of no class.
@@ -62,7 +62,7 @@ def part_name(name: str) -> str | None:
 
 def recognise(
     paths: Sequence[PurePosixPath], *, name: str | None = None, level: int = 0
-) -> tuple[list[Place], list[str]]:
+) -> tuple[list[Assignment], list[str]]:
     """Finds the class folder of each photo.
 
     Folders around all photos are passed over, and so are folders in which one photo or few lie beside the folders of
@@ -76,7 +76,7 @@ def recognise(
         level: the depth of the class folders, from 1; 0: they are recognised.
 
     Returns:
-        The place of each photo, and what was guessed, as sentences.
+        The assignment of each photo, and what was guessed, as sentences.
     """
     root = _Folder()
     for i, path in enumerate(paths):
@@ -84,24 +84,26 @@ def recognise(
         for name_of_folder in path.parts[:-1]:
             folder = folder.folders.setdefault(name_of_folder, _Folder())
         folder.photos.append(i)
-    places: dict[int, Place] = {}
-    _take_masks(root, paths, places)
+    assignments: dict[int, Assignment] = {}
+    _take_masks(root, paths, assignments)
     guesses: list[str] = []
-    found = _at_level(root, level) if level else list(_classes(root, name, guesses))
-    for gem, part, class_folder, depth in found:
+    class_folders = _at_level(root, level) if level else list(_classes(root, name, guesses))
+    for gem, part, class_folder, depth in class_folders:
         for i in class_folder.all_photos():
             inner = paths[i].parts[depth:]
-            places[i] = Place(gem, (part, *inner) if part else inner, part_name(part) or part if part else None)
+            assignments[i] = Assignment(
+                gem, (part, *inner) if part else inner, part_name(part) or part if part else None
+            )
     for i, path in enumerate(paths):
         reason = UNLABELLED if any(map(part_name, path.parts[:-1])) else OUTSIDE
-        places.setdefault(i, Place(None, path.parts, reason=reason))
-    return [places[i] for i in range(len(paths))], guesses
+        assignments.setdefault(i, Assignment(None, path.parts, reason=reason))
+    return [assignments[i] for i in range(len(paths))], guesses
 
 
-Found = tuple[str, str | None, _Folder, int]  # a class, its part, its folder, and the folder's depth
+ClassFolder = tuple[str, str | None, _Folder, int]  # a class, its part, its folder, and the folder's depth
 
 
-def _classes(root: _Folder, name: str | None, guesses: list[str]) -> Iterator[Found]:
+def _classes(root: _Folder, name: str | None, guesses: list[str]) -> Iterator[ClassFolder]:
     node, above = root, list[str]()
     while len(node.folders) == 1 and next(iter(node.folders.values())).has_classes:
         folder_name, node = next(iter(node.folders.items()))
@@ -162,22 +164,24 @@ def _unwrapped(folder: _Folder) -> tuple[_Folder, int]:
     return folder, depth
 
 
-def _at_level(folder: _Folder, level: int, above: tuple[str, ...] = ()) -> list[Found]:
+def _at_level(folder: _Folder, level: int, above: tuple[str, ...] = ()) -> list[ClassFolder]:
     if len(above) == level:
         return [(above[-1], "/".join(above[:-1]) or None, folder, level)]
     return [found for name, inner in folder.folders.items() for found in _at_level(inner, level, (*above, name))]
 
 
-def _take_masks(folder: _Folder, paths: Sequence[PurePosixPath], places: dict[int, Place]) -> None:
+def _take_masks(folder: _Folder, paths: Sequence[PurePosixPath], assignments: dict[int, Assignment]) -> None:
     """Removes folders of masks, which are named so and hold files of the same names as a folder beside them."""
     stems = {name: {_stem(paths[i]) for i in inner.all_photos()} for name, inner in folder.folders.items()}
     for name in list(folder.folders):
         if set(re.split(r"[\W_\d]+", name.lower())) & MASKS and any(
             other != name and len(stems[name] & stems[other]) > 0.5 * len(stems[name]) for other in folder.folders
         ):
-            places |= {i: Place(None, paths[i].parts, reason=MASK) for i in folder.folders.pop(name).all_photos()}
+            assignments |= {
+                i: Assignment(None, paths[i].parts, reason=MASK) for i in folder.folders.pop(name).all_photos()
+            }
     for inner in folder.folders.values():
-        _take_masks(inner, paths, places)
+        _take_masks(inner, paths, assignments)
 
 
 def _stem(path: PurePosixPath) -> str:

@@ -85,18 +85,20 @@ def take_inventory(source: Path, stack: ExitStack, *, level: int = 0) -> Invento
                 readable.append(file)
         paths = [PurePosixPath(file.name) for file in readable]
         archive = collection.archive
-        places, guesses = layout.recognise(paths, name=archives.stem(archive.name) if archive else None, level=level)
+        assignments, guesses = layout.recognise(
+            paths, name=archives.stem(archive.name) if archive else None, level=level
+        )
         inventory.guesses += guesses
-        places, guesses = labels.read(collection, paths, places)
+        assignments, guesses = labels.read(collection, paths, assignments)
         inventory.guesses += guesses
         outer = next(filter(None, map(layout.part_name, _folders(archive))), None)
-        for file, place in zip(readable, places, strict=True):
+        for file, assignment in zip(readable, assignments, strict=True):
             named = replace(file, name=f"{collection.prefix}{file.name}")
-            if place.gem:
-                path = PurePosixPath(collection.prefix.removesuffix("!/").replace("!/", "/"), *place.path)
-                spelled[place.gem].append(Photo(path, named, place.part or outer))
+            if assignment.gem:
+                path = PurePosixPath(collection.prefix.removesuffix("!/").replace("!/", "/"), *assignment.path)
+                spelled[assignment.gem].append(Photo(path, named, assignment.part or outer))
             else:
-                inventory.left_out.append((named.name, place.reason or layout.OUTSIDE))
+                inventory.left_out.append((named.name, assignment.reason or layout.OUTSIDE))
     names = safe_names.class_names({name: len(photos) for name, photos in spelled.items()})
     inventory.joined = {name: names[name] for name in sorted(names) if names[name] != name}
     photos: dict[str, list[Photo]] = defaultdict(list)
@@ -203,7 +205,7 @@ def _left_out(inventory: Inventory) -> Iterator[str]:
 
 
 def _found(inventory: Inventory) -> str:
-    """Returns what a source holds in place of class folders, with the remedy."""
+    """Returns what a source holds in assignment of class folders, with the remedy."""
     found = "; ".join(_left_out(inventory)) or "it holds no files"
     return (
         f"found {found}. It must hold one folder of photos per class, or photos and a CSV table with the columns file "

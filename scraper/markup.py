@@ -12,6 +12,8 @@ from scrapy.http import Response, TextResponse
 from scrapy.utils.response import get_base_url
 from w3lib.url import safe_url_string
 
+from gemmodel.core.image_folder import SUFFIXES
+
 HUGE_TAG = re.compile(rb"<[^<>]{10000,}")  # lxml compares each of a tag's attributes with each other
 # Attributes of scripts that load a picture when it is scrolled into view; `src` is a placeholder then.
 LAZY = ("data-src", "data-original", "data-lazy-src", "data-lazy", "data-lazyload", "data-echo")
@@ -20,7 +22,7 @@ READ = {"img": {"src", "srcset", *LAZY, *LAZY_SRCSET}, "source": {"srcset", *LAZ
 PROSE = {"alt", "title", "class", "id", "name", "aria-label", "download"}  # a file's name in these is no link
 # A candidate of a srcset: a URL without spaces, then a width or density up to a comma (HTML, 4.8.4.4).
 CANDIDATE = re.compile(r"[\s,]*+(\S*[^\s,])(?:,+|\s+([^,]*),?)?")
-PICTURE = re.compile(r"\.(?:jpe?g|jfif|png|webp|gif|bmp|tiff?|avif|heic)(?=$|[?#;,)'\"\s])", re.IGNORECASE)
+PICTURE = re.compile(rf"(?:{'|'.join(map(re.escape, SUFFIXES))})(?=$|[?#;,)'\"\s])", re.IGNORECASE)
 # Session identifiers that servers of PHP, Java, ASP.NET and ColdFusion write into URLs.
 SESSION = re.compile(
     r";jsessionid=[^/?#]*|(?<=/)\(S\(\w{16,}\)\)/"

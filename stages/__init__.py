@@ -9,7 +9,7 @@ from pathlib import Path
 from gemmodel.core import environment
 from gemmodel.core.errors import cli_errors
 
-IGNORED = environment.settle()  # here, since a stage imports Keras before it calls `command`
+IGNORED = environment.apply_environment()  # here, since a stage imports Keras before it calls `command`
 
 
 def command(main: Callable[..., None]) -> None:

@@ -23,7 +23,7 @@ IGNORED = {  # by variable: what holds instead
 }
 
 
-def settle() -> list[str]:
+def apply_environment() -> list[str]:
     """Sets and removes variables of this process, and so of those that it starts; makes its output printable.
 
     Must run before Keras or MLflow is imported. Only commands call it: a program that imports the package keeps its

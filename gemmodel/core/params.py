@@ -5,6 +5,7 @@ Where a list is expected, a single value is a list of one.
 The comments in params.yaml explain each value and its default.
 """
 
+import math
 import os
 import re
 from dataclasses import dataclass, fields, is_dataclass
@@ -59,7 +60,7 @@ RENAMED = {  # keys of version 0.1 and their present names
     "train.unknown_share": "train.ood_false_positive_rate",
 }
 YAML_1_1_BOOLEANS = {"yes", "no", "on", "off", "y", "n"}  # text to YAML 1.2, which DVC and this project read
-OUTPUTS = ("data", "models", "reports")  # folders of the pipeline's outputs
+OUTPUTS = ("data", "models", "reports", "mlruns", "mlflow.db", "logs", ".dvc")  # what a run of the pipeline changes
 RENAMED_VALUES = {"fly": "on_the_fly", "by_hand": "manual"}
 
 
@@ -379,7 +380,7 @@ def read(path: Path) -> Any:
         if str(error.problem).startswith("found duplicate key"):
             raise ParameterError(f"{line}: {error.problem}; remove one of the two lines") from None
         raise ParameterError(f"{line}: not valid YAML: {error.problem or error.context}") from None
-    except YAMLError as error:
+    except (YAMLError, ValueError) as error:  # such as a date that does not exist
         raise ParameterError(f"{path}: not valid YAML: {error}".replace("\n", " ")) from None
 
 
@@ -429,6 +430,8 @@ def _checked(value: Any, kind: Any, name: str) -> Any:
         return tuple(_checked(item, get_args(kind)[0], f"{name}[{i}]") for i, item in enumerate(value))
     if kind is float and type(value) is int:
         return float(value)
+    if kind is float and isinstance(value, float) and math.isinf(value):
+        raise ParameterError(f"{name} is {value}; it must be a finite number")
     if type(value) is not kind:
         remedy = ""
         if kind is bool and str(value).lower() in YAML_1_1_BOOLEANS:

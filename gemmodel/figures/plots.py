@@ -3,10 +3,13 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
 from gemmodel.figures import fonts
+
+matplotlib.rcdefaults()  # a matplotlibrc of the user would change the pictures' colours, fonts and bytes
 
 MAX_CONFUSED = 100  # classes in a confusion matrix; 3,600 pixels wide at 120 dpi
 
@@ -37,7 +40,7 @@ def condense(matrix: np.ndarray, classes: Sequence[str], max_classes: int) -> tu
     if len(classes) <= max_classes:
         return matrix, list(classes)
     errors = matrix.sum(axis=0) + matrix.sum(axis=1) - 2 * np.diag(matrix)
-    kept = np.sort(np.argsort(-errors, kind="stable")[:max_classes])
+    kept = np.sort(np.lexsort((np.asarray(classes), -errors))[:max_classes])  # ties by name: the same in any order
     groups = np.full(len(classes), max_classes)
     groups[kept] = np.arange(max_classes)
     small = np.zeros((max_classes + 1, max_classes + 1), matrix.dtype)

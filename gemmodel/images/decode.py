@@ -139,9 +139,9 @@ def _open(file: Path | IO[bytes]) -> Image.Image:
     try:
         return Image.open(file, formats=FORMATS)
     except (ValueError, UnidentifiedImageError):  # Pillow refuses a PNG for damaged or large metadata
-        content = _start(file, None)
-        if not content.startswith(b"\x89PNG"):
+        if _start(file, 4) != b"\x89PNG":
             raise
+        content = _start(file, None)
         image = Image.open(io.BytesIO(_png_without_metadata(content)), formats=("PNG",))
         if b"iCCP" in content[:4096]:
             image.info["icc_profile"] = None

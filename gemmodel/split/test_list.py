@@ -32,7 +32,8 @@ def resolve_test_list(clean: Path, test_list: Path) -> tuple[set[str], dict[str,
     listed = read(test_list)
     rows_by_hash = defaultdict(list)
     paths = {}
-    for row in files.read_jsonl(clean / "manifest.jsonl"):
+    manifest = clean / "manifest.jsonl"
+    for row in files.read_jsonl(manifest) if listed or manifest.exists() else ():
         if row.get("part") == "test":
             listed.setdefault(row["sha256"], row["source"])
         rows_by_hash[row["sha256"]].append(row)

@@ -71,6 +71,7 @@ def mlflow_store(*, create: bool = True) -> Iterator[None]:
                 with ignoring("RESOURCE_ALREADY_EXISTS"):  # by another machine, just now
                     mlflow.create_experiment(name, artifact_location=local, tags=KIND)
             mlflow.set_experiment(name)
+            os.environ.pop("MLFLOW_EXPERIMENT_ID", None)  # which MLflow sets for processes that this one starts
         yield
     except (MlflowException, RequestException, SQLAlchemyError, sqlite3.Error, ModuleNotFoundError) as error:
         line = str(error).splitlines()[0]

@@ -47,7 +47,11 @@ def tracking_uri() -> str:
         return uri
     path = file.as_posix()
     # MLflow would decode a `%`, or create a folder of the encoded name, and take a `?` for the beginning of a query.
-    return SQLITE + (os.path.relpath(file) if {"%", "?"} & set(path) else path)
+    if {"%", "?"} & set(path):
+        path = os.path.relpath(file)
+        if {"%", "?"} & set(path):
+            raise TrackingError(f"{file}: MLflow cannot open a store with % or ? in its path; move or rename it")
+    return SQLITE + path
 
 
 def sqlite_file() -> Path | None:
@@ -148,7 +152,7 @@ def _run_paths(database: sqlite3.Connection, root: str) -> list[Path]:
 
 def _configured() -> str:
     uri = os.environ.get("MLFLOW_TRACKING_URI", "").strip() or DEFAULT_URI
-    registry = os.environ.get("MLFLOW_REGISTRY_URI") or uri
+    registry = os.environ.get("MLFLOW_REGISTRY_URI", "").strip() or uri
     if registry != uri:
         raise TrackingError(
             f"MLFLOW_REGISTRY_URI: {registry}: runs and registered models are in one store here; unset it, and name "

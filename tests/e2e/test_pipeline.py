@@ -111,7 +111,7 @@ def test_a_changed_value_reruns_only_downstream_stages(
         ("gemmodel/clean/cleaning.py", {"clean"}),
         (
             "gemmodel/images/decode.py",
-            {"crawl", "clean", "describe", "augment", "embed", "train", "evaluate", "explain", "register"},
+            {"crawl", "clean", "describe", "augment", "embed", "train", "evaluate", "explain", "explore", "register"},
         ),
         ("gemmodel/train/cnn.py", {"train"}),
         ("gemmodel/register/promotion.py", {"register"}),

@@ -24,6 +24,7 @@ def test_help_lists_all_commands(run: Run, tmp_path: Path) -> None:
         "summary",
         "check",
         "count",
+        "inspect",
         "devices",
         "predict",
         "serve",

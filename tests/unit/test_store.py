@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from sqlalchemy.engine import make_url
 
 from gemmodel.core.errors import DataError, TrackingError
 from gemmodel.tracking import store
@@ -97,7 +98,6 @@ def test_artefacts_beside_a_store_that_cannot_be_written_are_found(
         (" ", "my gems", "sqlite:///{}/my gems/mlflow.db", "my gems/mlflow.db"),
         (None, "my%20gems", "sqlite:///mlflow.db", "my%20gems/mlflow.db"),
         (None, "a?b/.dvc/tmp/exps/tmp1", "sqlite:///../../../../mlflow.db", "a?b/mlflow.db"),
-        ("sqlite:///../shared/my%2520.db", "gems", "sqlite:///../shared/my%20.db", "shared/my%20.db"),
         ("http://host:5000", "gems", "http://host:5000", None),
     ],
 )
@@ -110,6 +110,17 @@ def test_the_uri_is_what_mlflow_reads_as_the_file(
         monkeypatch.setenv("MLFLOW_TRACKING_URI", variable)
     assert store.tracking_uri() == uri.format(tmp_path.as_posix())
     assert store.sqlite_file() == (None if file is None else tmp_path / file)
+    if file is not None:
+        assert Path(make_url(store.tracking_uri()).database or "").resolve() == tmp_path / file
+
+
+def test_a_store_that_mlflow_would_open_elsewhere_is_refused(
+    project: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project("gems")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///../shared/my%2520.db")
+    with pytest.raises(TrackingError, match=r"my%20\.db: MLflow cannot open"):
+        store.tracking_uri()
 
 
 @pytest.mark.parametrize(
