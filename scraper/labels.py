@@ -52,6 +52,8 @@ def read(
     folder_classes = {assignment.gem for assignment in assignments if assignment.gem}
     table_classes = {label for pairs in labels.values() for label, _ in pairs}
     assigned = sum(assignment.gem is not None for assignment in assignments)
+    if len(table_classes | folder_classes) < 2:  # a form to be filled in, such as sample_submission.csv
+        return list(assignments), guesses
     by_table = not (folder_classes & table_classes) and len(table_classes) > 1 and 2 * len(labels) >= len(paths)
     if not by_table and assigned:
         labels = {i: pairs for i, pairs in labels.items() if not assignments[i].gem}

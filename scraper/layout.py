@@ -8,12 +8,22 @@ from pathlib import PurePosixPath
 
 from scraper.safe_names import class_key
 
-PARTS = {
-    "train": {"train", "training", "trainset", "trn"},
-    "val": {"val", "valid", "validation", "valset", "dev"},
-    "test": {"test", "testing", "testset", "eval", "evaluation", "holdout"},
+PARTS = {  # words of folders' names, in some languages; the last kind keeps the folder's name
+    "train": {
+        "train", "training", "trainset", "trn", "entrenamiento", "treino", "treinamento", "entrainement",
+        "apprentissage", "addestramento", "обучение", "训练", "訓練", "学習",
+    },
+    "val": {
+        "val", "valid", "validation", "valset", "dev", "validacion", "validación", "validacao", "validação",
+        "validierung", "convalida", "валидация", "验证", "検証",
+    },
+    "test": {
+        "test", "tests", "testing", "testset", "eval", "evaluation", "holdout", "prueba", "pruebas", "teste", "тест",
+        "测试", "テスト",
+    },
     "unlabelled": {"pred", "predict", "prediction", "unlabeled", "unlabelled", "submission"},
-}
+    "part": {"part", "parts", "fold", "batch", "chunk", "shard", "lot"},
+}  # fmt: skip
 MASKS = {"mask", "masks", "segmentation", "segmentations", "annotation", "annotations", "groundtruth", "gt", "trimaps"}
 NO_NAMES = {
     "image", "images", "img", "imgs", "photo", "photos", "picture", "pictures", "jpg", "jpeg", "png", "data", "all",
@@ -55,9 +65,13 @@ class _Folder:
 
 
 def part_name(name: str) -> str | None:
-    """Returns `train`, `val`, `test` or `unlabelled` for names such as `training_set`, `SegTrain`, `Validation Set`."""
-    words = {word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", name)}
-    return next((part for part, names in PARTS.items() if words & names), None)
+    """Returns `train`, `val`, `test` or `unlabelled` for names such as `training_set`, `SegTrain`, `Validation Set`.
+
+    A numbered part such as `fold_3` is its own name; any other name is None.
+    """
+    words = {word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|[^\W\d_]+", name)}
+    kind = next((part for part, names in PARTS.items() if words & names), None)
+    return name if kind == "part" else kind
 
 
 def recognise(
@@ -121,11 +135,13 @@ def _classes(root: _Folder, name: str | None, guesses: list[str]) -> Iterator[Cl
     if not _are_parts(nested, guesses):
         if not all(map(part_name, node.folders)):
             for folder_name, folder in node.folders.items():
-                yield folder_name, outer, folder, len(above) + 1
+                if folder_name.lower() not in NO_NAMES:
+                    yield folder_name, outer, folder, len(above) + 1
         return
-    keys = {class_key(gem) for folder, _ in nested.values() for gem in folder.folders}
+    parts = {name: nested[name] for name in nested if part_name(name)} or nested
+    keys = {class_key(gem) for folder, _ in parts.values() for gem in folder.folders}
     for folder_name, (folder, depth) in inner.items():
-        if folder_name in nested:
+        if folder_name in parts or keys & {class_key(gem) for gem in folder.folders}:
             for gem, class_folder in folder.folders.items():
                 yield gem, folder_name, class_folder, len(above) + 1 + depth + 1
         elif class_key(folder_name) in keys:
@@ -136,15 +152,16 @@ def _are_parts(nested: dict[str, tuple[_Folder, int]], guesses: list[str]) -> bo
     """Returns whether folders that hold folders are parts of a data set, and not classes."""
     if not nested:
         return False
-    named = [name for name in nested if part_name(name)]
-    if len(named) == len(nested):
+    named = {part_name(name) for name in nested} - {None}
+    if len(named) > 1 or all(map(part_name, nested)):
         return True
     uses = Counter(class_key(gem) for folder, _ in nested.values() for gem in folder.folders)
     shared = sorted(gem for gem, count in uses.items() if count > 1)
     if len(nested) < 2 or 2 * len(shared) < len(uses):
         return False
-    numbered = len({re.sub(r"\d+", "0", name) for name in nested}) == 1
-    are_parts = len(uses) > len(nested) or (len(uses) == len(nested) and bool(named or numbered))
+    numbered = len({re.sub(r"\d+", "", name) for name in nested}) == 1 and not all(map(str.isdigit, nested))
+    years = all(re.fullmatch(r"(19|20)\d\d", name) for name in nested)
+    are_parts = len(uses) > len(nested) or bool(named) or numbered or years
     first, second = ", ".join(sorted(nested)[:5]), ", ".join(shared[:5])
     kind = f"{first} are parts of the data set, {second} classes" if are_parts else f"{first} are classes"
     other = "crawl.class_level: 1 takes the outer folders" if are_parts else "crawl.class_level: 2 takes the inner ones"

@@ -70,6 +70,14 @@ PETS, GEMS = {"cats", "dogs"}, {"Ruby", "Opal", "Topaz"}
         (files("{}/images", *GEMS) + files("{}/masks", *GEMS), {"": GEMS}),
         (files("{}", "images", "masks"), {}),
         (files("{}", "1", "2", "10"), {"": {"1", "2", "10"}}),
+        (files("{}/a", "1", "2", "10") + files("{}/b", "1", "2", "10"), {"": {"1", "2", "10"}}),
+        ([name for i in range(5) for name in files(f"fold_{i}/{{}}", *PETS)], {f"fold_{i}": PETS for i in range(5)}),
+        ([name for i in range(4) for name in files(f"eye {i}/{{}}", *PETS)], {f"eye {i}": PETS for i in range(4)}),
+        (files("entrenamiento/{}", *PETS) + files("prueba/{}", *PETS), {"train": PETS, "test": PETS}),
+        (files("{}", "ham_part_1", "ham_part_2"), {}),
+        (files("{}", "Ruby", "Opal", "images"), {"": {"Ruby", "Opal"}}),
+        (files("x/train/{}", *PETS) + files("x/test/{}", *PETS) + files("x/x/train/{}", *PETS),
+         {"train": PETS, "test": PETS}),
     ],
 )  # fmt: skip
 def test_classes_and_parts_are_recognised(names: list[str], expected: dict[str, set[str]]) -> None:
