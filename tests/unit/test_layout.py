@@ -76,7 +76,7 @@ PETS, GEMS = {"cats", "dogs"}, {"Ruby", "Opal", "Topaz"}
         (files("entrenamiento/{}", *PETS) + files("prueba/{}", *PETS), {"train": PETS, "test": PETS}),
         (files("{}", "ham_part_1", "ham_part_2"), {}),
         (files("{}", "Ruby", "Opal", "images"), {"": {"Ruby", "Opal"}}),
-        (files("x/train/{}", *PETS) + files("x/test/{}", *PETS) + files("x/x/train/{}", *PETS),
+        (files("x/train/{}", *PETS) + files("x/test/{}", *PETS) + files("x/x/train/{}", *PETS) + ["x/x/test/cats/1.jpg"],
          {"train": PETS, "test": PETS}),
     ],
 )  # fmt: skip
