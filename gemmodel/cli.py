@@ -354,13 +354,13 @@ def serve_ui(host: str, port: int) -> None:
     check_port(port)
     uri = store.tracking_uri()
     if uri.startswith("http"):
-        print(f"the runs are on a server: open {uri}")
+        print(f"the runs are on a server: open {store.display_uri(uri)}")
         return
     store.check_exists()
     try:
         store.relocate()
     except sqlite3.Error as error:
-        raise TrackingError(f"{uri}: {error}") from None
+        raise TrackingError(f"{store.display_uri(uri)}: {error}") from None
     command = [sys.executable, "-m", "mlflow", "server", "--workers", "1", "--host", host, "--port", str(port)]
     variables = {name: value for name, value in os.environ.items() if name not in SERVER_VARIABLES}
     print(f"gemmodel: MLflow's UI at http://{host}:{port}; ready in about 15 seconds; Ctrl+C ends it", flush=True)

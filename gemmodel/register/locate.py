@@ -50,7 +50,9 @@ def mlflow_model(name: str) -> Path:
 
         champion = versions.champion_source(name)
     if champion is None:
-        raise DataError(f"{uri}: {name} has no champion; `dvc repro` registers one, or name a folder with --model")
+        raise DataError(
+            f"{store.display_uri(uri)}: {name} has no champion; `dvc repro` registers one, or name a folder by --model"
+        )
     source, location = champion
     local = location.startswith(("file:", "/"))
     folder = store.artifact_path(location) if local else _cached_download(uri, source)

@@ -74,15 +74,15 @@ def mlflow_store(*, create: bool = True) -> Iterator[None]:
             os.environ.pop("MLFLOW_EXPERIMENT_ID", None)  # which MLflow sets for processes that this one starts
         yield
     except (MlflowException, RequestException, SQLAlchemyError, sqlite3.Error, ModuleNotFoundError) as error:
-        line = str(error).splitlines()[0]
+        line, shown = str(error).splitlines()[0], store.display_uri(uri)
         if "database schema" in line or "revision identified by" in line:
             raise TrackingError(
-                f"{uri}: this store belongs to another version of MLflow than {mlflow.__version__}. If it is older, "
-                f"back it up and run `mlflow db upgrade {uri}`; if newer, install its MLflow or set MLFLOW_TRACKING_URI"
+                f"{shown}: this store belongs to another version of MLflow than {mlflow.__version__}. If it is older, "
+                f"back it up and run `mlflow db upgrade {shown}`; if newer, install its MLflow or set MLFLOW_TRACKING_URI"
             ) from None
         if isinstance(error, ModuleNotFoundError):  # of a database's driver; the URI may hold a password
             raise TrackingError(f"MLFLOW_TRACKING_URI: {line}; see docs/team.md for the driver") from None
-        raise TrackingError(f"{uri}: {line}") from error
+        raise TrackingError(f"{shown}: {line}") from error
 
 
 @contextmanager

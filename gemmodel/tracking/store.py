@@ -54,6 +54,11 @@ def tracking_uri() -> str:
     return SQLITE + path
 
 
+def display_uri(uri: str) -> str:
+    """Returns a URI for messages, with asterisks for a password."""
+    return re.sub(r"(://[^/@:]*:)[^/]+@", r"\1***@", uri)
+
+
 def sqlite_file() -> Path | None:
     """Returns the path of the store's SQLite file; None of another store. A relative one starts at the project's root.
 
@@ -155,11 +160,11 @@ def _configured() -> str:
     registry = os.environ.get("MLFLOW_REGISTRY_URI", "").strip() or uri
     if registry != uri:
         raise TrackingError(
-            f"MLFLOW_REGISTRY_URI: {registry}: runs and registered models are in one store here; unset it, and name "
-            "the store in MLFLOW_TRACKING_URI"
+            f"MLFLOW_REGISTRY_URI: {display_uri(registry)}: runs and registered models are in one store here; unset it, "
+            "and name the store in MLFLOW_TRACKING_URI"
         )
     if ("://" not in uri and not uri.startswith("databricks")) or uri.startswith("file:"):
         raise TrackingError(
-            f"MLFLOW_TRACKING_URI: {uri}: not a store; it is like sqlite:///mlflow.db or https://mlflow.example"
+            f"MLFLOW_TRACKING_URI: {display_uri(uri)}: not a store; it is like sqlite:///mlflow.db or https://mlflow.example"
         )
     return uri

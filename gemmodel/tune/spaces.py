@@ -150,7 +150,8 @@ def to_cli(value: Any) -> str:
     if not isinstance(value, str):
         return json.dumps(value)
     plain = re.fullmatch(r"[A-Za-z][\w./:-]*", value) and value.lower() not in ("true", "false", "null", "nan", "inf")
-    return value if plain else "'" + value.replace("'", r"\'") + "'"
+    # Backslashes before a quote, also the closing one, are doubled.
+    return value if plain else "'" + re.sub(r"(\\*)('|$)", lambda m: 2 * m[1] + (r"\'" if m[2] else ""), value) + "'"
 
 
 def _in_one_line(value: list[Any]) -> CommentedSeq:

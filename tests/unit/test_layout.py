@@ -76,8 +76,8 @@ PETS, GEMS = {"cats", "dogs"}, {"Ruby", "Opal", "Topaz"}
         (files("entrenamiento/{}", *PETS) + files("prueba/{}", *PETS), {"train": PETS, "test": PETS}),
         (files("{}", "ham_part_1", "ham_part_2"), {}),
         (files("{}", "Ruby", "Opal", "images"), {"": {"Ruby", "Opal"}}),
-        (files("x/train/{}", *PETS) + files("x/test/{}", *PETS) + files("x/x/train/{}", *PETS) + ["x/x/test/cats/1.jpg"],
-         {"train": PETS, "test": PETS}),
+        (files("x/train/{}", *PETS) + files("x/test/{}", *PETS) + files("x/x/train/{}", *PETS)
+         + ["x/x/test/cats/1.jpg"], {"train": PETS, "test": PETS}),
     ],
 )  # fmt: skip
 def test_classes_and_parts_are_recognised(names: list[str], expected: dict[str, set[str]]) -> None:

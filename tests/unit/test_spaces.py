@@ -122,7 +122,21 @@ def test_lists_in_several_lines_as_dvc_writes_them_are_changed(key: str, value: 
 
 
 def test_values_are_written_as_dvc_takes_them() -> None:
-    values = ("cnn", 3, 0.5, True, [64, 64], "w/b0.h5", "my weights, new", "a=b", "it's (2)", "null", "010", "")
+    values = (
+        "cnn",
+        3,
+        0.5,
+        True,
+        [64, 64],
+        "w/b0.h5",
+        "my weights, new",
+        "a=b",
+        "it's (2)",
+        "null",
+        "010",
+        "",
+        "C:\\dir\\",
+    )
     assert [spaces.to_cli(value) for value in values] == [
         "cnn",
         "3",
@@ -136,4 +150,5 @@ def test_values_are_written_as_dvc_takes_them() -> None:
         "'null'",
         "'010'",
         "''",
+        r"'C:\dir\\'",
     ]

@@ -143,3 +143,8 @@ def test_the_projects_root_is_named_below_it(project: Callable[[str], Path]) -> 
     project("gems/data/clean")
     with pytest.raises(DataError, match=rf"no such registry; run this in the project's root, {root}$"):
         store.check_exists()
+
+
+def test_a_password_is_not_shown() -> None:
+    assert store.display_uri("postgresql+psycopg2://me:p@ss@host/db") == "postgresql+psycopg2://me:***@host/db"
+    assert store.display_uri("sqlite:////a:b@c.db") == "sqlite:////a:b@c.db"
