@@ -78,7 +78,7 @@ def mlflow_store(*, create: bool = True) -> Iterator[None]:
         if "database schema" in line or "revision identified by" in line:
             raise TrackingError(
                 f"{shown}: this store belongs to another version of MLflow than {mlflow.__version__}. If it is older, "
-                f"back it up and run `mlflow db upgrade {shown}`; if newer, install its MLflow or set MLFLOW_TRACKING_URI"
+                f"back it up and run `mlflow db upgrade {shown}`; if newer, install its MLflow or set another store"
             ) from None
         if isinstance(error, ModuleNotFoundError):  # of a database's driver; the URI may hold a password
             raise TrackingError(f"MLFLOW_TRACKING_URI: {line}; see docs/team.md for the driver") from None

@@ -160,7 +160,7 @@ def _configured() -> str:
     registry = os.environ.get("MLFLOW_REGISTRY_URI", "").strip() or uri
     if registry != uri:
         raise TrackingError(
-            f"MLFLOW_REGISTRY_URI: {display_uri(registry)}: runs and registered models are in one store here; unset it, "
+            f"MLFLOW_REGISTRY_URI: {display_uri(registry)}: runs and models are in one store here; unset it, "
             "and name the store in MLFLOW_TRACKING_URI"
         )
     if ("://" not in uri and not uri.startswith("databricks")) or uri.startswith("file:"):
