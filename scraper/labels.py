@@ -3,10 +3,11 @@
 import csv
 import io
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath
 
+from gemmodel.core.errors import DataError
 from scraper import archives
 from scraper.layout import Assignment, part_name
 
@@ -81,7 +82,10 @@ def _labels(
     file: archives.File, paths: Sequence[PurePosixPath]
 ) -> tuple[list[tuple[int, str, str | None]], str | None]:
     """Returns the index, label and part of each photo that a table names; or why the table cannot be used."""
-    rows = list(_rows(file))
+    try:
+        rows = list(_rows(file))
+    except (DataError, csv.Error) as error:
+        return [], f"not read: {error}"
     if len(rows) < 2 or len(rows[0]) < 2:
         return [], None
     header, body = rows[0], [row for row in rows[1:] if len(row) == len(rows[0])]
@@ -147,7 +151,6 @@ class _Index:
         for i, path in enumerate(paths):
             self._by_name[path.name.lower()].append(i)
             self._by_name[path.stem.lower()].append(i)
-        self._repeated = {name for name, count in Counter(path.name.lower() for path in paths).items() if count > 1}
 
     def find(self, cell: str) -> int | None:
         """Returns the index of the photo that a cell names, None for none or more than one."""
@@ -155,16 +158,14 @@ class _Index:
         matches = self._by_name.get(named.name.lower(), [])
         if len(named.parts) > 1:
             parts = tuple(part.lower() for part in named.parts)
-            depth = len(parts)
-            matches = [i for i in matches if _ends_with(self._paths[i], parts, depth)]
+            below = [i for i in matches if _ends_with(self._paths[i], parts)]
+            matches = below or matches  # a URL, or an absolute path of another machine, may end in the name only
         if len(matches) > 1:  # train.csv names the photos in train/
-            folders = {self._table.stem.lower(), *(part_name(self._table.stem) or "",)}
-            near = [i for i in matches if folders & {p.lower() for p in self._paths[i].parts}]
-            matches = near
+            folders = {self._table.stem.lower(), part_name(self._table.stem) or ""}
+            matches = [i for i in matches if folders & {part.lower() for part in self._paths[i].parts}]
         return matches[0] if len(matches) == 1 else None
 
 
-def _ends_with(path: PurePosixPath, parts: tuple[str, ...], depth: int) -> bool:
-    lower = tuple(part.lower() for part in path.parts)
-    stemmed = (*lower[:-1], path.stem.lower())
-    return parts in (lower[-depth:], stemmed[-depth:])
+def _ends_with(path: PurePosixPath, parts: tuple[str, ...]) -> bool:
+    folders = tuple(part.lower() for part in path.parts[:-1])
+    return any((*folders, name.lower())[-len(parts) :] == parts for name in (path.name, path.stem))

@@ -156,6 +156,7 @@ def test_an_archive_for_each_class(tmp_path: Path, archives: dict[str, bytes], o
         "file,label\n{0}.jpg,Ruby\n{1}.jpg,Opal\n{2}.jpg,Ruby\n{3}.jpg,Opal\n",
         "id;breed;width\n{0};Ruby;20\n{1};Opal;21\n{2};Ruby;22\n{3};Opal;20\n",
         "\ufefflabel\tpath\nRuby\timages/{0}.jpg\nOpal\timages/{1}.jpg\nRuby\timages/{2}.jpg\nOpal\timages\\{3}.jpg\n",
+        "url,class\nhttps://x.example/a/{0}.jpg,Ruby\nC:\\b\\{1}.jpg,Opal\n/c/{2}.jpg,Ruby\n{3}.jpg,Opal\n",
         "image_id,what\n{0},Ruby\n{1},Opal\n{2},Ruby\n{3},Opal\n",
     ],
 )
@@ -176,6 +177,13 @@ def test_tables_that_are_no_labels_leave_the_folders_as_classes(tmp_path: Path) 
     lines = local_photos.describe(write(tmp_path, [*names, *bodies], bodies))
     assert lines[3] == "9 photos of 3 classes"
     assert not any("labels of" in line for line in lines)
+
+
+def test_a_table_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    bodies = {"labels.csv": b"file,label\n1.jpg," + b"x" * 200_000}
+    lines = local_photos.describe(write(tmp_path, [*files("{}", *GEMS), *bodies], bodies))
+    assert "9 photos of 3 classes" in lines
+    assert any(line.startswith("guessed: labels.csv: not read: ") for line in lines)
 
 
 def test_a_table_without_a_column_of_labels_is_named(tmp_path: Path) -> None:
