@@ -96,7 +96,7 @@ def stem(name: str) -> str:
 
 def is_hidden(name: str) -> bool:
     """Returns whether a path leads to what an operating system or a tool made. A folder may begin with a dot."""
-    *folders, last = PurePosixPath(name).parts
+    *folders, last = PurePosixPath(name).parts or ("",)
     return last.startswith((".", "._")) or any(part.casefold() in SYSTEM_NAMES for part in (*folders, last))
 
 
@@ -128,7 +128,12 @@ def collections(source: Path, stack: ExitStack) -> Iterator[Collection]:
 def _walk(source: Path) -> tuple[list[tuple[str, Path]], list[tuple[str, str]]]:
     """Returns the names and paths of all files below a folder, and the names of the rest with reasons."""
     files, left_out = [], []
-    for folder, folders, names in os.walk(source, followlinks=True):
+
+    def unreadable(error: OSError) -> None:
+        name = safe_names.readable(Path(error.filename).relative_to(source).as_posix())
+        left_out.append((name, f"a folder that cannot be read: {error.strerror}"))
+
+    for folder, folders, names in os.walk(source, followlinks=True, onerror=unreadable):
         ancestors = {parent.resolve() for parent in (Path(folder), *Path(folder).parents)}
         for name in list(folders):
             path = Path(folder, name)
@@ -163,7 +168,14 @@ def _archives_to_open(files: Sequence[File]) -> set[str]:
 
 def _file(path: Path, name: str) -> File:
     size = path.stat().st_size
-    return File(name, size, path.read_bytes, TOO_LARGE if size > MAX_BYTES and safe_names.is_photo(name) else None)
+
+    def read() -> bytes:
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            raise DataError(f"cannot be read: {error.strerror}") from None
+
+    return File(name, size, read, TOO_LARGE if size > MAX_BYTES and safe_names.is_photo(name) else None)
 
 
 def _archive(
@@ -183,12 +195,15 @@ def _archive(
         )
     inner = _archives_to_open(files) if depth < MAX_DEPTH else set()
     checked = [replace(file, read=_reading(file), problem=file.problem or _problem(file)) for file in files]
-    yield Collection(prefix, [file for file in checked if file.name not in inner], guesses=guesses)
+    yield Collection(prefix, [file for file in checked if file.name not in inner or file.problem], guesses=guesses)
     for file in checked:
         if file.name in inner and not file.problem:
             body = stack.enter_context(tempfile.SpooledTemporaryFile(max_size=MAX_BYTES))  # noqa: SIM115
-            body.write(file.read())
             name = f"{prefix}{file.name}"
+            try:
+                body.write(file.read())
+            except DataError as error:
+                raise DataError(f"{name}: {error}; pack or download it again") from None
             yield from _archive(body, name, f"{name}!/", stack, max_bytes=max_bytes, depth=depth + 1)
 
 

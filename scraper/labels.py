@@ -10,6 +10,7 @@ from pathlib import PurePosixPath
 from gemmodel.core.errors import DataError
 from scraper import archives
 from scraper.layout import Assignment, part_name
+from scraper.safe_names import is_photo
 
 SUFFIXES = (".csv", ".tsv")
 LABELS = ("label", "labels", "class", "classes", "category", "gem", "gemstone", "mineral", "species", "breed", "target")
@@ -40,6 +41,8 @@ def read(
     labels: dict[int, set[tuple[str, str | None]]] = defaultdict(set)
     used = []
     for file in collection.files:
+        if "submission" in file.name.lower():  # a form to be filled in
+            continue
         if file.name.lower().endswith(SUFFIXES) and not archives.is_hidden(file.name) and not file.problem:
             rows, problem = _labels(file, paths)
             if problem:
@@ -55,7 +58,11 @@ def read(
     assigned = sum(assignment.gem is not None for assignment in assignments)
     if len(table_classes | folder_classes) < 2:  # a form to be filled in, such as sample_submission.csv
         return list(assignments), guesses
-    by_table = not (folder_classes & table_classes) and len(table_classes) > 1 and 2 * len(labels) >= len(paths)
+    pairs = {(assignments[i].gem, label) for i in labels for label, _ in labels[i] if assignments[i].gem}
+    same = len(pairs) == len({gem for gem, _ in pairs}) == len({label for _, label in pairs}) > 1  # numbers of folders
+    by_table = (
+        not same and not (folder_classes & table_classes) and len(table_classes) > 1 and 2 * len(labels) >= len(paths)
+    )
     if not by_table and assigned:
         labels = {i: pairs for i, pairs in labels.items() if not assignments[i].gem}
         if not labels:
@@ -92,7 +99,9 @@ def _labels(
     index = _Index(paths, PurePosixPath(file.name))
     found = [[index.find(row[column]) for row in body] for column in range(len(header))]
     hits = [sum(i is not None for i in column) for column in found]
-    file_column = max(range(len(header)), key=lambda column: hits[column])
+    # A column of row numbers may match photos called 1.jpg as well as the column of their names does.
+    suffixed = [sum(is_photo(row[column]) for row in body) for column in range(len(header))]
+    file_column = max(range(len(header)), key=lambda column: (hits[column] > 0 and suffixed[column], hits[column]))
     if not hits[file_column] or hits[file_column] < MIN_MATCHED * min(len(body), len(paths)):
         return [], None  # a table of something else
     label_column, problem = _label_column(header, body, file_column)
@@ -124,6 +133,10 @@ def _label_column(
     header: Sequence[str], body: Sequence[Sequence[str]], file_column: int
 ) -> tuple[int | None, str | None]:
     """Returns the column of the labels, and a remark: why there is none, or that it was guessed."""
+    exact = {name.strip().lower(): i for i, name in enumerate(header) if i != file_column}
+    wanted = [f"{label}{end}" for end in ("_name", "") for label in LABELS]
+    if named_exactly := [exact[name] for name in wanted if name in exact]:
+        return named_exactly[0], None
     named = {i: re.split(r"[\W_]+", name.strip().lower()) for i, name in enumerate(header) if i != file_column}
     for label in LABELS:
         for i, words in named.items():

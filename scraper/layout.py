@@ -10,15 +10,18 @@ from scraper.safe_names import class_key
 
 PARTS = {  # words of folders' names, in some languages; the last kind keeps the folder's name
     "train": {
-        "train", "training", "trainset", "trn", "entrenamiento", "treino", "treinamento", "entrainement",
+        "train", "training", "trainset", "trainingset", "traindata", "trn", "entrenamiento", "treino",
+        "treinamento", "entrainement",
         "apprentissage", "addestramento", "обучение", "训练", "訓練", "学習",
     },
     "val": {
-        "val", "valid", "validation", "valset", "dev", "validacion", "validación", "validacao", "validação",
+        "val", "valid", "validation", "valset", "validationset", "dev", "validacion", "validación",
+        "validacao", "validação",
         "validierung", "convalida", "валидация", "验证", "検証",
     },
     "test": {
-        "test", "tests", "testing", "testset", "eval", "evaluation", "holdout", "prueba", "pruebas", "teste", "тест",
+        "test", "tests", "testing", "testset", "testingset", "testdata", "eval", "evaluation", "holdout",
+        "prueba", "pruebas", "teste", "тест",
         "测试", "テスト",
     },
     "unlabelled": {"pred", "predict", "prediction", "unlabeled", "unlabelled", "submission"},
@@ -105,9 +108,9 @@ def recognise(
     for gem, part, class_folder, depth in class_folders:
         for i in class_folder.all_photos():
             inner = paths[i].parts[depth:]
-            assignments[i] = Assignment(
-                gem, (part, *inner) if part else inner, part_name(part) or part if part else None
-            )
+            inside = next(filter(None, map(part_name, inner[:-1])), None)
+            publisher = (part_name(part) or part) if part else inside
+            assignments[i] = Assignment(gem, (part, *inner) if part else inner, publisher)
     for i, path in enumerate(paths):
         reason = UNLABELLED if any(map(part_name, path.parts[:-1])) else OUTSIDE
         assignments.setdefault(i, Assignment(None, path.parts, reason=reason))
@@ -157,6 +160,8 @@ def _are_parts(nested: dict[str, tuple[_Folder, int]], guesses: list[str]) -> bo
         return True
     uses = Counter(class_key(gem) for folder, _ in nested.values() for gem in folder.folders)
     shared = sorted(gem for gem, count in uses.items() if count > 1)
+    if shared and all(map(part_name, shared)):  # train and test in each class
+        return False
     if len(nested) < 2 or 2 * len(shared) < len(uses):
         return False
     numbered = len({re.sub(r"\d+", "", name) for name in nested}) == 1 and not all(map(str.isdigit, nested))
@@ -192,7 +197,9 @@ def _take_masks(folder: _Folder, paths: Sequence[PurePosixPath], assignments: di
     stems = {name: {_stem(paths[i]) for i in inner.all_photos()} for name, inner in folder.folders.items()}
     for name in list(folder.folders):
         if set(re.split(r"[\W_\d]+", name.lower())) & MASKS and any(
-            other != name and len(stems[name] & stems[other]) > 0.5 * len(stems[name]) for other in folder.folders
+            not set(re.split(r"[\W_\d]+", other.lower())) & MASKS  # with_mask and without_mask are classes
+            and len(stems[name] & stems[other]) > 0.5 * len(stems[name])
+            for other in folder.folders
         ):
             assignments |= {
                 i: Assignment(None, paths[i].parts, reason=MASK) for i in folder.folders.pop(name).all_photos()

@@ -70,7 +70,7 @@ def class_names(counts: Mapping[str, int]) -> dict[str, str]:
     """
     best: dict[str, str] = {}
     for name in sorted(counts, key=lambda name: (-counts[name], name)):
-        best.setdefault(class_key(name), " ".join(unicodedata.normalize("NFC", name).split()))
+        best.setdefault(class_key(name), " ".join(unicodedata.normalize("NFC", name).split()) or "unnamed")
     return {name: best[class_key(name)] for name in counts}
 
 

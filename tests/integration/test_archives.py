@@ -321,6 +321,13 @@ def test_a_crawl_that_finds_nothing_keeps_the_former_photos(
     assert content(tmp_path / "project") == before
 
 
+def test_an_encrypted_archive_in_an_archive_is_listed(tmp_path: Path, crawl: Any) -> None:
+    inner = encrypted(write_zip(tmp_path / "inner.zip", {"More.zip": b""})).read_bytes()
+    report, photos = crawl(write_tar(tmp_path / "gems.tar", GOOD | {"inner.zip": inner}))
+    assert photos == by_gem(GOOD)
+    assert [failure["url"] for failure in report["failures"]] == ["inner.zip!/More.zip"]
+
+
 def test_a_crawl_that_finds_far_less_replaces_nothing_unless_allowed(tmp_path: Path, crawl: Any) -> None:
     crawl(write_zip(tmp_path / "gems.zip", GOOD))
     before = content(tmp_path / "project")

@@ -75,6 +75,10 @@ PETS, GEMS = {"cats", "dogs"}, {"Ruby", "Opal", "Topaz"}
         ([name for i in range(4) for name in files(f"eye {i}/{{}}", *PETS)], {f"eye {i}": PETS for i in range(4)}),
         (files("entrenamiento/{}", *PETS) + files("prueba/{}", *PETS), {"train": PETS, "test": PETS}),
         (files("{}", "ham_part_1", "ham_part_2"), {}),
+        (files("{}/train", "Ruby", "Opal") + files("{}/test", "Ruby", "Opal"),
+         {"train": {"Ruby", "Opal"}, "test": {"Ruby", "Opal"}}),
+        (files("{}", "with_mask", "without_mask"), {"": {"with_mask", "without_mask"}}),
+        (files("trainingset/{}", *PETS) + files("testingset/{}", *PETS), {"train": PETS, "test": PETS}),
         (files("{}", "Ruby", "Opal", "images"), {"": {"Ruby", "Opal"}}),
         (files("x/train/{}", *PETS) + files("x/test/{}", *PETS) + files("x/x/train/{}", *PETS)
          + ["x/x/test/cats/1.jpg"], {"train": PETS, "test": PETS}),
@@ -157,6 +161,8 @@ def test_an_archive_for_each_class(tmp_path: Path, archives: dict[str, bytes], o
         "id;breed;width\n{0};Ruby;20\n{1};Opal;21\n{2};Ruby;22\n{3};Opal;20\n",
         "\ufefflabel\tpath\nRuby\timages/{0}.jpg\nOpal\timages/{1}.jpg\nRuby\timages/{2}.jpg\nOpal\timages\\{3}.jpg\n",
         "url,class\nhttps://x.example/a/{0}.jpg,Ruby\nC:\\b\\{1}.jpg,Opal\n/c/{2}.jpg,Ruby\n{3}.jpg,Opal\n",
+        "index,label_source,file,label,label_name\n3,a,{0}.jpg,1,Ruby\n2,b,{1}.jpg,2,Opal\n"
+        "1,a,{2}.jpg,1,Ruby\n0,b,{3}.jpg,2,Opal\n",
         "image_id,what\n{0},Ruby\n{1},Opal\n{2},Ruby\n{3},Opal\n",
     ],
 )
@@ -173,7 +179,13 @@ def test_labels_are_read_from_a_table(tmp_path: Path, table: str) -> None:
 def test_tables_that_are_no_labels_leave_the_folders_as_classes(tmp_path: Path) -> None:
     names = files("{}", *GEMS)
     rows = "".join(f"{name},{i % 2}\n" for i, name in enumerate(names))
-    bodies = {"sizes.csv": f"file,width\n{rows}".encode(), "other.csv": b"a,b\n1,2\n3,4\n"}
+    numbers = "".join(f"{name},{i // 3}\n" for i, name in enumerate(names))  # of the folders
+    bodies = {
+        "sizes.csv": f"file,width\n{rows}".encode(),
+        "other.csv": b"a,b\n1,2\n3,4\n",
+        "labels.csv": f"file,label\n{numbers}".encode(),
+        "sample_submission.csv": f"file,label\n{rows}".encode(),
+    }
     lines = local_photos.describe(write(tmp_path, [*names, *bodies], bodies))
     assert lines[3] == "9 photos of 3 classes"
     assert not any("labels of" in line for line in lines)
