@@ -137,7 +137,10 @@ def read_table(path: Path, *, numbers: Mapping[str, type] | None = None) -> "pd.
     types = defaultdict(lambda: str, numbers or {})
     try:
         with read_errors(path):
-            return pd.read_csv(path, dtype=types, keep_default_na=False, encoding="utf-8-sig", index_col=False)
+            table = pd.read_csv(path, dtype=types, keep_default_na=False, encoding="utf-8-sig")
+        if not isinstance(table.index, pd.RangeIndex):  # of a first line with more values than the header has names
+            raise ValueError("a line has more values than there are columns")
+        return table
     except ValueError as error:  # also pandas' errors of a file without columns, or with lines of different lengths
         raise DataError(f"{path}: not a table as `dvc repro` writes it: {error}".replace("\n", " ")) from None
 

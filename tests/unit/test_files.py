@@ -92,7 +92,9 @@ def test_a_table_keeps_names_as_they_are(tmp_path: Path, name: str) -> None:
         assert read["photos"].tolist() == [3, 4]
 
 
-@pytest.mark.parametrize("content", [b"", b"gem\n\xe9\n", b"gem,photos\na,many\n", b"gem,photos\na,1,2,3\nb,1\n"])
+@pytest.mark.parametrize(
+    "content", [b"", b"gem\n\xe9\n", b"gem,photos\na,many\n", b"gem,photos\na,1,2,3\nb,1\n", b"gem,photos\na,1,2\n"]
+)
 def test_what_is_no_table_is_an_error_of_one_line(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "table.csv").write_bytes(content)
     with pytest.raises(DataError, match=r"table\.csv: not") as caught:
