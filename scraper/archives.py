@@ -97,7 +97,7 @@ def stem(name: str) -> str:
 def is_hidden(name: str) -> bool:
     """Returns whether a path leads to what an operating system or a tool made. A folder may begin with a dot."""
     *folders, last = PurePosixPath(name).parts or ("",)
-    return last.startswith((".", "._")) or any(part.casefold() in SYSTEM_NAMES for part in (*folders, last))
+    return last.startswith(".") or any(part.casefold() in SYSTEM_NAMES for part in (*folders, last))
 
 
 def collections(source: Path, stack: ExitStack) -> Iterator[Collection]:
@@ -116,7 +116,7 @@ def collections(source: Path, stack: ExitStack) -> Iterator[Collection]:
     if not source.is_dir():
         raise DataError(f"{source}: no such folder or archive; it must hold one folder of photos per class")
     files, left_out = _walk(source)
-    packed = _archives_to_open([File(name, path.stat().st_size, path.read_bytes) for name, path in files])
+    packed = _archives_to_open([name for name, _ in files])
     photos = [(name, path) for name, path in files if name not in packed]
     yield Collection("", [_file(path, name) for name, path in photos], left_out)
     for name, path in files:
@@ -134,14 +134,13 @@ def _walk(source: Path) -> tuple[list[tuple[str, Path]], list[tuple[str, str]]]:
         left_out.append((name, f"a folder that cannot be read: {error.strerror}"))
 
     for folder, folders, names in os.walk(source, followlinks=True, onerror=unreadable):
-        ancestors = {parent.resolve() for parent in (Path(folder), *Path(folder).parents)}
         for name in list(folders):
             path = Path(folder, name)
             shown = safe_names.readable(path.relative_to(source).as_posix())
             if name.casefold() in SYSTEM_NAMES:
                 left_out.append((shown, HIDDEN))
                 folders.remove(name)
-            elif path.is_symlink() and path.resolve() in ancestors:
+            elif path.is_symlink() and path.resolve() in {above.resolve() for above in path.parents}:
                 left_out.append((shown, "a link to a folder above it"))
                 folders.remove(name)
         for name in names:
@@ -154,16 +153,15 @@ def _walk(source: Path) -> tuple[list[tuple[str, Path]], list[tuple[str, str]]]:
     return sorted(files), sorted(left_out)
 
 
-def _archives_to_open(files: Sequence[File]) -> set[str]:
+def _archives_to_open(names: Sequence[str]) -> set[str]:
     """Returns the names of the archives that hold photos of classes: all but those in a folder of photos."""
-    folders_of_photos = {PurePosixPath(file.name).parent for file in files if safe_names.is_photo(file.name)}
+    folders_of_photos = {PurePosixPath(name).parent for name in names if safe_names.is_photo(name)}
     folders_of_photos.discard(PurePosixPath())
     return {
-        file.name
-        for file in files
-        if is_archive(file.name) and not is_hidden(file.name)
-        and PurePosixPath(file.name).parent not in folders_of_photos
-    }  # fmt: skip
+        name
+        for name in names
+        if is_archive(name) and not is_hidden(name) and PurePosixPath(name).parent not in folders_of_photos
+    }
 
 
 def _file(path: Path, name: str) -> File:
@@ -193,7 +191,7 @@ def _archive(
         raise DataError(
             f"{shown}: would unpack to more than {MAX_UNPACK_RATIO} times its size, as no archive of photos does"
         )
-    inner = _archives_to_open(files) if depth < MAX_DEPTH else set()
+    inner = _archives_to_open([file.name for file in files]) if depth < MAX_DEPTH else set()
     checked = [replace(file, read=_reading(file), problem=file.problem or _problem(file)) for file in files]
     yield Collection(prefix, [file for file in checked if file.name not in inner or file.problem], guesses=guesses)
     for file in checked:

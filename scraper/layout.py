@@ -10,19 +10,16 @@ from scraper.safe_names import class_key
 
 PARTS = {  # words of folders' names, in some languages; the last kind keeps the folder's name
     "train": {
-        "train", "training", "trainset", "trainingset", "traindata", "trn", "entrenamiento", "treino",
-        "treinamento", "entrainement",
-        "apprentissage", "addestramento", "обучение", "训练", "訓練", "学習",
+        "train", "training", "trainset", "trainingset", "traindata", "trn", "entrenamiento", "treino", "treinamento",
+        "entrainement", "apprentissage", "addestramento", "обучение", "训练", "訓練", "学習",
     },
     "val": {
         "val", "valid", "validation", "valset", "validationset", "dev", "validacion", "validación",
-        "validacao", "validação",
-        "validierung", "convalida", "валидация", "验证", "検証",
+        "validacao", "validação", "validierung", "convalida", "валидация", "验证", "検証",
     },
     "test": {
-        "test", "tests", "testing", "testset", "testingset", "testdata", "eval", "evaluation", "holdout",
-        "prueba", "pruebas", "teste", "тест",
-        "测试", "テスト",
+        "test", "tests", "testing", "testset", "testingset", "testdata", "eval", "evaluation", "holdout", "prueba",
+        "pruebas", "teste", "тест", "测试", "テスト",
     },
     "unlabelled": {"pred", "predict", "prediction", "unlabeled", "unlabelled", "submission"},
     "part": {"part", "parts", "fold", "batch", "chunk", "shard", "lot"},
@@ -196,8 +193,8 @@ def _take_masks(folder: _Folder, paths: Sequence[PurePosixPath], assignments: di
     """Removes folders of masks, which are named so and hold files of the same names as a folder beside them."""
     stems = {name: {_stem(paths[i]) for i in inner.all_photos()} for name, inner in folder.folders.items()}
     for name in list(folder.folders):
-        if set(re.split(r"[\W_\d]+", name.lower())) & MASKS and any(
-            not set(re.split(r"[\W_\d]+", other.lower())) & MASKS  # with_mask and without_mask are classes
+        if _is_mask_name(name) and any(
+            not _is_mask_name(other)  # with_mask and without_mask are classes
             and len(stems[name] & stems[other]) > 0.5 * len(stems[name])
             for other in folder.folders
         ):
@@ -206,6 +203,10 @@ def _take_masks(folder: _Folder, paths: Sequence[PurePosixPath], assignments: di
             }
     for inner in folder.folders.values():
         _take_masks(inner, paths, assignments)
+
+
+def _is_mask_name(name: str) -> bool:
+    return not MASKS.isdisjoint(re.split(r"[\W_\d]+", name.lower()))
 
 
 def _stem(path: PurePosixPath) -> str:

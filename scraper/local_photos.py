@@ -95,7 +95,7 @@ def take_inventory(source: Path, stack: ExitStack, *, level: int = 0) -> Invento
         for file, assignment in zip(readable, assignments, strict=True):
             named = replace(file, name=f"{collection.prefix}{file.name}")
             if assignment.gem:
-                path = PurePosixPath(collection.prefix.removesuffix("!/").replace("!/", "/"), *assignment.path)
+                path = PurePosixPath(archive or "", *assignment.path)
                 spelled[assignment.gem].append(Photo(path, named, assignment.part or outer))
             else:
                 inventory.left_out.append((named.name, assignment.reason or layout.OUTSIDE))
