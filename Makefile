@@ -3,7 +3,7 @@ BIN := .venv/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 INSTALLED := .venv/installed
 
-.PHONY: help repro pull test lint ui server bench lock clean
+.PHONY: help repro pull test fuzz lint ui server bench lock clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -19,6 +19,9 @@ pull: $(INSTALLED) ## set up and fetch the outputs that a teammate pushed
 
 test: $(INSTALLED) ## set up and run all tests
 	python -m pytest -n 2 --dist loadfile --no-loadscope-reorder  # test_pipeline, the slowest, starts first
+
+fuzz: $(INSTALLED) ## read damaged photos for about an hour (NUMBER=10000000 SEED=0)
+	python -W ignore tests/fuzz.py --number $(or $(NUMBER),10000000) --seed $(or $(SEED),0)
 
 lint: $(INSTALLED) ## check format, lint, imports and types, as CI does
 	ruff format --check .

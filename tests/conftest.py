@@ -18,6 +18,17 @@ from gemmodel.core import params
 ROOT = Path(__file__).parents[1]
 LITERT_ATOL = 1e-4  # of probabilities: LiteRT adds float32 in another order than Keras, and so does each CPU
 
+# Runs several stages in one process, since most take longer to start than to run.
+RUN_STAGES = """\
+import importlib, json, sys
+from stages import command
+for stage, options in json.loads(sys.argv[1]):
+    sys.argv = [stage, *options]
+    if keras := sys.modules.get("keras"):
+        keras.backend.clear_session()  # layers without a name are numbered anew, as in a process of each stage's own
+    command(importlib.import_module(f"stages.{stage}").main)
+"""
+
 
 def stage_options(stage: str) -> list[str]:
     """Return the arguments that dvc.yaml gives a stage, as `["--out", "data/raw", ...]`."""

@@ -1,11 +1,16 @@
-"""Reading photos: the only way from a file to upright sRGB pixels."""
+"""Reading photos: the only way from a file to upright sRGB pixels.
+
+A file may be made to take hours or all memory. What bounds it: docs/security.md.
+"""
 
 import io
+import re
+import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, NamedTuple, cast
 
 import numpy as np
 from PIL import ExifTags, Image, PngImagePlugin, UnidentifiedImageError, features
@@ -24,6 +29,15 @@ else:
 
 FORMATS = tuple(name for name in image_folder.FORMATS if name != "HEIF" or HEIC_IS_READ)
 MAX_PIXELS = 89_478_485  # Pillow's own limit, where it would only warn
+MAX_SCANS = (
+    100  # of a JPEG; a progressive one has 10. Each scan goes through all pixels, and an empty one takes 10 bytes
+)
+MAX_SECONDS = 10.0  # of a core, for one photo; a photo of MAX_PIXELS takes 1
+MAX_MEMORY = 512_000_000  # bytes, while a photo is decoded
+BYTES_PER_PIXEL = 4  # of an image in Pillow, measured; and what decoders hold beside it, above those of a baseline JPEG
+DECODER_BYTES = {"WEBP": 12, "AVIF": 6, "JPEG2000": 16, "HEIF": 4}
+PROGRESSIVE_BYTES = 6  # all coefficients of a progressive JPEG
+BAND = 256  # rows: what needs several copies of an image is done in bands of it
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 JPEG: dict[str, Any] = {"format": "JPEG", "quality": 95, "subsampling": 0}  # for photos that have to be written again
@@ -36,6 +50,9 @@ HEIC_BRANDS = (b"ftyphei", b"ftyphev", b"ftypmif1", b"ftypmsf1")
 HEIC = 4, HEIC_BRANDS, f"HEIC, which needs `pip install -e '.[heic]'`; or {AS_JPEG}"
 AVIF = 4, (b"ftypavi",), f"AVIF, which this Pillow was built without; install its wheel, or {AS_JPEG}"
 JPEG_XL = 0, (b"\xff\x0a", b"\0\0\0\x0cJXL "), f"JPEG XL, which is not read; {AS_JPEG}"
+
+JPEG_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]")  # that is no part of a scan's data
+START_OF_SCAN, END_OF_IMAGE = b"\xff\xda", b"\xff\xd9"
 
 # What undoes each EXIF orientation. ImageOps.exif_transpose also rewrites the EXIF block, and fails on a broken one.
 EXIF_TRANSPOSE = {
@@ -51,6 +68,19 @@ EXIF_TRANSPOSE = {
 
 class TooManyPixelsError(DataError):
     """An image has more pixels than are accepted; it may be a decompression bomb."""
+
+
+class _TimeLimited:
+    """A file that fails once its reader has used MAX_SECONDS of a core; not where a decoder reads all at once."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file, self.seek, self.tell, self.close = file, file.seek, file.tell, file.close
+        self.end = time.thread_time() + MAX_SECONDS
+
+    def read(self, length: int = -1) -> bytes:
+        if time.thread_time() > self.end:
+            raise DataError(f"takes more than {MAX_SECONDS:.0f} s to decode; {AS_JPEG} again")
+        return self.file.read(length)
 
 
 class Header(NamedTuple):
@@ -93,7 +123,7 @@ def read(file: Path | IO[bytes]) -> Image.Image:
         None without one.
 
     Raises:
-        DataError: the file is no image, is damaged, or is so large that it may be a decompression bomb.
+        DataError: the file is no image, is damaged, or would take more memory or time than a photo.
     """
     with _decoding(file) as image:
         return to_rgb(image)
@@ -113,6 +143,12 @@ def thumbnail(file: Path | IO[bytes], side: int) -> Image.Image:
 def _decoding(file: Path | IO[bytes]) -> Iterator[Image.Image]:
     try:
         with _opened(file, MAX_PIXELS) as image:
+            needed = image.width * image.height * _bytes_per_pixel(image)
+            if needed > MAX_MEMORY:
+                raise DataError(
+                    f"{image.format} of {image.width} x {image.height} pixels, which takes {needed / 1e6:.0f} MB to "
+                    f"decode, more than {MAX_MEMORY / 1e6:.0f}; save it smaller, or as JPEG"
+                )
             yield image
     except DataError:
         raise
@@ -120,41 +156,68 @@ def _decoding(file: Path | IO[bytes]) -> Iterator[Image.Image]:
         raise DataError(f"damaged: {error}") from None
 
 
+def _bytes_per_pixel(image: Image.Image) -> int:
+    """Returns how much memory `read` takes for an image that is open; each conversion makes a copy."""
+    transparent = image.has_transparency_data
+    converted = image.mode != "RGB" or transparent or image.info.get("icc_profile") is not None
+    turned = image.format != "PNG" and _orientation(image) in EXIF_TRANSPOSE  # a PNG would be decoded for it
+    copies = 1 + converted + turned
+    decoder = PROGRESSIVE_BYTES if image.info.get("progressive") else DECODER_BYTES.get(str(image.format), 0)
+    return BYTES_PER_PIXEL * copies + decoder + (2 if transparent else 0)
+
+
+def _orientation(image: Image.Image) -> int:
+    return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+
+
 @contextmanager
 def _opened(file: Path | IO[bytes], max_pixels: int) -> Iterator[Image.Image]:
-    try:
-        with _open(file) as image:
+    with ExitStack() as stack:
+        stream = stack.enter_context(file.open("rb")) if isinstance(file, Path) else file
+        try:
+            image = stack.enter_context(_open(stream))
             if image.width * image.height > max_pixels:
                 raise Image.DecompressionBombError
             if image.format == "TIFF" and image.tag_v2.get(254, 0) & 1:  # type: ignore[attr-defined]
                 raise DataError(f"raw photo: only a small preview of it can be read (DNG, NEF); {AS_JPEG}")
+            if image.format in ("JPEG", "MPO"):
+                _check_scans(stream)
             yield image
-    except UnidentifiedImageError:
-        raise DataError(_not_read(file)) from None
-    except Image.DecompressionBombError:
-        raise TooManyPixelsError(f"more pixels than the {max_pixels} of a photo") from None
+        except UnidentifiedImageError:
+            raise DataError(_not_read(stream)) from None
+        except Image.DecompressionBombError:
+            raise TooManyPixelsError(f"more pixels than the {max_pixels} of a photo") from None
 
 
-def _open(file: Path | IO[bytes]) -> Image.Image:
+def _check_scans(stream: IO[bytes]) -> None:
+    """Raises an error for a JPEG of more than MAX_SCANS scans; the position in the stream stays."""
+    before = stream.tell()
+    content, position, scans = _start(stream, None), 2, 0
+    stream.seek(before)
+    while (found := JPEG_MARKER.search(content, position)) and found[0] != END_OF_IMAGE:
+        scans += found[0] == START_OF_SCAN
+        position = found.end() + int.from_bytes(content[found.end() : found.end() + 2])
+    if scans > MAX_SCANS:
+        raise DataError(f"JPEG of {scans} scans, which takes long to decode; a photo has at most {MAX_SCANS}")
+
+
+def _open(stream: IO[bytes]) -> Image.Image:
     try:
-        return Image.open(file, formats=FORMATS)
+        return Image.open(cast(IO[bytes], _TimeLimited(stream)), formats=FORMATS)
     except (ValueError, UnidentifiedImageError):  # Pillow refuses a PNG for damaged or large metadata
-        if _start(file, 4) != b"\x89PNG":
+        if _start(stream, 4) != b"\x89PNG":
             raise
-        content = _start(file, None)
+        content = _start(stream, None)
         image = Image.open(io.BytesIO(_png_without_metadata(content)), formats=("PNG",))
         if b"iCCP" in content[:4096]:
             image.info["icc_profile"] = None
         return image
 
 
-def _start(file: Path | IO[bytes], length: int | None) -> bytes:
+def _start(stream: IO[bytes], length: int | None) -> bytes:
     """Returns the first bytes of a file; None: all of them."""
-    if isinstance(file, Path):
-        with file.open("rb") as opened:
-            return opened.read(length)
-    file.seek(0)
-    return file.read(-1 if length is None else length)
+    stream.seek(0)
+    return stream.read(-1 if length is None else length)
 
 
 def _png_without_metadata(content: bytes) -> bytes:
@@ -168,9 +231,9 @@ def _png_without_metadata(content: bytes) -> bytes:
     return b"".join(kept)
 
 
-def _not_read(file: Path | IO[bytes]) -> str:
+def _not_read(stream: IO[bytes]) -> str:
     """Returns what a file is that no decoder recognises."""
-    head = _start(file, 16)
+    head = _start(stream, 16)
     missing = [JPEG_XL, *([] if HEIC_IS_READ else [HEIC]), *([] if features.check("avif") else [AVIF])]
     for offset, marks, message in missing:
         if head[offset:].startswith(marks):
@@ -193,7 +256,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     colours, alpha = _split_alpha(image)
     if getattr(image, "is_animated", False) and image.format != "MPO":
         conversions.append("first frame kept")
-    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    orientation = _orientation(image)
     if orientation in EXIF_TRANSPOSE:
         conversions.append("turned upright")
     if colours.mode.startswith("I;16") or (colours.mode == "I" and file_format in ("PNG", "PPM")):
@@ -212,8 +275,10 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if colours.mode != "RGB":
         colours = colours.convert("RGB")
     if alpha:
-        colours.putalpha(alpha)
-        colours = Image.alpha_composite(Image.new("RGBA", colours.size, "white"), colours).convert("RGB")
+        for box in _bands(colours.size):
+            band = colours.crop(box)
+            band.putalpha(alpha.crop(box))
+            colours.paste(Image.alpha_composite(Image.new("RGBA", band.size, "white"), band).convert("RGB"), box)
         conversions.append("transparency laid on white")
     elif mode != "RGB":
         conversions.append(f"{mode} to RGB")
@@ -240,13 +305,24 @@ def _split_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
         return image.convert(image.mode[:-1]), image.getchannel("A")
     # A PNG or GIF names one colour that is transparent, in samples of as many bits as it stores.
     raw_mode = tiles[0].args if tiles else image.mode  # how the file stores them
-    pixels = np.asarray(image.convert("L") if image.mode == "1" else image)
     if raw_mode == "RGB;16B":
         key = tuple(sample >> 8 for sample in key)
     else:
         key = np.multiply(key, {"L;2": 85, "L;4": 17}.get(raw_mode, 1))
-    transparent = (pixels == key).reshape(image.height, image.width, -1).all(axis=2)
-    return image, Image.fromarray(np.where(transparent, 0, 255).astype(np.uint8))
+    alpha = Image.new("L", image.size)
+    for box in _bands(image.size):
+        band = image.crop(box)
+        pixels = np.asarray(band.convert("L") if band.mode == "1" else band)
+        transparent = (pixels == key).reshape(band.height, band.width, -1).all(axis=2)
+        alpha.paste(Image.fromarray(np.where(transparent, 0, 255).astype(np.uint8)), box)
+    return image, alpha
+
+
+def _bands(size: tuple[int, int]) -> Iterator[tuple[int, int, int, int]]:
+    """Yields the boxes of an image's bands, from the top."""
+    width, height = size
+    for top in range(0, height, BAND):
+        yield 0, top, width, min(top + BAND, height)
 
 
 def load(file: Path | IO[bytes], size: int) -> np.ndarray:

@@ -1,5 +1,7 @@
 """The stages on a few sample gems: a project folder that many tests share."""
 
+import json
+import os
 import shutil
 import subprocess
 import tempfile
@@ -9,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
-from tests.conftest import stage_options
+from tests.conftest import RUN_STAGES, stage_options
 
 GEMS = ["Ruby", "Citrine", "Turquoise", "Malachite"]
 TINY = {
@@ -54,10 +57,12 @@ class Project:
         return self.python("-m", f"stages.{name}", *stage_options(name), *options, cwd=self.root, **variables)
 
     def run(self, *names: str, options: Sequence[str] = (), **variables: str) -> None:
-        """Run stages one after the other, each as `stage` does; all must succeed."""
-        for name in names:
-            ended = self.stage(name, *options, **variables)
-            assert ended.returncode == 0, f"{name}: {ended.stderr}"
+        """Run stages one after the other in one process, each with the options of `stage`; all must succeed."""
+        (self.root / "log").mkdir(exist_ok=True)
+        stages = [(name, [*stage_options(name), *options]) for name in names]
+        variables = {"MLFLOW_TRACKING_URI": self.store} | variables
+        ended = self.python("-c", RUN_STAGES, json.dumps(stages), cwd=self.root, **variables)
+        assert ended.returncode == 0, f"{ended.stdout}\n{ended.stderr}"
 
 
 @pytest.fixture(scope="session")
@@ -81,12 +86,48 @@ def project(tmp_path: Path, new_project: Callable[[Path], Project]) -> Project:
     return new_project(tmp_path)
 
 
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """Return a folder that the first of pytest-xdist's processes makes, and that the others wait for."""
+    base = factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    folder, done = base / name, base / f"{name}.done"
+    with FileLock(base / f"{name}.lock"):
+        if not done.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            make(folder)
+            done.touch()
+    return folder
+
+
 @pytest.fixture(scope="session")
 def split_project(tmp_path_factory: pytest.TempPathFactory, new_project: Callable[[Path], Project]) -> Project:
     """Return a folder with raw, clean, split and augmented photos."""
-    made = new_project(tmp_path_factory.mktemp("project"))
-    made.run("crawl", "clean", "split", "describe", "augment")
-    return made
+
+    def make(folder: Path) -> None:
+        new_project(folder).run("crawl", "clean", "split", "describe", "augment")
+
+    root = tmp_path_factory.mktemp("project")
+    shutil.copytree(made_once(tmp_path_factory, "split_project", make), root, dirs_exist_ok=True)
+    return new_project(root)
+
+
+@pytest.fixture(scope="session")
+def finished_project(
+    split_project: Project, tmp_path_factory: pytest.TempPathFactory, new_project: Callable[[Path], Project]
+) -> Project:
+    """Return a git repository after all stages but explain; the tests that share it only read it."""
+
+    def make(folder: Path) -> None:
+        project = new_project(folder)
+        for name in ("data", "reports"):
+            shutil.copytree(split_project.root / name, folder / name)
+        commit = ["-c", "user.name=Test", "-c", "user.email=test@gemmodel.example", "commit", "-qm", "settings"]
+        for command in (["init", "-q"], ["add", "params.yaml"], commit):
+            subprocess.run(["git", *command], cwd=folder, check=True)
+        project.run("embed", "train", "evaluate", "explore", "register", "report")
+
+    return new_project(made_once(tmp_path_factory, "finished_project", make))
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ import http.client
 import io
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -25,12 +24,9 @@ START_TIMEOUT_S = 240  # of the server, on a busy machine
 
 
 @pytest.fixture(scope="module")
-def trained(split_project: Any, new_project: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(finished_project: Any) -> Path:
     """Return the folder of a project with a trained model."""
-    project = new_project(tmp_path_factory.mktemp("served"))
-    shutil.copytree(split_project.root / "data", project.root / "data", dirs_exist_ok=True)
-    project.run("embed", "train")
-    return Path(project.root)
+    return Path(finished_project.root)
 
 
 class Server:

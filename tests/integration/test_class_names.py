@@ -8,7 +8,7 @@ from typing import Any
 import mlflow
 import pytest
 
-from tests.conftest import stage_options
+from tests.conftest import RUN_STAGES, stage_options
 
 NUMBERS = ["1", "2", "10", "01", "1e3", "NA", "null", "True"]
 SIGNS = ["Opal $1$", "from $10_$20", "<b>", "a,b", 'O\'Neil "x"', "-x", "_x", "100% A", "actual", "drop", "P(1)"]
@@ -19,13 +19,6 @@ STAGES = (
     "crawl", "clean", "split", "describe", "augment", "embed", "train", "evaluate", "explain", "explore", "register",
     "report",
 )  # fmt: skip
-RUN = """\
-import importlib, json, sys
-from stages import command
-for stage, options in json.loads(sys.argv[1]):
-    sys.argv = [stage, *options]
-    command(importlib.import_module(f"stages.{stage}").main)
-"""
 SMALL = {
     "crawl.source": "folder",
     "crawl.folder": "gems",
@@ -70,7 +63,7 @@ def root(tmp_path_factory: pytest.TempPathFactory, run: Any, write_params: Any, 
     write_params(root, SMALL)
     stages = [(stage, stage_options(stage)) for stage in STAGES]
     ended = run(
-        "-W", "error::UserWarning:gemmodel", "-c", RUN, json.dumps(stages), cwd=root,
+        "-W", "error::UserWarning:gemmodel", "-c", RUN_STAGES, json.dumps(stages), cwd=root,
         MLFLOW_TRACKING_URI=f"sqlite:///{root / 'mlflow.db'}",
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr[-3000:]

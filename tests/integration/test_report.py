@@ -8,27 +8,14 @@ from urllib.parse import unquote
 import pytest
 
 
-@pytest.fixture(scope="module")
-def reported(split_project: Any, new_project: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A project in its own git repository, with a registered model and its report."""
-    project = new_project(tmp_path_factory.mktemp("reported"))
-    for folder in ("data", "reports"):
-        (project.root / folder).symlink_to(split_project.root / folder, target_is_directory=True)
-    commit = ["-c", "user.name=Test", "-c", "user.email=test@gemmodel.example", "commit", "-qm", "settings"]
-    for command in (["init", "-q"], ["add", "params.yaml"], commit):
-        subprocess.run(["git", *command], cwd=project.root, check=True)
-    project.run("embed", "train", "evaluate", "explore", "register", "report")
-    return project
-
-
-def test_the_page_shows_the_run_and_needs_no_network(reported: Any, browser: Any) -> None:
+def test_the_page_shows_the_run_and_needs_no_network(finished_project: Any, browser: Any) -> None:
     page = browser.new_page()
     errors: list[str] = []
     requested: list[str] = []
     page.on("console", lambda message: errors.append(message.text))
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.on("request", lambda request: requested.append(request.url))
-    address = (reported.root / "reports" / "index.html").as_uri()
+    address = (finished_project.root / "reports" / "index.html").as_uri()
     page.goto(address)
     pictures = page.locator("img")
     assert pictures.count() >= 12  # of evaluation, exploration, training and data
@@ -37,7 +24,9 @@ def test_the_page_shows_the_run_and_needs_no_network(reported: Any, browser: Any
     assert errors == []
     assert [url for url in requested if not url.startswith("data:")] == [address]
     text = page.locator("body").text_content()
-    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=reported.root, capture_output=True, text=True, check=True)
+    head = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=finished_project.root, capture_output=True, text=True, check=True
+    )
     for expected in (head.stdout.strip(), "model_sha256", "model.fusion.head", "explain.photos", "macro f1"):
         assert expected in text
     assert "adjusted rand index" in text
@@ -45,13 +34,13 @@ def test_the_page_shows_the_run_and_needs_no_network(reported: Any, browser: Any
     files = [unquote(link) for link in links if not link.startswith("#")]
     pages = {"exploration/index.html", "data.html", "crawl.md", "model_card.md", "evaluation/label_issues.html"}
     assert pages | {"evaluation/predictions.csv", "curves.csv"} <= set(files)
-    assert all((reported.root / "reports" / name).is_file() for name in files)
+    assert all((finished_project.root / "reports" / name).is_file() for name in files)
 
 
-def test_the_run_has_the_report_and_the_registered_model_its_card(reported: Any) -> None:
+def test_the_run_has_the_report_and_the_registered_model_its_card(finished_project: Any) -> None:
     from mlflow import MlflowClient
 
-    client = MlflowClient(reported.store)
+    client = MlflowClient(finished_project.store)
     version = client.get_model_version_by_alias("gemstones", "champion")
     assert version.description.lstrip().startswith("# Model card of gemstones")
     assert client.get_registered_model("gemstones").description == version.description

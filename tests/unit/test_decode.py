@@ -13,6 +13,7 @@ from PIL import Image
 
 from gemmodel.core.errors import DataError
 from gemmodel.images import decode
+from tests.conftest import ROOT
 
 Draw = Callable[..., Image.Image]
 # How a camera in this orientation stores an upright image: the inverse of the EXIF orientation.
@@ -225,3 +226,40 @@ def test_the_limit_of_pixels_is_an_argument(draw: Draw) -> None:
     assert decode.header(file, max_pixels=2400) == ("PNG", 60, 40)
     with pytest.raises(DataError, match="more pixels than the 2399 of a photo"):
         decode.header(file, max_pixels=2399)
+
+
+def test_a_jpeg_of_very_many_scans_is_refused(tmp_path: Path, draw: Draw) -> None:
+    photo = saved(draw(1), "JPEG", progressive=True).getvalue()
+    last_scan = photo[photo.rindex(b"\xff\xda") : -2]
+    end = photo[-2:]
+    assert decode.read(io.BytesIO(photo[:-2] + 80 * last_scan + end)).size == (160, 120)
+    bomb = tmp_path / "bomb.jpg"
+    bomb.write_bytes(photo[:-2] + 400 * last_scan + end)
+    for read in (decode.read, lambda path: decode.thumbnail(path, 16), decode.header):
+        with pytest.raises(DataError, match="JPEG of 410 scans, which takes long to decode; a photo has at most 100"):
+            read(bomb)
+    attached = photo + 400 * last_scan  # as the film behind a phone's photo may look
+    assert decode.read(io.BytesIO(attached)).size == (160, 120)
+
+
+def test_a_photo_that_takes_too_much_memory_is_refused(draw: Draw) -> None:
+    photo = bytearray(saved(draw(1), "JPEG", progressive=True).getvalue())
+    size = photo.index(b"\xff\xc2") + 5
+    photo[size : size + 4] = struct.pack(">HH", 7000, 8000)
+    with pytest.raises(
+        DataError, match="JPEG of 8000 x 7000 pixels, which takes 560 MB to decode, more than 512; save"
+    ):
+        decode.read(io.BytesIO(photo))
+
+
+def test_a_photo_that_takes_too_long_is_refused(draw: Draw, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = saved(draw(1, size=(1600, 1200)), "PNG")
+    monkeypatch.setattr(decode, "MAX_SECONDS", 0.0)
+    with pytest.raises(DataError, match="takes more than 0 s to decode"):
+        decode.read(file)
+
+
+def test_damaged_photos_give_an_image_or_one_line_in_bounded_time_and_memory(run: Any, tmp_path: Path) -> None:
+    ended = run(ROOT / "tests" / "fuzz.py", cwd=tmp_path)
+    assert ended.returncode == 0, ended.stdout
+    assert ended.stdout.startswith("2000 files: at most ")
