@@ -8,6 +8,7 @@ The comments in params.yaml explain each value and its default.
 import math
 import os
 import re
+import reprlib
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
@@ -380,8 +381,10 @@ def read(path: Path) -> Any:
         if str(error.problem).startswith("found duplicate key"):
             raise ParameterError(f"{line}: {error.problem}; remove one of the two lines") from None
         raise ParameterError(f"{line}: not valid YAML: {error.problem or error.context}") from None
-    except (YAMLError, ValueError) as error:  # such as a date that does not exist
-        raise ParameterError(f"{path}: not valid YAML: {error}".replace("\n", " ")) from None
+    except (YAMLError, ValueError, KeyError, TypeError) as error:  # such as a date that does not exist, or !!bool maybe
+        raise ParameterError(f"{path}: not valid YAML: {str(error)[:200]}".replace("\n", " ")) from None
+    except RecursionError:
+        raise ParameterError(f"{path}: not valid YAML: too many levels") from None
 
 
 def checked(values: Any, name: str) -> Params:
@@ -395,6 +398,13 @@ def checked(values: Any, name: str) -> Params:
         ParameterError: a key is unknown, missing, ill-typed or out of range.
     """
     return _checked(values, Params, f"{name}: ")
+
+
+def _shown(value: Any) -> str:
+    """Returns a value as Python writes it, of what is long or nested only the beginning."""
+    shown = reprlib.Repr()
+    shown.maxlevel, shown.maxstring, shown.maxlong, shown.maxother = 2, 40, 40, 40
+    return shown.repr(value).replace("\n", " ")
 
 
 def _checked(value: Any, kind: Any, name: str) -> Any:
@@ -415,11 +425,13 @@ def _checked(value: Any, kind: Any, name: str) -> Any:
         if value not in get_args(kind):
             new = RENAMED_VALUES.get(str(value))
             new = f"; {value} is now called {new}" if new in get_args(kind) else ""
-            raise ParameterError(f"{name} is {value!r}; it must be one of {', '.join(map(str, get_args(kind)))}{new}")
+            raise ParameterError(
+                f"{name} is {_shown(value)}; it must be one of {', '.join(map(str, get_args(kind)))}{new}"
+            )
         return value
     if get_origin(kind) is dict:
         if not isinstance(value, dict) or not all(re.fullmatch(r"[\w-]+", str(key)) for key in value):
-            raise ParameterError(f"{name} is {value!r}; it must map names of letters, digits, - and _ to values")
+            raise ParameterError(f"{name} is {_shown(value)}; it must map names of letters, digits, - and _ to values")
         folded = [str(key).casefold() for key in value]
         if len(set(folded)) < len(folded):
             raise ParameterError(f"{name} has names that differ in capitals only, which some disks take for one")
@@ -438,18 +450,19 @@ def _checked(value: Any, kind: Any, name: str) -> Any:
             remedy = "; write true or false"
         elif kind is str and value is not None and not isinstance(value, list | dict):
             remedy = "; write it in quotes"
-        raise ParameterError(f"{name} is {value!r}; it must be of type {kind.__name__}{remedy}")
+        raise ParameterError(f"{name} is {_shown(value)}; it must be of type {kind.__name__}{remedy}")
     return value
 
 
 def _registry_name(value: str, rule: RegistryName, name: str) -> str:
     if found := sorted({char for char in value if char in rule.forbidden or not char.isprintable()}):
         raise ParameterError(
-            f"{name} is {value!r}; MLflow's registry takes no {' '.join(map(repr, found))}; use letters and digits"
+            f"{name} is {_shown(value)}; MLflow's registry takes no {' '.join(map(repr, found[:9]))}; use letters and "
+            "digits"
         )
     if not value.strip(" .") or value != value.strip() or len(value) > rule.max_length:
         raise ParameterError(
-            f"{name} is {value[:60]!r}; it must be 1 to {rule.max_length} characters, not only dots, without a space "
+            f"{name} is {_shown(value)}; it must be 1 to {rule.max_length} characters, not only dots, without a space "
             "at either end"
         )
     return value
@@ -465,7 +478,8 @@ def _section(value: Any, kind: Any, name: str) -> Any:
         if key not in names:
             if new := RENAMED.get(f"{prefix}{key}".rpartition(": ")[2]):
                 raise ParameterError(f"{prefix}{key} is now called {new}; rename it")
-            raise ParameterError(f"{prefix}{key} is not a known key; keys of this section: {', '.join(names)}")
+            shown = key if isinstance(key, str) and len(key) < 30 and key.isprintable() else _shown(key)
+            raise ParameterError(f"{prefix}{shown} is not a known key; those known: {', '.join(names)}")
     for key in names:
         if key not in value:
             raise ParameterError(f"{prefix}{key} is missing")
