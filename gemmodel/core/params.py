@@ -478,7 +478,7 @@ def _section(value: Any, kind: Any, name: str) -> Any:
         if key not in names:
             if new := RENAMED.get(f"{prefix}{key}".rpartition(": ")[2]):
                 raise ParameterError(f"{prefix}{key} is now called {new}; rename it")
-            shown = key if isinstance(key, str) and len(key) < 30 and key.isprintable() else _shown(key)
+            shown = str(key) if str(key).isprintable() and len(str(key)) < 30 else repr(f"{str(key)[:20]}...")
             raise ParameterError(f"{prefix}{shown} is not a known key; those known: {', '.join(names)}")
     for key in names:
         if key not in value:
