@@ -1,6 +1,5 @@
 """The files of a folder and of the archives in it, at any depth, without unpacking anything to disk."""
 
-import os
 import re
 import stat
 import tarfile
@@ -13,6 +12,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
+from gemmodel.core import image_folder
+from gemmodel.core.class_names import readable
 from gemmodel.core.errors import DataError
 from scraper import safe_names
 from scraper.spiders.base import TOO_LARGE
@@ -24,12 +25,6 @@ MAX_UNPACK_RATIO = 100  # photos are compressed already: an archive of them does
 MAX_DEPTH = 3  # of archives in archives
 ENCRYPTED = "encrypted; unpack it with its password"
 NOT_READABLE = "damaged in its archive"
-HIDDEN = "a file of the operating system or of a tool"
-SYSTEM_NAMES = {
-    "__macosx", "$recycle.bin", "system volume information", "@eadir", "thumbs.db", "desktop.ini", ".ds_store", ".git",
-    ".svn", ".hg", ".dvc", ".cache", ".thumbnails", ".trash", ".trashes", ".spotlight-v100", ".fseventsd", ".idea",
-    ".ipynb_checkpoints", ".vscode", ".venv", ".gitignore", ".gitkeep", ".gitattributes", ".keep", ".dvcignore",
-}  # fmt: skip
 ZIP_METHODS = {
     9: "Deflate64",
     1: "Shrink",
@@ -94,12 +89,6 @@ def stem(name: str) -> str:
     return next((name[: -len(suffix)] for suffix in sorted(SUFFIXES, key=len)[::-1] if lower.endswith(suffix)), name)
 
 
-def is_hidden(name: str) -> bool:
-    """Returns whether a path leads to what an operating system or a tool made. A folder may begin with a dot."""
-    *folders, last = PurePosixPath(name).parts or ("",)
-    return last.startswith(".") or any(part.casefold() in SYSTEM_NAMES for part in (*folders, last))
-
-
 def collections(source: Path, stack: ExitStack) -> Iterator[Collection]:
     """Yields the files of a folder or archive, then those of each archive in it.
 
@@ -127,30 +116,13 @@ def collections(source: Path, stack: ExitStack) -> Iterator[Collection]:
 
 def _walk(source: Path) -> tuple[list[tuple[str, Path]], list[tuple[str, str]]]:
     """Returns the names and paths of all files below a folder, and the names of the rest with reasons."""
-    files, left_out = [], []
+    left_out: list[tuple[Path, str]] = []
+    paths = [path for _, files in image_folder.walk(source, left_out) for path in files]
 
-    def unreadable(error: OSError) -> None:
-        name = safe_names.readable(Path(error.filename).relative_to(source).as_posix())
-        left_out.append((name, f"a folder that cannot be read: {error.strerror}"))
+    def name(path: Path) -> str:
+        return readable(path.relative_to(source).as_posix())
 
-    for folder, folders, names in os.walk(source, followlinks=True, onerror=unreadable):
-        for name in list(folders):
-            path = Path(folder, name)
-            shown = safe_names.readable(path.relative_to(source).as_posix())
-            if name.casefold() in SYSTEM_NAMES:
-                left_out.append((shown, HIDDEN))
-                folders.remove(name)
-            elif path.is_symlink() and path.resolve() in {above.resolve() for above in path.parents}:
-                left_out.append((shown, "a link to a folder above it"))
-                folders.remove(name)
-        for name in names:
-            path = Path(folder, name)
-            shown = safe_names.readable(path.relative_to(source).as_posix())
-            if path.is_file():
-                files.append((shown, path))
-            else:
-                left_out.append((shown, "a link to nothing" if path.is_symlink() else "not a regular file"))
-    return sorted(files), sorted(left_out)
+    return sorted((name(path), path) for path in paths), sorted((name(path), reason) for path, reason in left_out)
 
 
 def _archives_to_open(names: Sequence[str]) -> set[str]:
@@ -160,7 +132,7 @@ def _archives_to_open(names: Sequence[str]) -> set[str]:
     return {
         name
         for name in names
-        if is_archive(name) and not is_hidden(name) and PurePosixPath(name).parent not in folders_of_photos
+        if is_archive(name) and not image_folder.is_hidden(name) and PurePosixPath(name).parent not in folders_of_photos
     }
 
 
@@ -312,7 +284,7 @@ def _tar_file(packed: tarfile.TarFile, member: tarfile.TarInfo, name: str) -> Fi
         file = packed.extractfile(target)
         return file.read() if file else b""
 
-    return File(safe_names.readable(name.replace("\\", "/")), target.size, read, problem)
+    return File(readable(name.replace("\\", "/")), target.size, read, problem)
 
 
 def _problem(file: File) -> str | None:

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath
 
+from gemmodel.core import image_folder
 from gemmodel.core.errors import DataError
 from scraper import archives
 from scraper.layout import Assignment, part_name
@@ -43,7 +44,7 @@ def read(
     for file in collection.files:
         if "submission" in file.name.lower():  # a form to be filled in
             continue
-        if file.name.lower().endswith(SUFFIXES) and not archives.is_hidden(file.name) and not file.problem:
+        if file.name.lower().endswith(SUFFIXES) and not image_folder.is_hidden(file.name) and not file.problem:
             rows, problem = _labels(file, paths)
             if problem:
                 guesses.append(f"{collection.prefix}{file.name}: {problem}")

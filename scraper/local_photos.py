@@ -10,6 +10,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from gemmodel.core import image_folder
+from gemmodel.core.class_names import class_key, class_names
 from gemmodel.core.errors import DataError
 from gemmodel.core.image_folder import SUFFIXES
 from gemmodel.core.params import CrawlParams
@@ -69,8 +71,8 @@ def take_inventory(source: Path, stack: ExitStack, *, level: int = 0) -> Invento
         inventory.left_out += [(f"{collection.prefix}{name}", reason) for name, reason in collection.left_out]
         readable = []
         for file in collection.files:
-            if archives.is_hidden(file.name):
-                inventory.other_files[archives.HIDDEN] += 1
+            if image_folder.is_hidden(file.name):
+                inventory.other_files[image_folder.HIDDEN] += 1
             elif not safe_names.is_photo(file.name):
                 suffix = PurePosixPath(file.name).suffix.lower()
                 if file.name.lower().endswith((*archives.SUFFIXES, *archives.OTHER_ARCHIVES)):
@@ -99,7 +101,7 @@ def take_inventory(source: Path, stack: ExitStack, *, level: int = 0) -> Invento
                 spelled[assignment.gem].append(Photo(path, named, assignment.part or outer))
             else:
                 inventory.left_out.append((named.name, assignment.reason or layout.OUTSIDE))
-    names = safe_names.class_names({name: len(photos) for name, photos in spelled.items()})
+    names = class_names({name: len(photos) for name, photos in spelled.items()})
     inventory.joined = {name: names[name] for name in sorted(names) if names[name] != name}
     photos: dict[str, list[Photo]] = defaultdict(list)
     for name in sorted(spelled):
@@ -132,13 +134,13 @@ def copy(params: CrawlParams, store: Path) -> tuple[list[dict[str, Any]], dict[s
     rows = []
     with ExitStack() as stack:
         inventory = take_inventory(source, stack, level=params.class_level)
-        by_key = {safe_names.class_key(gem): gem for gem in inventory.photos}
-        if missing := [gem for gem in params.only if safe_names.class_key(gem) not in by_key]:
+        by_key = {class_key(gem): gem for gem in inventory.photos}
+        if missing := [gem for gem in params.only if class_key(gem) not in by_key]:
             has = f"; it has {', '.join([*inventory.photos][:10])}" if inventory.photos else ""
             raise DataError(f"crawl.only: {source} has no {', '.join(missing)}{has}")
         if not inventory.photos:
             raise DataError(f"{source}: no photos in class folders; {_found(inventory)}")
-        only = {by_key[safe_names.class_key(gem)] for gem in params.only}
+        only = {by_key[class_key(gem)] for gem in params.only}
         chosen = {
             gem: photos[: params.max_per_gem or None]
             for gem, photos in inventory.photos.items()

@@ -15,6 +15,7 @@ import pytest
 from loopback import content, jpeg
 from PIL import Image
 
+from gemmodel.core import image_folder
 from gemmodel.core.errors import DataError
 from gemmodel.core.params import Params
 from scraper import archives, sources
@@ -111,7 +112,7 @@ def test_only_good_photos_of_a_hostile_zip_are_stored(tmp_path: Path, crawl: Any
     assert photos == by_gem(GOOD)
     expected = Counter(HOSTILE.values()) + Counter([LINK, DAMAGED, archives.ENCRYPTED, LOOSE, LARGE])
     assert report["failed"] == dict(sorted(expected.items()))
-    hidden = {archives.HIDDEN: len(HIDDEN)}
+    hidden = {image_folder.HIDDEN: len(HIDDEN)}
     assert report["unmatched_markup"] == hidden | {"file that ends in .txt": 1, "file without a suffix": 1}
 
 

@@ -8,9 +8,9 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
+from gemmodel.core.class_names import class_names
 from gemmodel.core.errors import DataError
 from scraper import layout, local_photos
-from scraper.safe_names import class_names
 
 JPEG = b"\xff\xd8\xff"  # the layout is recognised without reading a photo
 
