@@ -97,10 +97,13 @@ def collections(source: Path, stack: ExitStack) -> Iterator[Collection]:
         stack: closes the archives.
 
     Raises:
-        DataError: there is no such folder or archive, or one of them is damaged.
+        DataError: there is no such folder or archive, or it is a damaged archive. One of several is left out instead.
     """
     if source.is_file():
-        yield from _archive(source, str(source), "", stack, max_bytes=MAX_UNPACK_RATIO * source.stat().st_size)
+        try:
+            yield from _archive(source, "", stack, max_bytes=MAX_UNPACK_RATIO * source.stat().st_size)
+        except DataError as error:
+            raise DataError(f"{source}: {error}") from None
         return
     if not source.is_dir():
         raise DataError(f"{source}: no such folder or archive; it must hold one folder of photos per class")
@@ -111,7 +114,15 @@ def collections(source: Path, stack: ExitStack) -> Iterator[Collection]:
     for name, path in files:
         if name in packed:
             limit = MAX_UNPACK_RATIO * path.stat().st_size
-            yield from _archive(path, str(path), f"{name}!/", stack, max_bytes=limit)
+            yield from _or_left_out(name, _archive(path, f"{name}!/", stack, max_bytes=limit))
+
+
+def _or_left_out(name: str, archive: Iterator[Collection]) -> Iterator[Collection]:
+    """Yields the files of an archive that is one of several; if it is damaged, that it is left out."""
+    try:
+        yield from archive
+    except DataError as error:
+        yield Collection("", [], [(name, str(error))])
 
 
 def _walk(source: Path) -> tuple[list[tuple[str, Path]], list[tuple[str, str]]]:
@@ -149,35 +160,37 @@ def _file(path: Path, name: str) -> File:
 
 
 def _archive(
-    packed: Path | IO[bytes], shown: str, prefix: str, stack: ExitStack, *, max_bytes: int, depth: int = 1
+    packed: Path | IO[bytes], prefix: str, stack: ExitStack, *, max_bytes: int, depth: int = 1
 ) -> Iterator[Collection]:
     """Yields an archive's files, then those of the archives in it.
 
     The files are stored under our own names only, so a path in an archive cannot lead outside.
     """
     try:
-        files, guesses = _members(packed, stack)
+        files, left_out, guesses = _members(packed, stack)
     except Exception as error:  # readers of damaged archives raise many types
-        raise DataError(f"{shown}: not an intact zip or tar ({error}); pack or download it again") from None
+        raise DataError(f"not an intact zip or tar ({error}); pack or download it again") from None
     if sum(file.size for file in files) > max_bytes:
-        raise DataError(
-            f"{shown}: would unpack to more than {MAX_UNPACK_RATIO} times its size, as no archive of photos does"
-        )
+        raise DataError(f"would unpack to more than {MAX_UNPACK_RATIO} times its size, as no archive of photos does")
     inner = _archives_to_open([file.name for file in files]) if depth < MAX_DEPTH else set()
     checked = [replace(file, read=_reading(file), problem=file.problem or _problem(file)) for file in files]
-    yield Collection(prefix, [file for file in checked if file.name not in inner or file.problem], guesses=guesses)
+    outer = [file for file in checked if file.name not in inner or file.problem]
+    yield Collection(prefix, outer, left_out, guesses)
     for file in checked:
         if file.name in inner and not file.problem:
-            body = stack.enter_context(tempfile.SpooledTemporaryFile(max_size=MAX_BYTES))  # noqa: SIM115
             name = f"{prefix}{file.name}"
-            try:
-                body.write(file.read())
-            except DataError as error:
-                raise DataError(f"{name}: {error}; pack or download it again") from None
-            yield from _archive(body, name, f"{name}!/", stack, max_bytes=max_bytes, depth=depth + 1)
+            yield from _or_left_out(name, _inner_archive(file, name, stack, max_bytes=max_bytes, depth=depth + 1))
 
 
-def _members(packed: Path | IO[bytes], stack: ExitStack) -> tuple[list[File], list[str]]:
+def _inner_archive(file: File, name: str, stack: ExitStack, *, max_bytes: int, depth: int) -> Iterator[Collection]:
+    body = stack.enter_context(tempfile.SpooledTemporaryFile(max_size=MAX_BYTES))  # noqa: SIM115
+    body.write(file.read())
+    yield from _archive(body, f"{name}!/", stack, max_bytes=max_bytes, depth=depth)
+
+
+def _members(packed: Path | IO[bytes], stack: ExitStack) -> tuple[list[File], list[tuple[str, str]], list[str]]:
+    """Returns an archive's files, what is left out of them, and what was guessed."""
+    left_out: list[tuple[str, str]] = []
     if not isinstance(packed, Path):
         packed.seek(0)
     if tarfile.is_tarfile(packed):  # first, since a tar that holds a zip passes for a zip
@@ -188,13 +201,13 @@ def _members(packed: Path | IO[bytes], stack: ExitStack) -> tuple[list[File], li
         if tar.fileobj.read(512) != bytes(512):  # the end mark; tarfile accepts a truncated archive
             raise EOFError("truncated or damaged")
         names, guesses = _decoded([member.name.encode("utf-8", "surrogateescape") for member in members])
-        files = [_tar_file(tar, member, name) for member, name in zip(members, names, strict=True)]
+        files, left_out = _tar_files(tar, members, names)
     else:
         archive = stack.enter_context(zipfile.ZipFile(packed))
         entries = [entry for entry in archive.infolist() if not entry.is_dir()]
         names, guesses = _zip_names(entries)
         files = [_zip_file(archive, entry, name) for entry, name in zip(entries, names, strict=True)]
-    return sorted(files, key=lambda file: file.name), guesses
+    return sorted(files, key=lambda file: file.name), left_out, guesses
 
 
 def _zip_names(entries: Sequence[zipfile.ZipInfo]) -> tuple[list[str], list[str]]:
@@ -270,14 +283,26 @@ def _zip_file(packed: zipfile.ZipFile, entry: zipfile.ZipInfo, name: str) -> Fil
     return File(name.replace("\\", "/"), entry.file_size, lambda: packed.read(entry), problem)
 
 
-def _tar_file(packed: tarfile.TarFile, member: tarfile.TarInfo, name: str) -> File:
-    problem, target = None, member
-    if member.islnk():  # to another member; a file of the machine is never opened
-        try:
-            target = packed.getmember(member.linkname)
-        except KeyError:
-            problem = "a link"
-    if not problem and not target.isreg():
+def _tar_files(
+    packed: tarfile.TarFile, members: Sequence[tarfile.TarInfo], names: Sequence[str]
+) -> tuple[list[File], list[tuple[str, str]]]:
+    """Returns the files of a tar, and the names of those that a later one of the same name replaces, as tar does."""
+    files: dict[PurePosixPath, File] = {}
+    targets: dict[PurePosixPath, tarfile.TarInfo] = {}
+    replaced = []
+    for member, name in zip(members, names, strict=True):
+        # A hard link is to an earlier member; a file of the machine is never opened.
+        target = targets.get(PurePosixPath(member.linkname), member) if member.islnk() else member
+        path = PurePosixPath(member.name)
+        if path in files:
+            replaced.append((files[path].name, "an older file of the same name in its archive"))
+        targets[path], files[path] = target, _tar_file(packed, target, name)
+    return list(files.values()), replaced
+
+
+def _tar_file(packed: tarfile.TarFile, target: tarfile.TarInfo, name: str) -> File:
+    problem = None
+    if not target.isreg():
         problem = "a link" if target.issym() or target.islnk() else "not a regular file"
 
     def read() -> bytes:

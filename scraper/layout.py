@@ -28,6 +28,7 @@ MASKS = {"mask", "masks", "segmentation", "segmentations", "annotation", "annota
 NO_NAMES = {
     "image", "images", "img", "imgs", "photo", "photos", "picture", "pictures", "jpg", "jpeg", "png", "data", "all",
 }  # fmt: skip
+MAX_DEPTH = 100  # of folders that are looked at; those below belong to the class
 OUTSIDE = "photo outside a class folder"
 UNLABELLED = "photo of a part without class folders"
 MASK = "a mask of another photo"
@@ -95,7 +96,7 @@ def recognise(
     root = _Folder()
     for i, path in enumerate(paths):
         folder = root
-        for name_of_folder in path.parts[:-1]:
+        for name_of_folder in path.parts[:-1][:MAX_DEPTH]:
             folder = folder.folders.setdefault(name_of_folder, _Folder())
         folder.photos.append(i)
     assignments: dict[int, Assignment] = {}
