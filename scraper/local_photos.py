@@ -16,9 +16,25 @@ from gemmodel.core.errors import DataError
 from gemmodel.core.image_folder import SUFFIXES
 from gemmodel.core.params import CrawlParams
 from gemmodel.images import decode
-from scraper import archives, labels, layout, manifest, safe_names
+from scraper import archives, labels, layout, manifest, name_labels, safe_names
 from scraper.archives import File
 
+DATA_FILES = {  # of labels, or of photos and labels
+    ".json": "JSON, such as COCO's annotations",
+    ".xml": "XML, such as Pascal VOC's annotations",
+    ".mat": "MATLAB",
+    ".xlsx": "Excel",
+    ".xls": "Excel",
+    ".parquet": "Parquet",
+    ".arrow": "Arrow",
+    ".tfrecord": "TFRecord",
+    ".h5": "HDF5",
+    ".hdf5": "HDF5",
+    ".npz": "NumPy",
+    ".npy": "NumPy",
+    ".pkl": "pickle",
+}
+NOT_READ = "not read: write its labels as a CSV table with the columns file and label, its photos as files"
 MAX_EXAMPLES = 3  # of photos that are left out for one reason, in an error or by `gemmodel inspect`
 
 
@@ -66,6 +82,8 @@ def take_inventory(source: Path, stack: ExitStack, *, level: int = 0) -> Invento
     """
     inventory = Inventory()
     spelled: dict[str, list[Photo]] = defaultdict(list)
+    tables: dict[str, File] = {}
+    others, used = [], set[str]()
     for collection in archives.collections(source, stack):
         inventory.guesses += [f"{collection.prefix or source.name}: {guess}" for guess in collection.guesses]
         inventory.left_out += [(f"{collection.prefix}{name}", reason) for name, reason in collection.left_out]
@@ -74,13 +92,12 @@ def take_inventory(source: Path, stack: ExitStack, *, level: int = 0) -> Invento
             if image_folder.is_hidden(file.name):
                 inventory.other_files[image_folder.HIDDEN] += 1
             elif not safe_names.is_photo(file.name):
-                suffix = PurePosixPath(file.name).suffix.lower()
                 if file.name.lower().endswith((*archives.SUFFIXES, *archives.OTHER_ARCHIVES)):
                     inventory.left_out.append(
                         (f"{collection.prefix}{file.name}", "an archive; unpack it beside the photos")
                     )
                 else:
-                    inventory.other_files[f"file that ends in {suffix}" if suffix else "file without a suffix"] += 1
+                    others.append(f"{collection.prefix}{file.name}")
             elif file.problem:
                 inventory.left_out.append((f"{collection.prefix}{file.name}", file.problem))
             else:
@@ -91,8 +108,17 @@ def take_inventory(source: Path, stack: ExitStack, *, level: int = 0) -> Invento
             paths, name=archives.stem(archive.name) if archive else None, level=level
         )
         inventory.guesses += guesses
-        assignments, guesses = labels.read(collection, paths, assignments)
+        tables |= labels.tables(collection)
+        # A table may lie beside an archive of its photos, but not in another archive.
+        near = {
+            name: file for name, file in tables.items() if collection.prefix.startswith(name.removesuffix(file.name))
+        }
+        assignments, guesses, tables_used = labels.read(near, paths, assignments)
         inventory.guesses += guesses
+        used |= tables_used
+        if not level:
+            assignments, guesses = name_labels.read(paths, assignments)
+            inventory.guesses += guesses
         outer = next(filter(None, map(layout.part_name, _folders(archive))), None)
         for file, assignment in zip(readable, assignments, strict=True):
             named = replace(file, name=f"{collection.prefix}{file.name}")
@@ -108,7 +134,15 @@ def take_inventory(source: Path, stack: ExitStack, *, level: int = 0) -> Invento
         photos[names[name]] += spelled[name]
     inventory.photos = {gem: sorted(photos[gem], key=lambda photo: photo.path) for gem in sorted(photos)}
     inventory.left_out.sort()
+    inventory.guesses = list(dict.fromkeys(inventory.guesses))
+    inventory.other_files += Counter(_kind(name) for name in others if name not in used)
     return inventory
+
+
+def _kind(name: str) -> str:
+    suffix = PurePosixPath(name).suffix.lower()
+    kind = f"file that ends in {suffix}" if suffix else "file without a suffix"
+    return f"{kind} ({DATA_FILES[suffix]}), {NOT_READ}" if suffix in DATA_FILES else kind
 
 
 def _folders(archive: PurePosixPath | None) -> Sequence[str]:
