@@ -95,7 +95,7 @@ def read(
         if not labels:
             if not table_classes <= folder_classes:
                 guesses.append(f"{', '.join(used.values())}: not used, since the folders name classes")
-            return list(assignments), guesses, set(used)
+            return list(assignments), guesses, set()
     guesses.append(f"labels of {len(labels)} photos are from {', '.join(used.values())}")
     result = list(assignments)
     for i, (path, assignment) in enumerate(zip(paths, assignments, strict=True)):
