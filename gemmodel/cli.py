@@ -253,7 +253,8 @@ def expand_paths(names: Sequence[str]) -> list[Path]:
                 matches = sorted(Path(path.anchor or ".").glob(str(path.relative_to(path.anchor))))
             except ValueError as error:
                 raise DataError(f"{name}: {error}") from None
-            matches = [match for match in matches if match.is_file()]
+            hidden = path.name.startswith(".")  # as in a shell, `*` is for other names
+            matches = [m for m in matches if m.is_file() and (hidden or not image_folder.is_hidden(m.name))]
         if not matches:
             raise DataError(f"{name}: {'no photos in it' if path.is_dir() else 'no such file, folder or pattern'}")
         paths += matches

@@ -13,8 +13,8 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from gemmodel.core import image_folder
-from gemmodel.core.class_names import readable
 from gemmodel.core.errors import DataError
+from gemmodel.core.image_folder import readable
 from scraper import safe_names
 from scraper.spiders.base import TOO_LARGE
 

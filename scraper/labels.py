@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 
 from gemmodel.core import image_folder
-from gemmodel.core.class_names import class_key
 from gemmodel.core.errors import DataError
+from gemmodel.core.image_folder import class_key
 from scraper import archives
 from scraper.layout import Assignment, part_name
 from scraper.safe_names import is_photo

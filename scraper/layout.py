@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
-from gemmodel.core.class_names import class_key
+from gemmodel.core.image_folder import class_key
 
 PARTS = {  # words of folders' names, in some languages; the last kind keeps the folder's name
     "train": {

@@ -11,9 +11,8 @@ from typing import Any
 from tqdm import tqdm
 
 from gemmodel.core import image_folder
-from gemmodel.core.class_names import class_key, class_names
 from gemmodel.core.errors import DataError
-from gemmodel.core.image_folder import SUFFIXES
+from gemmodel.core.image_folder import SUFFIXES, class_key, class_names
 from gemmodel.core.params import CrawlParams
 from gemmodel.images import decode
 from scraper import archives, labels, layout, manifest, name_labels, safe_names

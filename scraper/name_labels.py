@@ -5,7 +5,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
-from gemmodel.core.class_names import class_key
+from gemmodel.core.image_folder import class_key
 from scraper.layout import MASK, MASKS, NO_NAMES, Assignment, part_name
 
 LABELLED = re.compile(r"([^\W\d_]+(?:[\W_]+[^\W\d_]+)*)[\W_]+\d+[\W_]*")  # words, a separator, a number

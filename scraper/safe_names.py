@@ -10,8 +10,7 @@ from urllib.parse import unquote, urlsplit
 
 from pathvalidate import sanitize_filename
 
-from gemmodel.core.class_names import readable
-from gemmodel.core.image_folder import SUFFIXES
+from gemmodel.core.image_folder import SUFFIXES, readable
 from scraper.manifest import MANIFEST, SUMMARY
 
 RESERVED = (MANIFEST, SUMMARY)  # files beside the gems' folders

@@ -14,8 +14,8 @@ from scrapy.settings import Settings
 from scrapy.utils.project import data_path
 
 from gemmodel.core import files
-from gemmodel.core.class_names import class_key, class_names
 from gemmodel.core.errors import DataError, ParameterError, SiteError
+from gemmodel.core.image_folder import class_key, class_names
 from gemmodel.core.params import CrawlParams
 from sample_site import server
 from sample_site.gems import BY_NAME

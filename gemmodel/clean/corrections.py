@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from gemmodel.core import files
-from gemmodel.core.class_names import class_key, matcher
 from gemmodel.core.errors import DataError
+from gemmodel.core.image_folder import class_key, matcher
 
 DROP = "drop"  # in place of a gem
 COLUMNS = ["photo", "gem"]

@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 from PIL import Image
 
-from gemmodel.core.class_names import matcher
+from gemmodel.core.image_folder import matcher
 from gemmodel.figures import tiles
 
 Examples = Mapping[str, Sequence[Path]]  # training photos by gem

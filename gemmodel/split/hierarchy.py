@@ -8,8 +8,8 @@ from typing import Any
 import yaml
 
 from gemmodel.core import files
-from gemmodel.core.class_names import class_key, class_names
 from gemmodel.core.errors import DataError
+from gemmodel.core.image_folder import class_key, class_names
 
 
 def read_hierarchy(path: Path) -> dict[str, str]:

@@ -18,8 +18,8 @@ from tqdm import tqdm
 from twisted.python.failure import Failure
 
 from gemmodel.core import files
-from gemmodel.core.class_names import class_key
 from gemmodel.core.errors import DataError
+from gemmodel.core.image_folder import class_key
 from gemmodel.images import decode
 from scraper import markup, safe_names
 from scraper.items import Picture

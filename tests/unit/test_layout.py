@@ -9,8 +9,8 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from gemmodel.core.class_names import class_names
 from gemmodel.core.errors import DataError
+from gemmodel.core.image_folder import class_names
 from scraper import layout, local_photos, name_labels
 
 JPEG = b"\xff\xd8\xff"  # the layout is recognised without reading a photo
