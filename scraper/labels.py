@@ -23,6 +23,7 @@ LABELS = ("label", "labels", "class", "classes", "category", "gem", "gemstone", 
 PARTS = {"split", "part", "subset", "set", "partition", "usage"}
 FILES = {"file", "filename", "file_name", "image", "image_id", "img", "id", "name", "path", "photo", "picture"}
 FLAGS, ONES = {"", "0", "1", "0.0", "1.0", "true", "false"}, {"1", "1.0", "true"}
+LISTED = re.compile(rf"(.*(?:{'|'.join(map(re.escape, image_folder.SUFFIXES))}))\s+(.*)", re.IGNORECASE)
 UNLABELLED = "photo without a label"
 TWO_LABELS = "photo with two labels"
 MIN_MATCHED = 0.5  # of the rows of a table, or of the photos
@@ -122,19 +123,12 @@ def _labels(file: archives.File, paths: Sequence[PurePosixPath]) -> tuple[list[L
         return [], False, [f"not read: {error}"]
     if len(rows) < 2:
         return [], False, []
-    index, remarks = _Index(paths, PurePosixPath(file.name)), list[str]()
-    width = len(rows[0])
-    rows = [row if any(row[width:]) else row[:width] for row in rows]
-    if all(len(row) == width + 1 for row in rows[1:]):  # R writes no name above the names of rows
-        rows[0], width = ["", *rows[0]], width + 1
-    ragged = [row for row in rows if len(row) != width]
-    if ragged and any(index.find(cell) is not None for row in ragged[:MAX_LISTS] for cell in row):
-        remarks.append(f"{len(ragged)} rows are not read, since they have not {width} cells as the first row has")
-    header, body = rows[0], [row for row in rows[1:] if len(row) == width]
-    if width < 2 or (file_column := _file_column(body, index, width)) is None:
-        return [], False, [] if body else remarks
+    index = _Index(paths, PurePosixPath(file.name))
+    header, body, remarks = _split_header(rows)
+    if len(header) < 2 or (file_column := _file_column(body, index, len(header))) is None:
+        return [], False, [] if body or file.name.lower().endswith(LISTS) else remarks
     if index.find(header[file_column]) is not None and FILES.union(LABELS).isdisjoint(map(str.lower, header)):
-        header, body = [f"column {i}" for i in range(1, width + 1)], [header, *body]
+        header, body = [f"column {i}" for i in range(1, len(header) + 1)], [header, *body]
         remarks.append("its first row names a photo, so it has no header")
     found = [index.find(row[file_column]) for row in body]
     hits = sum(i is not None for i in found)
@@ -149,11 +143,25 @@ def _labels(file: archives.File, paths: Sequence[PurePosixPath]) -> tuple[list[L
     for row, i in zip(body, found, strict=True):
         if i is not None:
             part = row[part_column] if part_column not in (None, label_column) else ""
-            names = (
-                [header[j] for j in flags if row[j].lower() in ONES] if label_column is None else [row[label_column]]
-            )
+            if label_column is None:
+                names = [header[j] for j in flags if row[j].lower() in ONES]
+            else:  # `cat dog` beside `cat` and `dog` is two labels
+                pieces = re.split(r"[\s,;|]+", row[label_column])
+                names = pieces if columns[label_column].issuperset(pieces) else [row[label_column]]
             labels += [(i, name, (part_name(part) or part) or None) for name in names if name]
     return labels, label_column is None, remarks
+
+
+def _split_header(rows: Sequence[list[str]]) -> tuple[list[str], list[list[str]], list[str]]:
+    """Returns the first row of a table, the other rows with as many cells, and a remark if there are others."""
+    header, body = rows[0], [row if any(row[len(rows[0]) :]) else row[: len(rows[0])] for row in rows[1:]]
+    if len(header) > 1 and all(len(row) == len(header) + 1 for row in body):
+        header = ["", *header]  # R writes no name above the names of rows
+    equal = [row for row in body if len(row) == len(header)]
+    if len(equal) == len(body):
+        return header, body, []
+    others = f"{len(body) - len(equal)} rows are not read: they have more or fewer cells than the first row"
+    return header, equal, [f"{others} ({len(header)})"]
 
 
 def _rows(file: archives.File) -> Iterator[list[str]]:
@@ -174,7 +182,9 @@ def _rows(file: archives.File) -> Iterator[list[str]]:
             for row in objects
         )
     elif delimiter not in first and suffix == LISTS:
-        yield from (line.strip().rsplit(None, 1) for line in text.split("\n"))
+        for line in text.split("\n"):
+            match = LISTED.fullmatch(line.strip())
+            yield list(match.groups()) if match else line.split(None, 1)
     else:
         for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True):
             yield list(map(str.strip, row))
@@ -213,8 +223,8 @@ def _label_column(
         n_rows: the number of rows.
         flags: columns that are one class each; the labels are from these where no other column is called as one.
     """
-    exact = {header[i].lower(): i for i in columns}
-    wanted = [f"{label}{end}" for end in ("_name", "") for label in LABELS]
+    exact = {re.sub(r"[\W_]+", "", header[i].lower()): i for i in columns}  # ClassName, class_name
+    wanted = [f"{label}{end}" for end in ("name", "") for label in LABELS]
     if named_exactly := [exact[name] for name in wanted if name in exact]:
         return named_exactly[0], None
     named = {i: re.split(r"[\W_]+", header[i].lower()) for i in columns}
@@ -224,7 +234,13 @@ def _label_column(
                 return i, None
     if flags:
         return None, None
-    if len(columns) == 1 and header[i := next(iter(columns))].startswith("column ") and len(columns[i]) < n_rows:
+    if (
+        len(columns) == 1
+        and header[i := next(iter(columns))].startswith("column ")
+        and (
+            len(columns[i]) < n_rows and "-1" not in columns[i]  # Pascal VOC's lists for one class
+        )
+    ):
         return i, None
     texts = [
         i

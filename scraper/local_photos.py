@@ -21,6 +21,7 @@ from scraper.archives import File
 DATA_FILES = {  # of labels, or of photos and labels
     ".json": "JSON, such as COCO's annotations",
     ".xml": "XML, such as Pascal VOC's annotations",
+    ".yaml": "YAML, such as YOLO's classes",
     ".mat": "MATLAB",
     ".xlsx": "Excel",
     ".xls": "Excel",
@@ -141,7 +142,8 @@ def take_inventory(source: Path, stack: ExitStack, *, level: int = 0) -> Invento
 def _kind(name: str) -> str:
     suffix = PurePosixPath(name).suffix.lower()
     kind = f"file that ends in {suffix}" if suffix else "file without a suffix"
-    return f"{kind} ({DATA_FILES[suffix]}), {NOT_READ}" if suffix in DATA_FILES else kind
+    form = DATA_FILES.get(suffix.partition("-")[0])  # .tfrecord-00000-of-00002
+    return f"{kind} ({form}), {NOT_READ}" if form else kind
 
 
 def _folders(archive: PurePosixPath | None) -> Sequence[str]:

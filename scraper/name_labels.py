@@ -28,27 +28,32 @@ def read(paths: Sequence[PurePosixPath], assignments: Sequence[Assignment]) -> t
         assignments: by folders and tables.
 
     Returns:
-        The assignments, as they are if one photo has a class already, and what was guessed, as sentences.
+        The assignments, as they are if one photo has a class already; and what was guessed, or could be, as sentences.
     """
-    if any(assignment.gem for assignment in assignments):
-        return list(assignments), []
+    result, guesses = list(assignments), []
+    gems = {assignment.gem for assignment in assignments if assignment.gem}
     folders = defaultdict(list)
     for i, path in enumerate(paths):
         if assignments[i].reason != MASK:
             folders[path.parent].append(i)
-    result, guesses = list(assignments), []
-    for folder, indices in folders.items():
+    for folder, indices in folders.items() if len(gems) < 2 else ():
         labels = [match[1] if (match := LABELLED.fullmatch(paths[i].stem)) else "" for i in indices]
         counts = Counter(map(class_key, labels))
-        if sum(n >= MIN_PHOTOS for n in counts.values()) >= 2 and all(map(_is_label, set(labels))):
-            part = next(filter(None, map(part_name, folder.parts)), None)
-            for i, label in zip(indices, labels, strict=True):
-                result[i] = Assignment(label, paths[i].parts, part)
-            names = ", ".join(sorted(set(labels))[:5])
+        if sum(n >= MIN_PHOTOS for n in counts.values()) < 2 or not all(map(_is_label, set(labels))):
+            continue
+        names = ", ".join(sorted(set(labels))[:5])
+        if gems:
             guesses.append(
-                f"labels of {len(indices)} photos are from their file names, such as {names}; class folders, a table "
-                "of labels or crawl.class_level: 1 overrule it"
+                f"{folder} is taken as one class; to take labels from its file names ({names}), name it itself"
             )
+            continue
+        part = next(filter(None, map(part_name, folder.parts)), None)
+        for i, label in zip(indices, labels, strict=True):
+            result[i] = Assignment(label, paths[i].parts, part)
+        guesses.append(
+            f"labels of {len(indices)} photos are from their file names, such as {names}; class folders, a table of "
+            "labels or crawl.class_level: 1 overrule it"
+        )
     return result, guesses
 
 
