@@ -48,12 +48,14 @@ class File:
         size: bytes, unpacked.
         read: returns its bytes; raises a DataError where it is damaged.
         problem: why it must not be read, or None.
+        offset: where it is in its archive. A compressed tar is read in this order, since going back begins anew.
     """
 
     name: str
     size: int
     read: Callable[[], bytes]
     problem: str | None = None
+    offset: int = 0
 
 
 @dataclass
@@ -280,7 +282,7 @@ def _zip_file(packed: zipfile.ZipFile, entry: zipfile.ZipInfo, name: str) -> Fil
     elif entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
         method = ZIP_METHODS.get(entry.compress_type, f"method {entry.compress_type}")
         problem = f"compressed by {method}, which Python cannot unpack; unpack it and pack it as an ordinary zip"
-    return File(name.replace("\\", "/"), entry.file_size, lambda: packed.read(entry), problem)
+    return File(name.replace("\\", "/"), entry.file_size, lambda: packed.read(entry), problem, entry.header_offset)
 
 
 def _tar_files(
@@ -309,7 +311,7 @@ def _tar_file(packed: tarfile.TarFile, target: tarfile.TarInfo, name: str) -> Fi
         file = packed.extractfile(target)
         return file.read() if file else b""
 
-    return File(readable(name.replace("\\", "/")), target.size, read, problem)
+    return File(readable(name.replace("\\", "/")), target.size, read, problem, target.offset_data)
 
 
 def _problem(file: File) -> str | None:

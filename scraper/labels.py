@@ -155,8 +155,8 @@ def _labels(file: archives.File, paths: Sequence[PurePosixPath]) -> tuple[list[L
 def _split_header(rows: Sequence[list[str]]) -> tuple[list[str], list[list[str]], list[str]]:
     """Returns the first row of a table, the other rows with as many cells, and a remark if there are others."""
     header, body = rows[0], [row if any(row[len(rows[0]) :]) else row[: len(rows[0])] for row in rows[1:]]
-    if len(header) > 1 and all(len(row) == len(header) + 1 for row in body):
-        header = ["", *header]  # R writes no name above the names of rows
+    if len(header) > 1 and all(len(row) == len(header) + 1 for row in body):  # R writes no name above names of rows
+        return ["", *header], body, ["its rows have a cell more than its header; the first was taken for their name"]
     equal = [row for row in body if len(row) == len(header)]
     if len(equal) == len(body):
         return header, body, []

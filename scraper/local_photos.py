@@ -166,7 +166,7 @@ def copy(params: CrawlParams, store: Path) -> tuple[list[dict[str, Any]], dict[s
         DataError: the folder or archive does not exist, is damaged, or holds no photos of the requested gems.
     """
     source = Path(params.folder)
-    rows = []
+    rows: dict[str, dict[str, Any]] = {}
     with ExitStack() as stack:
         inventory = take_inventory(source, stack, level=params.class_level)
         by_key = {class_key(gem): gem for gem in inventory.photos}
@@ -182,7 +182,9 @@ def copy(params: CrawlParams, store: Path) -> tuple[list[dict[str, Any]], dict[s
             if not only or gem in only
         }
         failures = [{"url": name, "reason": reason} for name, reason in inventory.left_out]
-        for gem, target, photo in tqdm(_targets(chosen), "crawl", unit=" photos", disable=None):
+        targets = _targets(chosen)
+        in_archive_order = sorted(targets, key=lambda row: (row[2].file.name.rpartition("!/")[0], row[2].file.offset))
+        for gem, target, photo in tqdm(in_archive_order, "crawl", unit=" photos", disable=None):
             try:
                 body = photo.file.read()
                 file_format = _image_format(body)
@@ -192,15 +194,15 @@ def copy(params: CrawlParams, store: Path) -> tuple[list[dict[str, Any]], dict[s
             (store / target).parent.mkdir(parents=True, exist_ok=True)
             (store / target).write_bytes(body)
             part = {"part": photo.part} if params.parts == "keep" and photo.part else {}
-            rows.append(manifest.manifest_row(target, gem, body, file_format, file=photo.file.name, **part))
+            rows[target] = manifest.manifest_row(target, gem, body, file_format, file=photo.file.name, **part)
     if not rows:
         reasons = Counter(failure["reason"] for failure in failures).most_common(3)
         raise DataError(f"{source}: none of its photos can be read: {', '.join(f'{n} {text}' for text, n in reasons)}")
-    return rows, {
+    return [rows[target] for _, target, _ in targets if target in rows], {
         "source": source.name,  # not its whole path: the same photos give the same bytes wherever they lie
         "pages": 0,
         "failures": sorted(failures, key=lambda failure: failure["url"]),
-        "gems_without_pictures": sorted(set(chosen) - {row["gem"] for row in rows}),
+        "gems_without_pictures": sorted(set(chosen) - {row["gem"] for row in rows.values()}),
         "unmatched_markup": dict(sorted(inventory.other_files.items())),
         "joined": inventory.joined,
         "guesses": inventory.guesses,

@@ -182,6 +182,19 @@ def test_of_files_of_one_name_in_a_tar_the_last_counts(tmp_path: Path, crawl: An
     assert report["failures"] == [{"url": "Ruby/0.jpg", "reason": "an older file of the same name in its archive"}]
 
 
+def test_a_compressed_tar_is_read_in_its_own_order(tmp_path: Path, crawl: Any, monkeypatch: Any) -> None:
+    names = [f"{gem}/{i}.jpg" for i in (2, 0, 1) for gem in ("Ruby", "Opal")]
+    path, offsets = write_tar(tmp_path / "gems.tar.gz", {name: jpeg(i) for i, name in enumerate(names)}), []
+    extract = tarfile.TarFile.extractfile
+    monkeypatch.setattr(
+        tarfile.TarFile, "extractfile", lambda tar, member: (offsets.append(member.offset), extract(tar, member))[1]
+    )
+    crawl(path)
+    assert offsets == sorted(offsets)  # going back decompresses all before it again
+    rows = (tmp_path / "project" / "data" / "raw" / "manifest.jsonl").read_text().splitlines()
+    assert [json.loads(row)["file"] for row in rows] == sorted(names)
+
+
 def test_many_hard_links_and_folders_are_read_in_time(tmp_path: Path) -> None:
     links = {f"Ruby/{i}.jpg": (tarfile.LNKTYPE, "Ruby/a.jpg") for i in range(12_000)}
     path = write_tar(tmp_path / "gems.tar", {"Ruby/a.jpg": jpeg(1), "Opal/a.jpg": jpeg(2)} | links)

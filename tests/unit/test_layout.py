@@ -198,11 +198,11 @@ def test_tables_that_are_no_labels_leave_the_folders_as_classes(tmp_path: Path) 
 
 
 def test_a_table_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    bodies = {"labels.csv": b"file,label\n1.jpg," + b"x" * 200_000, "more.csv": b"file,label\n1.jpg,Ruby,big\n"}
+    bodies = {"labels.csv": b"file,label\n1.jpg," + b"x" * 200_000, "more.csv": b"file,label\n1.jpg,Ruby,big\n2.jpg\n"}
     lines = local_photos.describe(write(tmp_path, [*files("{}", *GEMS), *bodies], bodies))
     assert "9 photos of 3 classes" in lines
     assert any(line.startswith("guessed: labels.csv: not read: ") for line in lines)
-    assert any(line.startswith("guessed: more.csv: 1 rows are not read: ") for line in lines)
+    assert any(line.startswith("guessed: more.csv: 2 rows are not read: ") for line in lines)
 
 
 def test_a_table_without_a_column_of_labels_is_named(tmp_path: Path) -> None:
@@ -283,7 +283,9 @@ def numbered(pattern: str, count: int = 3) -> list[str]:
           "guessed: labels of 6 photos are from test/metadata.jsonl, train/metadata.jsonl"]),
         (numbered("photos/e\u0301_{}.jpg", 4), {"r.csv": '"file" "x"\n'.replace(" ", ",")
                                           + "".join(f'"{i}","é_{i}.jpg","{"ab"[i % 2]}"\n' for i in range(4))},  # R
-         ["a/  2", "b/  2", "4 photos of 2 classes", "guessed: r.csv: its column 'x' was taken for the labels",
+         ["a/  2", "b/  2", "4 photos of 2 classes",
+          "guessed: r.csv: its rows have a cell more than its header; the first was taken for their name",
+          "guessed: r.csv: its column 'x' was taken for the labels",
           "guessed: labels of 4 photos are from r.csv"]),
         (numbered("train/{}.jpg", 5), {"train.csv":  # fastai
                                        "fname,labels,is_valid\n0.jpg,horse,True\n1.jpg,person,True\n"
