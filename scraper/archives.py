@@ -4,7 +4,6 @@ import re
 import stat
 import tarfile
 import tempfile
-import unicodedata
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -15,7 +14,7 @@ from typing import IO, Any
 from gemmodel.core import image_folder
 from gemmodel.core.errors import DataError
 from gemmodel.core.image_folder import readable
-from scraper import safe_names
+from scraper import name_encoding, safe_names
 from scraper.spiders.base import TOO_LARGE
 
 SUFFIXES = (".zip", ".tar", ".tgz", ".tar.gz", ".tbz2", ".tar.bz2", ".txz", ".tar.xz")
@@ -36,7 +35,6 @@ ZIP_METHODS = {
     99: "AES",
 }
 UNICODE_PATH = 0x7075  # Info-ZIP's extra field with the name in UTF-8
-CODE_PAGES = {"cp437": "LATIN", "cp1252": "LATIN", "cp850": "LATIN", "cp866": "CYRILLIC", "cp1251": "CYRILLIC"}
 
 
 @dataclass(frozen=True)
@@ -202,7 +200,7 @@ def _members(packed: Path | IO[bytes], stack: ExitStack) -> tuple[list[File], li
         tar.fileobj.seek(tar.offset)
         if tar.fileobj.read(512) != bytes(512):  # the end mark; tarfile accepts a truncated archive
             raise EOFError("truncated or damaged")
-        names, guesses = _decoded([member.name.encode("utf-8", "surrogateescape") for member in members])
+        names, guesses = name_encoding.decode([member.name.encode("utf-8", "surrogateescape") for member in members])
         files, left_out = _tar_files(tar, members, names)
     else:
         archive = stack.enter_context(zipfile.ZipFile(packed))
@@ -216,7 +214,7 @@ def _zip_names(entries: Sequence[zipfile.ZipInfo]) -> tuple[list[str], list[str]
     """Returns the names of a zip's entries; zipfile reads those without the flag for UTF-8 as cp437."""
     names = [_unicode_path(entry) or entry.filename for entry in entries]
     unflagged = [i for i, entry in enumerate(entries) if not entry.flag_bits & 0x800 and names[i] == entry.filename]
-    decoded, guesses = _decoded([names[i].encode("cp437", "replace") for i in unflagged])
+    decoded, guesses = name_encoding.decode([names[i].encode("cp437", "replace") for i in unflagged])
     for i, name in zip(unflagged, decoded, strict=True):
         names[i] = name
     return names, guesses
@@ -231,36 +229,6 @@ def _unicode_path(entry: zipfile.ZipInfo) -> str | None:
             return extra[9 : 4 + size].decode("utf-8", "replace")
         extra = extra[4 + size :]
     return None
-
-
-def _decoded(names: Sequence[bytes]) -> tuple[list[str], list[str]]:
-    """Decodes names of an unknown encoding: as UTF-8 where they are, else by the most plausible code page of all."""
-    others = [name for name in names if _utf8(name) is None]
-    if not others:
-        return [name.decode() for name in names], []
-    page = max(CODE_PAGES, key=lambda page: _plausibility(b"\n".join(others), page))
-    guess = (
-        f"{len(others)} names are in an unknown encoding; read as {page}, such as {others[0].decode(page, 'replace')}"
-    )
-    return [_utf8(name) or name.decode(page, "replace") for name in names], [guess]
-
-
-def _utf8(name: bytes) -> str | None:
-    try:
-        return name.decode()
-    except UnicodeDecodeError:
-        return None
-
-
-def _plausibility(text: bytes, page: str) -> float:
-    """Returns the mean over the characters that are not ASCII: 1 for a letter of the page's script."""
-    decoded = text.decode(page, "replace")
-    scores = []
-    for before, char in zip(" " + decoded, decoded, strict=False):
-        if not char.isascii():
-            letter = char.isalpha() and unicodedata.name(char, "").startswith(CODE_PAGES[page])
-            scores.append(letter - (0.5 if letter and before.islower() and char.isupper() else 0))
-    return sum(scores) / max(1, len(scores))
 
 
 def _reading(file: File) -> Callable[[], bytes]:
