@@ -253,7 +253,8 @@ def expand_paths(names: Sequence[str]) -> list[Path]:
                 matches = sorted(Path(path.anchor or ".").glob(str(path.relative_to(path.anchor))))
             except ValueError as error:
                 raise DataError(f"{name}: {error}") from None
-            matches = [match for match in matches if match.is_file()]
+            hidden = path.name.startswith(".")  # as in a shell, `*` is for other names
+            matches = [m for m in matches if m.is_file() and (hidden or not image_folder.is_hidden(m.name))]
         if not matches:
             raise DataError(f"{name}: {'no photos in it' if path.is_dir() else 'no such file, folder or pattern'}")
         paths += matches
@@ -264,30 +265,18 @@ def photos_below(folder: Path) -> list[Path]:
     """Returns all photos below a folder, also through links to folders. Prints how many entries are left out, and why.
 
     Raises:
-        OSError: a folder cannot be read.
+        DataError: a folder cannot be read.
     """
-
-    def refuse(error: OSError) -> None:
-        raise error
-
-    photos, seen = [], set()
-    left_out: Counter[str] = Counter()
-    for root, folders, names in os.walk(folder, followlinks=True, onerror=refuse):
-        if (resolved := Path(root).resolve()) in seen:  # a link to a folder above or beside
-            folders.clear()
-            continue
-        seen.add(resolved)
-        for path in (Path(root, name) for name in names):
-            if path.suffix.lower() not in image_folder.SUFFIXES:
-                continue
-            if path.name.startswith("._"):
-                left_out["macOS's files about files (._*)"] += 1
-            elif not path.exists():
-                left_out["links to nothing"] += 1
-            elif not path.is_file():
-                left_out["neither files nor folders"] += 1
-            else:
-                photos.append(path)
+    entries: list[tuple[Path, str]] = []
+    files = [path for _, paths in image_folder.walk(folder, entries) for path in paths]
+    if unreadable := [(path, reason) for path, reason in entries if reason.startswith(image_folder.UNREADABLE)]:
+        raise DataError(f"{unreadable[0][0]}: {unreadable[0][1]}")
+    named = [path for path in files if path.suffix.lower() in image_folder.SUFFIXES]
+    photos = [path for path in named if image_folder.is_image(path)]
+    left_out = Counter(
+        reason for path, reason in entries if path.suffix.lower() in image_folder.SUFFIXES or path.is_dir()
+    )
+    left_out += Counter({image_folder.HIDDEN: len(named) - len(photos)})
     if left_out:
         reasons = ", ".join(f"{reason}: {count}" for reason, count in sorted(left_out.items()))
         print(f"gemmodel: {folder}: left out {reasons}", file=sys.stderr)

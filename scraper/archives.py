@@ -1,11 +1,9 @@
 """The files of a folder and of the archives in it, at any depth, without unpacking anything to disk."""
 
-import os
 import re
 import stat
 import tarfile
 import tempfile
-import unicodedata
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -13,8 +11,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
+from gemmodel.core import image_folder
 from gemmodel.core.errors import DataError
-from scraper import safe_names
+from gemmodel.core.image_folder import readable
+from scraper import name_encoding, safe_names
 from scraper.spiders.base import TOO_LARGE
 
 SUFFIXES = (".zip", ".tar", ".tgz", ".tar.gz", ".tbz2", ".tar.bz2", ".txz", ".tar.xz")
@@ -24,12 +24,6 @@ MAX_UNPACK_RATIO = 100  # photos are compressed already: an archive of them does
 MAX_DEPTH = 3  # of archives in archives
 ENCRYPTED = "encrypted; unpack it with its password"
 NOT_READABLE = "damaged in its archive"
-HIDDEN = "a file of the operating system or of a tool"
-SYSTEM_NAMES = {
-    "__macosx", "$recycle.bin", "system volume information", "@eadir", "thumbs.db", "desktop.ini", ".ds_store", ".git",
-    ".svn", ".hg", ".dvc", ".cache", ".thumbnails", ".trash", ".trashes", ".spotlight-v100", ".fseventsd", ".idea",
-    ".ipynb_checkpoints", ".vscode", ".venv", ".gitignore", ".gitkeep", ".gitattributes", ".keep", ".dvcignore",
-}  # fmt: skip
 ZIP_METHODS = {
     9: "Deflate64",
     1: "Shrink",
@@ -41,7 +35,6 @@ ZIP_METHODS = {
     99: "AES",
 }
 UNICODE_PATH = 0x7075  # Info-ZIP's extra field with the name in UTF-8
-CODE_PAGES = {"cp437": "LATIN", "cp1252": "LATIN", "cp850": "LATIN", "cp866": "CYRILLIC", "cp1251": "CYRILLIC"}
 
 
 @dataclass(frozen=True)
@@ -53,12 +46,14 @@ class File:
         size: bytes, unpacked.
         read: returns its bytes; raises a DataError where it is damaged.
         problem: why it must not be read, or None.
+        offset: where it is in its archive. A compressed tar is read in this order, since going back begins anew.
     """
 
     name: str
     size: int
     read: Callable[[], bytes]
     problem: str | None = None
+    offset: int = 0
 
 
 @dataclass
@@ -94,12 +89,6 @@ def stem(name: str) -> str:
     return next((name[: -len(suffix)] for suffix in sorted(SUFFIXES, key=len)[::-1] if lower.endswith(suffix)), name)
 
 
-def is_hidden(name: str) -> bool:
-    """Returns whether a path leads to what an operating system or a tool made. A folder may begin with a dot."""
-    *folders, last = PurePosixPath(name).parts or ("",)
-    return last.startswith(".") or any(part.casefold() in SYSTEM_NAMES for part in (*folders, last))
-
-
 def collections(source: Path, stack: ExitStack) -> Iterator[Collection]:
     """Yields the files of a folder or archive, then those of each archive in it.
 
@@ -108,10 +97,13 @@ def collections(source: Path, stack: ExitStack) -> Iterator[Collection]:
         stack: closes the archives.
 
     Raises:
-        DataError: there is no such folder or archive, or one of them is damaged.
+        DataError: there is no such folder or archive, or it is a damaged archive. One of several is left out instead.
     """
     if source.is_file():
-        yield from _archive(source, str(source), "", stack, max_bytes=MAX_UNPACK_RATIO * source.stat().st_size)
+        try:
+            yield from _archive(source, "", stack, max_bytes=MAX_UNPACK_RATIO * source.stat().st_size)
+        except DataError as error:
+            raise DataError(f"{source}: {error}") from None
         return
     if not source.is_dir():
         raise DataError(f"{source}: no such folder or archive; it must hold one folder of photos per class")
@@ -122,35 +114,26 @@ def collections(source: Path, stack: ExitStack) -> Iterator[Collection]:
     for name, path in files:
         if name in packed:
             limit = MAX_UNPACK_RATIO * path.stat().st_size
-            yield from _archive(path, str(path), f"{name}!/", stack, max_bytes=limit)
+            yield from _or_left_out(name, _archive(path, f"{name}!/", stack, max_bytes=limit))
+
+
+def _or_left_out(name: str, archive: Iterator[Collection]) -> Iterator[Collection]:
+    """Yields the files of an archive that is one of several; if it is damaged, that it is left out."""
+    try:
+        yield from archive
+    except DataError as error:
+        yield Collection("", [], [(name, str(error))])
 
 
 def _walk(source: Path) -> tuple[list[tuple[str, Path]], list[tuple[str, str]]]:
     """Returns the names and paths of all files below a folder, and the names of the rest with reasons."""
-    files, left_out = [], []
+    left_out: list[tuple[Path, str]] = []
+    paths = [path for _, files in image_folder.walk(source, left_out) for path in files]
 
-    def unreadable(error: OSError) -> None:
-        name = safe_names.readable(Path(error.filename).relative_to(source).as_posix())
-        left_out.append((name, f"a folder that cannot be read: {error.strerror}"))
+    def name(path: Path) -> str:
+        return readable(path.relative_to(source).as_posix())
 
-    for folder, folders, names in os.walk(source, followlinks=True, onerror=unreadable):
-        for name in list(folders):
-            path = Path(folder, name)
-            shown = safe_names.readable(path.relative_to(source).as_posix())
-            if name.casefold() in SYSTEM_NAMES:
-                left_out.append((shown, HIDDEN))
-                folders.remove(name)
-            elif path.is_symlink() and path.resolve() in {above.resolve() for above in path.parents}:
-                left_out.append((shown, "a link to a folder above it"))
-                folders.remove(name)
-        for name in names:
-            path = Path(folder, name)
-            shown = safe_names.readable(path.relative_to(source).as_posix())
-            if path.is_file():
-                files.append((shown, path))
-            else:
-                left_out.append((shown, "a link to nothing" if path.is_symlink() else "not a regular file"))
-    return sorted(files), sorted(left_out)
+    return sorted((name(path), path) for path in paths), sorted((name(path), reason) for path, reason in left_out)
 
 
 def _archives_to_open(names: Sequence[str]) -> set[str]:
@@ -160,7 +143,7 @@ def _archives_to_open(names: Sequence[str]) -> set[str]:
     return {
         name
         for name in names
-        if is_archive(name) and not is_hidden(name) and PurePosixPath(name).parent not in folders_of_photos
+        if is_archive(name) and not image_folder.is_hidden(name) and PurePosixPath(name).parent not in folders_of_photos
     }
 
 
@@ -177,35 +160,37 @@ def _file(path: Path, name: str) -> File:
 
 
 def _archive(
-    packed: Path | IO[bytes], shown: str, prefix: str, stack: ExitStack, *, max_bytes: int, depth: int = 1
+    packed: Path | IO[bytes], prefix: str, stack: ExitStack, *, max_bytes: int, depth: int = 1
 ) -> Iterator[Collection]:
     """Yields an archive's files, then those of the archives in it.
 
     The files are stored under our own names only, so a path in an archive cannot lead outside.
     """
     try:
-        files, guesses = _members(packed, stack)
+        files, left_out, guesses = _members(packed, stack)
     except Exception as error:  # readers of damaged archives raise many types
-        raise DataError(f"{shown}: not an intact zip or tar ({error}); pack or download it again") from None
+        raise DataError(f"not an intact zip or tar ({error}); pack or download it again") from None
     if sum(file.size for file in files) > max_bytes:
-        raise DataError(
-            f"{shown}: would unpack to more than {MAX_UNPACK_RATIO} times its size, as no archive of photos does"
-        )
+        raise DataError(f"would unpack to more than {MAX_UNPACK_RATIO} times its size, as no archive of photos does")
     inner = _archives_to_open([file.name for file in files]) if depth < MAX_DEPTH else set()
     checked = [replace(file, read=_reading(file), problem=file.problem or _problem(file)) for file in files]
-    yield Collection(prefix, [file for file in checked if file.name not in inner or file.problem], guesses=guesses)
+    outer = [file for file in checked if file.name not in inner or file.problem]
+    yield Collection(prefix, outer, left_out, guesses)
     for file in checked:
         if file.name in inner and not file.problem:
-            body = stack.enter_context(tempfile.SpooledTemporaryFile(max_size=MAX_BYTES))  # noqa: SIM115
             name = f"{prefix}{file.name}"
-            try:
-                body.write(file.read())
-            except DataError as error:
-                raise DataError(f"{name}: {error}; pack or download it again") from None
-            yield from _archive(body, name, f"{name}!/", stack, max_bytes=max_bytes, depth=depth + 1)
+            yield from _or_left_out(name, _inner_archive(file, name, stack, max_bytes=max_bytes, depth=depth + 1))
 
 
-def _members(packed: Path | IO[bytes], stack: ExitStack) -> tuple[list[File], list[str]]:
+def _inner_archive(file: File, name: str, stack: ExitStack, *, max_bytes: int, depth: int) -> Iterator[Collection]:
+    body = stack.enter_context(tempfile.SpooledTemporaryFile(max_size=MAX_BYTES))  # noqa: SIM115
+    body.write(file.read())
+    yield from _archive(body, f"{name}!/", stack, max_bytes=max_bytes, depth=depth)
+
+
+def _members(packed: Path | IO[bytes], stack: ExitStack) -> tuple[list[File], list[tuple[str, str]], list[str]]:
+    """Returns an archive's files, what is left out of them, and what was guessed."""
+    left_out: list[tuple[str, str]] = []
     if not isinstance(packed, Path):
         packed.seek(0)
     if tarfile.is_tarfile(packed):  # first, since a tar that holds a zip passes for a zip
@@ -215,21 +200,21 @@ def _members(packed: Path | IO[bytes], stack: ExitStack) -> tuple[list[File], li
         tar.fileobj.seek(tar.offset)
         if tar.fileobj.read(512) != bytes(512):  # the end mark; tarfile accepts a truncated archive
             raise EOFError("truncated or damaged")
-        names, guesses = _decoded([member.name.encode("utf-8", "surrogateescape") for member in members])
-        files = [_tar_file(tar, member, name) for member, name in zip(members, names, strict=True)]
+        names, guesses = name_encoding.decode([member.name.encode("utf-8", "surrogateescape") for member in members])
+        files, left_out = _tar_files(tar, members, names)
     else:
         archive = stack.enter_context(zipfile.ZipFile(packed))
         entries = [entry for entry in archive.infolist() if not entry.is_dir()]
         names, guesses = _zip_names(entries)
         files = [_zip_file(archive, entry, name) for entry, name in zip(entries, names, strict=True)]
-    return sorted(files, key=lambda file: file.name), guesses
+    return sorted(files, key=lambda file: file.name), left_out, guesses
 
 
 def _zip_names(entries: Sequence[zipfile.ZipInfo]) -> tuple[list[str], list[str]]:
     """Returns the names of a zip's entries; zipfile reads those without the flag for UTF-8 as cp437."""
     names = [_unicode_path(entry) or entry.filename for entry in entries]
     unflagged = [i for i, entry in enumerate(entries) if not entry.flag_bits & 0x800 and names[i] == entry.filename]
-    decoded, guesses = _decoded([names[i].encode("cp437", "replace") for i in unflagged])
+    decoded, guesses = name_encoding.decode([names[i].encode("cp437", "replace") for i in unflagged])
     for i, name in zip(unflagged, decoded, strict=True):
         names[i] = name
     return names, guesses
@@ -244,36 +229,6 @@ def _unicode_path(entry: zipfile.ZipInfo) -> str | None:
             return extra[9 : 4 + size].decode("utf-8", "replace")
         extra = extra[4 + size :]
     return None
-
-
-def _decoded(names: Sequence[bytes]) -> tuple[list[str], list[str]]:
-    """Decodes names of an unknown encoding: as UTF-8 where they are, else by the most plausible code page of all."""
-    others = [name for name in names if _utf8(name) is None]
-    if not others:
-        return [name.decode() for name in names], []
-    page = max(CODE_PAGES, key=lambda page: _plausibility(b"\n".join(others), page))
-    guess = (
-        f"{len(others)} names are in an unknown encoding; read as {page}, such as {others[0].decode(page, 'replace')}"
-    )
-    return [_utf8(name) or name.decode(page, "replace") for name in names], [guess]
-
-
-def _utf8(name: bytes) -> str | None:
-    try:
-        return name.decode()
-    except UnicodeDecodeError:
-        return None
-
-
-def _plausibility(text: bytes, page: str) -> float:
-    """Returns the mean over the characters that are not ASCII: 1 for a letter of the page's script."""
-    decoded = text.decode(page, "replace")
-    scores = []
-    for before, char in zip(" " + decoded, decoded, strict=False):
-        if not char.isascii():
-            letter = char.isalpha() and unicodedata.name(char, "").startswith(CODE_PAGES[page])
-            scores.append(letter - (0.5 if letter and before.islower() and char.isupper() else 0))
-    return sum(scores) / max(1, len(scores))
 
 
 def _reading(file: File) -> Callable[[], bytes]:
@@ -295,24 +250,36 @@ def _zip_file(packed: zipfile.ZipFile, entry: zipfile.ZipInfo, name: str) -> Fil
     elif entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
         method = ZIP_METHODS.get(entry.compress_type, f"method {entry.compress_type}")
         problem = f"compressed by {method}, which Python cannot unpack; unpack it and pack it as an ordinary zip"
-    return File(name.replace("\\", "/"), entry.file_size, lambda: packed.read(entry), problem)
+    return File(name.replace("\\", "/"), entry.file_size, lambda: packed.read(entry), problem, entry.header_offset)
 
 
-def _tar_file(packed: tarfile.TarFile, member: tarfile.TarInfo, name: str) -> File:
-    problem, target = None, member
-    if member.islnk():  # to another member; a file of the machine is never opened
-        try:
-            target = packed.getmember(member.linkname)
-        except KeyError:
-            problem = "a link"
-    if not problem and not target.isreg():
+def _tar_files(
+    packed: tarfile.TarFile, members: Sequence[tarfile.TarInfo], names: Sequence[str]
+) -> tuple[list[File], list[tuple[str, str]]]:
+    """Returns the files of a tar, and the names of those that a later one of the same name replaces, as tar does."""
+    files: dict[PurePosixPath, File] = {}
+    targets: dict[PurePosixPath, tarfile.TarInfo] = {}
+    replaced = []
+    for member, name in zip(members, names, strict=True):
+        # A hard link is to an earlier member; a file of the machine is never opened.
+        target = targets.get(PurePosixPath(member.linkname), member) if member.islnk() else member
+        path = PurePosixPath(member.name)
+        if path in files:
+            replaced.append((files[path].name, "an older file of the same name in its archive"))
+        targets[path], files[path] = target, _tar_file(packed, target, name)
+    return list(files.values()), replaced
+
+
+def _tar_file(packed: tarfile.TarFile, target: tarfile.TarInfo, name: str) -> File:
+    problem = None
+    if not target.isreg():
         problem = "a link" if target.issym() or target.islnk() else "not a regular file"
 
     def read() -> bytes:
         file = packed.extractfile(target)
         return file.read() if file else b""
 
-    return File(safe_names.readable(name.replace("\\", "/")), target.size, read, problem)
+    return File(readable(name.replace("\\", "/")), target.size, read, problem, target.offset_data)
 
 
 def _problem(file: File) -> str | None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
-from scraper.safe_names import class_key
+from gemmodel.core.image_folder import class_key
 
 PARTS = {  # words of folders' names, in some languages; the last kind keeps the folder's name
     "train": {
@@ -22,12 +22,13 @@ PARTS = {  # words of folders' names, in some languages; the last kind keeps the
         "pruebas", "teste", "тест", "测试", "テスト",
     },
     "unlabelled": {"pred", "predict", "prediction", "unlabeled", "unlabelled", "submission"},
-    "part": {"part", "parts", "fold", "batch", "chunk", "shard", "lot"},
+    "part": {"part", "parts", "fold", "batch", "chunk", "shard", "lot", "original", "augmented"},
 }  # fmt: skip
 MASKS = {"mask", "masks", "segmentation", "segmentations", "annotation", "annotations", "groundtruth", "gt", "trimaps"}
 NO_NAMES = {
     "image", "images", "img", "imgs", "photo", "photos", "picture", "pictures", "jpg", "jpeg", "png", "data", "all",
 }  # fmt: skip
+MAX_DEPTH = 100  # of folders that are looked at; those below belong to the class
 OUTSIDE = "photo outside a class folder"
 UNLABELLED = "photo of a part without class folders"
 MASK = "a mask of another photo"
@@ -64,12 +65,22 @@ class _Folder:
         return len(self.all_photos()) > 2 * len(self.photos)
 
 
+def words_of(name: str) -> set[str]:
+    """Returns the words of a name such as `SegTrain` or `jpg_256`, in small letters."""
+    return {word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|[^\W\d_]+", name)}
+
+
+def is_no_name(name: str) -> bool:
+    """Returns whether a folder's name says only that photos are in it: `images`, `JPEGImages`, `png_256`."""
+    return bool(words := words_of(name)) and words <= NO_NAMES
+
+
 def part_name(name: str) -> str | None:
     """Returns `train`, `val`, `test` or `unlabelled` for names such as `training_set`, `SegTrain`, `Validation Set`.
 
     A numbered part such as `fold_3` is its own name; any other name is None.
     """
-    words = {word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|[^\W\d_]+", name)}
+    words = words_of(name)
     kind = next((part for part, names in PARTS.items() if words & names), None)
     return name if kind == "part" else kind
 
@@ -95,7 +106,7 @@ def recognise(
     root = _Folder()
     for i, path in enumerate(paths):
         folder = root
-        for name_of_folder in path.parts[:-1]:
+        for name_of_folder in path.parts[:-1][:MAX_DEPTH]:
             folder = folder.folders.setdefault(name_of_folder, _Folder())
         folder.photos.append(i)
     assignments: dict[int, Assignment] = {}
@@ -123,11 +134,11 @@ def _classes(root: _Folder, name: str | None, guesses: list[str]) -> Iterator[Cl
         folder_name, node = next(iter(node.folders.items()))
         above.append(folder_name)
     outer = next((folder for folder in (*above[::-1], name or "") if part_name(folder)), None)
-    if len(node.folders) == 1 and next(iter(node.folders)).lower() in NO_NAMES:
+    if len(node.folders) == 1 and is_no_name(next(iter(node.folders))):
         above += node.folders
         node = node.folders[above[-1]]
     if not node.folders:
-        if name and node.photos and not part_name(name) and name.lower() not in NO_NAMES:
+        if name and node.photos and not part_name(name) and not is_no_name(name):
             yield name, outer, node, len(above)
         return
     inner = {folder_name: _unwrapped(folder) for folder_name, folder in node.folders.items()}
@@ -135,8 +146,8 @@ def _classes(root: _Folder, name: str | None, guesses: list[str]) -> Iterator[Cl
     if not _are_parts(nested, guesses):
         if not all(map(part_name, node.folders)):
             for folder_name, folder in node.folders.items():
-                if folder_name.lower() not in NO_NAMES:
-                    yield folder_name, outer, folder, len(above) + 1
+                if not is_no_name(folder_name):
+                    yield _download(folder_name, outer, folder, len(above) + 1)
         return
     parts = {name: nested[name] for name in nested if part_name(name)} or nested
     keys = {class_key(gem) for folder, _ in parts.values() for gem in folder.folders}
@@ -146,6 +157,14 @@ def _classes(root: _Folder, name: str | None, guesses: list[str]) -> Iterator[Cl
                 yield gem, folder_name, class_folder, len(above) + 1 + depth + 1
         elif class_key(folder_name) in keys:
             yield folder_name, None, folder, len(above) + 1
+
+
+def _download(name: str, part: str | None, folder: _Folder, depth: int) -> ClassFolder:
+    """Returns a class folder; of `Ruby-20240101T101010Z-001/Ruby`, as Google Drive packs it, the inner one."""
+    inner, class_folder = next(iter(folder.folders.items()), ("", folder))
+    if inner and len(folder.folders) == 1 and not folder.photos and re.match(rf"{re.escape(inner)}-\d{{8}}T", name):
+        return inner, part, class_folder, depth + 1
+    return name, part, folder, depth
 
 
 def _are_parts(nested: dict[str, tuple[_Folder, int]], guesses: list[str]) -> bool:
@@ -176,7 +195,7 @@ def _unwrapped(folder: _Folder) -> tuple[_Folder, int]:
     depth = 0
     while len(folder.folders) == 1 and not folder.photos:
         ((name, inner),) = folder.folders.items()
-        if not inner.folders and not part_name(name) and name.lower() not in NO_NAMES:
+        if not inner.folders and not part_name(name) and not is_no_name(name):
             break
         folder = inner
         depth += 1
@@ -206,7 +225,7 @@ def _take_masks(folder: _Folder, paths: Sequence[PurePosixPath], assignments: di
 
 
 def _is_mask_name(name: str) -> bool:
-    return not MASKS.isdisjoint(re.split(r"[\W_\d]+", name.lower()))
+    return not MASKS.isdisjoint(words_of(name))
 
 
 def _stem(path: PurePosixPath) -> str:

@@ -10,13 +10,31 @@ from typing import Any
 
 from tqdm import tqdm
 
+from gemmodel.core import image_folder
 from gemmodel.core.errors import DataError
-from gemmodel.core.image_folder import SUFFIXES
+from gemmodel.core.image_folder import SUFFIXES, class_key, class_names
 from gemmodel.core.params import CrawlParams
 from gemmodel.images import decode
-from scraper import archives, labels, layout, manifest, safe_names
+from scraper import archives, labels, layout, manifest, name_labels, safe_names
 from scraper.archives import File
 
+DATA_FILES = {  # of labels, or of photos and labels
+    ".json": "JSON, such as COCO's annotations",
+    ".xml": "XML, such as Pascal VOC's annotations",
+    ".yaml": "YAML, such as YOLO's classes",
+    ".mat": "MATLAB",
+    ".xlsx": "Excel",
+    ".xls": "Excel",
+    ".parquet": "Parquet",
+    ".arrow": "Arrow",
+    ".tfrecord": "TFRecord",
+    ".h5": "HDF5",
+    ".hdf5": "HDF5",
+    ".npz": "NumPy",
+    ".npy": "NumPy",
+    ".pkl": "pickle",
+}
+NOT_READ = "not read: write its labels as a CSV table with the columns file and label, its photos as files"
 MAX_EXAMPLES = 3  # of photos that are left out for one reason, in an error or by `gemmodel inspect`
 
 
@@ -64,21 +82,22 @@ def take_inventory(source: Path, stack: ExitStack, *, level: int = 0) -> Invento
     """
     inventory = Inventory()
     spelled: dict[str, list[Photo]] = defaultdict(list)
+    tables: dict[str, File] = {}
+    others, used = [], set[str]()
     for collection in archives.collections(source, stack):
         inventory.guesses += [f"{collection.prefix or source.name}: {guess}" for guess in collection.guesses]
         inventory.left_out += [(f"{collection.prefix}{name}", reason) for name, reason in collection.left_out]
         readable = []
         for file in collection.files:
-            if archives.is_hidden(file.name):
-                inventory.other_files[archives.HIDDEN] += 1
+            if image_folder.is_hidden(file.name):
+                inventory.other_files[image_folder.HIDDEN] += 1
             elif not safe_names.is_photo(file.name):
-                suffix = PurePosixPath(file.name).suffix.lower()
                 if file.name.lower().endswith((*archives.SUFFIXES, *archives.OTHER_ARCHIVES)):
                     inventory.left_out.append(
                         (f"{collection.prefix}{file.name}", "an archive; unpack it beside the photos")
                     )
                 else:
-                    inventory.other_files[f"file that ends in {suffix}" if suffix else "file without a suffix"] += 1
+                    others.append(f"{collection.prefix}{file.name}")
             elif file.problem:
                 inventory.left_out.append((f"{collection.prefix}{file.name}", file.problem))
             else:
@@ -89,8 +108,17 @@ def take_inventory(source: Path, stack: ExitStack, *, level: int = 0) -> Invento
             paths, name=archives.stem(archive.name) if archive else None, level=level
         )
         inventory.guesses += guesses
-        assignments, guesses = labels.read(collection, paths, assignments)
+        tables |= labels.tables(collection)
+        # A table may lie beside an archive of its photos, but not in another archive.
+        near = {
+            name: file for name, file in tables.items() if collection.prefix.startswith(name.removesuffix(file.name))
+        }
+        assignments, guesses, tables_used = labels.read(near, paths, assignments)
         inventory.guesses += guesses
+        used |= tables_used
+        if not level:
+            assignments, guesses = name_labels.read(paths, assignments)
+            inventory.guesses += guesses
         outer = next(filter(None, map(layout.part_name, _folders(archive))), None)
         for file, assignment in zip(readable, assignments, strict=True):
             named = replace(file, name=f"{collection.prefix}{file.name}")
@@ -99,14 +127,23 @@ def take_inventory(source: Path, stack: ExitStack, *, level: int = 0) -> Invento
                 spelled[assignment.gem].append(Photo(path, named, assignment.part or outer))
             else:
                 inventory.left_out.append((named.name, assignment.reason or layout.OUTSIDE))
-    names = safe_names.class_names({name: len(photos) for name, photos in spelled.items()})
+    names = class_names({name: len(photos) for name, photos in spelled.items()})
     inventory.joined = {name: names[name] for name in sorted(names) if names[name] != name}
     photos: dict[str, list[Photo]] = defaultdict(list)
     for name in sorted(spelled):
         photos[names[name]] += spelled[name]
     inventory.photos = {gem: sorted(photos[gem], key=lambda photo: photo.path) for gem in sorted(photos)}
     inventory.left_out.sort()
+    inventory.guesses = list(dict.fromkeys(inventory.guesses))
+    inventory.other_files += Counter(_kind(name) for name in others if name not in used)
     return inventory
+
+
+def _kind(name: str) -> str:
+    suffix = PurePosixPath(name).suffix.lower()
+    kind = f"file that ends in {suffix}" if suffix else "file without a suffix"
+    form = DATA_FILES.get(suffix.partition("-")[0])  # .tfrecord-00000-of-00002
+    return f"{kind} ({form}), {NOT_READ}" if form else kind
 
 
 def _folders(archive: PurePosixPath | None) -> Sequence[str]:
@@ -129,23 +166,25 @@ def copy(params: CrawlParams, store: Path) -> tuple[list[dict[str, Any]], dict[s
         DataError: the folder or archive does not exist, is damaged, or holds no photos of the requested gems.
     """
     source = Path(params.folder)
-    rows = []
+    rows: dict[str, dict[str, Any]] = {}
     with ExitStack() as stack:
         inventory = take_inventory(source, stack, level=params.class_level)
-        by_key = {safe_names.class_key(gem): gem for gem in inventory.photos}
-        if missing := [gem for gem in params.only if safe_names.class_key(gem) not in by_key]:
+        by_key = {class_key(gem): gem for gem in inventory.photos}
+        if missing := [gem for gem in params.only if class_key(gem) not in by_key]:
             has = f"; it has {', '.join([*inventory.photos][:10])}" if inventory.photos else ""
             raise DataError(f"crawl.only: {source} has no {', '.join(missing)}{has}")
         if not inventory.photos:
             raise DataError(f"{source}: no photos in class folders; {_found(inventory)}")
-        only = {by_key[safe_names.class_key(gem)] for gem in params.only}
+        only = {by_key[class_key(gem)] for gem in params.only}
         chosen = {
             gem: photos[: params.max_per_gem or None]
             for gem, photos in inventory.photos.items()
             if not only or gem in only
         }
         failures = [{"url": name, "reason": reason} for name, reason in inventory.left_out]
-        for gem, target, photo in tqdm(_targets(chosen), "crawl", unit=" photos", disable=None):
+        targets = _targets(chosen)
+        in_archive_order = sorted(targets, key=lambda row: (row[2].file.name.rpartition("!/")[0], row[2].file.offset))
+        for gem, target, photo in tqdm(in_archive_order, "crawl", unit=" photos", disable=None):
             try:
                 body = photo.file.read()
                 file_format = _image_format(body)
@@ -155,15 +194,15 @@ def copy(params: CrawlParams, store: Path) -> tuple[list[dict[str, Any]], dict[s
             (store / target).parent.mkdir(parents=True, exist_ok=True)
             (store / target).write_bytes(body)
             part = {"part": photo.part} if params.parts == "keep" and photo.part else {}
-            rows.append(manifest.manifest_row(target, gem, body, file_format, file=photo.file.name, **part))
+            rows[target] = manifest.manifest_row(target, gem, body, file_format, file=photo.file.name, **part)
     if not rows:
         reasons = Counter(failure["reason"] for failure in failures).most_common(3)
         raise DataError(f"{source}: none of its photos can be read: {', '.join(f'{n} {text}' for text, n in reasons)}")
-    return rows, {
+    return [rows[target] for _, target, _ in targets if target in rows], {
         "source": source.name,  # not its whole path: the same photos give the same bytes wherever they lie
         "pages": 0,
         "failures": sorted(failures, key=lambda failure: failure["url"]),
-        "gems_without_pictures": sorted(set(chosen) - {row["gem"] for row in rows}),
+        "gems_without_pictures": sorted(set(chosen) - {row["gem"] for row in rows.values()}),
         "unmatched_markup": dict(sorted(inventory.other_files.items())),
         "joined": inventory.joined,
         "guesses": inventory.guesses,

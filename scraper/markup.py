@@ -29,6 +29,7 @@ SESSION = re.compile(
     r"|(?<=[?&])(?:phpsessid|jsessionid|s(?:ess(?:ion)?_?)?id|cftoken)=[\w-]{16,}(?:&|$)",
     re.IGNORECASE,
 )
+PLACEHOLDER = re.compile(r"\.(?:gif|svg)(?=$|[?#])|placeholder|blank|spacer|spinner|loading|pixel", re.IGNORECASE)
 MAX_SOURCES = 10  # of one <picture>
 MAX_KINDS = 30  # of markup that is not read and counted by name
 
@@ -128,25 +129,40 @@ def _size(descriptor: str) -> float:
 
 
 def _forms(img: HtmlElement) -> list[str]:
-    """Returns the links to a picture, the best first; none where the page has only a `src`, to be checked."""
-    attributes = [img.attrib, *(source.attrib for source in _picture(img)[1])]
-    lazy_set = _ranked(attributes, LAZY_SRCSET, ())
-    if lazy_set or _ranked(attributes, (), LAZY):
-        return _ranked(attributes, LAZY_SRCSET if lazy_set else ("srcset",), LAZY)
-    return _ranked(attributes, ("srcset",), ("src",)) if _ranked(attributes, ("srcset",), ()) else []
+    """Returns the links to a picture, the best first; none where the page has only a `src`, to be checked.
 
-
-def _ranked(attributes: Sequence[Mapping[str, str]], sets: Sequence[str], plain: Sequence[str]) -> list[str]:
-    """Returns the links in some attributes, the largest picture first, as far as the page tells."""
+    An element that a script fills has a placeholder in `src`, or in `srcset` where it has a lazy one. In a `<picture>`
+    with such an element the `src` of another one may be a placeholder, too, so it comes last.
+    """
+    elements = [img.attrib, *(source.attrib for source in _picture(img)[1])]
+    lazy = [name for attribs in elements for name in (*LAZY, *LAZY_SRCSET) if attribs.get(name)]
     ranked: list[tuple[tuple[float, float], str]] = []
-    for attribs in attributes:
-        media = attribs.get("media", "")
-        width = re.search(r"min-width:\s*(\d+)", media)
-        rank = float(width[1]) if width else -float("max-width" in media)
-        ranked += [((1.0, rank), attribs[name].strip()) for name in plain if attribs.get(name)]
-        ranked += [((size, rank), url) for name in sets for size, url in srcset(attribs.get(name, ""))]
+    for attribs in elements:
+        if any(attribs.get(name) for name in LAZY_SRCSET):
+            ranked += _ranked(attribs, LAZY_SRCSET, LAZY)
+        elif any(attribs.get(name) for name in LAZY):
+            ranked += _ranked(attribs, ("srcset",), LAZY)
+        elif lazy:
+            plain = () if "lazy" in attribs.get("class", "") else ("src",)
+            others = _ranked(attribs, ("srcset",), plain, size=0.0)
+            ranked += [(rank, url) for rank, url in others if not PLACEHOLDER.search(url)]
+        else:
+            ranked += _ranked(attribs, ("srcset",), ("src",))
+    if not (lazy or any(srcset(attribs.get("srcset", "")) for attribs in elements)):
+        return []
     ranked.sort(key=lambda entry: entry[0], reverse=True)  # stable
     return list(dict.fromkeys(url for _, url in ranked if url and not _is_inline(url)))
+
+
+def _ranked(
+    attribs: Mapping[str, str], sets: Sequence[str], plain: Sequence[str], *, size: float = 1.0
+) -> list[tuple[tuple[float, float], str]]:
+    """Returns the links in some attributes of an element, with ranks by the picture's size as far as the page tells."""
+    media = attribs.get("media", "")
+    width = re.search(r"min-width:\s*(\d+)", media)
+    rank = float(width[1]) if width else -float("max-width" in media)
+    links = [((size, rank), attribs[name].strip()) for name in plain if attribs.get(name)]
+    return links + [((size, rank), url) for name in sets for size, url in srcset(attribs.get(name, ""))]
 
 
 def _is_inline(url: str) -> bool:

@@ -3,14 +3,14 @@
 import hashlib
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from itertools import count
 from pathlib import PurePosixPath
 from urllib.parse import unquote, urlsplit
 
 from pathvalidate import sanitize_filename
 
-from gemmodel.core.image_folder import SUFFIXES
+from gemmodel.core.image_folder import SUFFIXES, readable
 from scraper.manifest import MANIFEST, SUMMARY
 
 RESERVED = (MANIFEST, SUMMARY)  # files beside the gems' folders
@@ -35,11 +35,6 @@ def _is_invisible(char: str) -> bool:
     return unicodedata.category(char) in ("Cc", "Zl", "Zp") or unicodedata.bidirectional(char) in BIDI_CONTROLS
 
 
-def readable(name: str) -> str:
-    """Returns a name with escapes for bytes that are not text, which file names may hold."""
-    return name.encode(errors="backslashreplace").decode()
-
-
 def folder_names(gems: Iterable[str]) -> dict[str, str]:
     """Returns a safe folder name for each gem; no two differ in capitals only, which some disks ignore."""
     names = {gem: safe_name(gem) for gem in sorted(set(gems))}
@@ -52,26 +47,6 @@ def folder_names(gems: Iterable[str]) -> dict[str, str]:
             for gem, name in names.items()
         }
     return names
-
-
-def class_key(name: str) -> str:
-    """Returns a key that is the same for two spellings of a class: other capitals, Unicode forms or spaces."""
-    visible = "".join(
-        char for char in readable(name) if char.isspace() or unicodedata.category(char) not in ("Cc", "Cf")
-    )
-    return " ".join(unicodedata.normalize("NFC", unicodedata.normalize("NFC", visible).casefold()).split())
-
-
-def class_names(counts: Mapping[str, int]) -> dict[str, str]:
-    """Returns the name of the class of each spelling: the spelling of most photos, composed and without outer spaces.
-
-    Args:
-        counts: the number of photos by spelling.
-    """
-    best: dict[str, str] = {}
-    for name in sorted(counts, key=lambda name: (-counts[name], name)):
-        best.setdefault(class_key(name), " ".join(unicodedata.normalize("NFC", name).split()) or "unnamed")
-    return {name: best[class_key(name)] for name in counts}
 
 
 def is_photo(name: str) -> bool:

@@ -15,6 +15,7 @@ from scrapy.utils.project import data_path
 
 from gemmodel.core import files
 from gemmodel.core.errors import DataError, ParameterError, SiteError
+from gemmodel.core.image_folder import class_key, class_names
 from gemmodel.core.params import CrawlParams
 from sample_site import server
 from sample_site.gems import BY_NAME
@@ -105,8 +106,8 @@ def crawl(
         if SAMPLE in params.source:
             try:
                 # The server is a proxy for a made-up host: URLs in the manifest do not name its random port.
-                names = {safe_names.class_key(name): name for name in BY_NAME}
-                only = [names.get(safe_names.class_key(gem), gem) for gem in params.only]
+                names = {class_key(name): name for name in BY_NAME}
+                only = [names.get(class_key(gem), gem) for gem in params.only]
                 os.environ["http_proxy"] = stack.enter_context(server.serve(gems=only))
                 os.environ["no_proxy"] = ""
             except ValueError as error:
@@ -177,7 +178,7 @@ def _join_spellings(rows: Sequence[dict[str, Any]], store: Path) -> tuple[list[d
     Returns:
         The rows, with the files moved to one folder per gem, and the name of the gem by other spelling.
     """
-    names = safe_names.class_names(Counter(row["gem"] for row in rows))
+    names = class_names(Counter(row["gem"] for row in rows))
     joined = {name: names[name] for name in sorted(names) if names[name] != name}
     if not joined:
         return list(rows), {}
@@ -205,8 +206,8 @@ def _check_not_fewer(
     Raises:
         DataError: there are less than MIN_FRACTION of them.
     """
-    only = {safe_names.class_key(gem) for gem in params.only}
-    counts = Counter(row["gem"] for row in previous if not only or safe_names.class_key(row["gem"]) in only)
+    only = {class_key(gem) for gem in params.only}
+    counts = Counter(row["gem"] for row in previous if not only or class_key(row["gem"]) in only)
     before = sum(min(count, params.max_per_gem or count) for count in counts.values())
     if len(rows) < MIN_FRACTION * before:
         raise DataError(

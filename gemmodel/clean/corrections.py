@@ -7,6 +7,7 @@ from pathlib import Path
 
 from gemmodel.core import files
 from gemmodel.core.errors import DataError
+from gemmodel.core.image_folder import class_key, matcher
 
 DROP = "drop"  # in place of a gem
 COLUMNS = ["photo", "gem"]
@@ -50,7 +51,7 @@ def read(path: Path) -> dict[str, str]:
 def match(
     corrections: Mapping[str, str], photos: Sequence[tuple[str, str]], gems: set[str]
 ) -> tuple[dict[int, str], list[str]]:
-    """Matches corrections with photos.
+    """Matches corrections with photos. Names and paths are compared by `class_key`.
 
     Args:
         corrections: as `read` returns them.
@@ -63,11 +64,19 @@ def match(
     Raises:
         DataError: a photo gets an unknown gem, or is corrected in two ways.
     """
-    if DROP in gems and DROP in corrections.values():
+    find_gem, to_drop = matcher(gems), {gem for gem in corrections.values() if class_key(gem) == DROP}
+    if to_drop and find_gem(DROP):
         raise DataError(f"clean.corrections: a class is called {DROP}, so `{DROP}` has two meanings; rename its folder")
+    find_photo = matcher(name for names in photos for name in names)
+    found = {name: find_photo(name) for name in corrections}
+    new_gems: dict[str, set[str]] = {}
+    for name, photo in found.items():
+        if photo:
+            gem = corrections[name]
+            new_gems.setdefault(photo, set()).add(DROP if gem in to_drop else find_gem(gem) or gem)
     corrected: dict[int, str] = {}
     for i, names in enumerate(photos):
-        new = {corrections[name] for name in names if name in corrections}
+        new = {gem for name in names for gem in new_gems.get(name, ())}
         if len(new) > 1:
             raise DataError(f"clean.corrections: {names[1]} is both {' and '.join(sorted(new))}; keep one line")
         if unknown := new - gems - {DROP}:
@@ -77,5 +86,4 @@ def match(
             )
         if new:
             corrected[i] = new.pop()
-    matched = {name for names in photos for name in names}
-    return corrected, [name for name in corrections if name not in matched]
+    return corrected, [name for name, photo in found.items() if not photo]

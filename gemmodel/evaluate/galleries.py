@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 from PIL import Image
 
+from gemmodel.core.image_folder import matcher
 from gemmodel.figures import tiles
 
 Examples = Mapping[str, Sequence[Path]]  # training photos by gem
@@ -61,14 +62,15 @@ def panel(gems: Sequence[str], predictions: pd.DataFrame, photos: Path) -> Image
     """Shows photos of some gems, one gem per row.
 
     Args:
-        gems: the names; a gem without photos is left out.
+        gems: the names, compared by `class_key`; a gem without photos is left out.
         predictions: the predictions.
         photos: the folder that their files are relative to.
 
     Returns:
         The picture, up to eight photos per row.
     """
-    by_gem = [predictions[predictions["actual"] == gem].head(8) for gem in gems]
+    find = matcher(predictions["actual"].unique())
+    by_gem = [predictions[predictions["actual"] == find(gem)].head(8) for gem in gems]
     rows = [[_prediction(row, photos) for row in table.itertuples()] for table in by_gem if len(table)]
     blank = Image.new("RGB", (1, 1), "white"), ""
     padded = zip(*zip_longest(*rows, fillvalue=blank), strict=True)

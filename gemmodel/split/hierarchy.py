@@ -9,6 +9,7 @@ import yaml
 
 from gemmodel.core import files
 from gemmodel.core.errors import DataError
+from gemmodel.core.image_folder import class_key, class_names
 
 
 def read_hierarchy(path: Path) -> dict[str, str]:
@@ -31,12 +32,14 @@ def read_hierarchy(path: Path) -> dict[str, str]:
     if not isinstance(node, yaml.MappingNode):
         raise DataError(f"{path}: no gems with their mineral classes; a line of it is like `Ruby: Corundum`")
     by_gem: dict[str, str] = {}
+    listed = set()
     for key, value in node.value:
         line = f"{path}:{key.start_mark.line + 1}"
         if not (isinstance(key, yaml.ScalarNode) and isinstance(value, yaml.ScalarNode) and key.value and value.value):
             raise DataError(f"{line}: a gem needs one mineral class, as in `Ruby: Corundum`")
-        if key.value in by_gem:
+        if class_key(key.value) in listed:
             raise DataError(f"{line}: {key.value} is listed twice; remove one line")
+        listed.add(class_key(key.value))
         by_gem[key.value] = value.value
     return by_gem
 
@@ -44,7 +47,7 @@ def read_hierarchy(path: Path) -> dict[str, str]:
 def mineral_classes(
     gems: Iterable[str], manifest: Iterable[Mapping[str, Any]], defaults: Mapping[str, str]
 ) -> dict[str, str]:
-    """Returns the mineral class of each gem.
+    """Returns the mineral class of each gem. Names are compared by `class_key`.
 
     Args:
         gems: their names.
@@ -56,4 +59,9 @@ def mineral_classes(
     for line in manifest:
         if line.get("mineral_class"):
             counts.setdefault(line["gem"], Counter())[line["mineral_class"]] += 1
-    return {gem: counts[gem].most_common(1)[0][0] if gem in counts else defaults.get(gem, gem) for gem in gems}
+    by_key = {class_key(gem): mineral for gem, mineral in defaults.items()}
+    minerals = {
+        gem: counts[gem].most_common(1)[0][0] if gem in counts else by_key.get(class_key(gem), gem) for gem in gems
+    }
+    spellings = class_names(Counter(minerals.values()))
+    return {gem: spellings[mineral] for gem, mineral in minerals.items()}

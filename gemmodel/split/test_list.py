@@ -69,7 +69,7 @@ def read(path: Path) -> dict[str, str]:
                 raise DataError(
                     f"{path}:{line_number}: no SHA-256, tab and path; `gemmodel pin-test` writes such lines"
                 )
-            listed[sha256] = source
+            listed[sha256.lower()] = source  # some tools write capitals
     return listed
 
 

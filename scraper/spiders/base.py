@@ -19,6 +19,7 @@ from twisted.python.failure import Failure
 
 from gemmodel.core import files
 from gemmodel.core.errors import DataError
+from gemmodel.core.image_folder import class_key
 from gemmodel.images import decode
 from scraper import markup, safe_names
 from scraper.items import Picture
@@ -159,8 +160,8 @@ class GemSpider(scrapy.Spider):
             urls: the page's URL by the gem's name.
             parse: the callback; it gets the page, and the gem's name as `gem`.
         """
-        only = {safe_names.class_key(gem): gem for gem in self.only}
-        listed = {gem: safe_names.class_key(gem) for gem in urls}
+        only = {class_key(gem): gem for gem in self.only}
+        listed = {gem: class_key(gem) for gem in urls}
         for missing in sorted(set(only) - set(listed.values())):
             self.crawl_stats.unmatched[f"crawl.only: {only[missing]} is not on the list"] += 1
         chosen = {gem[:MAX_NAME].strip(): url for gem, url in urls.items() if not only or listed[gem] in only}

@@ -3,8 +3,10 @@
 import io
 import json
 import os
+import shutil
 import stat
 import tarfile
+import time
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -15,9 +17,10 @@ import pytest
 from loopback import content, jpeg
 from PIL import Image
 
+from gemmodel.core import image_folder
 from gemmodel.core.errors import DataError
 from gemmodel.core.params import Params
-from scraper import archives, sources
+from scraper import archives, local_photos, sources
 
 GOOD = {f"Ruby/{i}.jpg": jpeg(i) for i in range(3)} | {
     "Opal/a.PNG": jpeg(100),
@@ -111,7 +114,7 @@ def test_only_good_photos_of_a_hostile_zip_are_stored(tmp_path: Path, crawl: Any
     assert photos == by_gem(GOOD)
     expected = Counter(HOSTILE.values()) + Counter([LINK, DAMAGED, archives.ENCRYPTED, LOOSE, LARGE])
     assert report["failed"] == dict(sorted(expected.items()))
-    hidden = {archives.HIDDEN: len(HIDDEN)}
+    hidden = {image_folder.HIDDEN: len(HIDDEN)}
     assert report["unmatched_markup"] == hidden | {"file that ends in .txt": 1, "file without a suffix": 1}
 
 
@@ -143,6 +146,63 @@ def test_a_truncated_archive_is_an_error(tmp_path: Path, crawl: Any, suffix: str
         with pytest.raises(DataError, match=r"gems\.\S+: not an intact zip or tar"):
             crawl(path)
     assert not (tmp_path / "project" / "data" / "raw").exists()
+
+
+def test_a_damaged_archive_beside_others_is_left_out_and_named(tmp_path: Path, crawl: Any, merged: Path) -> None:
+    for path in (merged / "more.zip", merged / "old.tar.gz"):
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    write_zip(merged / "bomb.zip", {"Ruby/1.jpg": bytes(10**6)}, zipfile.ZIP_DEFLATED)
+    inner = {"Jade.zip": (merged / "more.zip").read_bytes(), "Ruby/7.jpg": jpeg(7)}
+    write_zip(merged / "outer.zip", inner)
+    report, photos = crawl(merged)
+    assert sorted(photos.values()) == sorted([*GOOD.values(), jpeg(7)])
+    reasons = {failure["url"]: failure["reason"] for failure in report["failures"]}
+    assert list(reasons) == ["bomb.zip", "more.zip", "old.tar.gz", "outer.zip!/Jade.zip"]
+    assert "100 times its size" in reasons.pop("bomb.zip")
+    assert all(reason.startswith("not an intact zip or tar") for reason in reasons.values())
+    assert any("more.zip" in line and "not an intact" in line for line in local_photos.describe(merged))
+    for path in merged.iterdir():
+        if path.name not in ("more.zip", "old.tar.gz"):
+            path.unlink() if path.is_file() else shutil.rmtree(path)
+    with pytest.raises(DataError, match=r"not an intact zip or tar .*: more\.zip"):
+        crawl(merged)
+
+
+def test_of_files_of_one_name_in_a_tar_the_last_counts(tmp_path: Path, crawl: Any) -> None:
+    path = write_tar(tmp_path / "gems.tar", GOOD)
+    with tarfile.open(path, "a") as packed:  # as `tar -r` does
+        for name, body in (("./Ruby/0.jpg", jpeg(50)), ("Ruby/link.jpg", b"")):
+            member = tarfile.TarInfo(name)
+            member.size = len(body)
+            if not body:
+                member.type, member.linkname = tarfile.LNKTYPE, "Ruby/0.jpg"
+            packed.addfile(member, io.BytesIO(body))
+    report, photos = crawl(path)
+    assert sorted(photos.values()) == sorted([*({**GOOD, "Ruby/0.jpg": jpeg(50)}).values(), jpeg(50)])
+    assert report["failures"] == [{"url": "Ruby/0.jpg", "reason": "an older file of the same name in its archive"}]
+
+
+def test_a_compressed_tar_is_read_in_its_own_order(tmp_path: Path, crawl: Any, monkeypatch: Any) -> None:
+    names = [f"{gem}/{i}.jpg" for i in (2, 0, 1) for gem in ("Ruby", "Opal")]
+    path, offsets = write_tar(tmp_path / "gems.tar.gz", {name: jpeg(i) for i, name in enumerate(names)}), []
+    extract = tarfile.TarFile.extractfile
+    monkeypatch.setattr(
+        tarfile.TarFile, "extractfile", lambda tar, member: (offsets.append(member.offset), extract(tar, member))[1]
+    )
+    crawl(path)
+    assert offsets == sorted(offsets)  # going back decompresses all before it again
+    rows = (tmp_path / "project" / "data" / "raw" / "manifest.jsonl").read_text().splitlines()
+    assert [json.loads(row)["file"] for row in rows] == sorted(names)
+
+
+def test_many_hard_links_and_folders_are_read_in_time(tmp_path: Path) -> None:
+    links = {f"Ruby/{i}.jpg": (tarfile.LNKTYPE, "Ruby/a.jpg") for i in range(12_000)}
+    path = write_tar(tmp_path / "gems.tar", {"Ruby/a.jpg": jpeg(1), "Opal/a.jpg": jpeg(2)} | links)
+    started = time.process_time()
+    assert "12002 photos of 2 classes" in local_photos.describe(path)
+    assert time.process_time() - started < 8
+    deep = write_zip(tmp_path / "deep.zip", {f"{gem}/{'d/' * 3000}1.jpg": jpeg(1) for gem in ("Ruby", "Opal")})
+    assert "2 photos of 2 classes" in local_photos.describe(deep)
 
 
 def test_a_tar_with_a_damaged_header_is_an_error(tmp_path: Path, crawl: Any) -> None:

@@ -31,7 +31,7 @@ from loopback import (
     serving,
 )
 
-from scraper.safe_names import class_names
+from gemmodel.core.image_folder import class_names
 
 MAX_MEMORY = 500  # MB; these crawls need 100 to 310
 GOOD = {f"/good/{i}.jpg": jpeg(i * 1000) for i in range(60)}

@@ -271,11 +271,13 @@ def test_predict_takes_the_photos_of_a_folder_and_names_what_it_leaves_out(
     folder = tmp_path / "photos"
     (folder / "folder.jpg").mkdir(parents=True)
     draw(1).save(folder / "folder.jpg" / "Rubí.jpg")
-    draw(2).save(tmp_path / "elsewhere.png")
+    (tmp_path / "other").mkdir()
+    draw(2).save(tmp_path / "other" / "elsewhere.png")
+    (tmp_path / "other" / "back").symlink_to(folder)
     draw(3).save(os.fsencode(folder) + b"/a\xff.jpg", format="JPEG")  # a name that is no UTF-8
     (folder / "._a.jpg").write_text("macOS")
     (folder / "gone.jpg").symlink_to("nothing.jpg")
-    (folder / "linked").symlink_to(tmp_path)  # which holds the folder itself, too
+    (folder / "linked").symlink_to(tmp_path / "other")
     os.mkfifo(folder / "pipe.jpg")
     for encoding, name in (("utf-8", "Rubí"), ("ascii", r"Rub\xed"), ("utf-8:strict", "Rubí")):
         ended = predict(run, tmp_path, "photos", "--model", model, PYTHONIOENCODING=encoding, PYTHONUTF8="1")
@@ -283,8 +285,8 @@ def test_predict_takes_the_photos_of_a_folder_and_names_what_it_leaves_out(
         names = [line.rsplit(": ", 1)[0] for line in ended.stdout.splitlines()]
         assert names == [r"photos/a\udcff.jpg", f"photos/folder.jpg/{name}.jpg", "photos/linked/elsewhere.png"]
         assert ended.stderr == (
-            "gemmodel: photos: left out links to nothing: 1, macOS's files about files (._*): 1, "
-            "neither files nor folders: 1\n"
+            "gemmodel: photos: left out a file of the operating system or of a tool: 1, "
+            "a link to a folder above it: 1, a link to nothing: 1, not a regular file: 1\n"
         )
     ended = predict(run, tmp_path, "photos/folder.jpg", "--json", "--model", model, PYTHONIOENCODING="ascii")
     assert json.loads(ended.stdout)["photo"] == "photos/folder.jpg/Rubí.jpg"

@@ -123,3 +123,12 @@ def test_a_class_called_as_the_keyword_is_refused_where_the_keyword_is_used() ->
     with pytest.raises(DataError, match="a class is called drop"):
         corrections.match({"Ruby/1.jpg": "drop"}, photos, {"drop", "Ruby"})
     assert corrections.match({"drop/1.jpg": "Ruby"}, photos, {"drop", "Ruby"}) == ({0: "Ruby"}, [])
+
+
+def test_names_are_compared_without_capitals_unicode_form_and_spaces() -> None:
+    nfc, nfd = "Am\u00e9thyste", "Ame\u0301thyste"
+    photos = [("a" * 64, f"{nfc}/1.jpg"), ("b" * 64, "Ruby/2.jpg"), ("c" * 64, "Ruby/3.jpg")]
+    table = {f"{nfd.upper()}/1.JPG": "ruby ", "B" * 64: nfd, "ruby/3.jpg": "Drop", "opal/4.jpg": "drop"}
+    assert corrections.match(table, photos, {nfc, "Ruby"}) == ({0: "Ruby", 1: nfc, 2: "drop"}, ["opal/4.jpg"])
+    with pytest.raises(DataError, match="is both Ruby and drop"):
+        corrections.match({"Ruby/2.jpg": "drop", "RUBY/2.jpg": "ruby"}, photos, {nfc, "Ruby"})

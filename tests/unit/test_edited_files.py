@@ -11,7 +11,7 @@ from gemmodel.core.errors import DataError
 from gemmodel.split import hierarchy, test_list
 
 READERS: dict[str, tuple[Callable[[Path], Any], str, dict[str, str]]] = {
-    "list.txt": (test_list.read, f"# list\n{'0' * 64}\tTürkis/a\u2028b.jpg\n", {"0" * 64: "Türkis/a\u2028b.jpg"}),
+    "list.txt": (test_list.read, f"# list\n{'0A' * 32}\tTürkis/a\u2028b.jpg\n", {"0a" * 32: "Türkis/a\u2028b.jpg"}),
     "corrections.csv": (corrections.read, "photo,gem\nTürkis/1.jpg,Opal\n", {"Türkis/1.jpg": "Opal"}),
     "hierarchy.yaml": (hierarchy.read_hierarchy, "Türkis: Turquoise\n", {"Türkis": "Turquoise"}),
 }

@@ -40,7 +40,7 @@ def write(tmp_path: Path, draw: Callable[..., Image.Image], settings: Callable[.
         probabilities = np.repeat((1 - confidence)[:, None] / (len(classes) - 1), len(classes), axis=1)
         probabilities[np.arange(len(actual)), predicted] = confidence
         predictions = Predictions(files, actual, probabilities, classes)
-        panels = {"first": [*classes[:3], "Unobtainium"], "none": ["Unobtainium"]}
+        panels = {"first": [*(f" {name.upper()}" for name in classes[:3]), "Unobtainium"], "none": ["Unobtainium"]}
         params = settings({"evaluate.panels": panels}).evaluate
         (tmp_path / out).mkdir()
         report.write(tmp_path / out, predictions, photos, image_folder.list_images(photos), params, seed=1)

@@ -80,3 +80,12 @@ def test_the_shipped_file_lists_every_real_gem(real_gems: Path) -> None:
     # Names that mislead: a beryl, a garnet, not a beryl, a zoisite.
     names = ("Goshenite", "Hessonite", "Chrysoberyl", "Tanzanite")
     assert [shipped[gem] for gem in names] == ["Beryl", "Garnet", "Chrysoberyl", "Zoisite"]
+
+
+def test_names_are_compared_without_capitals_unicode_form_and_spaces(tmp_path: Path) -> None:
+    defaults = hierarchy.read_hierarchy(written(tmp_path, "ame\u0301thyste: quartz\nCitrine: Quartz\nJASPER: Quartz\n"))
+    assert hierarchy.mineral_classes(["Am\u00e9thyste", "Citrine", "Jasper", "Quartz"], [], defaults) == dict.fromkeys(
+        ["Am\u00e9thyste", "Citrine", "Jasper", "Quartz"], "Quartz"
+    )
+    with pytest.raises(DataError, match=r"yaml:2: RUBY is listed twice"):
+        hierarchy.read_hierarchy(written(tmp_path, "Ruby: Corundum\nRUBY: Beryl\n"))

@@ -42,9 +42,11 @@ def test_a_folder_without_photos_is_an_error_that_names_it(
 
 
 def test_a_tree_counts_the_photos_of_each_folder(tmp_path: Path) -> None:
-    for name in ("ruby/1.jpg", "ruby/deep/2.jpg", "ruby/deep/notes.txt", "agate/3.webp"):
+    names = ("ruby/1.jpg", "ruby/deep/2.jpg", "ruby/deep/notes.txt", "agate/3.webp", "agate/._3.webp", "__MACOSX/4.jpg")
+    for name in names:
         (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "photos" / name).touch()
+    (tmp_path / "photos" / "ruby" / "again").symlink_to(tmp_path / "photos" / "agate")
     assert image_folder.tree(tmp_path / "photos") == [
         "photos/",
         "    agate/  1",
@@ -54,6 +56,28 @@ def test_a_tree_counts_the_photos_of_each_folder(tmp_path: Path) -> None:
     ]
     with pytest.raises(DataError, match="no such folder"):
         image_folder.tree(tmp_path / "none")
+
+
+def test_a_walk_reads_each_folder_once_and_names_the_rest(tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    deep = photos.joinpath("ruby", "deep", "er")
+    deep.mkdir(parents=True)
+    (deep / "1.jpg").touch()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "2.jpg").touch()
+    links = {"a": "ruby", "b": "../other", "c": "../other", "d": ".", "e": "nothing", "f": "f"}
+    for name, target in links.items():
+        (photos / name).symlink_to(target)
+    left_out: list[tuple[Path, str]] = []
+    found = [path.relative_to(photos) for _, paths in image_folder.walk(photos, left_out) for path in paths]
+    assert found == [deep.relative_to(photos) / "1.jpg", Path("b/2.jpg")]
+    assert {path.name: reason for path, reason in left_out} == {
+        "a": "a folder that is read already, under another name",
+        "c": "a folder that is read already, under another name",
+        "d": "a link to a folder above it",
+        "e": "a link to nothing",
+        "f": "a link to nothing",
+    }
 
 
 def test_each_suffix_is_that_of_a_format_that_pillow_reads() -> None:

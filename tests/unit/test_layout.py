@@ -1,6 +1,7 @@
 """Where the classes are in the layouts of published data sets, and in those that people make."""
 
 import io
+import time
 import unicodedata
 import zipfile
 from collections.abc import Sequence
@@ -9,8 +10,8 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 from gemmodel.core.errors import DataError
-from scraper import layout, local_photos
-from scraper.safe_names import class_names
+from gemmodel.core.image_folder import class_names
+from scraper import layout, local_photos, name_labels
 
 JPEG = b"\xff\xd8\xff"  # the layout is recognised without reading a photo
 
@@ -80,6 +81,11 @@ PETS, GEMS = {"cats", "dogs"}, {"Ruby", "Opal", "Topaz"}
         (files("{}", "with_mask", "without_mask"), {"": {"with_mask", "without_mask"}}),
         (files("trainingset/{}", *PETS) + files("testingset/{}", *PETS), {"train": PETS, "test": PETS}),
         (files("{}", "Ruby", "Opal", "images"), {"": {"Ruby", "Opal"}}),
+        (files("VOC/{}", "JPEGImages", "SegmentationClass"), {}),
+        (files("{0}-20240101T101010Z-001/{0}", "Ruby", "Opal") + files("Ruby-20240101T101010Z-002/{}", "Ruby"),
+         {"": {"Ruby", "Opal"}}),
+        (files("Original Dataset/{}", *PETS) + files("Augmented Dataset/{}", *PETS),
+         {"Original Dataset": PETS, "Augmented Dataset": PETS}),
         (files("x/train/{}", *PETS) + files("x/test/{}", *PETS) + files("x/x/train/{}", *PETS)
          + ["x/x/test/cats/1.jpg"], {"train": PETS, "test": PETS}),
     ],
@@ -192,10 +198,11 @@ def test_tables_that_are_no_labels_leave_the_folders_as_classes(tmp_path: Path) 
 
 
 def test_a_table_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    bodies = {"labels.csv": b"file,label\n1.jpg," + b"x" * 200_000}
+    bodies = {"labels.csv": b"file,label\n1.jpg," + b"x" * 200_000, "more.csv": b"file,label\n1.jpg,Ruby,big\n2.jpg\n"}
     lines = local_photos.describe(write(tmp_path, [*files("{}", *GEMS), *bodies], bodies))
     assert "9 photos of 3 classes" in lines
     assert any(line.startswith("guessed: labels.csv: not read: ") for line in lines)
+    assert any(line.startswith("guessed: more.csv: 2 rows are not read: ") for line in lines)
 
 
 def test_a_table_without_a_column_of_labels_is_named(tmp_path: Path) -> None:
@@ -231,3 +238,130 @@ def test_a_source_without_classes_says_what_it_holds(tmp_path: Path, settings) -
     params = settings({"crawl.source": "folder", "crawl.folder": str(tmp_path / "photos")}).crawl
     with pytest.raises(DataError, match=r"3 x a mask of another photo.*3 x photo outside a class folder.*CSV table"):
         local_photos.copy(params, tmp_path / "out")
+
+
+def numbered(pattern: str, count: int = 3) -> list[str]:
+    return [pattern.format(i) for i in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("photos", "tables", "expected"),
+    [
+        (numbered("train/{}.jpg", 4) + numbered("valid/{}.jpg", 4),  # Roboflow
+         {"train/_classes.csv": "filename, Ruby, Opal\n0.jpg, 1, 0\n1.jpg, 0, 1\n2.jpg, 1, 0\n3.jpg, 0, 0\n",
+          "valid/_classes.csv": "filename, Ruby, Opal\n0.jpg, 1, 0\n1.jpg, 0, 1\n2.jpg, 1, 1\n"},
+         ["train/  3", "Opal/  1", "Ruby/  2", "val/  2", "Opal/  1", "Ruby/  1", "5 photos of 2 classes",
+          "guessed: labels of 6 photos are from the columns of train/_classes.csv, the columns of valid/_classes.csv",
+          "left out: 1 x photo with two labels: valid/2.jpg",
+          "left out: 2 x photo without a label: train/3.jpg, valid/3.jpg"]),
+        (numbered("isic_{}.jpg"), {"truth.csv": "image,width,label_MEL,label_NV\nisic_0,20,1.0,0.0\nisic_1,21,0.0,1.0\n"
+                                             "isic_2,22,0.0,1.0\n"},
+         ["label_MEL/  1", "label_NV/  2", "3 photos of 2 classes",
+          "guessed: labels of 3 photos are from the columns of truth.csv"]),
+        (numbered("images/{}.jpg", 5), {"gems.csv": "0.jpg,Ruby\n1.jpg,Opal\n2.jpg,Ruby\n\n3.jpg,Opal,shiny\n4.jpg\n"},
+         ["Opal/  1", "Ruby/  2", "3 photos of 2 classes",
+          "guessed: gems.csv: 2 rows are not read: they have more or fewer cells than the first row (2)",
+          "guessed: gems.csv: its first row names a photo, so it has no header",
+          "guessed: labels of 3 photos are from gems.csv",
+          "left out: 2 x photo without a label: images/3.jpg, images/4.jpg"]),
+        (numbered("a b/{}.jpg"), {"train.txt": "a b/0.jpg 7\na b/1.jpg 8\na b/2.jpg 8\n"},  # Caffe
+         ["7/  1", "8/  2", "3 photos of 2 classes",
+          "guessed: train.txt: its first row names a photo, so it has no header",
+          "guessed: labels of 3 photos are from train.txt"]),
+        (numbered("train/n01440764/{}.JPEG") + numbered("train/n01443537/{}.JPEG") + numbered("val/{}.JPEG"),
+         {"val.txt": "val/0.JPEG 65\nval/1.JPEG 970\nval/2.JPEG 65\n"},  # ImageNet
+         ["train/  6", "n01440764/  3", "n01443537/  3", "6 photos of 2 classes",
+          "guessed: val.txt: its first row names a photo, so it has no header",
+          "guessed: val.txt: not used, since the folders name classes",
+          "left out: 3 x photo of a part without class folders: val/0.JPEG, val/1.JPEG, val/2.JPEG",
+          "left out: 1 x file that ends in .txt"]),
+        (numbered("train/{}.png") + numbered("test/{}.png"),  # Hugging Face
+         {f"{part}/metadata.jsonl": "".join(f'{{"file_name": "{i}.png", "label": "{gem}", "box": {{"x": 1}}}}\n'
+                                            for i, gem in enumerate(("Ruby", "Opal", "Ruby")))
+          for part in ("train", "test")},
+         ["test/  3", "Opal/  1", "Ruby/  2", "train/  3", "Opal/  1", "Ruby/  2", "6 photos of 2 classes",
+          "guessed: labels of 6 photos are from test/metadata.jsonl, train/metadata.jsonl"]),
+        (numbered("photos/e\u0301_{}.jpg", 4), {"r.csv": '"file" "x"\n'.replace(" ", ",")
+                                          + "".join(f'"{i}","é_{i}.jpg","{"ab"[i % 2]}"\n' for i in range(4))},  # R
+         ["a/  2", "b/  2", "4 photos of 2 classes",
+          "guessed: r.csv: its rows have a cell more than its header; the first was taken for their name",
+          "guessed: r.csv: its column 'x' was taken for the labels",
+          "guessed: labels of 4 photos are from r.csv"]),
+        (numbered("train/{}.jpg", 5), {"train.csv":  # fastai
+                                       "fname,labels,is_valid\n0.jpg,horse,True\n1.jpg,person,True\n"
+                                       "2.jpg,horse person,True\n3.jpg,potted plant,True\n4.jpg,horse,True\n"},
+         ["train/  4", "horse/  2", "person/  1", "potted plant/  1", "4 photos of 3 classes",
+          "guessed: labels of 5 photos are from train.csv", "left out: 1 x photo with two labels: train/2.jpg"]),
+        (numbered("img/{}.jpg", 4), {"identity.txt": "".join(f"{i}.jpg {i % 2}\n" for i in range(4)), "attributes.txt":
+                                     "4\nBald Male\n" + "".join(f"{i}.jpg -1  1\n" for i in range(4))},
+         ["0/  2", "1/  2", "4 photos of 2 classes",  # CelebA
+          "guessed: identity.txt: its first row names a photo, so it has no header",
+          "guessed: labels of 4 photos are from identity.txt", "left out: 1 x file that ends in .txt"]),
+        (numbered("jpg/image_{}.jpg"), {"imagelabels.mat": "", "annotations.json": "{}"},  # Oxford flowers, COCO
+         ["0 photos of 0 classes", "left out: 3 x photo outside a class folder: jpg/image_0.jpg, jpg/image_1.jpg, "
+          "jpg/image_2.jpg",
+          f"left out: 1 x file that ends in .json (JSON, such as COCO's annotations), {local_photos.NOT_READ}",
+          f"left out: 1 x file that ends in .mat (MATLAB), {local_photos.NOT_READ}"]),
+    ],
+)  # fmt: skip
+def test_labels_of_published_data_sets(
+    tmp_path: Path, photos: list[str], tables: dict[str, str], expected: list[str]
+) -> None:
+    source = write(tmp_path, [*photos, *tables], {name: text.encode() for name, text in tables.items()})
+    assert [line.strip() for line in local_photos.describe(source)] == expected
+
+
+def test_a_table_may_lie_beside_an_archive_of_its_photos(tmp_path: Path) -> None:
+    rows = "".join(f"isic_{i},{'mel' if i % 2 else 'nv'}\n" for i in range(6))
+    bodies = {
+        "images_1.zip": packed(numbered("isic_{}.jpg", 3)),
+        "images_2.zip": packed([f"isic_{i}.jpg" for i in (3, 4, 5)]),
+        "metadata.csv": f"image_id,class\n{rows}".encode(),
+    }
+    lines = local_photos.describe(write(tmp_path, [*bodies], bodies))
+    assert lines[:3] == ["mel/  3", "nv/  3", "6 photos of 2 classes"]
+    assert not any("left out" in line for line in lines)
+
+
+def test_a_table_of_many_columns_is_read_in_time(tmp_path: Path) -> None:
+    header = ",".join(["file", "label", *map(str, range(5000))])
+    rows = "".join(f"{i}.jpg,{'ab'[i % 2]},{','.join(['0.5'] * 5000)}\n" for i in range(200))
+    source = write(tmp_path, [*numbered("{}.jpg", 200), "t.csv"], {"t.csv": f"{header}\n{rows}".encode()})
+    started = time.process_time()
+    assert local_photos.describe(source)[2] == "200 photos of 2 classes"
+    assert time.process_time() - started < 3
+
+
+@pytest.mark.parametrize(
+    ("photos", "expected"),
+    [
+        (numbered("train/cat.{}.jpg") + numbered("train/dog.{}.jpg") + numbered("test1/{}.jpg"),
+         {"train": {"cat", "dog"}}),
+        (numbered("ruby_{:03}.jpg") + numbered("Ruby (1{}).JPG") + numbered("star sapphire-{}.png"),
+         {"": {"ruby", "Ruby", "star sapphire"}}),
+        (numbered("images/abyssinian-{}.jpg") + numbered("images/great_pyrenees_{}.jpg"),
+         {"": {"abyssinian", "great_pyrenees"}}),
+        (numbered("IMG_{}.jpg") + numbered("DSC_{}.jpg"), {}),
+        (numbered("ruby_{}.jpg") + numbered("opal_{}.jpg") + ["IMG_1.jpg"], {}),
+        (numbered("ruby_{}.jpg") + numbered("opal_{}.jpg") + ["cover.jpg"], {}),
+        (numbered("Train_{}.jpg") + numbered("Test_{}.jpg"), {}),
+        (numbered("ruby_{}.jpg"), {}),
+        ([*numbered("ruby_{}.jpg"), "opal_1.jpg"], {}),
+        (numbered("Ruby/front_{}.jpg") + numbered("Ruby/back_{}.jpg"), {"": {"Ruby"}}),
+        (numbered("ruby_{}_2020.jpg") + numbered("opal_{}_2020.jpg"), {}),
+    ],
+)  # fmt: skip
+def test_labels_in_the_names_of_photos(tmp_path: Path, photos: list[str], expected: dict[str, set[str]]) -> None:
+    paths = [PurePosixPath(name) for name in photos]
+    assignments, guesses = name_labels.read(paths, layout.recognise(paths)[0])
+    parts: dict[str, set[str]] = {}
+    for assignment in assignments:
+        if assignment.gem:
+            parts.setdefault(assignment.part or "", set()).add(assignment.gem)
+    assert parts == expected
+    assert bool(guesses) is bool(expected)
+    if guesses and "Ruby/" in photos[0]:  # a class folder wins
+        assert "is taken as one class" in guesses[0]
+    elif guesses:
+        assert any("file names" in line for line in local_photos.describe(write(tmp_path, photos)))
+        assert not any("file names" in line for line in local_photos.describe(tmp_path, level=1))
