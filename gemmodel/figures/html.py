@@ -2,6 +2,7 @@
 
 import base64
 import io
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import jinja2
 from PIL import Image
 
 from gemmodel.core import files
+from gemmodel.figures.tiles import Tile
 
 PACKAGE = Path(__file__).parents[1]  # templates name each other relative to it
 TEMPLATES = jinja2.Environment(
@@ -29,6 +31,11 @@ def write(page: Path, template: Path, **values: Any) -> None:
         values: every name that the template uses.
     """
     files.write_text(page, TEMPLATES.get_template(template.relative_to(PACKAGE).as_posix()).render(**values))
+
+
+def tile_values(tiles: Iterable[Tile]) -> list[dict[str, str]]:
+    """Returns photos as the macro `photos` of `figures/parts.html` shows them: `picture`, a data URL, and `caption`."""
+    return [{"picture": data_url(picture), "caption": caption} for picture, caption in tiles if caption]
 
 
 def data_url(picture: Image.Image | Path) -> str:

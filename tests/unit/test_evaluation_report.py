@@ -68,13 +68,13 @@ def test_galleries_show_the_right_photos_frames_and_captions(write: Write, tmp_p
 
     def prediction(i: int) -> tiles.Tile:
         actual, predicted = GEMS[predictions.actual[i]], GEMS[predictions.predicted[i]]
-        frame = tiles.GREEN if actual == predicted else tiles.RED
+        frame = tiles.RIGHT if actual == predicted else tiles.WRONG
         caption = f"is {actual}\n{predictions.confidence[i]:.2f} {predicted}"
         return tiles.framed_tile(tmp_path / "test" / predictions.files[i], frame, caption)
 
     def example(i: int) -> tiles.Tile:
         caption = f"example of\n{GEMS[predictions.actual[i]]}"
-        return tiles.framed_tile(tmp_path / "test" / predictions.files[i], tiles.GREY, caption)
+        return tiles.framed_tile(tmp_path / "test" / predictions.files[i], tiles.EXAMPLE, caption)
 
     def assert_shows(name: str, cells: list[tiles.Tile], columns: int) -> None:
         expected = io.BytesIO()
@@ -96,7 +96,7 @@ def test_galleries_show_the_right_photos_frames_and_captions(write: Write, tmp_p
 def test_a_contact_sheet_puts_each_photo_in_its_frame_above_its_caption(tmp_path: Path) -> None:
     blue = (20, 40, 200)
     Image.new("RGB", (200, 200), blue).save(tmp_path / "photo.png")
-    colours = (tiles.GREEN, tiles.RED, tiles.GREY)
+    colours = (tiles.RIGHT, tiles.WRONG, tiles.EXAMPLE)
     cells = [
         tiles.framed_tile(tmp_path / "photo.png", colour, "a caption wider than its tile " * 3) for colour in colours
     ]
@@ -148,15 +148,15 @@ def test_tables_hold_the_predictions_also_of_classes_named_as_a_column(write: Wr
     assert fractions.to_numpy().tolist() == [[0.5, 0.5, 0], [0, 0.5, 0.5], [0, 0, 1]]
 
 
-def test_a_picture_of_a_changed_prediction_has_a_green_frame_where_it_is_right_now(
+def test_a_picture_of_a_changed_prediction_has_the_frame_of_a_right_one_where_it_is_right_now(
     tmp_path: Path, draw: Callable[..., Image.Image]
 ) -> None:
     draw(1).save(tmp_path / "a.jpg")
     changed = pd.DataFrame([("a.jpg", "Ruby", "Spinel", "Ruby")], columns=["file", "actual", "before", "now"])
     picture = comparison.picture(changed, tmp_path)
-    assert picture.getpixel((8, 26)) == ImageColor.getrgb(tiles.GREEN)  # the left edge of the only tile
+    assert picture.getpixel((8, 26)) == ImageColor.getrgb(tiles.RIGHT)  # the left edge of the only tile
     now_wrong = comparison.picture(changed.assign(now="Spinel", before="Ruby"), tmp_path)
-    assert now_wrong.getpixel((8, 26)) == ImageColor.getrgb(tiles.RED)
+    assert now_wrong.getpixel((8, 26)) == ImageColor.getrgb(tiles.WRONG)
     assert min(comparison.picture(changed.iloc[:0], tmp_path).size) > 100
 
 
