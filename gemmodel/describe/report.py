@@ -156,9 +156,7 @@ def _summarise(paths: Sequence[Path]) -> list[PhotoSummary]:
     return list(Parallel(n_jobs=-1, prefer="threads")(delayed(summarise)(path) for path in paths))
 
 
-def _augmentation(
-    train: Mapping[str, Sequence[Path]], params: AugmentParams, *, image_size: int, seed: int
-) -> Gallery:
+def _augmentation(train: Mapping[str, Sequence[Path]], params: AugmentParams, *, image_size: int, seed: int) -> Gallery:
     """Returns one photo of each of five gems, in a row with augmented copies as used in training."""
     gems = list(train)[:: max(1, len(train) // 5)][:5]
     photos = [train[gem][0] for gem in gems]

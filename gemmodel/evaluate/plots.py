@@ -41,7 +41,9 @@ def abstention_curve(table: pd.DataFrame) -> Figure:
     figure = Figure(figsize=(6.5, 4.5), layout="constrained")
     axes = figure.subplots()
     axes.plot(table["coverage"], table["accuracy"], color=BLUE, label="accuracy on the photos that get an answer")
-    axes.plot(table["coverage"], table["threshold"], color="0.45", linestyle="--", label="least confidence of an answer")
+    axes.plot(
+        table["coverage"], table["threshold"], color="0.45", linestyle="--", label="least confidence of an answer"
+    )
     axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="fraction of photos that get an answer (coverage)", ylabel="fraction")
     axes.grid(alpha=0.3)
     axes.legend(loc="lower left")

@@ -10,7 +10,6 @@ import jinja2
 from PIL import Image
 
 from gemmodel.core import files
-from gemmodel.figures.tiles import Tile
 
 PACKAGE = Path(__file__).parents[1]  # templates name each other relative to it
 TEMPLATES = jinja2.Environment(
@@ -33,7 +32,7 @@ def write(page: Path, template: Path, **values: Any) -> None:
     files.write_text(page, TEMPLATES.get_template(template.relative_to(PACKAGE).as_posix()).render(**values))
 
 
-def tile_values(tiles: Iterable[Tile]) -> list[dict[str, str]]:
+def tile_values(tiles: Iterable[tuple[Image.Image, str]]) -> list[dict[str, str]]:
     """Returns photos as the macro `photos` of `figures/parts.html` shows them: `picture`, a data URL, and `caption`."""
     return [{"picture": data_url(picture), "caption": caption} for picture, caption in tiles if caption]
 

@@ -13,7 +13,10 @@ FONT = 11  # pixels
 BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#c9c9c9"  # of Okabe and Ito: different to colour-blind people, too
 RIGHT, WRONG, EXAMPLE = BLUE, ORANGE, GREY  # frames; the first two have a mark, a tick or a cross
 MARK = 20  # pixels of a mark
-STROKES = {RIGHT: [(0.22, 0.55, 0.42, 0.74, 0.8, 0.28)], WRONG: [(0.26, 0.26, 0.74, 0.74), (0.26, 0.74, 0.74, 0.26)]}
+STROKES: dict[str, list[tuple[float, ...]]] = {
+    RIGHT: [(0.22, 0.55, 0.42, 0.74, 0.8, 0.28)],
+    WRONG: [(0.26, 0.26, 0.74, 0.74), (0.26, 0.74, 0.74, 0.26)],
+}
 Tile = tuple[Image.Image, str]
 
 

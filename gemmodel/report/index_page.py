@@ -105,7 +105,7 @@ def sections(reports: Reports, panels: Iterable[str]) -> list[Section]:
         Section(
             "explanation",
             "Why does it predict so?",
-            "Accuracy without colour, shape or texture. The linked page shows, photo by photo, what supports a prediction.",
+            "Accuracy without colour, shape or texture. The linked page shows, by photo, what supports a prediction.",
             pictures=within(reports.explanation, "ablation.png"),
             links=within(reports.explanation, "index.html"),
             files=within(reports.explanation, "ablation.csv checks.csv photos.csv"),

@@ -3,8 +3,8 @@
 PICTURES = {  # by file name without its ending: a title, which is the alternative text, and a caption
     "abstention": (
         "Accuracy if unsure answers are left out",
-        "From left to right more photos get an answer, the most confident first. The blue line is how often the answers "
-        "are right; the dashed one is the least confidence of an answer.",
+        "From left to right more photos get an answer, the most confident first. The blue line is how often the "
+        "answers are right; the dashed one is the least confidence of an answer.",
     ),
     "confusion_worst": (
         "Confusion matrix of the gems with the most errors",
@@ -53,7 +53,7 @@ FILES = {  # by name: what a link says
 SCORES = {  # by name
     "photos": "number of photos",
     "accuracy": "fraction of photos whose most probable gem is the right one",
-    "log_loss": "mean of −log of the right gem's probability; 0 is best",
+    "log_loss": "mean negative logarithm of the right gem's probability; 0 is best",
     "brier_score": "mean squared error of all probabilities; 0 is best, 2 worst",
     "mineral_class_accuracy": "fraction whose mineral class is right, such as Corundum for Ruby and Sapphire",
     "label_score": "mean number of right labels of a photo, gem and mineral class: at most 2",
