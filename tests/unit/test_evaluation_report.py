@@ -56,7 +56,9 @@ def test_every_file_is_written_at_a_legible_size(write: Write, number: int, mist
     assert {path.name for path in out.glob("*.jpg")} == {
         "mistakes.jpg", "confused_pairs.jpg", "random.jpg", "panel_first.jpg", "panel_none.jpg",
     }  # fmt: skip
-    assert {path.name for path in out.glob("*.png")} == {"confusion.png", "reliability.png", "abstention.png"}
+    assert {path.name for path in out.glob("*.png")} == {
+        "confusion.png", "confusion_worst.png", "reliability.png", "abstention.png",
+    }  # fmt: skip
     for path in [*out.glob("*.jpg"), *out.glob("*.png")]:
         with Image.open(path) as picture:
             assert 100 < picture.width < 4000
@@ -115,12 +117,13 @@ def test_a_contact_sheet_puts_each_photo_in_its_frame_above_its_caption(tmp_path
 
 def test_diagrams_draw_the_values_of_their_tables() -> None:
     bins = pd.DataFrame(
-        {"low": [0.4, 0.9], "high": [0.5, 1.0], "confidence": [0.45, 0.95], "accuracy": [0.2, 1.0], "photos": [5, 9]}
+        {"confidence": [0.45, 0.95], "accuracy": [0.2, 1.0], "low": [0.1, 0.7], "high": [0.6, 1.0], "photos": [5, 9]}
     )
-    upper, lower = plots.reliability_diagram(bins, 0.125).axes
-    assert [bar.get_height() for bar in upper.patches] == [0.2, 1.0]
-    assert [bar.get_x() + bar.get_width() / 2 for bar in upper.patches] == pytest.approx([0.45, 0.95])
-    assert [bar.get_height() for bar in lower.patches] == [5, 9]
+    upper, lower = plots.reliability_diagram(bins, np.array([0.45, 0.95, 0.96]), 0.125).axes
+    (points, *_), (intervals,) = upper.containers[0][0:1], upper.containers[0][2]
+    np.testing.assert_allclose(points.get_xydata(), bins[["confidence", "accuracy"]])
+    np.testing.assert_allclose([segment[:, 1] for segment in intervals.get_segments()], bins[["low", "high"]])
+    assert sum(bar.get_height() for bar in lower.patches) == 3
     assert "0.125" in upper.get_title()
     table = pd.DataFrame({"threshold": [0.9, 0.5], "coverage": [0.25, 1.0], "accuracy": [1.0, 0.8]})
     accuracy, threshold = plots.abstention_curve(table).axes[0].lines
@@ -130,7 +133,7 @@ def test_diagrams_draw_the_values_of_their_tables() -> None:
 
 def test_the_same_predictions_give_the_same_bytes(write: Write) -> None:
     (_, one), (_, other) = write(GEMS), write(GEMS, "again")
-    assert len(list(one.iterdir())) == 17
+    assert len(list(one.iterdir())) == 20
     for path in one.iterdir():
         assert path.read_bytes() == (other / path.name).read_bytes(), path.name
 
