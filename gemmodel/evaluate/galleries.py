@@ -33,7 +33,8 @@ def mistakes(predictions: pd.DataFrame, photos: Path, examples: Examples, *, max
     wrong = predictions[predictions["actual"] != predictions["predicted"]]
     wrong = wrong.sort_values("probability", ascending=False, kind="stable").head(max_photos)
     return Gallery(
-        [tile for row in wrong.itertuples() for tile in (_prediction(row, photos), _example(row.predicted, examples))]
+        [tile for row in wrong.itertuples() for tile in (_prediction(row, photos), _example(row.predicted, examples))],
+        group=2,
     )
 
 
@@ -55,7 +56,7 @@ def confused(pairs: pd.DataFrame, predictions: pd.DataFrame, photos: Path, examp
             taken = predictions[(predictions["actual"] == gem) & (predictions["predicted"] == other)].head(3)
             cells += [_prediction(row, photos) for row in taken.itertuples()]
             cells += [_example(gem, examples, i) for i in range(4 - len(taken))]
-    return Gallery(cells)
+    return Gallery(cells, group=8)
 
 
 def panel(gems: Sequence[str], predictions: pd.DataFrame, photos: Path) -> Gallery:
@@ -73,7 +74,8 @@ def panel(gems: Sequence[str], predictions: pd.DataFrame, photos: Path) -> Galle
     rows = [[_prediction(row, photos) for row in table.itertuples()] for table in by_gem if len(table)]
     blank = Image.new("RGB", (1, 1), "white"), ""
     padded = zip(*zip_longest(*rows, fillvalue=blank), strict=True)
-    return Gallery([tile for row in padded for tile in row], columns=max(map(len, rows), default=1))
+    columns = max(map(len, rows), default=1)
+    return Gallery([tile for row in padded for tile in row], columns=columns, group=columns)
 
 
 def random_sample(predictions: pd.DataFrame, photos: Path, *, seed: int, size: int = 25) -> Gallery:

@@ -78,12 +78,14 @@ class Gallery:
         columns: photos per row of the picture.
         side: of a photo in pixels.
         note: a last line below all, such as what is left out.
+        group: the number of photos that belong together on a page; 0: all of them.
     """
 
     tiles: Sequence[Tile]
     columns: int = 8
     side: int = SIDE
     note: str = ""
+    group: int = 0
 
     def __post_init__(self) -> None:
         """Scales larger photos down."""

@@ -11,7 +11,7 @@ SOURCES = {
     "sample": "rendered pictures of the bundled sample site",
     "minerals": "photos of www.minerals.net",
     "rasavgems": "photos of rasavgems.com",
-    "folder": "photos of a folder",
+    "folder": "photos of a local folder",
 }
 WORST, PAIRS = 5, 3  # gems and pairs of gems that are named
 CONFIDENT, UNSURE = 0.9, 0.5  # probabilities

@@ -184,8 +184,8 @@ def write(
     html.write(page, TEMPLATE, headline=first, sections=content, provenance=provenance, parameters=shown)
 
 
-def _galleries(source: tuple[Path, Sequence[str]] | None) -> list[tuple[str, list[dict[str, str]]]]:
-    """Returns the title and the photos of each gallery that has photos."""
+def _galleries(source: tuple[Path, Sequence[str]] | None) -> list[tuple[str, list[list[dict[str, str]]]]]:
+    """Returns the title and the groups of photos of each gallery that has photos."""
     if source is None or not source[0].is_file():
         return []
     galleries = files.read_json(source[0])

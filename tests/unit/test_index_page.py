@@ -40,7 +40,7 @@ def reports(tmp_path: Path) -> Reports:
     (folder / "evaluation" / "label_issues.html").write_text("<html></html>", encoding="utf-8")
     Image.new("RGB", (8, 8)).save(folder / "evaluation" / "reliability.png")
     photo = {"picture": html.data_url(Image.new("RGB", (8, 8))), "caption": "is <Ruby>\n0.93 Spinel"}
-    galleries = {"mistakes": [], "panel_#1 of red": [photo], "panel_former": [photo]}
+    galleries = {"mistakes": [], "panel_#1 of red": [[photo]], "panel_former": [[photo]]}
     (folder / "evaluation" / "galleries.json").write_text(json.dumps(galleries), encoding="utf-8")
     (folder / "crawl #1.md").write_text("# Crawl", encoding="utf-8")
     (tmp_path / "models").mkdir()
