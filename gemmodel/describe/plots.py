@@ -1,4 +1,4 @@
-"""Plots of the data; each function returns a matplotlib figure."""
+"""Plots of the data."""
 
 import colorsys
 from collections.abc import Mapping, Sequence
@@ -6,8 +6,7 @@ from typing import Literal
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from gemmodel.figures import fonts
 from gemmodel.images import crop
@@ -15,7 +14,7 @@ from gemmodel.images import crop
 PART_COLOURS = {"train": "#4c78a8", "val": "#f2b447", "test": "#d1495b", "rejected": "#c9c9c9"}
 
 MAX_BARS = 120  # gems in a bar chart
-MAX_PATCHES = 240  # gems in the picture of mean colours
+MAX_PATCHES = 240  # gems whose mean colour is shown
 SIDE_TICKS = (50, 100, 200, 400, 800, 1600, 3200)  # pixels
 
 
@@ -58,6 +57,33 @@ def _largest_and_smallest(gems: Sequence[str], counts: Mapping[str, Mapping[str,
     return [gem for gem in gems if gem in shown]
 
 
+def bars(counts: Mapping[str, Mapping[str, int]]) -> list[tuple[str, int, list[tuple[str, int, float]]]]:
+    """Returns the gems of `counts_by_gem` for a page.
+
+    Args:
+        counts: number of photos by part, then by gem.
+
+    Returns:
+        By gem, in alphabetical order: its name, its number of photos, and each part that has some of them with its
+        number and this number in percent of the largest gem's photos.
+    """
+    gems = _largest_and_smallest(sorted({gem for part in counts.values() for gem in part}), counts)
+    totals = {gem: sum(by_gem.get(gem, 0) for by_gem in counts.values()) for gem in gems}
+    largest = max(totals.values(), default=1)
+    return [
+        (
+            gem,
+            totals[gem],
+            [
+                (part, counts[part][gem], round(100 * counts[part][gem] / largest, 2))
+                for part in PART_COLOURS
+                if counts.get(part, {}).get(gem)
+            ],
+        )
+        for gem in gems
+    ]
+
+
 def sizes(shapes: Sequence[tuple[int, int]]) -> Figure:
     """Draws histograms of the shorter side and of the ratio of width to height.
 
@@ -81,8 +107,8 @@ def sizes(shapes: Sequence[tuple[int, int]]) -> Figure:
     return figure
 
 
-def mean_colours(colours: Mapping[str, tuple[float, float, float]]) -> Figure:
-    """Draws one patch per gem in its mean colour, sorted by hue, greys last; of many gems `MAX_PATCHES` of all hues.
+def sorted_by_hue(colours: Mapping[str, tuple[float, float, float]]) -> list[str]:
+    """Returns the gems by the hue of their colour, greys last; of many gems `MAX_PATCHES` of all hues.
 
     Args:
         colours: red, green and blue in [0, 1] by gem.
@@ -95,41 +121,23 @@ def mean_colours(colours: Mapping[str, tuple[float, float, float]]) -> Figure:
     gems = sorted(colours, key=sort_key)
     if len(gems) > MAX_PATCHES:
         gems = [gems[i] for i in np.linspace(0, len(gems) - 1, MAX_PATCHES).astype(int)]
-    names, style = fonts.legible(gems)
-    columns = 6
-    rows = -(-len(gems) // columns)
-    figure = Figure(figsize=(10, 0.5 * rows), layout="constrained")
-    axes = figure.subplots()
-    if len(gems) < len(colours):
-        axes.set_title(f"{len(gems)} of {len(colours)} gems, evenly spaced by hue")
-    for i, (gem, name) in enumerate(zip(gems, names, strict=True)):
-        row, column = divmod(i, columns)
-        axes.add_patch(Rectangle((column + 0.02, row + 0.04), 0.96, 0.92, facecolor=colours[gem]))
-        is_dark = np.dot(colours[gem], (0.299, 0.587, 0.114)) < 0.5  # luma of ITU-R BT.601
-        colour = "white" if is_dark else "black"
-        axes.text(column + 0.5, row + 0.5, name, ha="center", va="center", fontsize=8, color=colour, **style)
-    axes.set(xlim=(0, columns), ylim=(rows, 0))
-    axes.axis("off")
-    return figure
+    return gems
 
 
-def crop_panels(image: Image.Image, method: Literal["canny", "otsu"]) -> Figure:
-    """Draws the original, the mask of the method, the box and the crop, side by side."""
+def crop_panels(image: Image.Image, method: Literal["canny", "otsu"]) -> list[tuple[Image.Image, str]]:
+    """Returns the original, the mask of the method, the box and the crop, each with its caption."""
     cropped, box = crop.crop(image, method)
     mask = crop.edges(image) if method == "canny" else crop.foreground(image)
-    left, top, right, bottom = box or (0, 0, *image.size)
-    panels = {
-        "original": image,
-        {"canny": "edges", "otsu": "foreground"}[method]: Image.fromarray(mask).resize(image.size),
-        "box" if box else "no box: kept whole": image,
-        f"crop: {cropped.width} x {cropped.height} of {image.width} x {image.height}": cropped,
-    }
-    figure = Figure(figsize=(14, 1 + 3.4 * image.height / image.width), layout="constrained")
-    for i, (axes, (caption, panel)) in enumerate(zip(figure.subplots(1, 4), panels.items(), strict=True)):
-        axes.imshow(panel, cmap="gray")
-        axes.set_title(caption, fontsize=14)
-        axes.set_axis_off()
-        axes.set_anchor("N")  # captions at one height
-        if i == 2 and box:
-            axes.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, color="red", linewidth=2))
-    return figure
+    boxed = image.convert("RGB")
+    if box:
+        left, top, right, bottom = box
+        line = max(2, max(image.size) // 100)
+        outline = (left - line, top - line, right + line, bottom + line)
+        ImageDraw.Draw(boxed).rectangle(outline, outline="#d55e00", width=line)
+    size = f"{cropped.width} x {cropped.height} of {image.width} x {image.height} pixels"
+    return [
+        (image, "photo"),
+        (Image.fromarray(mask).convert("RGB").resize(image.size), {"canny": "edges", "otsu": "stone (white)"}[method]),
+        (boxed, "box" if box else "no box: the photo is kept whole"),
+        (cropped, f"crop: {size}"),
+    ]

@@ -8,18 +8,19 @@ from typing import Any, NamedTuple
 import numpy as np
 from joblib import Parallel, delayed
 from matplotlib.figure import Figure
-from PIL import Image
 
 from gemmodel.core import files, image_folder
 from gemmodel.core.errors import DataError
 from gemmodel.core.params import AugmentParams
 from gemmodel.describe import plots
-from gemmodel.figures import html, tiles
+from gemmodel.figures import html, mean_colour, tiles
 from gemmodel.figures.plots import save
+from gemmodel.figures.tiles import Gallery
 from gemmodel.images import augment, decode
 
 CONFLICT = "under several gems"  # a reason begins so
 THUMBNAIL = 112  # pixels
+CROP_SIDE = 256  # pixels of a panel that shows the crop
 MAX_SAMPLES = 160  # gems of which a photo is shown
 MAX_GROUPS = 1000  # groups of rejected files that are shown
 MAX_FOLDERS = 500  # lines of the tree of folders
@@ -55,7 +56,8 @@ def write(
         image_size: side of the examples in pixels.
         seed: of the examples.
         page: the output, an HTML page that needs no other file and no network.
-        pictures: the output, a folder of the page's pictures, `.png` and `.jpg`.
+        pictures: the output, a folder of the page's pictures, `.png` and `.jpg`, and of the samples one by one,
+            `samples.json`.
 
     Raises:
         DataError: a folder or the manifest is missing.
@@ -71,28 +73,36 @@ def write(
     summaries = _summarise([path for paths in image_folder.list_images(clean).values() for path in paths])
     train = photos["train"]
     example = tiles.thumbnail(next(iter(train.values()))[0], 800)
-    figures: dict[str, Figure | Image.Image] = {
+    figures: dict[str, Figure] = {
         "counts": plots.counts_by_gem(counts),
+        "sizes": plots.sizes([summary.size for summary in summaries]),
+    }
+    galleries = {
         "samples": _samples(train),
         "augmentation": _augmentation(train, augmentation, image_size=image_size, seed=seed),
-        "crop_canny": plots.crop_panels(example, "canny"),
-        "crop_otsu": plots.crop_panels(example, "otsu"),
-        "sizes": plots.sizes([summary.size for summary in summaries]),
-        "mean_colours": plots.mean_colours(_mean_by_gem(summaries)),
+        "crop_canny": Gallery(plots.crop_panels(example, "canny"), columns=4, side=CROP_SIDE),
+        "crop_otsu": Gallery(plots.crop_panels(example, "otsu"), columns=4, side=CROP_SIDE),
     }
+    shown = {name: html.tile_values(gallery.tiles) for name, gallery in galleries.items()}
+    colours = mean_colour.by_gem([summary.gem for summary in summaries], [summary.colour for summary in summaries])
     with files.atomic_write(pictures) as new:
         new.mkdir()
         for name, figure in figures.items():
-            if isinstance(figure, Figure):
-                save(figure, new / f"{name}.png", dpi=110)
-            else:
-                figure.save(new / f"{name}.jpg", quality=88)
+            save(figure, new / f"{name}.png", dpi=110)
+        for name, gallery in galleries.items():
+            gallery.picture().save(new / f"{name}.jpg", quality=88)
+        files.write_json(new / "samples.json", {"samples": html.tile_groups(galleries["samples"])})
     conflicts = [row for row in rejected if row["reason"].startswith(CONFLICT)]
     tree = image_folder.tree(next(iter(parts.values())).parent)
     html.write(
         page,
         TEMPLATE,
-        pictures={path.stem: html.data_url(path) for path in sorted(pictures.iterdir())},
+        pictures={name: html.data_url(pictures / f"{name}.png") for name in figures},
+        galleries=shown,
+        note=galleries["samples"].note,
+        bars=plots.bars(counts),
+        part_colours=plots.PART_COLOURS,
+        patches=[(gem, mean_colour.to_hex(colours[gem])) for gem in plots.sorted_by_hue(colours)],
         totals={part: sum(by_gem.values()) for part, by_gem in counts.items()},
         files=len(rows),
         gems=len({row["gem"] for row in kept}),
@@ -105,12 +115,12 @@ def write(
     )
 
 
-def _samples(train: Mapping[str, Sequence[Path]]) -> Image.Image:
+def _samples(train: Mapping[str, Sequence[Path]]) -> Gallery:
     """Returns one photo of each gem; of many gems, of evenly spaced ones in alphabetical order."""
     gems = list(train)
     shown = [gems[i] for i in np.linspace(0, len(gems) - 1, min(len(gems), MAX_SAMPLES)).astype(int)]
     note = f"{len(shown)} of {len(gems)} gems" if len(shown) < len(gems) else ""
-    return tiles.contact_sheet([(tiles.thumbnail(train[gem][0]), gem) for gem in shown], columns=8, note=note)
+    return Gallery([(tiles.thumbnail(train[gem][0]), gem) for gem in shown], note=note)
 
 
 def _groups(raw: Path, rows: Sequence[Mapping[str, Any]]) -> tuple[list[list[tuple[str, str, str | None]]], int]:
@@ -137,29 +147,16 @@ def _thumbnail(path: Path) -> str | None:
 
 
 def _summarise(paths: Sequence[Path]) -> list[PhotoSummary]:
-    """Returns the photos' summaries; the colour is that of a photo's centre, with a small weight on grey pixels."""
+    """Returns the photos' summaries."""
 
     def summarise(path: Path) -> PhotoSummary:
-        header = decode.header(path)
-        small = np.asarray(tiles.thumbnail(path, 64), np.float32) / 255
-        height, width = small.shape[:2]
-        centre = small[height // 4 : height - height // 4, width // 4 : width - width // 4].reshape(-1, 3)
-        chroma = np.ptp(centre, axis=1) + 0.02  # grey pixels within a coloured stone are reflections
-        return PhotoSummary((header.width, header.height), path.parent.name, np.average(centre, axis=0, weights=chroma))
+        header, small = decode.header(path), tiles.thumbnail(path, mean_colour.SIDE)
+        return PhotoSummary((header.width, header.height), path.parent.name, mean_colour.of_photo(small))
 
     return list(Parallel(n_jobs=-1, prefer="threads")(delayed(summarise)(path) for path in paths))
 
 
-def _mean_by_gem(summaries: Sequence[PhotoSummary]) -> dict[str, tuple[float, float, float]]:
-    """Returns each gem's mean colour, in [0, 1]."""
-    gems = sorted({summary.gem for summary in summaries})
-    means = {gem: np.mean([summary.colour for summary in summaries if summary.gem == gem], axis=0) for gem in gems}
-    return {gem: (float(mean[0]), float(mean[1]), float(mean[2])) for gem, mean in means.items()}
-
-
-def _augmentation(
-    train: Mapping[str, Sequence[Path]], params: AugmentParams, *, image_size: int, seed: int
-) -> Image.Image:
+def _augmentation(train: Mapping[str, Sequence[Path]], params: AugmentParams, *, image_size: int, seed: int) -> Gallery:
     """Returns one photo of each of five gems, in a row with augmented copies as used in training."""
     gems = list(train)[:: max(1, len(train) // 5)][:5]
     photos = [train[gem][0] for gem in gems]
@@ -169,4 +166,4 @@ def _augmentation(
         for gem, row in zip(gems, rows, strict=True)
         for column, image in enumerate(row)
     ]
-    return tiles.contact_sheet(cells, columns=8)
+    return Gallery(cells)

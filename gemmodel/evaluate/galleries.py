@@ -1,7 +1,7 @@
-"""Galleries of photos with a model's predictions; each function returns a Pillow picture.
+"""Galleries of photos with a model's predictions.
 
-Tables of predictions have one row per photo: `file`, `actual`, `predicted` and `probability`. A frame is green around
-a right prediction, red around a wrong one, and grey around an example photo of a gem.
+Tables of predictions have one row per photo: `file`, `actual`, `predicted` and `probability`. A frame is blue with a
+tick around a right prediction, orange with a cross around a wrong one, and grey around an example photo of a gem.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,11 +14,12 @@ from PIL import Image
 
 from gemmodel.core.image_folder import matcher
 from gemmodel.figures import tiles
+from gemmodel.figures.tiles import Gallery
 
 Examples = Mapping[str, Sequence[Path]]  # training photos by gem
 
 
-def mistakes(predictions: pd.DataFrame, photos: Path, examples: Examples, *, max_photos: int) -> Image.Image:
+def mistakes(predictions: pd.DataFrame, photos: Path, examples: Examples, *, max_photos: int) -> Gallery:
     """Shows misclassified photos, the most confident first, each beside an example of the predicted gem.
 
     Args:
@@ -28,16 +29,17 @@ def mistakes(predictions: pd.DataFrame, photos: Path, examples: Examples, *, max
         max_photos: the number of misclassified photos shown.
 
     Returns:
-        The picture, four mistakes per row.
+        The gallery, four mistakes per row.
     """
     wrong = predictions[predictions["actual"] != predictions["predicted"]]
     wrong = wrong.sort_values("probability", ascending=False, kind="stable").head(max_photos)
-    return tiles.sheet(
-        [tile for row in wrong.itertuples() for tile in (_prediction(row, photos), _example(row.predicted, examples))]
+    return Gallery(
+        [tile for row in wrong.itertuples() for tile in (_prediction(row, photos), _example(row.predicted, examples))],
+        group=2,
     )
 
 
-def confused(pairs: pd.DataFrame, predictions: pd.DataFrame, photos: Path, examples: Examples) -> Image.Image:
+def confused(pairs: pd.DataFrame, predictions: pd.DataFrame, photos: Path, examples: Examples) -> Gallery:
     """Shows pairs of gems, one pair per row: four photos of each gem, those taken for the other gem first.
 
     Args:
@@ -47,7 +49,7 @@ def confused(pairs: pd.DataFrame, predictions: pd.DataFrame, photos: Path, examp
         examples: of each gem.
 
     Returns:
-        The picture.
+        The gallery.
     """
     cells: list[tiles.Tile] = []
     for pair in pairs.itertuples():
@@ -55,10 +57,10 @@ def confused(pairs: pd.DataFrame, predictions: pd.DataFrame, photos: Path, examp
             taken = predictions[(predictions["actual"] == gem) & (predictions["predicted"] == other)].head(3)
             cells += [_prediction(row, photos) for row in taken.itertuples()]
             cells += [_example(gem, examples, i) for i in range(4 - len(taken))]
-    return tiles.sheet(cells)
+    return Gallery(cells, group=8)
 
 
-def panel(gems: Sequence[str], predictions: pd.DataFrame, photos: Path) -> Image.Image:
+def panel(gems: Sequence[str], predictions: pd.DataFrame, photos: Path) -> Gallery:
     """Shows photos of some gems, one gem per row.
 
     Args:
@@ -67,17 +69,18 @@ def panel(gems: Sequence[str], predictions: pd.DataFrame, photos: Path) -> Image
         photos: the folder that their files are relative to.
 
     Returns:
-        The picture, up to eight photos per row.
+        The gallery, up to eight photos per row.
     """
     find = matcher(predictions["actual"].unique())
     by_gem = [predictions[predictions["actual"] == find(gem)].head(8) for gem in gems]
     rows = [[_prediction(row, photos) for row in table.itertuples()] for table in by_gem if len(table)]
     blank = Image.new("RGB", (1, 1), "white"), ""
     padded = zip(*zip_longest(*rows, fillvalue=blank), strict=True)
-    return tiles.sheet([tile for row in padded for tile in row], columns=max(map(len, rows), default=1))
+    columns = max(map(len, rows), default=1)
+    return Gallery([tile for row in padded for tile in row], columns=columns, group=columns)
 
 
-def random_sample(predictions: pd.DataFrame, photos: Path, *, seed: int, size: int = 25) -> Image.Image:
+def random_sample(predictions: pd.DataFrame, photos: Path, *, seed: int, size: int = 25) -> Gallery:
     """Shows a random sample of photos, five per row.
 
     Args:
@@ -87,16 +90,16 @@ def random_sample(predictions: pd.DataFrame, photos: Path, *, seed: int, size: i
         size: the number of photos; all where there are fewer.
 
     Returns:
-        The picture.
+        The gallery.
     """
     sample = predictions.sample(min(size, len(predictions)), random_state=seed)
-    return tiles.sheet([_prediction(row, photos) for row in sample.itertuples()], columns=5)
+    return Gallery([_prediction(row, photos) for row in sample.itertuples()], columns=5)
 
 
 def _prediction(row: Any, photos: Path) -> tiles.Tile:
-    frame = tiles.GREEN if row.predicted == row.actual else tiles.RED
+    frame = tiles.RIGHT if row.predicted == row.actual else tiles.WRONG
     return tiles.framed_tile(photos / row.file, frame, f"is {row.actual}\n{row.probability:.2f} {row.predicted}")
 
 
 def _example(gem: str, examples: Examples, i: int = 0) -> tiles.Tile:
-    return tiles.framed_tile(examples[gem][i % len(examples[gem])], tiles.GREY, f"example of\n{gem}")
+    return tiles.framed_tile(examples[gem][i % len(examples[gem])], tiles.EXAMPLE, f"example of\n{gem}")

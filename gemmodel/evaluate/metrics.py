@@ -17,6 +17,7 @@ from gemmodel.embed import samples
 from gemmodel.figures.plots import normalize_rows
 
 CALIBRATION_BINS = 10
+MIN_PER_BIN = 15  # photos of a bin of the reliability diagram: of fewer, the accuracy says little
 CONFIDENCE = 0.95  # of every interval
 
 
@@ -144,17 +145,21 @@ def _bins(confidence: np.ndarray) -> np.ndarray:
 
 
 def reliability(predictions: Predictions) -> pd.DataFrame:
-    """Returns one row per bin of confidence that has photos.
+    """Returns one row per bin of confidence; the bins have equal numbers of photos, `MIN_PER_BIN` or more if there are.
 
     Returns:
-        The bounds `low` and `high`, the means `confidence` and `accuracy`, and the number of `photos`.
+        The least and the greatest confidence of a bin, `from` and `to`; the means `confidence` and `accuracy`; the
+        bounds `low` and `high` of the accuracy's 95 % interval, which are Wilson's; and the number of `photos`.
     """
-    table = pd.DataFrame({"confidence": predictions.confidence, "accuracy": predictions.right.astype(float)})
-    groups = table.groupby(_bins(predictions.confidence))
-    rows = groups.mean().assign(photos=groups.size()).round(6)
-    rows.insert(0, "low", rows.index / CALIBRATION_BINS)
-    rows.insert(1, "high", (rows.index + 1) / CALIBRATION_BINS)
-    return rows.reset_index(drop=True)
+    order = np.argsort(predictions.confidence, kind="stable")
+    bins = min(CALIBRATION_BINS, max(1, len(order) // MIN_PER_BIN))
+    rows = []
+    for photos in np.array_split(order, bins):
+        confidence, right = predictions.confidence[photos].astype(float), int(predictions.right[photos].sum())
+        bounds = binomtest(right, len(photos)).proportion_ci(CONFIDENCE, method="wilson")
+        accuracy = right / len(photos)
+        rows.append((confidence[0], confidence[-1], confidence.mean(), accuracy, bounds.low, bounds.high, len(photos)))
+    return pd.DataFrame(rows, columns=["from", "to", "confidence", "accuracy", "low", "high", "photos"]).round(6)
 
 
 def abstention(predictions: Predictions) -> pd.DataFrame:

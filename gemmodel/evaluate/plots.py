@@ -1,30 +1,31 @@
 """Diagrams of a model's confidence; each function returns a matplotlib figure."""
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-BLUE, RED = "#4c78a8", "#d1495b"
+BLUE = "#0072b2"
 
 
-def reliability_diagram(bins: pd.DataFrame, error: float) -> Figure:
-    """Draws the accuracy of each bin of confidence, and below it the number of photos in the bin.
+def reliability_diagram(bins: pd.DataFrame, confidence: np.ndarray, error: float) -> Figure:
+    """Draws the accuracy of each bin of confidence with its interval, and below it the confidence of all photos.
 
     Args:
-        bins: one row per bin: `low`, `high`, mean `confidence`, `accuracy` and `photos`.
+        bins: one row per bin: mean `confidence`, `accuracy`, its bounds `low` and `high`, and `photos`.
+        confidence: of all photos, in [0, 1].
         error: the expected calibration error, in [0, 1].
     """
-    figure = Figure(figsize=(5.5, 6.5), layout="constrained")
-    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-    centres, width = (bins["low"] + bins["high"]) / 2, bins["high"] - bins["low"]
-    upper.bar(centres, bins["accuracy"], width * 0.94, color=BLUE, label="accuracy")
-    upper.plot(bins["confidence"], bins["confidence"], "o", color=RED, label="mean confidence")
-    upper.vlines(bins["confidence"], bins["accuracy"], bins["confidence"], color=RED, linewidth=1)
-    upper.plot([0, 1], [0, 1], color="0.5", linestyle=":")
-    upper.set(xlim=(0, 1), ylim=(0, 1.02), ylabel="accuracy", title=f"Expected calibration error {error:.3f}")
+    figure = Figure(figsize=(6.5, 6.5), layout="constrained")
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
+    upper.plot([0, 1], [0, 1], color="0.5", linestyle=":", label="as often right as the confidence says")
+    intervals = np.maximum([bins["accuracy"] - bins["low"], bins["high"] - bins["accuracy"]], 0)
+    sizes = sorted({bins["photos"].min(), bins["photos"].max()})
+    label = f"{' or '.join(map(str, sizes))} photos each, with 95 % intervals"
+    upper.errorbar(bins["confidence"], bins["accuracy"], intervals, fmt="o", color=BLUE, capsize=3, label=label)
+    upper.set(xlim=(0, 1.02), ylim=(0, 1.02), ylabel="fraction of right predictions")
+    upper.set_title(f"Expected calibration error {error:.3f}")
     upper.legend(loc="upper left")
-    bars = lower.bar(centres, bins["photos"], width * 0.94, color="0.7")
-    lower.bar_label(bars, fontsize=8)
-    lower.margins(y=0.2)
+    lower.hist(confidence, bins=np.linspace(0, 1, 41), color="0.6")
     lower.set(xlabel="confidence of the prediction", ylabel="photos")
     for axes in (upper, lower):
         axes.grid(alpha=0.3)
@@ -39,9 +40,11 @@ def abstention_curve(table: pd.DataFrame) -> Figure:
     """
     figure = Figure(figsize=(6.5, 4.5), layout="constrained")
     axes = figure.subplots()
-    axes.plot(table["coverage"], table["accuracy"], color=BLUE, label="accuracy on the covered photos")
-    axes.plot(table["coverage"], table["threshold"], color="0.6", linestyle="--", label="threshold of confidence")
-    axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="coverage: fraction of photos above the threshold")
+    axes.plot(table["coverage"], table["accuracy"], color=BLUE, label="accuracy on the photos that get an answer")
+    axes.plot(
+        table["coverage"], table["threshold"], color="0.45", linestyle="--", label="least confidence of an answer"
+    )
+    axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="fraction of photos that get an answer (coverage)", ylabel="fraction")
     axes.grid(alpha=0.3)
     axes.legend(loc="lower left")
     return figure

@@ -6,11 +6,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from gemmodel.core import files
 from gemmodel.core.params import EvaluateParams
-from gemmodel.evaluate import galleries, metrics, plots
+from gemmodel.evaluate import confusion_page, galleries, metrics, plots
+from gemmodel.figures import html
 from gemmodel.figures.plots import MAX_CONFUSED, condense, confusion_heatmap, normalize_rows, save
 
 QUALITY = 88  # of pictures as JPEG
+MAX_EXTRACT = 24  # gems in the extract of the confusion matrix, which is legible beside text
 
 
 def write(
@@ -22,7 +25,9 @@ def write(
     *,
     seed: int,
 ) -> dict[str, pd.DataFrame]:
-    """Writes tables as `.csv`, diagrams as `.png` and galleries as `.jpg`.
+    """Writes tables as `.csv`, diagrams as `.png`, galleries as `.jpg` and the interactive `confusion.html`.
+
+    `galleries.json` has the galleries' photos one by one, for a page that shows captions as text.
 
     `plot_classes.csv` and `plot_confusion.csv` are for `dvc plots`, which draws every row. Of many classes they have
     those with the lowest accuracy, and those with the most errors.
@@ -61,7 +66,13 @@ def write(
         "confusion": confusion_heatmap(
             matrix[order][:, order], [predictions.classes[index] for index in order], table="confusion.csv"
         ),
-        "reliability": plots.reliability_diagram(tables["reliability"], error),
+        "confusion_worst": confusion_heatmap(
+            matrix[order][:, order],
+            [predictions.classes[index] for index in order],
+            table="confusion.html",
+            max_classes=MAX_EXTRACT,
+        ),
+        "reliability": plots.reliability_diagram(tables["reliability"], predictions.confidence, error),
         "abstention": plots.abstention_curve(tables["abstention"]),
     }
     pictures = {
@@ -73,8 +84,10 @@ def write(
         table.to_csv(folder / f"{name}.csv", index=False)
     for name, diagram in diagrams.items():
         save(diagram, folder / f"{name}.png", dpi=120)
-    for name, picture in pictures.items():
-        picture.save(folder / f"{name}.jpg", quality=QUALITY)
+    for name, gallery in pictures.items():
+        gallery.picture().save(folder / f"{name}.jpg", quality=QUALITY)
+    files.write_json(folder / "galleries.json", {name: html.tile_groups(gallery) for name, gallery in pictures.items()})
+    confusion_page.write(folder / "confusion.html", predictions, photos)
     return tables | {"confusion_summary": _confusion_table(small, names)}
 
 

@@ -125,7 +125,7 @@ def measure(
 
 def plot(table: pd.DataFrame, *, classes: int) -> Figure:
     """Draws the accuracies of `measure` as bars with their intervals, and a line at the accuracy of guessing."""
-    figure = Figure(figsize=(9, 1.2 + 0.36 * len(table)), layout="constrained")
+    figure = Figure(figsize=(9, 1.6 + 0.36 * len(table)), layout="constrained")
     axes = figure.subplots()
     for cue, rows in table.groupby("removed_cue", sort=False):
         axes.barh(
@@ -133,12 +133,12 @@ def plot(table: pd.DataFrame, *, classes: int) -> Figure:
             xerr=[rows["accuracy"] - rows["low"], rows["high"] - rows["accuracy"]], ecolor="0.3", capsize=3,
         )  # fmt: skip
     for i, accuracy in enumerate(table["accuracy"]):
-        axes.text(1.01, i, f"{accuracy:.0%}", va="center", fontsize=9)
+        axes.text(1.01, i, f"{100 * accuracy:.0f} %", va="center", fontsize=9)
     axes.axvline(1 / classes, color="0.3", linestyle=":", label="guessing")
     axes.invert_yaxis()
-    axes.set(xlim=(0, 1.08), xlabel=f"accuracy on the same {table['photos'].iloc[0]} test photos, 95 % intervals")
+    axes.set(xlim=(0, 1.1), xlabel=f"accuracy on the same {table['photos'].iloc[0]} test photos, 95 % intervals")
     axes.grid(axis="x", alpha=0.3)
-    figure.legend(loc="outside upper center", ncols=5, frameon=False)
+    figure.legend(loc="outside upper center", ncols=3, frameon=False)
     return figure
 
 

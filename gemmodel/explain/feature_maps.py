@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import keras
 import numpy as np
 from matplotlib.figure import Figure
+from PIL import Image
 
 from gemmodel.explain.explainer import CONVOLUTIONS, POOLINGS, Explainer, LayerOutput
 
@@ -38,7 +39,7 @@ def groups(maps: Sequence[LayerOutput]) -> list[list[int]]:
 def plot(explainer: Explainer, photo: np.ndarray) -> Figure:
     """Draws the maps of a photo, one row per convolution: its channels before and after activation, and pooled.
 
-    A row shows the channels whose values vary most.
+    A row begins with the photo at the resolution of its maps, and shows the channels whose values vary most.
 
     Args:
         explainer: of the model.
@@ -47,19 +48,30 @@ def plot(explainer: Explainer, photo: np.ndarray) -> Figure:
     rows = groups(explainer.maps)
     values = explainer.feature_maps(photo)
     columns = 1 + max(map(len, rows))
-    figure = Figure(figsize=(3.1 * columns, 3.3 * len(rows)), layout="constrained")
-    for row_axes, indices in zip(figure.subplots(len(rows), columns, squeeze=False), rows, strict=True):
+    figure = Figure(figsize=(2.9 * columns, 3.05 * len(rows) + 0.3), layout="constrained")
+    grid = figure.subplots(len(rows), columns, squeeze=False)
+    for row_axes, indices in zip(grid, rows, strict=True):
         for axes in row_axes:
-            axes.set_axis_off()
+            axes.set(xticks=[], yticks=[], frame_on=False)
         last = values[indices[-1]]
         strongest = np.sort(np.argsort(-last.std(axis=(0, 1)), kind="stable")[: GRID**2])
+        height, width, channels = values[indices[0]].shape
+        small = Image.fromarray(photo.astype(np.uint8)).resize((width, height), Image.Resampling.BOX)
+        row_axes[0].imshow(small)
+        row_axes[0].set_title(f"the photo at {height} x {width} pixels", fontsize=10)
         for axes, index in zip(row_axes[1:], indices, strict=False):  # a row may have no pooling
             layer, shape = explainer.maps[index].layer, values[index].shape
             axes.imshow(_mosaic(values[index][..., strongest]), cmap="viridis")
-            axes.set_title(f"{layer.name}\n{shape[0]} x {shape[1]}, {shape[2]} channels", fontsize=9)
-    figure.axes[0].imshow(photo.astype(np.uint8))
-    figure.axes[0].set_title("the photo", fontsize=9)
+            axes.set_title(f"{_step(layer)}, {shape[0]} x {shape[1]}", fontsize=10)
+            axes.set_xlabel(f"{min(GRID**2, channels)} of {channels} channels; layer {layer.name}", fontsize=8)
     return figure
+
+
+def _step(layer: keras.Layer) -> str:
+    """Returns in words what a map is the output of."""
+    if isinstance(layer, POOLINGS):
+        return "after pooling"
+    return "after the activation" if isinstance(layer, ACTIVATIONS) else "before the activation"
 
 
 def _mosaic(channels: np.ndarray) -> np.ndarray:

@@ -18,7 +18,8 @@ from gemmodel.core.params import ExplainParams
 from gemmodel.embed import samples
 from gemmodel.explain import ablation, attribution, feature_maps
 from gemmodel.explain.explainer import BATCH, Explainer
-from gemmodel.figures import html, overlays, plots, tiles
+from gemmodel.figures import html, overlays, plots
+from gemmodel.figures.tiles import Gallery
 from gemmodel.images import decode
 
 TEMPLATE = Path(__file__).with_suffix(".html")
@@ -91,15 +92,15 @@ def write(
             for i, photo in enumerate(shown):
                 picture = _gallery_picture(explainer, photo, params, seed=seed)
                 picture.save(new / "photos" / f"{i:02d}.jpg", quality=QUALITY)
-        sheet, checks = compare(explainer, compared, classes, params, seed=seed)
-        sheet.save(new / "methods.jpg", quality=QUALITY)
+        methods_gallery, checks = compare(explainer, compared, classes, params, seed=seed)
+        methods_gallery.picture().save(new / "methods.jpg", quality=QUALITY)
         with _timed(f"{len(perturbations) - 1} perturbations of {len(ablation_photos)} photos"):
             pixels = np.stack([photo.pixels for photo in ablation_photos])
             actual = np.array([photo.actual for photo in ablation_photos])
             ablation_table = ablation.measure(explainer.probabilities, pixels, actual, perturbations)
         plots.save(ablation.plot(ablation_table, classes=len(classes)), new / "ablation.png", dpi=DPI)
-        examples = ablation.examples(compared[0].pixels, perturbations)
-        tiles.contact_sheet(examples, side=170, columns=5).save(new / "perturbations.jpg", quality=QUALITY)
+        examples = Gallery(ablation.examples(compared[0].pixels, perturbations), columns=5, side=170)
+        examples.picture().save(new / "perturbations.jpg", quality=QUALITY)
         with _timed("feature maps"):
             plots.save(feature_maps.plot(explainer, compared[0].pixels), new / "feature_maps.png", dpi=DPI)
         photo_table = _photo_table(shown, test, classes)
@@ -113,10 +114,9 @@ def write(
         html.write(
             new / "index.html",
             TEMPLATE,
-            pictures={
-                name: html.data_url(new / name)
-                for name in ("methods.jpg", "perturbations.jpg", "ablation.png", "feature_maps.png")
-            },
+            pictures={name: html.data_url(new / name) for name in ("ablation.png", "feature_maps.png")},
+            compared=html.tile_values(methods_gallery.tiles),
+            perturbed=html.tile_values(examples.tiles),
             groups=[
                 ("right", [row for row in rows if row["right"]]),
                 ("wrong", [row for row in rows if not row["right"]]),
@@ -154,11 +154,11 @@ def choose(photos: Sequence[ExplainedPhoto], count: int) -> list[ExplainedPhoto]
 
 def compare(
     explainer: Explainer, photos: Sequence[ExplainedPhoto], classes: Sequence[str], params: ExplainParams, *, seed: int
-) -> tuple[Image.Image, pd.DataFrame]:
+) -> tuple[Gallery, pd.DataFrame]:
     """Explains photos by all methods, with the trained and with shuffled weights (Adebayo and others, 1810.03292).
 
     Returns:
-        A contact sheet of the maps; and one row per photo: its name (`photo`), the predicted `gem`, the
+        A gallery of the maps; and one row per photo: its name (`photo`), the predicted `gem`, the
         `completeness_error`, and by method the rank correlation of its two maps, with trained and shuffled weights.
     """
     methods = attribution.methods(params, seed=seed)
@@ -185,7 +185,7 @@ def compare(
         )  # fmt: skip
         correlations = {name: attribution.rank_correlation(trained_maps[name], shuffled_maps[name]) for name in methods}
         rows.append({"photo": photo.path.name, "gem": gem, "completeness_error": error} | correlations)
-    return tiles.contact_sheet(cells, side=200, columns=1 + len(methods)), pd.DataFrame(rows).round(4)
+    return Gallery(cells, columns=1 + len(methods), side=200), pd.DataFrame(rows).round(4)
 
 
 def _gallery_picture(explainer: Explainer, photo: ExplainedPhoto, params: ExplainParams, *, seed: int) -> Image.Image:

@@ -14,18 +14,19 @@ from joblib import Parallel, delayed
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from plotly.offline import get_plotlyjs
+from scipy.spatial.distance import cdist
 
 from gemmodel.core import files
 from gemmodel.core.params import ExploreParams
 from gemmodel.explore.exploration import Exploration, FeatureTable
-from gemmodel.figures import fonts, html, plots, tiles
+from gemmodel.figures import fonts, html, mean_colour, plots, tiles
 
 TEMPLATE = Path(__file__).with_suffix(".html")
 GREY = "#9a9a9a"
 OTHERS = "\0"  # stands for the gems without a band of their own; no gem has this name
 MAX_LABELS = 120  # gems with a label on a map, and in a diagram of gems and clusters
-MAX_LEGEND = 30  # mineral classes in a static map's legend
-LETTER_WIDTH, LINE_HEIGHT = 0.0058, 0.018  # of a label, as fractions of the map's width and height
+MIN_LINK = 0.15  # of a gem's photos in a cluster, so that the diagram of gems and clusters has a link of its own
+LETTER_WIDTH, LINE_HEIGHT = 0.0065, 0.019  # of a label, as fractions of the map's width and height
 
 
 def write(
@@ -47,7 +48,8 @@ def write(
         params: of the exploration.
     """
     gems, scores = table.gems, exploration.scores
-    _, gem_colours = palette(gems, mineral_classes)
+    pictures, photo_colours = _thumbnails([split / file for file in table.files], params.thumbnail)
+    class_colours, gem_colours = palette(gems, mineral_classes, mean_colour.by_gem(gems, photo_colours))
     figures = {
         "components": variance_curve(exploration.variance, params.variance, scores["components"]),
         "clusters": elbow_curves(exploration.elbow, scores),
@@ -55,7 +57,7 @@ def write(
     with files.atomic_write(out) as new:
         new.mkdir()
         for name in ("UMAP", "t-SNE"):
-            figure = static_map(exploration.maps[name], gems, mineral_classes, title=name)
+            figure = static_map(exploration.maps[name], gems, gem_colours, title=name)
             plots.save(figure, new / f"{name.lower().replace('-', '')}.png", dpi=110)
         exploration.variance.to_csv(new / "variance.csv", index=False)
         exploration.elbow.to_csv(new / "elbow.csv", index=False)
@@ -69,25 +71,34 @@ def write(
             photos=htmlsafe_json_dumps(  # once for all maps; Jinja's own filter would sort the keys
                 {
                     "files": table.files,
-                    "pictures": _thumbnails([split / file for file in table.files], params.thumbnail),
+                    "pictures": pictures,
                     "maps": {name: xy.astype(float).round(2).T.tolist() for name, xy in exploration.maps.items()},
                     "labels": {name: label_positions(xy, gems) for name, xy in exploration.maps.items()},
-                    "groupings": _groupings(gems, mineral_classes, exploration.clusters),
+                    "groupings": _groupings(
+                        gems,
+                        mineral_classes,
+                        exploration.clusters,
+                        class_colours=class_colours,
+                        gem_colours=gem_colours,
+                    ),
                 }
             ),
             figures={name: figure.to_json() for name, figure in figures.items()},
         )
 
 
-def palette(gems: Sequence[str], mineral_classes: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
+def palette(
+    gems: Sequence[str], mineral_classes: Mapping[str, str], mean_colours: Mapping[str, Sequence[float]]
+) -> tuple[dict[str, str], dict[str, str]]:
     """Returns a colour for each mineral class and for each gem.
 
-    A mineral class of several gems has a hue of its own, and its gems have shades of it. A mineral class of one gem is
-    grey, since fifty hues are indistinguishable, and its gem has a pale hue.
+    A gem has the mean colour of its photos. A mineral class of several gems has a hue of its own. One of a single gem
+    is grey, since fifty hues are indistinguishable.
 
     Args:
         gems: names, which may repeat.
         mineral_classes: by gem.
+        mean_colours: red, green and blue in [0, 1] by gem.
 
     Returns:
         Colours as `#rrggbb`: by mineral class, the one with the most gems first, and by gem in the same order.
@@ -97,15 +108,9 @@ def palette(gems: Sequence[str], mineral_classes: Mapping[str, str]) -> tuple[di
         members.setdefault(mineral_classes[gem], []).append(gem)
     ordered = dict(sorted(members.items(), key=lambda item: (-len(item[1]), item[0])))
     several = [name for name in ordered if len(ordered[name]) > 1]
-    single = [name for name in ordered if len(ordered[name]) == 1]
     class_colours = {name: _colour(i / len(several), 0.45, 0.75) for i, name in enumerate(several)}
-    gem_colours: dict[str, str] = {}
-    for i, name in enumerate(several):
-        shades = np.linspace(0.25, 0.75, len(ordered[name]))
-        gem_colours |= {gem: _colour(i / len(several), x, 0.7) for gem, x in zip(ordered[name], shades, strict=True)}
-    for i, name in enumerate(single):
-        class_colours[name] = GREY
-        gem_colours[ordered[name][0]] = _colour(i / len(single), 0.6, 0.3)
+    class_colours |= {name: GREY for name in ordered if name not in class_colours}
+    gem_colours = {gem: mean_colour.to_hex(mean_colours[gem]) for names in ordered.values() for gem in names}
     return class_colours, gem_colours
 
 
@@ -114,10 +119,10 @@ def _colour(hue: float, lightness: float, saturation: float) -> str:
 
 
 def _groupings(
-    gems: Sequence[str], mineral_classes: Mapping[str, str], clusters: Mapping[str, np.ndarray]
-) -> dict[str, dict[str, list]]:
+    gems: Sequence[str], mineral_classes: Mapping[str, str], clusters: Mapping[str, np.ndarray], *,
+    class_colours: Mapping[str, str], gem_colours: Mapping[str, str],
+) -> dict[str, dict[str, list]]:  # fmt: skip
     """Returns the groupings of the photos: the names and colours of the groups, and each photo's group index."""
-    class_colours, gem_colours = palette(gems, mineral_classes)
     result = {
         "gem": _grouping(gems, gem_colours),
         "mineral class": _grouping([mineral_classes[gem] for gem in gems], class_colours),
@@ -148,11 +153,15 @@ def cluster_names(gems: Sequence[str], clusters: np.ndarray) -> dict[int, str]:
     return names
 
 
-def _thumbnails(paths: Sequence[Path], side: int) -> list[str]:
-    def data_url(path: Path) -> str:
-        return html.data_url(tiles.thumbnail(path, side))
+def _thumbnails(paths: Sequence[Path], side: int) -> tuple[list[str], list[np.ndarray]]:
+    """Returns each photo's thumbnail as a data URL, and its mean colour."""
 
-    return list(Parallel(n_jobs=-1, prefer="threads")(delayed(data_url)(path) for path in paths))
+    def read(path: Path) -> tuple[str, np.ndarray]:
+        photo = tiles.thumbnail(path, side)
+        return html.data_url(photo), mean_colour.of_photo(photo)
+
+    photos = list(Parallel(n_jobs=-1, prefer="threads")(delayed(read)(path) for path in paths))
+    return [url for url, _ in photos], [colour for _, colour in photos]
 
 
 def variance_curve(variance: pd.DataFrame, target: float, components: int) -> go.Figure:
@@ -169,7 +178,7 @@ def elbow_curves(elbow: pd.DataFrame, scores: Mapping) -> go.Figure:
     for name in elbow.columns[1:]:
         figure.add_scatter(x=elbow["clusters"], y=elbow[name], mode="lines+markers", name=f"after {name}")
         point = elbow[elbow["clusters"] == scores[name.lower()]["elbow"]]
-        marker = {"size": 16, "symbol": "circle-open", "color": "black"}
+        marker = {"size": 16, "symbol": "circle-open", "color": GREY}
         figure.add_scatter(
             x=point["clusters"], y=point[name], mode="markers", marker=marker, name=f"elbow after {name}"
         )
@@ -181,7 +190,8 @@ def flow(
 ) -> go.Figure:
     """Draws a Sankey diagram from gems to clusters; each link has the colour of its gem.
 
-    Of many gems, and of many clusters, those with the most photos have a band each, and the others one together.
+    Of many gems, and of many clusters, those with the most photos have a band each, and the others one together. Links
+    with a small fraction of their gem's photos would hide the others; they end together in a grey band.
     """
     names = cluster_names(gems, clusters)
     other_gems, other_clusters = (len(groups) - MAX_LABELS for groups in (colours, names))
@@ -199,7 +209,13 @@ def flow(
     if other_clusters > 0:
         names[len(kept)] = f"{other_clusters} other clusters"
     order = {gem: i for i, gem in enumerate(colours)}
-    counts = Counter(zip(gems, clusters.tolist(), strict=True))
+    counts, photos = Counter(zip(gems, clusters.tolist(), strict=True)), Counter(gems)
+    thin = [pair for pair, count in counts.items() if count < MIN_LINK * photos[pair[0]]]
+    if thin:
+        scattered = len(names)
+        names[scattered] = f"fewer than {MIN_LINK:.0%} of a gem's photos each".replace("%", " %")
+        for pair in thin:
+            counts[pair[0], scattered] += counts.pop(pair)
     pairs = sorted(counts, key=lambda pair: (order[pair[0]], pair[1]))
     figure = go.Figure(
         go.Sankey(
@@ -216,7 +232,7 @@ def flow(
                 "target": [len(order) + cluster for _, cluster in pairs],
                 "value": [counts[pair] for pair in pairs],
                 "color": [
-                    f"rgba({','.join(str(int(colours[gem][i : i + 2], 16)) for i in (1, 3, 5))},.4)" for gem, _ in pairs
+                    f"rgba({','.join(str(int(colours[gem][i : i + 2], 16)) for i in (1, 3, 5))},.5)" for gem, _ in pairs
                 ],
             },
         )
@@ -224,7 +240,7 @@ def flow(
     figure.update_layout(
         height=max(400, 60 + 26 * max(len(order), len(names))), margin={"l": 8, "r": 8, "t": 8, "b": 8}
     )
-    figure.update_traces(textfont={"size": 11, "color": "black", "shadow": "none"})
+    figure.update_traces(textfont={"size": 11, "shadow": "none"})
     figure.update_layout(template="plotly_white")
     return figure
 
@@ -243,10 +259,11 @@ def most_frequent(gems: Sequence[str]) -> set[str]:
 
 
 def label_positions(positions: np.ndarray, gems: Sequence[str]) -> dict[str, tuple[float, float]]:
-    """Returns the positions of the gems' labels on a map: the median of each gem's photos, moved to avoid overlaps.
+    """Returns the positions of the gems' labels on a map: where the gem's photos are densest, without overlaps.
 
-    A label moves up or down, by the smallest number of lines that avoids an overlap with an earlier label. Of many gems
-    only the most frequent ones have a label.
+    A label lies on the photo whose distance to the nearest half of the gem's photos is least, or on the next one of
+    this half that leaves it free of earlier labels. Where none does, it moves up or down by the smallest number of
+    lines. Of many gems only the most frequent ones have a label.
 
     Args:
         positions: of the photos, shape (photos, 2).
@@ -258,57 +275,49 @@ def label_positions(positions: np.ndarray, gems: Sequence[str]) -> dict[str, tup
     width, height = np.ptp(positions, axis=0)
     labels: dict[str, tuple[float, float]] = {}
     photo_gems, shown = np.array(gems), sorted(most_frequent(gems))
+
+    def is_free(gem: str, x: float, y: float) -> bool:
+        return not any(
+            abs(x - other_x) < LETTER_WIDTH * width * (len(gem) + len(other)) / 2
+            and abs(y - other_y) < 0.99 * LINE_HEIGHT * height  # positions are rounded
+            for other, (other_x, other_y) in labels.items()
+        )
+
     for gem in shown:
-        x, median = np.median(positions[photo_gems == gem], axis=0)
-        for step in sorted(range(-len(shown), len(shown)), key=abs):
-            y = median + step * LINE_HEIGHT * height
-            if not any(
-                abs(x - other_x) < LETTER_WIDTH * width * (len(gem) + len(other)) / 2
-                and abs(y - other_y) < 0.99 * LINE_HEIGHT * height  # positions are rounded
-                for other, (other_x, other_y) in labels.items()
-            ):
-                break
-        labels[gem] = (round(float(x), 3), round(float(y), 3))
+        dense = _densest(positions[photo_gems == gem])
+        x, y = dense[0]
+        lines = [(x, y + step * LINE_HEIGHT * height) for step in sorted(range(-len(shown), len(shown)), key=abs)]
+        label = next((point for point in [*dense, *lines] if is_free(gem, *point)), dense[0])
+        labels[gem] = (round(float(label[0]), 3), round(float(label[1]), 3))
     return labels
 
 
-def static_map(positions: np.ndarray, gems: Sequence[str], mineral_classes: Mapping[str, str], *, title: str) -> Figure:
-    """Draws a map in the colours of the mineral classes, with a label for each gem.
+def _densest(points: np.ndarray) -> list[tuple[float, float]]:
+    """Returns half of the points, those with the least mean distance to their nearest half first."""
+    half = (len(points) + 1) // 2
+    distances = np.sort(cdist(points, points), axis=1)[:, :half].mean(axis=1)
+    return [(float(x), float(y)) for x, y in points[np.argsort(distances, kind="stable")[:half]]]
+
+
+def static_map(positions: np.ndarray, gems: Sequence[str], colours: Mapping[str, str], *, title: str) -> Figure:
+    """Draws a map in the colours of the gems, with a label for each gem.
 
     Args:
         positions: of the photos, shape (photos, 2).
         gems: of the photos.
-        mineral_classes: by gem.
+        colours: by gem.
         title: of the picture.
     """
-    class_colours, _ = palette(gems, mineral_classes)
     figure = Figure(figsize=(13, 9), layout="constrained")
     axes = figure.subplots()
-    photo_classes = np.array([mineral_classes[gem] for gem in gems])
-    several = [name for name, colour in class_colours.items() if colour != GREY]
-    legend = several[:MAX_LEGEND]
-    for i, (name, colour) in enumerate(class_colours.items()):
-        x, y = positions[photo_classes == name].T
-        label = (
-            f"class {i}" if i < len(legend) else None
-        )  # the name is set below: one that begins with _ would be ignored
-        axes.scatter(x, y, s=14, color=colour, alpha=0.75, linewidths=0, label=label)
-    outline = [withStroke(linewidth=2, foreground="white")]
+    axes.scatter(
+        positions[:, 0], positions[:, 1], s=22, c=[colours[gem] for gem in gems], edgecolors="0.45", linewidths=0.3
+    )
+    outline = [withStroke(linewidth=2.5, foreground="white")]
     labels = label_positions(positions, gems)
     names, style = fonts.legible(labels)
     for name, (x, y) in zip(names, labels.values(), strict=True):
-        axes.text(x, y, name, fontsize=7, ha="center", va="center", path_effects=outline, **style)
-    if len(several) > len(legend):
-        axes.scatter([], [], s=0, label=f"and {len(several) - len(legend)} more")
-    if GREY in class_colours.values():
-        axes.scatter([], [], s=14, color=GREY, label="of one gem each")
-    names, style = fonts.legible(legend)
-    box = axes.legend(
-        title="mineral class", loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, markerscale=2,
-        prop={"family": style["family"]},
-    )  # fmt: skip
-    for text, name in zip(box.get_texts(), names, strict=False):
-        text.set(text=name, parse_math=style["parse_math"])
+        axes.text(x, y, name, fontsize=9, ha="center", va="center", path_effects=outline, **style)
     number = len(set(gems))
     note = "" if len(labels) == number else f", with labels of the {len(labels)} most frequent of {number} gems"
     axes.set(title=f"{title} of {len(gems)} photos{note}", xticks=[], yticks=[])

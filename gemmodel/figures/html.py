@@ -2,13 +2,17 @@
 
 import base64
 import io
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jinja2
 from PIL import Image
 
 from gemmodel.core import files
+
+if TYPE_CHECKING:
+    from gemmodel.figures.tiles import Gallery
 
 PACKAGE = Path(__file__).parents[1]  # templates name each other relative to it
 TEMPLATES = jinja2.Environment(
@@ -29,6 +33,17 @@ def write(page: Path, template: Path, **values: Any) -> None:
         values: every name that the template uses.
     """
     files.write_text(page, TEMPLATES.get_template(template.relative_to(PACKAGE).as_posix()).render(**values))
+
+
+def tile_values(tiles: Iterable[tuple[Image.Image, str]]) -> list[dict[str, str]]:
+    """Returns photos as the macro `photos` of `figures/parts.html` shows them: `picture`, a data URL, and `caption`."""
+    return [{"picture": data_url(picture), "caption": caption} for picture, caption in tiles if caption]
+
+
+def tile_groups(gallery: "Gallery") -> list[list[dict[str, str]]]:
+    """Returns the photos of a gallery in their groups, as `index_page.html` shows them."""
+    size = gallery.group or max(1, len(gallery.tiles))
+    return [tile_values(gallery.tiles[start : start + size]) for start in range(0, len(gallery.tiles), size)]
 
 
 def data_url(picture: Image.Image | Path) -> str:

@@ -48,22 +48,26 @@ def condense(matrix: np.ndarray, classes: Sequence[str], max_classes: int) -> tu
     return small, [*(classes[i] for i in kept), f"{len(classes) - max_classes} others"]
 
 
-def confusion_heatmap(matrix: np.ndarray, classes: Sequence[str], *, photos: str = "test", table: str = "") -> Figure:
+def confusion_heatmap(
+    matrix: np.ndarray, classes: Sequence[str], *, photos: str = "test", table: str = "",
+    max_classes: int = MAX_CONFUSED,
+) -> Figure:  # fmt: skip
     """Draws a confusion matrix as fractions of each actual class, labelled with the counts that are not 0.
 
-    Of many classes it shows the `MAX_CONFUSED` ones with the most errors, and the sum of the others.
+    Of many classes it shows those with the most errors, and the sum of the others.
 
     Args:
         matrix: counts of shape (classes, classes), one row per actual class.
         classes: the names.
         photos: which they are, for the title.
         table: the file with all classes, for the title.
+        max_classes: the number of classes shown.
     """
     title = f"{np.trace(matrix)} of {matrix.sum()} {photos} photos right"
-    if len(classes) > MAX_CONFUSED:
-        title += f"\n{MAX_CONFUSED} of {len(classes)} classes, those with the most errors; the others are summed"
+    if len(classes) > max_classes:
+        title += f"\n{max_classes} of {len(classes)} classes, those with the most errors; the others are summed"
         title += f"; {table} has all" if table else ""
-    matrix, classes = condense(matrix, classes, MAX_CONFUSED)
+    matrix, classes = condense(matrix, classes, max_classes)
     names, style = fonts.legible(classes)
     fractions = normalize_rows(matrix)
     side = max(5.0, 2.2 + 0.27 * len(classes))

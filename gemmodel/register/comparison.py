@@ -75,7 +75,7 @@ def picture(changed: pd.DataFrame, photos: Path) -> Image.Image:
     """
     photo_tiles = []
     for row in changed.head(MAX_SHOWN).itertuples():
-        frame = tiles.GREEN if row.now == row.actual else tiles.RED
+        frame = tiles.RIGHT if row.now == row.actual else tiles.WRONG
         caption = f"is {row.actual}\nbefore: {row.before}\nnow: {row.now}"
         photo_tiles.append(tiles.framed_tile(photos / row.file, frame, caption))
     note = f"{MAX_SHOWN} of {len(changed)} photos; the table has all" if len(changed) > MAX_SHOWN else ""

@@ -7,6 +7,7 @@ from typing import Any
 
 from gemmodel.core import files
 from gemmodel.figures import html
+from gemmodel.report import headline, meanings
 
 TEMPLATE = Path(__file__).with_suffix(".html")
 PRIVATE = {"contact"}  # parameters that the page does not show
@@ -54,18 +55,24 @@ class Section:
     """A section of the page.
 
     Attributes:
+        id: of the heading.
         title: the heading.
         text: below it.
         tables: JSON files whose values are shown.
-        pictures: files that are shown.
-        links: files that are linked.
+        pictures: diagrams that are shown.
+        galleries: the JSON file of galleries of photos, and the names of those that are shown.
+        links: pages that are linked on a card.
+        files: tables and other files that are linked in a line.
     """
 
+    id: str
     title: str
     text: str
     tables: Sequence[Path] = ()
     pictures: Sequence[Path] = ()
+    galleries: tuple[Path, Sequence[str]] | None = None
     links: Sequence[Path] = ()
+    files: Sequence[Path] = ()
 
 
 def sections(reports: Reports, panels: Iterable[str]) -> list[Section]:
@@ -79,53 +86,57 @@ def sections(reports: Reports, panels: Iterable[str]) -> list[Section]:
     def within(folder: Path, names: str) -> list[Path]:
         return [folder / name for name in names.split()]
 
+    panel_names = [f"panel_{name}" for name in sorted(panels)]
     return [
         Section(
+            "scores",
             "How good is the model?",
-            "Scores on the test part, whose photos neither training nor model selection uses. Intervals are 95 %. "
-            "A label score counts the right labels of a photo, gem and mineral class: at most 2. A prediction set "
-            "contains the true gem with the probability train.coverage; its singleton rate is the fraction of photos "
-            "whose set holds one gem only.",
+            "Scores on the test part, whose photos neither training nor model selection uses.",
             tables=[reports.metrics],
-            pictures=[
-                *within(reports.evaluation, "abstention.png confusion.png reliability.png"),
-                *within(reports.evaluation, "confused_pairs.jpg mistakes.jpg"),
-                *(reports.evaluation / f"panel_{name}.jpg" for name in sorted(panels)),
-                reports.evaluation / "random.jpg",
-            ],
-            links=within(
+            pictures=within(reports.evaluation, "reliability.png abstention.png confusion_worst.png"),
+            galleries=(reports.evaluation / "galleries.json", ["confused_pairs", "mistakes", *panel_names, "random"]),
+            links=within(reports.evaluation, "confusion.html label_issues.html"),
+            files=within(
                 reports.evaluation,
-                "label_issues.html abstention.csv classes.csv confused_pairs.csv confusion.csv confusion_fractions.csv "
+                "abstention.csv classes.csv confused_pairs.csv confusion.csv confusion_fractions.csv confusion.png "
                 "label_issues.csv predictions.csv reliability.csv",
             ),
         ),
         Section(
+            "explanation",
             "Why does it predict so?",
-            "The pixels that support a prediction, and the accuracy without colour, shape or texture.",
-            pictures=within(reports.explanation, "ablation.png feature_maps.png methods.jpg perturbations.jpg"),
-            links=within(reports.explanation, "index.html ablation.csv checks.csv photos.csv"),
+            "Accuracy without colour, shape or texture. The linked page shows, by photo, what supports a prediction.",
+            pictures=within(reports.explanation, "ablation.png"),
+            links=within(reports.explanation, "index.html"),
+            files=within(reports.explanation, "ablation.csv checks.csv photos.csv"),
         ),
         Section(
+            "exploration",
             "What do the features separate?",
-            "Maps and clusters of the photos' features, computed without labels. The linked page shows each photo.",
+            "Maps and clusters of the photos' features, computed without labels.",
             tables=[reports.exploration_metrics],
             pictures=within(reports.exploration, "tsne.png umap.png"),
-            links=within(reports.exploration, "index.html elbow.csv variance.csv"),
+            links=within(reports.exploration, "index.html"),
+            files=within(reports.exploration, "elbow.csv variance.csv"),
         ),
         Section(
+            "training",
             "How was it trained?",
-            "Metrics of the selected epoch. DVC and MLflow draw the curves.",
+            "Metrics of what was kept.",
             tables=[reports.training],
             pictures=[reports.curves.with_suffix(".png")],
-            links=[reports.curves],
+            files=[reports.curves],
         ),
         Section(
+            "data",
             "On which photos?",
             "The photos that were crawled, those that were rejected and why, and the parts of the split.",
-            pictures=within(reports.data_pictures, "counts.png samples.jpg"),
-            links=[reports.data, reports.crawl, reports.clean, reports.split],
+            galleries=(reports.data_pictures / "samples.json", ["samples"]),
+            links=[reports.data],
+            files=[reports.crawl, reports.clean, reports.split],
         ),
         Section(
+            "registry",
             "Is it registered?",
             "The outcome in the model registry, which stores the model card too.",
             tables=[reports.registration],
@@ -148,18 +159,47 @@ def write(
         parameters: sections by name, nested.
     """
 
-    def existing(paths: Iterable[Path]) -> list[Path]:
-        return [path for path in paths if path.is_file()]
+    def links(paths: Iterable[Path]) -> list[tuple[str, str]]:
+        names = [path.relative_to(page.parent).as_posix() for path in paths if path.is_file()]
+        return [(name, meanings.FILES.get(name, name)) for name in names]
 
     content = []
     for section in sections(reports, panels):
-        tables = [rows(files.read_json(path)) for path in existing(section.tables)]
-        pictures = [(path.stem.replace("_", " "), html.data_url(path)) for path in existing(section.pictures)]
-        links = [path.relative_to(page.parent).as_posix() for path in existing(section.links)]
-        if tables or pictures or links:
-            content.append((section, tables, pictures, links))
+        values = {
+            "tables": [_scores(files.read_json(path)) for path in section.tables if path.is_file()],
+            "pictures": [
+                (html.data_url(path), *meanings.PICTURES[path.stem]) for path in section.pictures if path.is_file()
+            ],
+            "galleries": _galleries(section.galleries),
+            "links": links(section.links),
+            "files": links(section.files),
+        }
+        if any(values.values()):
+            content.append((section, values))
     shown = [(name, value) for name, value in flatten(parameters) if name.split(".")[-1] not in PRIVATE]
-    html.write(page, TEMPLATE, sections=content, provenance=provenance, parameters=shown)
+    first = headline.make(
+        metrics=reports.metrics, split=reports.split, registration=reports.registration, evaluation=reports.evaluation,
+        ablation=reports.explanation / "ablation.csv", parameters=parameters,
+    )  # fmt: skip
+    html.write(page, TEMPLATE, headline=first, sections=content, provenance=provenance, parameters=shown)
+
+
+def _galleries(source: tuple[Path, Sequence[str]] | None) -> list[tuple[str, list[list[dict[str, str]]]]]:
+    """Returns the title and the groups of photos of each gallery that has photos."""
+    if source is None or not source[0].is_file():
+        return []
+    galleries = files.read_json(source[0])
+    return [
+        (meanings.GALLERIES.get(name, f"Look-alikes: {name.removeprefix('panel_')}"), galleries[name])
+        for name in source[1]
+        if galleries.get(name)
+    ]
+
+
+def _scores(values: Mapping[str, Any]) -> list[tuple[str, Any, str, str]]:
+    """Returns the name, value, interval and meaning of each metric."""
+    names = [name for name, _ in flatten(values) if not name.startswith("intervals.")]
+    return [(*row, meanings.score(name)) for name, row in zip(names, rows(values), strict=True)]
 
 
 def rows(values: Mapping[str, Any]) -> list[tuple[str, Any, str]]:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import keras
 import numpy as np
+import pandas as pd
 import tensorflow as tf
 from sklearn.utils.class_weight import compute_class_weight
 
@@ -32,6 +33,7 @@ class TrainingResult(NamedTuple):
         history: each metric's values by epoch.
         held_out: the model's predictions for photos that it was not trained on.
         selection_metric: the metric whose least value selected the epoch.
+        penalties: of a fit in closed form, the points of `penalty_curves`.
     """
 
     model: keras.Model
@@ -39,6 +41,7 @@ class TrainingResult(NamedTuple):
     history: History
     held_out: HeldOutPredictions
     selection_metric: str = "val_loss"
+    penalties: pd.DataFrame | None = None
 
 
 def fit(

@@ -29,6 +29,7 @@ from gemmodel.train.fit import (
     reference_sample,
 )
 from gemmodel.train.kernel_ridge import KernelRidge, KernelRidgeFit
+from gemmodel.train.penalty_curves import penalty_curves
 
 MAX_LOGIT_SCALE = 4.0  # and its inverse bound the scale: it would grow without end where all photos are correct
 
@@ -49,7 +50,7 @@ def train_fusion(context: TrainingContext) -> TrainingResult:
     train, val = (feature_set.read(context.features / f"{part}.npz") for part in ("train", "val"))
     parents = mineral_class_indices(train.classes, context.hierarchy)[1].tolist() if model.labels == "separate" else []
     pixels_to_features = extractor.extractor(params.embed, image_size=params.base.image_size)
-    selection_metric = "val_loss"
+    selection_metric, curves = "val_loss", None
     if model.head == "softmax":
         head = fusion.softmax_head(model, train.features, classes=len(train.classes), parents=parents)
         history = fit_softmax(head, train, val, seed=params.base.seed, params=params.train, on_epoch=context.on_epoch)
@@ -70,7 +71,12 @@ def train_fusion(context: TrainingContext) -> TrainingResult:
             )
         else:
             held_out, selection_metric = _predict_held_out(head, train, val), "loss"
-    return TrainingResult(fusion.attach(pixels_to_features, head), train.classes, history, held_out, selection_metric)
+        if model.labels == "all":
+            labels = np.concatenate([train.labels, val.labels]) if model.refit_on_validation else train.labels
+            kept = model.penalties[int(np.argmin(history[selection_metric]))]
+            curves = penalty_curves(ridge, labels, history, model.penalties, kept)
+    network = fusion.attach(pixels_to_features, head)
+    return TrainingResult(network, train.classes, history, held_out, selection_metric, curves)
 
 
 def fit_softmax(

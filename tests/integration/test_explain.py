@@ -52,7 +52,8 @@ def test_the_page_contains_all_its_pictures(folder: Path) -> None:
         "data:", "data:image/jpeg;base64", "data:image/png;base64",
     }  # fmt: skip
     pictures = [source.split("base64,")[1] for source in page.css("img::attr(src)").getall()]
-    assert len(pictures) == 4 + 4  # a photo each; methods, perturbations, ablation, feature maps
+    compared, perturbed = 1 * 2 * (1 + 5), len(pd.read_csv(folder / "ablation.csv"))
+    assert len(pictures) == 4 + compared + perturbed + 2  # a photo each; ablation, feature maps
     for picture in pictures:
         Image.open(io.BytesIO(base64.b64decode(picture))).load()
 
@@ -60,10 +61,10 @@ def test_the_page_contains_all_its_pictures(folder: Path) -> None:
 def test_the_page_shows_the_predicted_gem_of_each_photo_and_the_actual_gem_of_a_wrong_one(folder: Path) -> None:
     page = Selector(text=(folder / "index.html").read_text(encoding="utf-8"))
     photos = pd.read_csv(folder / "photos.csv")
-    captions = [caption.css("b::text").getall() for caption in page.css("figcaption")]
+    captions = [caption.css("b::text").getall() for caption in page.css(".gallery figcaption")]
     expected = [[row.predicted] if row.right else [row.predicted, row.actual] for row in photos.itertuples()]
     assert captions == expected
-    assert page.css("figcaption small::text").getall() == photos["file"].tolist()
+    assert page.css(".gallery figcaption small::text").getall() == photos["file"].tolist()
 
 
 def test_the_tables_have_the_numbers_of_photos_of_the_parameters(folder: Path) -> None:

@@ -3,7 +3,6 @@
 import io
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,6 +12,7 @@ from PIL import Image
 
 from gemmodel.describe import plots as data_plots
 from gemmodel.describe import report as data_report
+from gemmodel.evaluate import confusion_page, metrics
 from gemmodel.explore import report as exploration_report
 from gemmodel.figures import plots
 from gemmodel.register import comparison
@@ -66,50 +66,60 @@ def test_the_bars_of_photos_by_gem() -> None:
 
 
 def test_the_mean_colours() -> None:
-    figure = data_plots.mean_colours({name: tuple(RNG.random(3)) for name in CLASSES})
-    assert pixels(figure, 110) < MAX_PIXELS
-    assert "of 1000 gems" in figure.axes[0].get_title()
+    shown = data_plots.sorted_by_hue({name: tuple(RNG.random(3)) for name in CLASSES})
+    assert len(shown) == len(set(shown)) == 240
 
 
-def test_the_samples(tmp_path: Path, draw: Callable[..., Image.Image], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_bars_of_the_data_page() -> None:
+    counts = {"train": {name: 1 + i for i, name in enumerate(CLASSES)}, "val": {CLASSES[-1]: 1000}}
+    bars = data_plots.bars(counts)
+    assert [gem for gem, _, _ in bars] == [*CLASSES[:60], *CLASSES[-60:]]
+    assert bars[-1] == (CLASSES[-1], 2000, [("train", 1000, 50.0), ("val", 1000, 50.0)])
+
+
+def test_the_samples(tmp_path: Path, draw: Callable[..., Image.Image]) -> None:
     draw(1, size=(64, 64)).save(tmp_path / "a.jpg")
-    notes: list[str] = []
-    sheet = data_report.tiles.contact_sheet
-
-    def recorded(*arguments: Any, note: str, **options: Any) -> Image.Image:
-        notes.append(note)
-        return sheet(*arguments, note=note, **options)
-
-    monkeypatch.setattr(data_report.tiles, "contact_sheet", recorded)
-    picture = data_report._samples({name: [tmp_path / "a.jpg"] for name in CLASSES})
+    gallery = data_report._samples({name: [tmp_path / "a.jpg"] for name in CLASSES})
+    picture = gallery.picture()
     assert picture.width * picture.height < MAX_PIXELS
-    assert data_report._samples({"Ruby": [tmp_path / "a.jpg"]}).width < picture.width
-    assert notes == ["160 of 1000 gems", ""]
+    assert (len(gallery.tiles), gallery.note) == (160, "160 of 1000 gems")
+    one = data_report._samples({"Ruby": [tmp_path / "a.jpg"]})
+    assert one.picture().width < picture.width and one.note == ""
+
+
+def test_the_interactive_confusion_matrix(tmp_path: Path, draw: Callable[..., Image.Image]) -> None:
+    draw(1, size=(64, 64)).save(tmp_path / "a.jpg")
+    actual = np.arange(1000).repeat(3)
+    predicted = np.where(np.arange(3000) % 3, actual, (actual + 1) % 1000)
+    probabilities = np.full((3000, 1000), 1e-4, np.float32)
+    probabilities[np.arange(3000), predicted] = 0.9
+    predictions = metrics.Predictions(["a.jpg"] * 3000, actual, probabilities, CLASSES)
+    confusion_page.write(tmp_path / "confusion.html", predictions, tmp_path)
+    text = (tmp_path / "confusion.html").read_text(encoding="utf-8")
+    assert len(text) < 15_000_000
+    assert "The 250 gems with the most errors" in text and "1500 of 3000 photos are on this page" in text
+    assert '"750 others"' in text
 
 
 def test_the_static_map() -> None:
     gems = [CLASSES[i] for i in RNG.integers(0, 1000, 2000)]
     number = len(set(gems))
-    mineral_classes = {name: f"Class {i // 3}" for i, name in enumerate(CLASSES)}
-    figure = exploration_report.static_map(RNG.normal(size=(2000, 2)), gems, mineral_classes, title="UMAP")
+    colours = dict.fromkeys(CLASSES, "#336699")
+    figure = exploration_report.static_map(RNG.normal(size=(2000, 2)), gems, colours, title="UMAP")
     (axes,) = figure.axes
     assert len(axes.texts) == 120
     assert f"120 most frequent of {number} gems" in axes.get_title()
-    legend = [text.get_text() for text in axes.get_legend().get_texts()]
-    assert len(legend) <= 32
-    assert any(text.startswith("and ") for text in legend)
 
 
 def test_the_diagram_of_gems_and_clusters() -> None:
     gems, clusters = [CLASSES[i] for i in RNG.integers(0, 1000, 3000)], RNG.integers(0, 1000, 3000)
     mineral_classes = {name: name for name in CLASSES}
-    figure = exploration_report.flow(
-        gems, clusters, mineral_classes, exploration_report.palette(gems, mineral_classes)[1]
-    )
+    figure = exploration_report.flow(gems, clusters, mineral_classes, dict.fromkeys(sorted(set(gems)), "#336699"))
     node, link = figure.data[0].node, figure.data[0].link
-    assert len(node.label) == 242
+    assert len(node.label) == 243
     assert node.label[120] == f"{len(set(gems)) - 120} other gems"
-    assert node.label[-1] == f"{len(set(clusters.tolist())) - 120} other clusters"
+    assert node.label[-2] == f"{len(set(clusters.tolist())) - 120} other clusters"
+    assert node.label[-1] == "fewer than 15 % of a gem's photos each"
     assert sum(link.value) == 3000
     assert figure.layout.height < 4000
     assert len(figure.to_json()) < 1_000_000

@@ -56,7 +56,9 @@ def test_every_file_is_written_at_a_legible_size(write: Write, number: int, mist
     assert {path.name for path in out.glob("*.jpg")} == {
         "mistakes.jpg", "confused_pairs.jpg", "random.jpg", "panel_first.jpg", "panel_none.jpg",
     }  # fmt: skip
-    assert {path.name for path in out.glob("*.png")} == {"confusion.png", "reliability.png", "abstention.png"}
+    assert {path.name for path in out.glob("*.png")} == {
+        "confusion.png", "confusion_worst.png", "reliability.png", "abstention.png",
+    }  # fmt: skip
     for path in [*out.glob("*.jpg"), *out.glob("*.png")]:
         with Image.open(path) as picture:
             assert 100 < picture.width < 4000
@@ -68,13 +70,13 @@ def test_galleries_show_the_right_photos_frames_and_captions(write: Write, tmp_p
 
     def prediction(i: int) -> tiles.Tile:
         actual, predicted = GEMS[predictions.actual[i]], GEMS[predictions.predicted[i]]
-        frame = tiles.GREEN if actual == predicted else tiles.RED
+        frame = tiles.RIGHT if actual == predicted else tiles.WRONG
         caption = f"is {actual}\n{predictions.confidence[i]:.2f} {predicted}"
         return tiles.framed_tile(tmp_path / "test" / predictions.files[i], frame, caption)
 
     def example(i: int) -> tiles.Tile:
         caption = f"example of\n{GEMS[predictions.actual[i]]}"
-        return tiles.framed_tile(tmp_path / "test" / predictions.files[i], tiles.GREY, caption)
+        return tiles.framed_tile(tmp_path / "test" / predictions.files[i], tiles.EXAMPLE, caption)
 
     def assert_shows(name: str, cells: list[tiles.Tile], columns: int) -> None:
         expected = io.BytesIO()
@@ -96,7 +98,7 @@ def test_galleries_show_the_right_photos_frames_and_captions(write: Write, tmp_p
 def test_a_contact_sheet_puts_each_photo_in_its_frame_above_its_caption(tmp_path: Path) -> None:
     blue = (20, 40, 200)
     Image.new("RGB", (200, 200), blue).save(tmp_path / "photo.png")
-    colours = (tiles.GREEN, tiles.RED, tiles.GREY)
+    colours = (tiles.RIGHT, tiles.WRONG, tiles.EXAMPLE)
     cells = [
         tiles.framed_tile(tmp_path / "photo.png", colour, "a caption wider than its tile " * 3) for colour in colours
     ]
@@ -115,12 +117,13 @@ def test_a_contact_sheet_puts_each_photo_in_its_frame_above_its_caption(tmp_path
 
 def test_diagrams_draw_the_values_of_their_tables() -> None:
     bins = pd.DataFrame(
-        {"low": [0.4, 0.9], "high": [0.5, 1.0], "confidence": [0.45, 0.95], "accuracy": [0.2, 1.0], "photos": [5, 9]}
+        {"confidence": [0.45, 0.95], "accuracy": [0.2, 1.0], "low": [0.1, 0.7], "high": [0.6, 1.0], "photos": [5, 9]}
     )
-    upper, lower = plots.reliability_diagram(bins, 0.125).axes
-    assert [bar.get_height() for bar in upper.patches] == [0.2, 1.0]
-    assert [bar.get_x() + bar.get_width() / 2 for bar in upper.patches] == pytest.approx([0.45, 0.95])
-    assert [bar.get_height() for bar in lower.patches] == [5, 9]
+    upper, lower = plots.reliability_diagram(bins, np.array([0.45, 0.95, 0.96]), 0.125).axes
+    (points, *_), (intervals,) = upper.containers[0][0:1], upper.containers[0][2]
+    np.testing.assert_allclose(points.get_xydata(), bins[["confidence", "accuracy"]])
+    np.testing.assert_allclose([segment[:, 1] for segment in intervals.get_segments()], bins[["low", "high"]])
+    assert sum(bar.get_height() for bar in lower.patches) == 3
     assert "0.125" in upper.get_title()
     table = pd.DataFrame({"threshold": [0.9, 0.5], "coverage": [0.25, 1.0], "accuracy": [1.0, 0.8]})
     accuracy, threshold = plots.abstention_curve(table).axes[0].lines
@@ -130,7 +133,7 @@ def test_diagrams_draw_the_values_of_their_tables() -> None:
 
 def test_the_same_predictions_give_the_same_bytes(write: Write) -> None:
     (_, one), (_, other) = write(GEMS), write(GEMS, "again")
-    assert len(list(one.iterdir())) == 17
+    assert len(list(one.iterdir())) == 20
     for path in one.iterdir():
         assert path.read_bytes() == (other / path.name).read_bytes(), path.name
 
@@ -148,15 +151,15 @@ def test_tables_hold_the_predictions_also_of_classes_named_as_a_column(write: Wr
     assert fractions.to_numpy().tolist() == [[0.5, 0.5, 0], [0, 0.5, 0.5], [0, 0, 1]]
 
 
-def test_a_picture_of_a_changed_prediction_has_a_green_frame_where_it_is_right_now(
+def test_a_picture_of_a_changed_prediction_has_the_frame_of_a_right_one_where_it_is_right_now(
     tmp_path: Path, draw: Callable[..., Image.Image]
 ) -> None:
     draw(1).save(tmp_path / "a.jpg")
     changed = pd.DataFrame([("a.jpg", "Ruby", "Spinel", "Ruby")], columns=["file", "actual", "before", "now"])
     picture = comparison.picture(changed, tmp_path)
-    assert picture.getpixel((8, 26)) == ImageColor.getrgb(tiles.GREEN)  # the left edge of the only tile
+    assert picture.getpixel((8, 26)) == ImageColor.getrgb(tiles.RIGHT)  # the left edge of the only tile
     now_wrong = comparison.picture(changed.assign(now="Spinel", before="Ruby"), tmp_path)
-    assert now_wrong.getpixel((8, 26)) == ImageColor.getrgb(tiles.RED)
+    assert now_wrong.getpixel((8, 26)) == ImageColor.getrgb(tiles.WRONG)
     assert min(comparison.picture(changed.iloc[:0], tmp_path).size) > 100
 
 

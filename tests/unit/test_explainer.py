@@ -198,11 +198,12 @@ def test_feature_maps_before_and_after_the_activation(settings: Settings) -> Non
     np.testing.assert_allclose(explainer.probabilities(photo[None]), expected, atol=1e-5)  # float32, in another graph
     figure = feature_maps.plot(explainer, photo)
     titles = [axes.get_title() for axes in figure.axes]
-    assert (len(titles), titles[0], titles[4]) == (2 * 4, "the photo", "")  # one row per convolution; the photo once
+    assert titles[::4] == ["the photo at 32 x 32 pixels", "the photo at 16 x 16 pixels"]  # one row per convolution
     for row, (before, _, pooled) in enumerate(groups):
         for column, index in ((1, before), (3, pooled)):
             shape = values[index].shape
-            assert f"{shape[0]} x {shape[1]}, {shape[2]} channels" in titles[4 * row + column]
+            axes = figure.axes[4 * row + column]
+            assert f"{shape[0]} x {shape[1]}" in axes.get_title() and f"of {shape[2]} channels" in axes.get_xlabel()
 
 
 def test_an_overlay_is_red_where_a_part_supports_and_blue_where_it_opposes() -> None:

@@ -7,11 +7,13 @@ from gemmodel.explore import exploration, report
 CLASSES = {"Ruby": "Corundum", "Sapphire": "Corundum", "Emerald": "Beryl", "Morganite": "Beryl", "Opal": "Opal"}
 
 
-def test_every_gem_has_a_colour_and_mineral_classes_of_one_gem_are_grey() -> None:
-    class_colours, gem_colours = report.palette([*CLASSES, "Ruby"], CLASSES)
+def test_a_gem_has_the_mean_colour_of_its_photos_and_mineral_classes_of_one_gem_are_grey() -> None:
+    colours = {gem: (0.1 * i, 0, 1) for i, gem in enumerate(CLASSES)}
+    class_colours, gem_colours = report.palette([*CLASSES, "Ruby"], CLASSES, colours)
     assert list(class_colours) == ["Beryl", "Corundum", "Opal"]
     assert class_colours["Opal"] == report.GREY
     assert len({*class_colours.values(), *gem_colours.values()}) == 8
+    assert gem_colours["Sapphire"] == "#1a00ff"
     assert list(gem_colours) == ["Emerald", "Morganite", "Ruby", "Sapphire", "Opal"]
 
 
@@ -28,6 +30,19 @@ def test_labels_of_gems_at_the_same_position_do_not_overlap() -> None:
     heights = sorted(labels[gem][1] for gem in gems)
     assert np.diff(heights).min() >= 0.99 * report.LINE_HEIGHT  # positions are rounded
     assert all(abs(height - 0.5) < 6 * report.LINE_HEIGHT for height in heights)
+
+
+def test_a_label_lies_on_a_photo_of_its_gem_though_the_median_does_not() -> None:
+    corners = np.array([[0, 0], [0, 0.1], [0.1, 0], [10, 10], [10, 10.5]])
+    labels = report.label_positions(np.vstack([corners, [[5, 5]]]), ["Ruby"] * 5 + ["Opal"])
+    assert labels["Ruby"] == (0, 0)
+
+
+def test_thin_links_of_gems_and_clusters_end_together() -> None:
+    gems, clusters = ["Ruby"] * 20, np.array([0] * 16 + [1] * 2 + [2] * 2)
+    figure = report.flow(gems, clusters, {"Ruby": "Corundum"}, {"Ruby": "#aa0000"})
+    assert list(figure.data[0].link.value) == [16, 4]
+    assert figure.data[0].node.label[-1].startswith("fewer than 15 %")
 
 
 def test_a_subsample_is_random_and_keeps_each_photo_with_its_file_and_gem() -> None:

@@ -11,7 +11,8 @@ from scrapy import Selector
 
 from gemmodel.core import params
 from gemmodel.core.errors import DataError
-from gemmodel.report import index_page, model_card
+from gemmodel.figures import html
+from gemmodel.report import headline, index_page, meanings, model_card
 from gemmodel.report.index_page import Reports
 
 METRICS = {"photos": 9, "accuracy": 0.777778, "intervals": {"accuracy": {"low": 0.5, "high": 0.95}}}
@@ -37,8 +38,10 @@ def reports(tmp_path: Path) -> Reports:
         (folder / f"{name}.json").write_text(json.dumps(values), encoding="utf-8")
     (folder / "evaluation" / "classes.csv").write_text(CLASSES, encoding="utf-8")
     (folder / "evaluation" / "label_issues.html").write_text("<html></html>", encoding="utf-8")
-    for name in ("confusion", "panel_#1 of red", "a_former_panel"):
-        Image.new("RGB", (8, 8)).save(folder / "evaluation" / f"{name}.{'png' if name == 'confusion' else 'jpg'}")
+    Image.new("RGB", (8, 8)).save(folder / "evaluation" / "reliability.png")
+    photo = {"picture": html.data_url(Image.new("RGB", (8, 8))), "caption": "is <Ruby>\n0.93 Spinel"}
+    galleries = {"mistakes": [], "panel_#1 of red": [[photo]], "panel_former": [[photo]]}
+    (folder / "evaluation" / "galleries.json").write_text(json.dumps(galleries), encoding="utf-8")
     (folder / "crawl #1.md").write_text("# Crawl", encoding="utf-8")
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "classes.json").write_text('["Ruby", "Spinel"]', encoding="utf-8")
@@ -65,6 +68,7 @@ def test_the_page_shows_and_links_the_reports_that_exist(reports: Reports) -> No
     text = write_page(reports)
     page = Selector(text=text)
     assert page.css("h2::text").getall() == [
+        "In short",
         "How good is the model?",
         "On which photos?",
         "Is it registered?",
@@ -73,24 +77,51 @@ def test_the_page_shows_and_links_the_reports_that_exist(reports: Reports) -> No
     links = [unquote(link) for link in page.css("a::attr(href)").getall() if not link.startswith("#")]
     evaluation = ["evaluation/label_issues.html", "evaluation/classes.csv"]
     assert links == [*evaluation, "crawl #1.md", "clean.json", "split.json"]
-    assert page.css("img::attr(alt)").getall() == ["confusion", "panel #1 of red"]  # no file of a former run
+    assert page.css("img::attr(alt)").getall() == ["Whether a confidence can be believed", ""]
+    assert page.css(".tiles figcaption::text").getall() == ["is <Ruby>\n0.93 Spinel"]
+    assert page.css("summary::text").getall()[1] == "Look-alikes: #1 of red"  # no gallery of a former run
+    anchors = [link[1:] for link in page.css("nav a::attr(href)").getall()]
+    assert anchors == page.css("h2::attr(id)").getall() and len(page.css("main")) == 1
     kinds = [source.partition(",")[0] for source in page.css("img::attr(src)").getall()]
     assert kinds == ["data:image/png;base64", "data:image/jpeg;base64"]
     cells = [row.css("td ::text").getall() for row in page.css("tr")]
-    assert ["accuracy", "0.7778", "0.500 to 0.950"] in cells
+    accuracy = "fraction of photos whose most probable gem is the right one"
+    assert ["accuracy", "0.7778", "0.500 to 0.950", accuracy] in cells
     assert ["commit", "0123abc"] in cells
     assert ["crawl.only", "Ruby, <i>"] in cells
     assert "me@home.example" not in text
 
 
-def test_the_page_explains_the_scores_of_two_level_labels_and_prediction_sets(reports: Reports) -> None:
-    scores = METRICS | {"label_score": 1.5, "singleton_rate": 0.75}
+def test_each_score_is_explained(reports: Reports) -> None:
+    scores = METRICS | {"label_score": 1.5, "singleton_rate": 0.75, "top_3_accuracy": 0.9}
     reports.metrics.write_text(json.dumps(scores), encoding="utf-8")
     page = Selector(text=write_page(reports))
-    cells = [row.css("td ::text").getall() for row in page.css("tr")]
-    assert ["label score", "1.5000"] in cells and ["singleton rate", "0.7500"] in cells
-    explanation = page.css("h2 + p::text").get("")
-    assert "label score" in explanation and "singleton rate" in explanation
+    cells = {row[0]: row for row in (row.css("td ::text").getall() for row in page.css("table.scores tr")) if row}
+    assert cells["label score"][1:] == ["1.5000", meanings.SCORES["label_score"]]
+    assert "one gem only" in cells["singleton rate"][-1] and "3 most probable" in cells["top 3 accuracy"][-1]
+
+
+def test_the_headline_says_what_was_trained_on_what_how_good_it_is_and_when_it_fails(reports: Reports) -> None:
+    (reports.evaluation / "confused_pairs.csv").write_text("gem,other,confused\nRuby,Spinel,2\n", encoding="utf-8")
+    rows = "file,actual,predicted,probability\na,Ruby,Ruby,0.95\nb,Ruby,Spinel,0.4\n"
+    (reports.evaluation / "predictions.csv").write_text(rows, encoding="utf-8")
+    parameters = {"crawl": {"source": ["sample"]}, "model": {"name": "fusion"}}
+    for registered, role in ((True, "the champion"), (False, "a challenger")):
+        reports.registration.write_text(json.dumps({"name": "gemstones", "champion": registered}), encoding="utf-8")
+        first = headline.make(
+            metrics=reports.metrics, split=reports.split, registration=reports.registration,
+            evaluation=reports.evaluation, ablation=reports.explanation / "ablation.csv", parameters=parameters,
+        )  # fmt: skip
+        text = " ".join(first.sentences)
+        assert "A fusion model, trained on 28 photos" in text and "rendered pictures" in text
+        assert "7 of 9 test photos rightly: 77.8 %, 95 % interval 50.0 % to 95.0 %" in text
+        assert role in text and "says nothing about real stones" in text
+    assert first.failures == [
+        "Least often right: Ruby (3 of 5 right, otherwise mostly taken for Spinel).",
+        "Most often taken for each other: Ruby and Spinel (2 photos).",
+        "Right are 1 of the 1 answers with a confidence of 90 % or more, "
+        "and 0 of the 1 answers with a confidence below 50 %.",
+    ]
 
 
 def test_the_model_card_has_data_scores_and_limits(

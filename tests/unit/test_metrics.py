@@ -1,16 +1,19 @@
 """Metrics computed by hand, and plots."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from gemmodel.core import params
 from gemmodel.evaluate import metrics
 from gemmodel.evaluate.metrics import Predictions
 from gemmodel.figures import plots
 from gemmodel.train import curves
+from gemmodel.train.kernel_ridge import KernelRidge
+from gemmodel.train.penalty_curves import penalty_curves
 
 # Seven photos of three gems. The comments are: actual, predicted.
 PROBABILITIES = np.array(
@@ -169,11 +172,21 @@ def test_extra_values_per_photo_become_scores() -> None:
 
 
 def test_reliability_by_hand() -> None:
-    table = metrics.reliability(predictions())
-    assert table["low"].tolist() == [0.4, 0.6, 0.7, 0.9]
-    assert table["photos"].tolist() == [1, 1, 2, 3]
-    assert table["accuracy"].tolist() == [0, 0, 0.5, 1]
-    assert table["confidence"].tolist() == pytest.approx([0.45, 0.6, 0.725, 2.75 / 3], abs=1e-6)
+    table = metrics.reliability(predictions())  # of few photos, one bin
+    assert table[["from", "to", "photos"]].to_numpy().tolist() == [[0.45, 0.95, 7]]
+    assert table["accuracy"].tolist() == pytest.approx([4 / 7], abs=1e-6)
+    assert table["confidence"].tolist() == pytest.approx([PROBABILITIES.max(axis=1).mean()], abs=1e-6)
+    assert table[["low", "high"]].iloc[0].tolist() == pytest.approx([0.2505, 0.8418], abs=1e-3)  # Wilson's, of 4 in 7
+
+
+@pytest.mark.parametrize(("photos", "expected"), [(87, [18, 18, 17, 17, 17]), (400, [40] * 10)])
+def test_the_bins_of_reliability_have_equal_numbers_of_photos(photos: int, expected: list[int]) -> None:
+    confidence = np.linspace(0.5, 0.99, photos)
+    both = np.stack([confidence, 1 - confidence], axis=1)
+    table = metrics.reliability(predictions(both, np.zeros(photos, int), ["Agate", "Ruby"]))
+    assert table["photos"].tolist() == expected
+    assert (table["from"].to_numpy()[1:] > table["to"].to_numpy()[:-1]).all()
+    assert (table["high"] == 1).all() and (table["low"] > 0.7).all()
 
 
 def test_abstention_by_hand() -> None:
@@ -231,6 +244,25 @@ def test_learning_curves_show_each_metric_and_the_best_epoch(epochs: int) -> Non
         assert list(best_epoch.get_xdata()) == [epochs - 1, epochs - 1]
     picture = render(figure)
     assert picture.width > picture.height > 200
+
+
+def test_the_curves_of_a_fit_in_closed_form_are_those_of_its_leave_one_out_scores(
+    settings: Callable[..., params.Params],
+) -> None:
+    model = settings({"model.fusion.degree": [3], "model.fusion.stacking_penalty": 0.0}).model.fusion
+    rng = np.random.default_rng(0)
+    labels = np.arange(3).repeat(10)
+    features = (rng.normal(size=(3, 20))[labels] + rng.normal(size=(30, 20))).astype(np.float32)
+    ridge = KernelRidge(model, classes=3, blocks=[20], penalty=0.1).fit(features, labels)
+    history = {"val_loss": [0.5, 0.6], "val_accuracy": [0.9, 0.8]}
+    points = penalty_curves(ridge, labels, history, [0.1, 0.3], 0.1)
+    alone = points[points["curve"].str.startswith("degree 3")].set_index("penalty")
+    head = points[points["curve"] == "the head, each photo left out"]
+    assert len(alone) == 5
+    assert alone.loc[0.1, ["loss", "accuracy"]].tolist() == pytest.approx(head.iloc[0, 2:].tolist(), abs=1e-3)
+    figure = curves.closed_form_curves(points)
+    assert [len(line.get_xdata()) for line in figure.axes[0].lines] == [5, 5, 1, 2]
+    assert render(figure).width > 200
 
 
 def render(figure: plots.Figure) -> Image.Image:

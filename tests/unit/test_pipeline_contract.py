@@ -73,9 +73,9 @@ def closure(stage: str) -> frozenset[str]:
 
 @cache
 def templates(stage: str) -> frozenset[str]:
-    """The templates that a stage renders: those beside a module of the same name, and those that they extend."""
+    """The templates that a stage renders: those beside a module of the same name, and those that these name."""
     used = {template for template in TEMPLATES if template.rpartition(".")[0] + ".py" in closure(stage)}
-    named = re.findall(r'{% (?:extends|include|import) "(.+?)"', "".join(map(read, sorted(used))))
+    named = re.findall(r'{% (?:extends|from|include|import) "(.+?)"', "".join(map(read, sorted(used))))
     return frozenset(used | {f"gemmodel/{name}" for name in named})
 
 
