@@ -38,7 +38,8 @@ def main(
     with runs.model_run(sha256):
         scores = dict(index_page.flatten(files.read_json(exploration_metrics)))
         runs.log_metrics({f"explore_{name.replace('.', '_')}": value for name, value in scores.items()})
-        runs.log_files(page, card)
+        linked = (data_report, crawl_report, clean_report, split_report, curves)  # by the page
+        runs.log_files(page, card, *(path for path in linked if path.is_file()))
         for folder, name in ((exploration, "exploration"), (data_pictures, "data")):
             runs.log_files(*sorted(folder.iterdir()), folder=name)
         registration.describe_version(settings.register.name, sha256, card.read_text(encoding="utf-8"))

@@ -91,7 +91,7 @@ def write(
             save(figure, new / f"{name}.png", dpi=110)
         for name, gallery in galleries.items():
             gallery.picture().save(new / f"{name}.jpg", quality=88)
-        files.write_json(new / "samples.json", {"samples": html.tile_groups(galleries["samples"])})
+        files.write_json(new / "samples.json", {"samples": html.tile_groups(galleries["samples"].tiles, 0)})
     conflicts = [row for row in rejected if row["reason"].startswith(CONFLICT)]
     tree = image_folder.tree(next(iter(parts.values())).parent)
     html.write(

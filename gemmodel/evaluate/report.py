@@ -86,7 +86,10 @@ def write(
         save(diagram, folder / f"{name}.png", dpi=120)
     for name, gallery in pictures.items():
         gallery.picture().save(folder / f"{name}.jpg", quality=QUALITY)
-    files.write_json(folder / "galleries.json", {name: html.tile_groups(gallery) for name, gallery in pictures.items()})
+    files.write_json(
+        folder / "galleries.json",
+        {name: html.tile_groups(gallery.tiles, gallery.group) for name, gallery in pictures.items()},
+    )
     confusion_page.write(folder / "confusion.html", predictions, photos)
     return tables | {"confusion_summary": _confusion_table(small, names)}
 

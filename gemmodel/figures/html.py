@@ -2,17 +2,14 @@
 
 import base64
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jinja2
 from PIL import Image
 
 from gemmodel.core import files
-
-if TYPE_CHECKING:
-    from gemmodel.figures.tiles import Gallery
 
 PACKAGE = Path(__file__).parents[1]  # templates name each other relative to it
 TEMPLATES = jinja2.Environment(
@@ -40,10 +37,10 @@ def tile_values(tiles: Iterable[tuple[Image.Image, str]]) -> list[dict[str, str]
     return [{"picture": data_url(picture), "caption": caption} for picture, caption in tiles if caption]
 
 
-def tile_groups(gallery: "Gallery") -> list[list[dict[str, str]]]:
-    """Returns the photos of a gallery in their groups, as `index_page.html` shows them."""
-    size = gallery.group or max(1, len(gallery.tiles))
-    return [tile_values(gallery.tiles[start : start + size]) for start in range(0, len(gallery.tiles), size)]
+def tile_groups(tiles: Sequence[tuple[Image.Image, str]], size: int) -> list[list[dict[str, str]]]:
+    """Returns the photos of a gallery in groups of a size, or in one if it is 0, as the index page shows them."""
+    size = size or max(1, len(tiles))
+    return [tile_values(tiles[start : start + size]) for start in range(0, len(tiles), size)]
 
 
 def data_url(picture: Image.Image | Path) -> str:

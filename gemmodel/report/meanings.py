@@ -31,8 +31,8 @@ PICTURES = {  # by file name without its ending: a title, which is the alternati
     ),
     "curves": (
         "How the training went",
-        "By epoch, or for a model that is fitted in closed form the leave-one-out loss by penalty and degree. The "
-        "dotted line marks what was kept.",
+        "By epoch, with a dotted line at the one that was kept. Of a model that is fitted in closed form there are no "
+        "epochs: its loss by penalty and degree, each photo left out in turn, with a star for the head that was kept.",
     ),
 }
 GALLERIES = {  # by name

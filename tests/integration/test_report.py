@@ -1,6 +1,7 @@
 """The report stage: its page in a browser, what the run holds, and the model card in the registry."""
 
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -37,6 +38,50 @@ def test_the_page_shows_the_run_and_needs_no_network(finished_project: Any, brow
     assert all((finished_project.root / "reports" / name).is_file() for name in files)
 
 
+PAGES = (
+    "index.html", "data.html", "evaluation/confusion.html", "evaluation/label_issues.html", "exploration/index.html",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_fits_a_phone_and_is_accessible_in_both_colour_schemes(
+    finished_project: Any, browser: Any, name: str
+) -> None:
+    for width, scheme in ((390, "dark"), (1280, "light")):
+        page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        page.goto((finished_project.root / "reports" / name).as_uri())
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+        assert page.locator("main").count() == 1
+        with suppress(ImportError):
+            import axe_playwright_python
+
+            page.evaluate((Path(axe_playwright_python.__path__[0]) / "axe.min.js").read_text(encoding="utf-8"))
+            assert [problem["id"] for problem in page.evaluate("axe.run()")["violations"]] == []
+        page.close()
+
+
+def test_the_photos_of_a_mistake_are_beside_the_confusion_matrix(finished_project: Any, browser: Any) -> None:
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    page.goto((finished_project.root / "reports" / "evaluation" / "confusion.html").as_uri())
+    cells = page.locator("#matrix .nsewdrag").bounding_box()
+    page.mouse.move(cells["x"] + cells["width"] / 8, cells["y"] + cells["height"] / 8)  # the first of four gems
+    page.wait_for_function("document.querySelector('#photos img')")
+    assert "right: " in page.locator("#cell").inner_text()
+
+
+def test_in_mlflows_viewer_a_link_to_another_file_is_its_name(finished_project: Any, browser: Any) -> None:
+    page = browser.new_page()
+    page.set_content("<iframe sandbox='allow-scripts'></iframe>")
+    show = "text => document.querySelector('iframe').src = URL.createObjectURL(new Blob([text], {type: 'text/html'}))"
+    page.evaluate(show, (finished_project.root / "reports" / "index.html").read_text(encoding="utf-8"))
+    viewer = page.frame_locator("iframe")
+    assert "(evaluation/confusion.html in the list of files)" in viewer.locator("#scores ~ ul").first.inner_text()
+    links = viewer.locator("a").evaluate_all("links => links.map(link => link.getAttribute('href'))")
+    assert links and all(link.startswith("#") for link in links)
+    viewer.locator("nav a").last.click()
+    assert viewer.locator("#provenance").is_visible()
+
+
 def test_the_run_has_the_report_and_the_registered_model_its_card(finished_project: Any) -> None:
     from mlflow import MlflowClient
 
@@ -46,7 +91,7 @@ def test_the_run_has_the_report_and_the_registered_model_its_card(finished_proje
     assert client.get_registered_model("gemstones").description == version.description
     run = client.get_run(client.get_experiment_by_name("gemstones") and version.run_id)
     logged = {file.path for file in client.list_artifacts(run.info.run_id)}
-    assert {"index.html", "model_card.md", "evaluation", "exploration", "data"} <= logged
+    assert {"index.html", "model_card.md", "data.html", "curves.csv", "evaluation", "exploration", "data"} <= logged
     pictures = {file.path for file in client.list_artifacts(run.info.run_id, "data")}
     assert {"data/counts.png", "data/samples.jpg"} <= pictures
     assert run.data.metrics["explore_photos"] > 0
