@@ -201,7 +201,7 @@ def predict_photos(arguments: argparse.Namespace) -> None:
     if arguments.top is not None and arguments.top < 1:
         raise ParameterError(f"--top: {arguments.top} is less than 1")
     model = model_folder(arguments)
-    from gemmodel.serve.predictions import to_text
+    from gemmodel.serve.predictions import to_details, to_text
     from gemmodel.serve.predictor import Predictor
 
     predictor = Predictor(model, workers=1 if len(paths) == 1 and not arguments.explain else 0)
@@ -217,7 +217,8 @@ def predict_photos(arguments: argparse.Namespace) -> None:
             print(f"gemmodel: {path}: {prediction}", file=sys.stderr)
             row = {"photo": str(path), "error": str(prediction)}
         else:
-            row = {"photo": str(path), **asdict(prediction), "text": to_text(prediction)}
+            row = {"photo": str(path), **asdict(prediction)}
+            row |= {"text": to_text(prediction), "details": to_details(prediction)}
         if arguments.json:
             write(to_json(row))
         elif not isinstance(prediction, DataError):

@@ -1,5 +1,6 @@
 """Prediction without TensorFlow: the LiteRT export, the predictor, and the command `gemmodel predict`."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -218,7 +219,7 @@ def test_predict_skips_an_unreadable_photo_and_fails_at_the_end(run: Run, model:
     rows = {row["photo"]: row for row in map(json.loads, ended.stdout.splitlines())}
     assert set(rows) == {"one.jpg", str(Path("deep", "two.png")), "text.jpg"}
     assert rows["text.jpg"] == {"photo": "text.jpg", "error": "not an image"}
-    fields = {"gem", "mineral_class", "probability", "top", "prediction_set", "unknown", "distance", "nearest", "text"}
+    fields = {field.name for field in dataclasses.fields(Prediction)} | {"text", "details"}
     assert set(rows["one.jpg"]) == {"photo", *fields}
     # a float32 softmax of three classes sums to 1 but for three roundings of 6e-8
     assert sum(probability for _, probability in rows["one.jpg"]["top"]) == pytest.approx(1, abs=1e-6)

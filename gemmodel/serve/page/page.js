@@ -40,8 +40,7 @@ function showPrediction(photo, prediction) {
   const mineralClass = `Mineral class of ${prediction.gem}: ${prediction.mineral_class}.`;
   byId("details").textContent = prediction.unknown
     ? "This photo is unlike all training photos. The gems below are only the most similar ones."
-    : prediction.prediction_set.length > 1 ? `The photo alone cannot tell these gems apart. ${mineralClass}`
-    : mineralClass;
+    : [...prediction.details, mineralClass].join(" ");
   byId("top").replaceChildren(...prediction.top.map(([gem, probability]) => {
     const item = create("li", "");
     const percent = probability < 0.001 ? "< 0.1 %" : `${(100 * probability).toFixed(1)} %`;
