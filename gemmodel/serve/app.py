@@ -2,10 +2,12 @@
 
 import asyncio
 import io
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 import anyio
 import uvicorn
@@ -72,9 +74,12 @@ class GemApp:
         return JSONResponse(await self._process_upload(request, self._predict))
 
     async def explain(self, request: Request) -> Response:
-        """Returns the photo in the request's body beside its map of `Predictor.explain`, as a JPEG."""
-        picture = await self._process_upload(request, self._explain, self.explain_limiter)
-        return Response(picture, media_type="image/jpeg")
+        """Returns why the model answers as it does for the photo in the request's body, as `Predictor.explain` does.
+
+        The body is its picture, as a JPEG. The header `Explanation` has its sentences, as URL-encoded JSON.
+        """
+        picture, sentences = await self._process_upload(request, self._explain, self.explain_limiter)
+        return Response(picture, media_type="image/jpeg", headers={"Explanation": quote(json.dumps(sentences))})
 
     async def reference_photo(self, request: Request) -> Response:
         """Returns a thumbnail of the reference photo with an index, as a JPEG."""
@@ -99,8 +104,9 @@ class GemApp:
             "properties": self.properties.get(prediction.gem, {}),
         }
 
-    def _explain(self, photo: bytes) -> bytes:
-        return _jpeg(self.explainer.explain(_check(photo)))
+    def _explain(self, photo: bytes) -> tuple[bytes, list[str]]:
+        picture, sentences = self.explainer.explain(_check(photo))
+        return _jpeg(picture), sentences
 
     async def _process_upload(
         self, request: Request, process: Callable[[bytes], T], limiter: anyio.CapacityLimiter | None = None

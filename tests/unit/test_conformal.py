@@ -33,15 +33,13 @@ def thresholds(set_threshold: float, *, relative: bool = True) -> Thresholds:
 
 def test_prediction_sets_have_the_exact_coverage(settings: Callable[..., Params]) -> None:
     """Of a new photo, on average over many draws of calibration photos."""
-    rng = np.random.default_rng(2)
+    rng, train = np.random.default_rng(2), settings({"train.coverage": 0.9}).train
     covered = []
     for _ in range(300):
         probabilities = rng.dirichlet(np.full(4, 0.5), size=40)  # the last one is that of the new photo
         labels = rng.multinomial(1, probabilities).argmax(axis=1)
         reference = ReferenceSet(np.zeros((39, 1)), labels[:39], np.arange(39).astype(str))
-        fitted = conformal.fit_thresholds(
-            HeldOutPredictions(probabilities[:39], labels[:39], reference), settings({"train.coverage": 0.9}).train
-        )
+        fitted = conformal.fit_thresholds(HeldOutPredictions(probabilities[:39], labels[:39], reference), train)
         covered.append(conformal.prediction_sets(probabilities[39:], fitted)[0, labels[39]])
     assert np.mean(covered) == pytest.approx(36 / 40, abs=0.05)  # ceil(40 * 0.9) / 40; three standard errors
 

@@ -24,8 +24,10 @@ async function predict(photo) {
     if (current !== latest) return;
     showPrediction(photo, prediction);
     showStatus("Computing the explanation …");
-    const explanation = await (await post("explain", photo)).blob();
+    const explained = await post("explain", photo);
+    const explanation = await explained.blob();
     if (current !== latest) return;
+    byId("why").replaceChildren(...JSON.parse(decodeURIComponent(explained.headers.get("Explanation"))).map((sentence) => create("li", sentence)));
     byId("explanation").src = URL.createObjectURL(explanation);
     byId("explanation").hidden = false;
     showStatus("");
@@ -49,6 +51,7 @@ function showPrediction(photo, prediction) {
     return item;
   }));
   byId("explanation").hidden = true;
+  byId("why").replaceChildren();
   byId("nearest").hidden = !prediction.nearest.length;
   byId("nearest").querySelector("ul").replaceChildren(...prediction.nearest.map((neighbour) => {
     const item = create("li", "");
