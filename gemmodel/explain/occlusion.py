@@ -42,8 +42,8 @@ class Part:
 
     @property
     def shown(self) -> np.ndarray:
-        """The map to show: what the answer rests on, all 0 where no single part carries it."""
-        return np.maximum(self.values, 0) * self.carries
+        """The map to show: the values of the part's cells, and 0 elsewhere; all 0 where no single part carries it."""
+        return np.where(largest(self.values), np.maximum(self.values, 0), 0) * self.carries
 
 
 def hidden_halves(cells: int, halves: int = HALVES) -> np.ndarray:

@@ -85,7 +85,8 @@ class Predictor:
 
         Returns:
             The photo and, beside it in grey, in red the parts on which the answer rests (`explain.occlusion`); and what
-            `explain.cues` says about the part, the colours and the known photos.
+            `explain.cues` says about the part, the colours and the known photos; of a photo unlike all of these only
+            the last one.
 
         Raises:
             DataError: the file cannot be read as a photo.
@@ -97,4 +98,6 @@ class Predictor:
         prediction = predictions.to_predictions(*self.outputs(pixels), self.metadata, top=known)[0]
         nearest = [neighbour.gem for neighbour in prediction.nearest]
         explanation = cues.explain(self.probabilities, pixels, self.metadata.classes, nearest)
-        return overlays.side_by_side(pixels, explanation.part.shown), explanation.sentences
+        # Of a photo unlike all known ones the answer means little, and so does what would change it.
+        sentences = explanation.sentences[-1:] if prediction.unknown else explanation.sentences
+        return overlays.side_by_side(pixels, explanation.part.shown), sentences
