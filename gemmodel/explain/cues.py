@@ -76,7 +76,7 @@ def without_colour(pixels: np.ndarray, names: np.ndarray, colour: str | None = N
 
 
 def _part_sentence(part: Part, unhidden: np.ndarray, classes: Sequence[str]) -> str:
-    gem, after = classes[unhidden.argmax()], _after(part.probabilities, unhidden, classes)
+    gem, after = classes[int(unhidden.argmax())], _after(part.probabilities, unhidden, classes)
     if part.carries:
         return f"The marked part carries the answer: without it, {after}."
     if _matters(part.probabilities, unhidden):
@@ -125,6 +125,6 @@ def _after(probs: np.ndarray, unhidden: np.ndarray, classes: Sequence[str]) -> s
     """Returns what the model would answer then."""
     answer = int(unhidden.argmax())
     if probs.argmax() != answer:
-        return f"the model would answer {classes[probs.argmax()]}"
+        return f"the model would answer {classes[int(probs.argmax())]}"
     before, now = (f"{100 * p[answer]:.0f} %" for p in (unhidden, probs))
     return f"{classes[answer]} stays at {now}" if before == now else f"{classes[answer]} goes from {before} to {now}"
