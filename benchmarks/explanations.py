@@ -40,6 +40,7 @@ from gemmodel.models import fusion, saving
 from gemmodel.train.fusion_head import fit_kernel, to_keras
 
 CELLS = occlusion.CELLS
+BLUR = 0.1  # radius, as a fraction of the photo's side
 FILLS = ("blur", "mean colour", "background", "inpainting")
 COUNTS = (0, 2, 5, 10, 15, CELLS**2)  # cells at the points of a curve
 ONE_CELL = np.eye(CELLS**2, dtype=bool).reshape(-1, CELLS, CELLS)
@@ -53,7 +54,7 @@ class HiddenPhotos:
         self.graph, self.pool, self.pixels = graph, pool, pixels
         border = np.concatenate([pixels[:11].reshape(-1, 3), pixels[-11:].reshape(-1, 3),
                                  pixels[:, :11].reshape(-1, 3), pixels[:, -11:].reshape(-1, 3)])  # fmt: skip
-        blurred = Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(occlusion.BLUR * len(pixels)))
+        blurred = Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(BLUR * len(pixels)))
         self.fills = {
             "blur": np.asarray(blurred),
             "mean colour": np.rint(pixels.mean(axis=(0, 1))).astype(np.uint8),
@@ -93,13 +94,14 @@ def maps_of(hidden_photos: HiddenPhotos, unhidden: np.ndarray, *, only_shown: bo
         logs = np.log(np.maximum(probs, occlusion.EPS))
         return {"log p": logs[..., answer], "contrast": logs[..., answer] - logs[..., other]}
 
-    for fill in FILLS[:1] if only_shown else FILLS:
-        in_halves, in_cells, whole = (
-            scores(probs) for probs in (hidden_photos(fill, halves), hidden_photos(fill, ONE_CELL), unhidden)
-        )
-        for target in ("log p",) if only_shown else ("log p", "contrast"):
-            maps[f"halves, {fill}, {target}"] = occlusion.cell_values(in_halves[target], halves)
-            maps[f"cell, {fill}, {target}"] = (whole[target] - in_cells[target]).reshape(CELLS, CELLS)
+    for fill in FILLS:
+        for target in ("log p", "contrast"):
+            if not only_shown or (fill, target) == ("mean colour", "log p"):
+                values = occlusion.cell_values(scores(hidden_photos(fill, halves))[target], halves)
+                maps[f"halves, {fill}, {target}"] = values
+            if not only_shown or (fill, target) == ("blur", "log p"):
+                values = scores(unhidden)[target] - scores(hidden_photos(fill, ONE_CELL))[target]
+                maps[f"cell, {fill}, {target}"] = values.reshape(CELLS, CELLS)
     return maps
 
 
@@ -134,8 +136,10 @@ def measure(
         maps = maps_of(hidden_photos, unhidden, only_shown=only_shown, seed=i)
         for method, values in maps.items():
             results.setdefault(method, []).append(areas(hidden_photos, values, answer))
-        values = maps["halves, blur, log p"]
-        without, *others = hidden_photos("blur", np.stack([occlusion.largest(values), *occlusion.random_parts(CELLS)]))
+        values = maps["halves, mean colour, log p"]
+        without, *others = hidden_photos(
+            "mean colour", np.stack([occlusion.largest(values), *occlusion.random_parts(CELLS)])
+        )
         part = occlusion.part_of(values, unhidden, without, others)
         fall = float(unhidden[answer] - without[answer])
         carried.append((part.carries, classes[answer] == gem, float(unhidden[answer]), fall))

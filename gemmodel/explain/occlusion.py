@@ -1,22 +1,20 @@
-"""Occlusion, for any model: how much an answer rests on each part of a photo. NumPy and Pillow.
+"""Occlusion, for any model: how much an answer rests on each part of a photo. NumPy only.
 
 Half of the photo is hidden at random, many times; a part's value is the mean score of the answer with the part visible
-minus that with it hidden. It is RISE (Vitali Petsiuk and others, arXiv 1806.07421) with connected halves and a blur in
-place of black: a black or grey square on a white background would itself be a visible object (Ruth Fong and Andrea
-Vedaldi, arXiv 1704.03296). Hiding one small part at a time (Matthew Zeiler and Rob Fergus, arXiv 1311.2901) says less:
-the rest of a stone often suffices, and then hiding a part may even raise the score.
+minus that with it hidden. It is RISE (Vitali Petsiuk and others, arXiv 1806.07421) with connected halves, and with the
+photo's mean colour in place of black, which would itself be a visible object. Hiding one small part at a time (Matthew
+Zeiler and Rob Fergus, arXiv 1311.2901) says less: the rest of a stone often suffices, and then hiding a part may even
+raise the score.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageFilter
 
 CELLS = 5  # per side of the map
-HALVES = 48  # photos with a half of the cells hidden; the second 24 hide the other half
+HALVES = 72  # photos with a half of the cells hidden; the second 36 hide the other half
 SMOOTHING = 0.2  # of the side: the reach of a hidden half's smoothing, so that it is connected
-BLUR = 0.1  # radius, as a fraction of the photo's side
 PART = 0.2  # of the cells: the size of the part that may carry an answer
 RANDOM_PARTS, SPREAD = 19, 0.25  # it is compared with random parts, of which a quarter may matter as much
 MIN_FALL = 0.1  # of the answer's probability, from which on a part is said to carry it
@@ -75,16 +73,16 @@ def _random_fields(cells: int, count: int, *, seed: int) -> np.ndarray:
 
 
 def hide(pixels: np.ndarray, hidden: np.ndarray) -> Iterator[np.ndarray]:
-    """Yields a photo with cells blurred.
+    """Yields a photo with cells in its mean colour.
 
     Args:
         pixels: of the photo, uint8 (side, side, 3).
         hidden: bool (photos, cells, cells).
     """
-    blurred = np.asarray(Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(BLUR * len(pixels))))
+    mean = np.rint(pixels.mean(axis=(0, 1))).astype(np.uint8)
     cell = np.arange(len(pixels)) * hidden.shape[1] // len(pixels)  # of each row, and of each column
     for cells in hidden:
-        yield np.where(cells[np.ix_(cell, cell)][..., None], blurred, pixels)
+        yield np.where(cells[np.ix_(cell, cell)][..., None], mean, pixels)
 
 
 def occlusion(
