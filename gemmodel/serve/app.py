@@ -68,8 +68,8 @@ class GemApp:
     async def predict(self, request: Request) -> Response:
         """Returns the prediction for the photo in the request's body, as JSON.
 
-        The object has the attributes of `Prediction`, `text` and `details` (of `predictions`), the gem's `properties`,
-        and for each of the nearest photos its address as `photo`.
+        The object has the attributes of `Prediction`, `text`, `certainty` and `details` (of `predictions`), the gem's
+        `properties`, and for each of the nearest photos its address as `photo`.
         """
         return JSONResponse(await self._process_upload(request, self._predict))
 
@@ -99,6 +99,7 @@ class GemApp:
         ]
         return asdict(prediction) | {
             "text": predictions.to_text(prediction),
+            "certainty": predictions.certainty(prediction),
             "details": predictions.to_details(prediction),
             "nearest": nearest if self.photos.is_dir() else [],
             "properties": self.properties.get(prediction.gem, {}),

@@ -9,8 +9,9 @@ from gemmodel.models import conformal
 from gemmodel.models import held_out as held_out_summary
 from gemmodel.models.metadata import ModelMetadata
 
-# From this probability of the prediction set on, the gems are named with these words; below the last one "unclear".
-WORDS = ((0.95, ""), (0.75, "Probably "), (0.5, "Perhaps "))
+# How certain an answer is from which probability of its prediction set on, and the words before the names.
+CERTAINTIES = {"sure": (0.95, ""), "probable": (0.75, "Probably "), "possible": (0.5, "Perhaps "),
+               "unclear": (0.0, "Unclear, perhaps ")}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -97,8 +98,7 @@ def to_predictions(
 def to_text(prediction: Prediction, *, max_names: int = 4) -> str:
     """Returns a prediction as text: `Ruby`, `Probably Almandine or Pyrope`, or that the gem is unknown.
 
-    The words follow the probability of the prediction set. Where the held-out photos show that sets of this probability
-    were right less often, they follow that.
+    The words follow `certainty`.
 
     Args:
         prediction: for a photo.
@@ -107,8 +107,16 @@ def to_text(prediction: Prediction, *, max_names: int = 4) -> str:
     text = join(prediction.prediction_set, max_names=max_names)
     if prediction.unknown:
         return f"None of the known gems; most similar to {text}"
-    certainty = min(prediction.set_probability, 1.0 if prediction.frequency is None else prediction.frequency)
-    return next((word for lowest, word in WORDS if certainty >= lowest), "Unclear, perhaps ") + text
+    return CERTAINTIES[certainty(prediction)][1] + text
+
+
+def certainty(prediction: Prediction) -> str:
+    """Returns how certain an answer is, a key of CERTAINTIES.
+
+    It follows the set's probability, or the frequency where held-out photos show that such sets were right less often.
+    """
+    probability = min(prediction.set_probability, 1.0 if prediction.frequency is None else prediction.frequency)
+    return next((name for name, (lowest, _) in CERTAINTIES.items() if probability >= lowest), "unclear")
 
 
 def join(names: Sequence[str], *, max_names: int = 4) -> str:
