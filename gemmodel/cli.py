@@ -201,7 +201,7 @@ def predict_photos(arguments: argparse.Namespace) -> None:
     if arguments.top is not None and arguments.top < 1:
         raise ParameterError(f"--top: {arguments.top} is less than 1")
     model = model_folder(arguments)
-    from gemmodel.serve.predictions import to_text
+    from gemmodel.serve.predictions import to_details, to_text
     from gemmodel.serve.predictor import Predictor
 
     predictor = Predictor(model, workers=1 if len(paths) == 1 and not arguments.explain else 0)
@@ -215,18 +215,22 @@ def predict_photos(arguments: argparse.Namespace) -> None:
         if isinstance(prediction, DataError):
             failed += 1
             print(f"gemmodel: {path}: {prediction}", file=sys.stderr)
-            row = {"photo": str(path), "error": str(prediction)}
+            row: dict[str, Any] = {"photo": str(path), "error": str(prediction)}
         else:
-            row = {"photo": str(path), **asdict(prediction), "text": to_text(prediction)}
+            texts = {"text": to_text(prediction), "details": to_details(prediction)}
+            row = {"photo": str(path), **asdict(prediction), **texts}
+            if arguments.explain:
+                picture, row["explanation"] = predictor.explain(path)
+                with files.atomic_write(arguments.explain) as new:
+                    picture.save(new)
         if arguments.json:
             write(to_json(row))
         elif not isinstance(prediction, DataError):
             write(f"{path}: {prediction.gem} {prediction.probability:.1%} ({to_text(prediction)})")
             for gem, probability in prediction.top if arguments.top else ():
                 write(f"    {probability:6.1%} {gem}")
-    if arguments.explain and not failed:
-        with files.atomic_write(arguments.explain) as new:
-            predictor.explain(paths[0]).save(new)
+            for sentence in row.get("explanation", ()):
+                write(f"    {sentence}")
     if failed:
         raise DataError(f"{failed} of {len(paths)} photos could not be read")
 

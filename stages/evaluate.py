@@ -6,7 +6,7 @@ from gemmodel import devices
 from gemmodel.core import files, hashing, image_folder, params
 from gemmodel.evaluate import label_issues, report, set_metrics
 from gemmodel.evaluate.metrics import compute_scores, predict
-from gemmodel.models import metadata, saving
+from gemmodel.models import conformal, metadata, saving
 from gemmodel.tracking import runs
 from stages import command
 
@@ -21,7 +21,9 @@ def main(
     devices.prepare(base)
     network, classes = saving.load(model)
     predictions = predict(network, split / "test", classes)
-    set_values = set_metrics.per_photo(predictions.actual, predictions.probabilities, metadata.read(model))
+    described = metadata.read(model)
+    set_values = set_metrics.per_photo(predictions.actual, predictions.probabilities, described)
+    sets = conformal.prediction_sets(predictions.probabilities, described.thresholds)
     scores = compute_scores(
         predictions, top=evaluate.top, bootstrap_samples=evaluate.bootstrap_samples, seed=base.seed, extra=set_values
     )
@@ -34,6 +36,8 @@ def main(
             params=settings.model.fusion, max_shown=evaluate.label_issues,
         )  # fmt: skip
         issues.to_csv(new / "label_issues.csv", index=False)
+        coverage = set_metrics.stratified(predictions.actual, predictions.probabilities, sets)
+        coverage.to_csv(new / "prediction_sets.csv", index=False)
     files.write_json(metrics, scores)
     with runs.model_run(hashing.sha256(model / "model.keras")):
         runs.log_datasets({"test": split / "test"})

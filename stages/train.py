@@ -5,7 +5,7 @@ from pathlib import Path
 
 from gemmodel import devices
 from gemmodel.core import files, hashing, params
-from gemmodel.models import conformal, saving
+from gemmodel.models import conformal, held_out, saving
 from gemmodel.models.metadata import ModelMetadata
 from gemmodel.tracking import runs, store
 from gemmodel.train import curves as learning_curves
@@ -41,10 +41,11 @@ def main(
         )  # fmt: skip
         if log is None:  # this worker is not the chief
             return
-        held_out = result.held_out
+        thresholds = conformal.fit_thresholds(result.held_out, train)
         metadata = ModelMetadata(
-            result.classes, mineral_classes, conformal.fit_thresholds(held_out, train), held_out.reference
-        )
+            result.classes, mineral_classes, thresholds, result.held_out.reference,
+            held_out.summarise(result.held_out, result.classes, thresholds),
+        )  # fmt: skip
         saving.save(result.model, result.classes, out, crop=settings.clean.crop, metadata=metadata)
         best = fit.summary(result.history, result.selection_metric)
         files.write_json(report, best)

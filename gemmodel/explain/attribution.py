@@ -124,10 +124,10 @@ def methods(params: ExplainParams, *, seed: int) -> dict[str, Callable[[Explaine
         ).sum(axis=-1)
 
     def occluded(explainer: Explainer, photo: np.ndarray, target: int) -> np.ndarray:
-        def score(photos: Iterator[np.ndarray]) -> np.ndarray:
-            return explainer.score(np.stack(list(photos)).astype(np.float32), target)
+        def log_probability(photos: Iterator[np.ndarray]) -> np.ndarray:
+            return np.log(np.maximum(probabilities(explainer)(photos)[:, target], occlusion.EPS))
 
-        return occlusion.occlusion(score, photo.astype(np.uint8), cells=params.occlusion, margin=0)
+        return np.maximum(occlusion.occlusion(log_probability, photo.astype(np.uint8), cells=params.occlusion), 0)
 
     def smooth(explainer: Explainer, photo: np.ndarray, target: int) -> np.ndarray:
         return smoothgrad(explainer, photo, target, copies=params.smoothgrad_copies, std=params.noise, seed=seed)
@@ -145,6 +145,11 @@ def methods(params: ExplainParams, *, seed: int) -> dict[str, Callable[[Explaine
         "Grad-CAM": grad_cam,
         "occlusion": occluded,
     }
+
+
+def probabilities(explainer: Explainer) -> occlusion.Probabilities:
+    """Returns the function of photos to probabilities by which a model is explained by occlusion."""
+    return lambda photos: explainer.probabilities(np.stack(list(photos)).astype(np.float32))
 
 
 def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:

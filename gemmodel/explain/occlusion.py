@@ -1,50 +1,148 @@
-"""Occlusion, for any model: the fall of a prediction's score where a part of the photo is blurred. NumPy and Pillow.
+"""Occlusion, for any model: how much an answer rests on each part of a photo. NumPy only.
 
-After Matthew Zeiler and Rob Fergus, arXiv 1311.2901, but with a blur (Ruth Fong and Andrea Vedaldi, arXiv 1704.03296):
-a grey square on a white background would itself be a visible object.
+Half of the photo is hidden at random, many times; a part's value is the mean score of the answer with the part visible
+minus that with it hidden. It is RISE (Vitali Petsiuk and others, arXiv 1806.07421) with connected halves, and with the
+photo's mean colour in place of black, which would itself be a visible object. Hiding one small part at a time (Matthew
+Zeiler and Rob Fergus, arXiv 1311.2901) says less: the rest of a stone often suffices, and then hiding a part may even
+raise the score.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageFilter
 
-CELLS = 10  # per side of the map
-MARGIN = 1  # further cells blurred around each cell: one cell alone may hide too little of a stone to matter
-BLUR = 0.1  # radius, as a fraction of the photo's side
+CELLS = 5  # per side of the map
+HALVES = 72  # photos with a half of the cells hidden; the second 36 hide the other half
+SMOOTHING = 0.2  # of the side: the reach of a hidden half's smoothing, so that it is connected
+PART = 0.2  # of the cells: the size of the part that may carry an answer
+RANDOM_PARTS, SPREAD = 19, 0.25  # it is compared with random parts, of which a quarter may matter as much
+MIN_FALL = 0.1  # of the answer's probability, from which on a part is said to carry it
+EPS = 1e-9  # the least probability whose logarithm is taken
+
+Probabilities = Callable[[Iterator[np.ndarray]], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Part:
+    """The part of a photo on which the answer rests most.
+
+    Attributes:
+        values: how much the answer rests on each cell, float (cells, cells): the fall of its log probability.
+        carries: whether hiding the cells with the highest values changes the answer, or lowers its probability by at
+            least MIN_FALL; and lowers it more than hiding most of the random parts of the same size.
+        probabilities: of the photo without these cells, float (classes,).
+    """
+
+    values: np.ndarray
+    carries: bool
+    probabilities: np.ndarray
+
+    @property
+    def shown(self) -> np.ndarray:
+        """The map to show: the values of the part's cells, and 0 elsewhere; all 0 where no single part carries it."""
+        return np.where(largest(self.values), np.maximum(self.values, 0), 0) * self.carries
+
+
+def hidden_halves(cells: int, halves: int = HALVES) -> np.ndarray:
+    """Returns which cells are hidden, bool (halves, cells, cells): half of them each, and always the same ones."""
+    fields = _random_fields(cells, halves // 2, seed=0)
+    hidden = fields > np.median(fields, axis=(1, 2), keepdims=True)
+    return np.concatenate([hidden, ~hidden])
+
+
+def random_parts(cells: int, parts: int = RANDOM_PARTS) -> np.ndarray:
+    """Returns connected random parts of the size PART of a photo, bool (parts, cells, cells); always the same ones."""
+    return np.stack([largest(field) for field in _random_fields(cells, parts, seed=1)])
+
+
+def largest(values: np.ndarray) -> np.ndarray:
+    """Returns the cells of a map with the highest values, bool of its shape; they are a fraction PART of it."""
+    count = max(1, round(PART * values.size))
+    part = np.zeros(values.size, bool)
+    part[np.argsort(-values.ravel(), kind="stable")[:count]] = True
+    return part.reshape(values.shape)
+
+
+def _random_fields(cells: int, count: int, *, seed: int) -> np.ndarray:
+    """Returns smoothed noise, float (count, cells, cells)."""
+    window = 2 * round(SMOOTHING * cells) + 1
+    side = cells + window - 1
+    noise = np.random.default_rng(seed).normal(size=(count, side, side))
+    return np.lib.stride_tricks.sliding_window_view(noise, (window, window), axis=(1, 2)).mean(axis=(-2, -1))
+
+
+def hide(pixels: np.ndarray, hidden: np.ndarray) -> Iterator[np.ndarray]:
+    """Yields a photo with cells in its mean colour.
+
+    Args:
+        pixels: of the photo, uint8 (side, side, 3).
+        hidden: bool (photos, cells, cells).
+    """
+    mean = np.rint(pixels.mean(axis=(0, 1))).astype(np.uint8)
+    cell = np.arange(len(pixels)) * hidden.shape[1] // len(pixels)  # of each row, and of each column
+    for cells in hidden:
+        yield np.where(cells[np.ix_(cell, cell)][..., None], mean, pixels)
 
 
 def occlusion(
-    scores: Callable[[Iterator[np.ndarray]], np.ndarray],
-    pixels: np.ndarray,
-    *,
-    cells: int = CELLS,
-    margin: int = MARGIN,
+    score: Callable[[Iterator[np.ndarray]], np.ndarray], pixels: np.ndarray, *, cells: int = CELLS
 ) -> np.ndarray:
-    """Returns how much each part of a photo supports a prediction: the fall of its score where that part is blurred.
+    """Returns how much a score rests on each part of a photo.
 
     Args:
-        scores: a function of photos (side, side, 3) to their scores, float (photos,), such as a log probability.
+        score: a function of photos (side, side, 3) to their scores, float (photos,), such as a log probability.
         pixels: of the photo, uint8 (side, side, 3).
         cells: per side of the map.
-        margin: further cells blurred on all sides of each cell.
 
     Returns:
-        Signed, float (cells, cells): values above 0 support the prediction.
+        float (cells, cells): the higher, the more the score rests on the cell. Only the order and the positive values
+        mean something: each photo shows half of the cells, so a cell that does not matter has a value below 0.
     """
-    edges = np.linspace(0, len(pixels), cells + 1).astype(int)
-    blurred = np.asarray(Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(BLUR * len(pixels))))
+    hidden = hidden_halves(cells)
+    scores = np.asarray(score(hide(pixels, hidden)), float)
+    return cell_values(scores, hidden)
 
-    def around(cell: int) -> slice:
-        return slice(edges[max(cell - margin, 0)], edges[min(cell + margin + 1, cells)])
 
-    def occluded() -> Iterator[np.ndarray]:
-        yield pixels
-        for row in range(cells):
-            for column in range(cells):
-                copy = pixels.copy()
-                copy[around(row), around(column)] = blurred[around(row), around(column)]
-                yield copy
+def cell_values(scores: np.ndarray, hidden: np.ndarray) -> np.ndarray:
+    """Returns the mean score with each cell visible minus that with it hidden, float (cells, cells).
 
-    values = scores(occluded())
-    return (values[0] - values[1:]).reshape(cells, cells)
+    Args:
+        scores: of the photos, float (photos,).
+        hidden: which cells of each are hidden, bool (photos, cells, cells); each cell in half of them.
+    """
+    return 2 * np.asarray(np.where(hidden, -1, 1) * scores[:, None, None]).mean(axis=0)
+
+
+def explain(probabilities: Probabilities, pixels: np.ndarray, unhidden: np.ndarray, *, cells: int = CELLS) -> Part:
+    """Returns the part of a photo on which the answer rests most, and whether it carries it.
+
+    Args:
+        probabilities: a function of photos (side, side, 3) to their probabilities, float (photos, classes).
+        pixels: of the photo, uint8 (side, side, 3).
+        unhidden: the probabilities of the photo, float (classes,); the answer is the most probable class.
+        cells: per side of the map.
+    """
+    answer = int(unhidden.argmax())
+
+    def log_probability(photos: Iterator[np.ndarray]) -> np.ndarray:
+        return np.log(np.maximum(probabilities(photos)[:, answer], EPS))
+
+    values = occlusion(log_probability, pixels, cells=cells)
+    without, *others = probabilities(hide(pixels, np.stack([largest(values), *random_parts(cells)])))
+    return part_of(values, unhidden, without, others)
+
+
+def part_of(values: np.ndarray, unhidden: np.ndarray, without: np.ndarray, others: Sequence[np.ndarray]) -> Part:
+    """Returns the part with the highest values, and whether it carries the answer.
+
+    Args:
+        values: of `occlusion`.
+        unhidden: the probabilities of the photo, float (classes,); the answer is the most probable class.
+        without: those of the photo without that part.
+        others: those without each of the random parts.
+    """
+    answer = int(unhidden.argmax())
+    matters = without.argmax() != answer or unhidden[answer] - without[answer] >= MIN_FALL
+    carries = matters and without[answer] < np.quantile([other[answer] for other in others], SPREAD)
+    return Part(values, bool(carries), without)

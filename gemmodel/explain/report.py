@@ -16,7 +16,7 @@ from PIL import Image
 from gemmodel.core import files
 from gemmodel.core.params import ExplainParams
 from gemmodel.embed import samples
-from gemmodel.explain import ablation, attribution, feature_maps
+from gemmodel.explain import ablation, attribution, cues, feature_maps
 from gemmodel.explain.explainer import BATCH, Explainer
 from gemmodel.figures import html, overlays, plots
 from gemmodel.figures.tiles import Gallery
@@ -25,7 +25,6 @@ from gemmodel.images import decode
 TEMPLATE = Path(__file__).with_suffix(".html")
 DPI, QUALITY = 90, 88
 PREDICTED_PER_SHOWN = 4  # photos predicted for each one shown: enough for wrong predictions among them
-GALLERY = ("occlusion", "Grad-CAM")  # the methods that are fast enough for every photo
 
 
 @dataclass(frozen=True)
@@ -89,8 +88,9 @@ def write(
     with files.atomic_write(out) as new:
         (new / "photos").mkdir(parents=True)
         with _timed(f"occlusion and Grad-CAM of {len(shown)} photos"):
-            for i, photo in enumerate(shown):
-                picture = _gallery_picture(explainer, photo, params, seed=seed)
+            explanations = [_explain(explainer, photo, classes, params) for photo in shown]
+            for i, (photo, explanation) in enumerate(zip(shown, explanations, strict=True)):
+                picture = _gallery_picture(explainer, photo, explanation)
                 picture.save(new / "photos" / f"{i:02d}.jpg", quality=QUALITY)
         methods_gallery, checks = compare(explainer, compared, classes, params, seed=seed)
         methods_gallery.picture().save(new / "methods.jpg", quality=QUALITY)
@@ -103,7 +103,10 @@ def write(
         examples.picture().save(new / "perturbations.jpg", quality=QUALITY)
         with _timed("feature maps"):
             plots.save(feature_maps.plot(explainer, compared[0].pixels), new / "feature_maps.png", dpi=DPI)
-        photo_table = _photo_table(shown, test, classes)
+        photo_table = _photo_table(shown, test, classes).assign(
+            part_carries=[explanation.part.carries for explanation in explanations],
+            explanation=[" ".join(explanation.sentences) for explanation in explanations],
+        )
         for name, table in (("photos", photo_table), ("checks", checks), ("ablation", ablation_table)):
             table.to_csv(new / f"{name}.csv", index=False)
         rows = [
@@ -188,10 +191,17 @@ def compare(
     return Gallery(cells, columns=1 + len(methods), side=200), pd.DataFrame(rows).round(4)
 
 
-def _gallery_picture(explainer: Explainer, photo: ExplainedPhoto, params: ExplainParams, *, seed: int) -> Image.Image:
-    """Returns a photo and its maps by the fast methods, side by side."""
-    methods, pixels = attribution.methods(params, seed=seed), photo.pixels.astype(np.float32)
-    maps = [overlays.overlay(photo.pixels, methods[name](explainer, pixels, photo.predicted)) for name in GALLERY]
+def _explain(
+    explainer: Explainer, photo: ExplainedPhoto, classes: Sequence[str], params: ExplainParams
+) -> cues.Explanation:
+    """Returns the explanation that `gemmodel predict --explain` gives, but for the known photos."""
+    return cues.explain(attribution.probabilities(explainer), photo.pixels, classes, cells=params.occlusion)
+
+
+def _gallery_picture(explainer: Explainer, photo: ExplainedPhoto, explanation: cues.Explanation) -> Image.Image:
+    """Returns a photo and its maps by the methods that are fast enough for every photo, side by side."""
+    cam = attribution.grad_cam(explainer, photo.pixels.astype(np.float32), photo.predicted)
+    maps = [overlays.overlay(photo.pixels, values) for values in (explanation.part.shown, cam)]
     return Image.fromarray(np.concatenate([photo.pixels, *map(np.asarray, maps)], axis=1))
 
 

@@ -25,7 +25,8 @@ def overlay(photo: np.ndarray, values: np.ndarray) -> Image.Image:
     heat = cv2.resize(values.astype(np.float32), (side, side), interpolation=cv2.INTER_CUBIC)
     if len(values) == side:
         heat = cv2.GaussianBlur(heat, (0, 0), SMOOTHING * side)
-    heat = np.clip(heat / max(float(np.percentile(np.abs(heat), PERCENTILE)), 1e-12), -1, 1)[..., None]
+    lowest = -1 if values.min() < 0 else 0  # the interpolation swings below the values
+    heat = np.clip(heat / max(float(np.percentile(np.abs(heat), PERCENTILE)), 1e-12), lowest, 1)[..., None]
     grey = np.asarray(Image.fromarray(photo).convert("L"), np.float32)[..., None]
     opacity = MAX_OPACITY * np.abs(heat)
     blended = (1 - opacity) * grey + opacity * np.where(heat > 0, FOR, AGAINST)

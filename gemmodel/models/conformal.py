@@ -19,12 +19,15 @@ class Thresholds:
         set_threshold: the smallest probability of a gem in the prediction set. The most probable gem is always in it.
         neighbours: the number of nearest reference photos whose mean distance is taken.
         unknown_distance: the largest mean distance of a photo that counts as like the training photos.
+        relative: whether `set_threshold` is a fraction of the most probable gem's probability. Model folders that do
+            not say so are of a former version, where it was not.
     """
 
     coverage: float
     set_threshold: float
     neighbours: int
     unknown_distance: float
+    relative: bool = False
 
 
 @dataclass(frozen=True)
@@ -75,11 +78,13 @@ def fit_thresholds(held_out: HeldOutPredictions, params: TrainParams) -> Thresho
     else:
         distances, _ = nearest(held_out.embedding, reference, neighbours)
     label_probs = held_out.probabilities[np.arange(len(held_out.labels)), held_out.labels]
+    ratios = label_probs / held_out.probabilities.max(axis=1)
     return Thresholds(
         coverage=params.coverage,
-        set_threshold=-conformal_quantile(-label_probs, params.coverage, default=0.0),
+        set_threshold=-conformal_quantile(-ratios, params.coverage, default=0.0),
         neighbours=neighbours,
         unknown_distance=conformal_quantile(distances.mean(axis=1), 1 - params.ood_false_positive_rate, default=2.0),
+        relative=True,
     )
 
 
@@ -98,12 +103,17 @@ def conformal_quantile(scores: np.ndarray, coverage: float, *, default: float) -
     return float(np.sort(scores)[rank - 1]) if rank <= len(scores) else default
 
 
-def prediction_sets(probabilities: np.ndarray, threshold: float) -> np.ndarray:
+def prediction_sets(probabilities: np.ndarray, thresholds: Thresholds) -> np.ndarray:
     """Returns which gems are in the prediction set of each photo, bool of the same shape (photos, classes).
 
-    After Sadinle, Lei and Wasserman, "Least ambiguous set-valued classifiers", JASA 2019.
+    A gem is in the set if its probability is at least `set_threshold` times that of the most probable gem: the
+    likelihood ratio as nonconformity score. Without `relative`, after Sadinle, Lei and Wasserman, "Least ambiguous
+    set-valued classifiers", JASA 2019. Either way the most probable gem is in it.
     """
-    return (probabilities >= threshold) | (probabilities >= probabilities.max(axis=1, keepdims=True))
+    highest = probabilities.max(axis=1, keepdims=True)
+    if thresholds.relative:
+        return probabilities >= thresholds.set_threshold * highest
+    return (probabilities >= thresholds.set_threshold) | (probabilities >= highest)
 
 
 def nearest(

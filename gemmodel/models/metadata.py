@@ -2,7 +2,7 @@
 
 import zipfile
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +10,11 @@ import numpy as np
 from gemmodel.core import files, npz
 from gemmodel.core.errors import DataError, ModelError
 from gemmodel.models.conformal import ReferenceSet, Thresholds
+from gemmodel.models.held_out import HeldOutSummary, SetFrequency
 
 EXPORT = "model.tflite"  # the network for LiteRT, beside model.keras
 THRESHOLDS, FORMER_THRESHOLDS = "thresholds.json", "confidence.json"  # the second one in folders of version 0.1
+HELD_OUT = "held_out.json"  # not in folders of former versions
 
 
 @dataclass(frozen=True)
@@ -24,12 +26,14 @@ class ModelMetadata:
         hierarchy: the mineral class of each gem.
         thresholds: of prediction sets and of photos unlike all training photos.
         reference: training photos that new photos are compared with.
+        held_out: what predictions for held-out photos show.
     """
 
     classes: list[str]
     hierarchy: Mapping[str, str]
     thresholds: Thresholds
     reference: ReferenceSet
+    held_out: HeldOutSummary = field(default_factory=HeldOutSummary)
 
 
 def read(folder: Path) -> ModelMetadata:
@@ -46,7 +50,13 @@ def read(folder: Path) -> ModelMetadata:
         classes, hierarchy, thresholds = (
             files.read_json(folder / name) for name in ("classes.json", "hierarchy.json", thresholds_file)
         )
-        return ModelMetadata(classes, {gem: hierarchy[gem] for gem in classes}, Thresholds(**thresholds), reference)
+        held_out = HeldOutSummary()
+        if (folder / HELD_OUT).exists():
+            content = files.read_json(folder / HELD_OUT)
+            frequencies = [SetFrequency(**row) for row in content["set_frequencies"]]
+            held_out = HeldOutSummary(frequencies, [(a, b) for a, b in content["look_alikes"]])
+        hierarchy = {gem: hierarchy[gem] for gem in classes}
+        return ModelMetadata(classes, hierarchy, Thresholds(**thresholds), reference, held_out)
     except FileNotFoundError as error:
         raise DataError(f"{error.filename}: no such file; `dvc repro` or `dvc pull` brings it back") from None
     except (ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
@@ -57,6 +67,7 @@ def write(metadata: ModelMetadata, folder: Path) -> None:
     """Writes all but the classes, which are saved with the network."""
     files.write_json(folder / "hierarchy.json", dict(metadata.hierarchy))
     files.write_json(folder / THRESHOLDS, asdict(metadata.thresholds))
+    files.write_json(folder / HELD_OUT, asdict(metadata.held_out))
     npz.write(folder / "reference.npz", **vars(metadata.reference))
 
 

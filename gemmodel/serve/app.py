@@ -2,10 +2,12 @@
 
 import asyncio
 import io
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 import anyio
 import uvicorn
@@ -66,15 +68,18 @@ class GemApp:
     async def predict(self, request: Request) -> Response:
         """Returns the prediction for the photo in the request's body, as JSON.
 
-        The object has the attributes of `Prediction`, `text` (`predictions.to_text`), the gem's `properties`, and for
-        each of the nearest photos its address as `photo`.
+        The object has the attributes of `Prediction`, `text`, `certainty` and `details` (of `predictions`), the gem's
+        `properties`, and for each of the nearest photos its address as `photo`.
         """
         return JSONResponse(await self._process_upload(request, self._predict))
 
     async def explain(self, request: Request) -> Response:
-        """Returns the photo in the request's body beside its map of `Predictor.explain`, as a JPEG."""
-        picture = await self._process_upload(request, self._explain, self.explain_limiter)
-        return Response(picture, media_type="image/jpeg")
+        """Returns why the model answers as it does for the photo in the request's body, as `Predictor.explain` does.
+
+        The body is its picture, as a JPEG. The header `Explanation` has its sentences, as URL-encoded JSON.
+        """
+        picture, sentences = await self._process_upload(request, self._explain, self.explain_limiter)
+        return Response(picture, media_type="image/jpeg", headers={"Explanation": quote(json.dumps(sentences))})
 
     async def reference_photo(self, request: Request) -> Response:
         """Returns a thumbnail of the reference photo with an index, as a JPEG."""
@@ -94,12 +99,15 @@ class GemApp:
         ]
         return asdict(prediction) | {
             "text": predictions.to_text(prediction),
+            "certainty": predictions.certainty(prediction),
+            "details": predictions.to_details(prediction),
             "nearest": nearest if self.photos.is_dir() else [],
             "properties": self.properties.get(prediction.gem, {}),
         }
 
-    def _explain(self, photo: bytes) -> bytes:
-        return _jpeg(self.explainer.explain(_check(photo)))
+    def _explain(self, photo: bytes) -> tuple[bytes, list[str]]:
+        picture, sentences = self.explainer.explain(_check(photo))
+        return _jpeg(picture), sentences
 
     async def _process_upload(
         self, request: Request, process: Callable[[bytes], T], limiter: anyio.CapacityLimiter | None = None

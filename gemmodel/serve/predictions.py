@@ -1,11 +1,17 @@
 """Predictions for users, from a model's probabilities and embeddings. NumPy alone: no TensorFlow, no MLflow."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from gemmodel.models import conformal
+from gemmodel.models import held_out as held_out_summary
 from gemmodel.models.metadata import ModelMetadata
+
+# How certain an answer is from which probability of its prediction set on, and the words before the names.
+CERTAINTIES = {"sure": (0.95, ""), "probable": (0.75, "Probably "), "possible": (0.5, "Perhaps "),
+               "unclear": (0.0, "Unclear, perhaps ")}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -27,6 +33,10 @@ class Prediction:
         probability: of the gem, in [0, 1].
         top: the most probable gems with their probabilities, highest first.
         prediction_set: gems, most probable first; contains the true gem of a fraction `coverage` of photos.
+        set_probability: the sum of their probabilities, in [0, 1].
+        frequency: the fraction of held-out photos with a set of about this probability whose set had their gem, in
+            [0, 1]; None where too few were seen.
+        look_alikes: pairs of the set that the model confused in held-out photos.
         unknown: whether the photo is unlike all reference photos.
         distance: mean distance to the nearest reference photos, in [0, 2].
         nearest: those photos, nearest first.
@@ -37,6 +47,9 @@ class Prediction:
     probability: float
     top: list[tuple[str, float]]
     prediction_set: list[str]
+    set_probability: float
+    frequency: float | None
+    look_alikes: list[tuple[str, str]]
     unknown: bool
     distance: float
     nearest: list[Neighbour]
@@ -55,7 +68,9 @@ def to_predictions(
     """
     classes, thresholds, reference = metadata.classes, metadata.thresholds, metadata.reference
     order = np.argsort(-probabilities, axis=1, kind="stable")
-    in_set = conformal.prediction_sets(probabilities, thresholds.set_threshold)
+    in_set = conformal.prediction_sets(probabilities, thresholds)
+    set_probs = held_out_summary.set_probability(probabilities, in_set).tolist()
+    sets = [[classes[gem] for gem in gems if members[gem]] for gems, members in zip(order, in_set, strict=True)]
     neighbours = min(max(top, thresholds.neighbours), len(reference.embedding))
     distances, indices = conformal.nearest(embedding, reference.embedding, neighbours)
     mean_distance = distances[:, : thresholds.neighbours].mean(axis=1)
@@ -65,7 +80,10 @@ def to_predictions(
             mineral_class=metadata.hierarchy[classes[order[photo, 0]]],
             probability=float(probabilities[photo, order[photo, 0]]),
             top=[(classes[gem], float(probabilities[photo, gem])) for gem in order[photo, :top]],
-            prediction_set=[classes[gem] for gem in order[photo] if in_set[photo, gem]],
+            prediction_set=sets[photo],
+            set_probability=set_probs[photo],
+            frequency=metadata.held_out.frequency(set_probs[photo]),
+            look_alikes=metadata.held_out.pairs(sets[photo]),
             unknown=bool(mean_distance[photo] > thresholds.unknown_distance),
             distance=float(mean_distance[photo]),
             nearest=[
@@ -78,14 +96,46 @@ def to_predictions(
 
 
 def to_text(prediction: Prediction, *, max_names: int = 4) -> str:
-    """Returns a prediction as text: `Ruby`, `Almandine or Pyrope`, or that the gem is unknown.
+    """Returns a prediction as text: `Ruby`, `Probably Almandine or Pyrope`, or that the gem is unknown.
+
+    The words follow `certainty`.
 
     Args:
         prediction: for a photo.
         max_names: the maximum number of gems of the prediction set that are named; the others are counted.
     """
-    names = prediction.prediction_set[:max_names]
-    if others := len(prediction.prediction_set) - len(names):
-        names.append(f"one of {others} more")
-    text = " or ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
-    return f"None of the known gems; most similar to {text}" if prediction.unknown else text
+    text = join(prediction.prediction_set, max_names=max_names)
+    if prediction.unknown:
+        return f"None of the known gems; most similar to {text}"
+    return CERTAINTIES[certainty(prediction)][1] + text
+
+
+def certainty(prediction: Prediction) -> str:
+    """Returns how certain an answer is, a key of CERTAINTIES.
+
+    It follows the set's probability, or the frequency where held-out photos show that such sets were right less often.
+    """
+    probability = min(prediction.set_probability, 1.0 if prediction.frequency is None else prediction.frequency)
+    return next((name for name, (lowest, _) in CERTAINTIES.items() if probability >= lowest), "unclear")
+
+
+def join(names: Sequence[str], *, max_names: int = 4) -> str:
+    """Returns names as text: `Ruby, Spinel or Pyrope`; of more than `max_names` the others are counted."""
+    shown = list(names[:max_names])
+    if others := len(names) - len(shown):
+        shown.append(f"one of {others} more")
+    return " or ".join([", ".join(shown[:-1]), shown[-1]] if len(shown) > 1 else shown)
+
+
+def to_details(prediction: Prediction) -> list[str]:
+    """Returns what held-out photos show about a prediction, as sentences; none where the gem is unknown."""
+    sentences: list[str] = []
+    if prediction.unknown:
+        return sentences
+    if prediction.frequency is not None:
+        percent = round(100 * prediction.frequency)
+        photos = "nearly all" if percent == 100 else f"about {percent}"
+        which = "one of these gems" if len(prediction.prediction_set) > 1 else "the gem that was named"
+        sentences.append(f"Of 100 photos new to the model with an answer as sure as this one, {photos} show {which}.")
+    sentences += [f"{a} and {b} look alike: the model often confuses them." for a, b in prediction.look_alikes]
+    return sentences

@@ -76,19 +76,28 @@ class Predictor:
         """Returns the probabilities, float (photos, classes), of pixels (side, side, 3) each."""
         return np.concatenate(list(self._pool.map(lambda pixels: self.outputs(pixels)[0], photos)))
 
-    def explain(self, photo: Photo) -> Image.Image:
-        """Returns a photo and, beside it, the parts of it that support the predicted gem, by occlusion.
+    def explain(self, photo: Photo, *, known: int = 5) -> tuple[Image.Image, list[str]]:
+        """Returns why the model answers as it does: a picture, and sentences.
+
+        Args:
+            photo: a path or an open file.
+            known: the number of most similar reference photos that are named.
+
+        Returns:
+            The photo and, beside it in grey, in red the parts on which the answer rests (`explain.occlusion`); and what
+            `explain.cues` says about the part, the colours and the known photos; of a photo unlike all of these only
+            the last one.
 
         Raises:
             DataError: the file cannot be read as a photo.
         """
-        from gemmodel.explain import occlusion
+        from gemmodel.explain import cues
         from gemmodel.figures import overlays
 
         pixels = self.pixels(photo)
-        predicted = int(self.outputs(pixels)[0].argmax())
-
-        def log_probability(photos: Iterator[np.ndarray]) -> np.ndarray:
-            return np.log(np.maximum(self.probabilities(photos)[:, predicted], 1e-9))
-
-        return overlays.side_by_side(pixels, occlusion.occlusion(log_probability, pixels))
+        prediction = predictions.to_predictions(*self.outputs(pixels), self.metadata, top=known)[0]
+        nearest = [neighbour.gem for neighbour in prediction.nearest]
+        explanation = cues.explain(self.probabilities, pixels, self.metadata.classes, nearest)
+        # Of a photo unlike all known ones the answer means little, and so does what would change it.
+        sentences = explanation.sentences[-1:] if prediction.unknown else explanation.sentences
+        return overlays.side_by_side(pixels, explanation.part.shown), sentences

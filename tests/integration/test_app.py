@@ -117,6 +117,7 @@ def test_chosen_photo_is_predicted_and_explained(page: Any, server: Server, phot
     assert bars == [probability for _, probability in prediction["top"]]
     assert page.locator("#top li").first.inner_text().split("\n")[0] == prediction["gem"]
     assert prediction["mineral_class"] in page.locator("#details").inner_text()
+    assert page.locator("#why li").count() == (1 if prediction["unknown"] else 3)
     assert page.locator("#nearest img").count() == len(prediction["nearest"]) > 0
     page.evaluate("Promise.all([...document.images].map((image) => image.decode()))")  # fails where one is broken
     assert prediction["properties"]["Hardness"] in page.locator("#properties").inner_text()

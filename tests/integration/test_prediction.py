@@ -1,5 +1,6 @@
 """Prediction without TensorFlow: the LiteRT export, the predictor, and the command `gemmodel predict`."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -16,7 +17,7 @@ from gemmodel.core import files, image_folder
 from gemmodel.core.errors import DataError, ModelError
 from gemmodel.core.params import Params
 from gemmodel.embed import extractor
-from gemmodel.explain import occlusion
+from gemmodel.explain import cues, occlusion
 from gemmodel.figures import overlays
 from gemmodel.images import crop, decode
 from gemmodel.models import fusion, saving
@@ -181,19 +182,76 @@ def test_missing_or_damaged_export_is_an_error_with_the_remedy(tmp_path: Path, m
         Predictor(tmp_path)
 
 
-def test_occlusion_is_positive_where_blurring_lowers_the_score_and_zero_elsewhere() -> None:
-    pixels = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
+def corner(photos: Any) -> np.ndarray:
+    """Returns probabilities of two classes that the contrast of the upper left corner decides."""
+    logits = [(float(np.std(photo[: SIDE // 4, : SIDE // 4])) - 40) / 10 for photo in photos]
+    first = 1 / (1 + np.exp(-np.array(logits)))
+    return np.stack([first, 1 - first], axis=1)
 
-    def contrast(photos: Any) -> np.ndarray:
-        """The contrast of the upper left quarter."""
-        return np.array([float(np.std(photo[: SIDE // 2, : SIDE // 2])) / 128 for photo in photos])
 
-    values = occlusion.occlusion(contrast, pixels)
+def noise() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
+
+
+def test_the_part_that_carries_the_answer_is_found() -> None:
+    pixels = noise()
+    part = occlusion.explain(corner, pixels, corner([pixels])[0])
+    assert part.carries and part.probabilities[0] < 0.9
     half = occlusion.CELLS // 2
-    assert values[: half - 1, : half - 1].min() > 0
-    np.testing.assert_array_equal(values[half + 1 :], 0)
-    np.testing.assert_array_equal(values[:, half + 1 :], 0)
-    assert overlays.side_by_side(pixels, values, side=SIDE).size == (2 * SIDE, SIDE)
+    assert part.values[:half, :half].mean() > part.values[half + 1 :, half + 1 :].mean()
+    assert part.shown.min() == 0 and part.shown.argmax() == part.values.argmax()
+    assert overlays.side_by_side(pixels, part.shown, side=SIDE).size == (2 * SIDE, SIDE)
+
+
+def test_an_answer_that_no_part_carries_is_said_to_have_none() -> None:
+    pixels = noise()
+
+    def constant(photos: Any) -> np.ndarray:
+        return np.array([[0.8, 0.2]] * len(list(photos)))
+
+    explanation = cues.explain(constant, pixels, ["Ruby", "Spinel"], ["Ruby", "Spinel", "Ruby"])
+    assert not explanation.part.carries and not explanation.part.shown.any()
+    assert explanation.sentences == [
+        "No single part carries Ruby: without the part that matters most, Ruby stays at 80 %.",
+        "Its colours do not decide: all in grey, Ruby stays at 80 %.",
+        "The 3 known photos most like it show Ruby (2) and Spinel (1).",
+    ]
+
+
+@pytest.mark.parametrize("cells", [1, 2, 5, 6])
+def test_every_cell_is_hidden_in_some_halves_and_visible_in_others(cells: int) -> None:
+    hidden = occlusion.hidden_halves(cells)
+    assert (hidden.sum(axis=0) == len(hidden) / 2).all()
+    assert [part.sum() for part in occlusion.random_parts(cells)] == [max(1, round(cells**2 / 5))] * 19
+
+
+def test_the_colour_that_decides_is_named() -> None:
+    """A red stone on white, and a model that answers by its red."""
+    pixels = np.full((SIDE, SIDE, 3), 255, np.uint8)
+    pixels[8:24, 8:24] = (200, 20, 40)
+    pixels[24:28, :] = (20, 40, 200)
+
+    def redness(photos: Any) -> np.ndarray:
+        red = np.array([float((photo[..., 0] > photo[..., 1].astype(int) + 100).mean()) for photo in photos])
+        return np.stack([np.minimum(0.1 + 10 * red, 0.9), 1 - np.minimum(0.1 + 10 * red, 0.9)], axis=1)
+
+    sentences = cues.explain(redness, pixels, ["Ruby", "Spinel"]).sentences
+    assert sentences[1] == "Its red decides: in grey instead of red, the model would answer Spinel."
+    assert cues.explain(redness, np.full_like(pixels, 255), ["Ruby", "Spinel"]).sentences[1] == (
+        "The photo has hardly any colour."
+    )
+
+
+@pytest.mark.parametrize(
+    ("rgb", "name"),
+    [
+        ((200, 20, 40), "red"), ((230, 130, 20), "orange"), ((100, 60, 20), "brown"), ((230, 220, 40), "yellow"),
+        ((20, 140, 60), "green"), ((40, 200, 200), "turquoise"), ((20, 40, 180), "blue"), ((120, 40, 170), "purple"),
+        ((240, 150, 190), "pink"), ((250, 250, 250), ""), ((128, 128, 128), ""), ((10, 5, 5), ""),
+    ],
+)  # fmt: skip
+def test_colours_have_their_names(rgb: tuple[int, int, int], name: str) -> None:
+    assert cues.colour_names(np.full((2, 2, 3), rgb, np.uint8)).tolist() == [[name] * 2] * 2
 
 
 def predict(run: Run, cwd: Path, *arguments: Any, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -218,7 +276,7 @@ def test_predict_skips_an_unreadable_photo_and_fails_at_the_end(run: Run, model:
     rows = {row["photo"]: row for row in map(json.loads, ended.stdout.splitlines())}
     assert set(rows) == {"one.jpg", str(Path("deep", "two.png")), "text.jpg"}
     assert rows["text.jpg"] == {"photo": "text.jpg", "error": "not an image"}
-    fields = {"gem", "mineral_class", "probability", "top", "prediction_set", "unknown", "distance", "nearest", "text"}
+    fields = {field.name for field in dataclasses.fields(Prediction)} | {"text", "details"}
     assert set(rows["one.jpg"]) == {"photo", *fields}
     # a float32 softmax of three classes sums to 1 but for three roundings of 6e-8
     assert sum(probability for _, probability in rows["one.jpg"]["top"]) == pytest.approx(1, abs=1e-6)
@@ -234,7 +292,7 @@ def test_predict_prints_more_gems_and_draws_the_explanation(
     picture_file = tmp_path / "explanation.png"
     ended = predict(run, photos, "one.jpg", "--top", 3, "--explain", picture_file, "--model", model)
     assert (ended.returncode, ended.stderr) == (0, "")
-    assert len(ended.stdout.splitlines()) == 4
+    assert len(ended.stdout.splitlines()) == 4 + 3  # the part, the colours, the known photos
     with Image.open(picture_file) as picture:
         assert picture.size == (896, 448)
 

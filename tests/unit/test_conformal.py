@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from gemmodel.core.params import Params
-from gemmodel.models import conformal
-from gemmodel.models.conformal import HeldOutPredictions, ReferenceSet
+from gemmodel.models import conformal, held_out
+from gemmodel.models.conformal import HeldOutPredictions, ReferenceSet, Thresholds
 
 
 @pytest.mark.parametrize(
@@ -27,22 +27,58 @@ def test_the_quantile_has_the_finite_sample_guarantee(photos: int, coverage: flo
     assert conformal.conformal_quantile(scores, coverage, default=99) == expected
 
 
-def test_prediction_sets_have_the_exact_coverage() -> None:
+def thresholds(set_threshold: float, *, relative: bool = True) -> Thresholds:
+    return Thresholds(coverage=0.9, set_threshold=set_threshold, neighbours=3, unknown_distance=1.0, relative=relative)
+
+
+def test_prediction_sets_have_the_exact_coverage(settings: Callable[..., Params]) -> None:
     """Of a new photo, on average over many draws of calibration photos."""
-    rng = np.random.default_rng(2)
+    rng, train = np.random.default_rng(2), settings({"train.coverage": 0.9}).train
     covered = []
-    for _ in range(2000):
-        label_probs = rng.uniform(size=40)  # the last one is that of the new photo
-        threshold = -conformal.conformal_quantile(-label_probs[:39], 0.9, default=0.0)
-        covered.append(label_probs[39] >= threshold)
-    assert np.mean(covered) == pytest.approx(36 / 40, abs=0.025)  # ceil(40 * 0.9) / 40; three standard errors
+    for _ in range(300):
+        probabilities = rng.dirichlet(np.full(4, 0.5), size=40)  # the last one is that of the new photo
+        labels = rng.multinomial(1, probabilities).argmax(axis=1)
+        reference = ReferenceSet(np.zeros((39, 1)), labels[:39], np.arange(39).astype(str))
+        fitted = conformal.fit_thresholds(HeldOutPredictions(probabilities[:39], labels[:39], reference), train)
+        covered.append(conformal.prediction_sets(probabilities[39:], fitted)[0, labels[39]])
+    assert np.mean(covered) == pytest.approx(36 / 40, abs=0.05)  # ceil(40 * 0.9) / 40; three standard errors
 
 
 def test_the_most_probable_gem_is_always_in_the_set() -> None:
     probabilities = np.array([[0.5, 0.3, 0.2], [0.34, 0.33, 0.33], [0.9, 0.05, 0.05]])
-    assert conformal.prediction_sets(probabilities, 0.3).tolist() == [[1, 1, 0], [1, 1, 1], [1, 0, 0]]
-    assert conformal.prediction_sets(probabilities, 0.95).sum(axis=1).tolist() == [1, 1, 1]
-    assert conformal.prediction_sets(probabilities, 0.0).all()
+    assert conformal.prediction_sets(probabilities, thresholds(0.5)).tolist() == [[1, 1, 0], [1, 1, 1], [1, 0, 0]]
+    assert conformal.prediction_sets(probabilities, thresholds(1.0)).sum(axis=1).tolist() == [1, 1, 1]
+    assert conformal.prediction_sets(probabilities, thresholds(0.0)).all()
+
+
+def test_thresholds_of_a_former_model_folder_are_probabilities() -> None:
+    probabilities = np.array([[0.5, 0.3, 0.2], [0.34, 0.33, 0.33], [0.9, 0.05, 0.05]])
+    former = thresholds(0.3, relative=False)
+    assert conformal.prediction_sets(probabilities, former).tolist() == [[1, 1, 0], [1, 1, 1], [1, 0, 0]]
+    former = thresholds(0.95, relative=False)
+    assert conformal.prediction_sets(probabilities, former).sum(axis=1).tolist() == [1, 1, 1]
+
+
+def test_look_alikes_are_pairs_that_were_confused_more_often_than_by_chance() -> None:
+    labels = np.repeat([0, 1, 2], 20)
+    predicted = labels.copy()
+    predicted[[0, 1, 20]] = [1, 1, 0]  # three photos of the first two gems, in both directions
+    predicted[[2, 40]] = [2, 0]  # two: chance
+    assert held_out.look_alikes(predicted, labels, classes=3) == [(0, 1)]
+    many = np.repeat([0, 1], 100)
+    assert held_out.look_alikes(np.where(np.arange(200) < 3, 1, many), many, classes=2) == []  # 3 of 200
+
+
+def test_held_out_photos_say_how_often_sets_of_a_probability_are_right() -> None:
+    probabilities = np.repeat([[0.97, 0.03], [0.7, 0.3], [0.55, 0.45]], [40, 40, 10], axis=0)
+    labels = np.r_[np.zeros(39, int), 1, np.zeros(30, int), np.ones(10, int), np.zeros(10, int)]
+    reference = ReferenceSet(np.zeros((90, 1)), labels, np.arange(90).astype(str))
+    predictions = HeldOutPredictions(probabilities, labels, reference)
+    summary = held_out.summarise(predictions, ["Agate", "Ruby"], thresholds(0.5))
+    assert [summary.frequency(p) for p in (0.96, 0.75, 0.3)] == [39 / 40, 30 / 40, None]
+    assert summary.frequency(1.0) is None  # ten photos have both gems in their set, which are too few
+    assert summary.look_alikes == [("Agate", "Ruby")]
+    assert summary.pairs(["Ruby"]) == [] and summary.pairs(["Ruby", "Agate"]) == [("Agate", "Ruby")]
 
 
 def test_neighbours_have_the_largest_inner_product_and_exclude_the_photo_itself() -> None:
@@ -77,20 +113,20 @@ def test_thresholds_are_quantiles_over_the_held_out_photos(
     probabilities = rng.dirichlet(np.ones(3), size=40)
     reference = ReferenceSet(embedding, labels, np.arange(40).astype(str))
     others = embedding if leave_one_out else rng.normal(size=(40, 3)).astype(np.float32)
-    thresholds = conformal.fit_thresholds(
+    fitted = conformal.fit_thresholds(
         HeldOutPredictions(probabilities, labels, reference, None if leave_one_out else others),
         settings({"train.neighbours": 2, "train.ood_false_positive_rate": 0.1, "train.coverage": 0.8}).train,
     )
-    assert (thresholds.coverage, thresholds.neighbours) == (0.8, 2)
-    label_probs = probabilities[np.arange(40), labels]
-    assert thresholds.set_threshold == np.sort(label_probs)[::-1][33 - 1]  # ceil(41 * 0.8)
+    assert (fitted.coverage, fitted.neighbours, fitted.relative) == (0.8, 2, True)
+    ratios = probabilities[np.arange(40), labels] / probabilities.max(axis=1)
+    assert fitted.set_threshold == np.sort(ratios)[::-1][33 - 1]  # ceil(41 * 0.8)
     distances = conformal.nearest(others, embedding, 2, leave_out=leave_one_out)[0].mean(axis=1)
-    assert thresholds.unknown_distance == np.sort(distances)[37 - 1]  # ceil(41 * 0.9)
+    assert fitted.unknown_distance == np.sort(distances)[37 - 1]  # ceil(41 * 0.9)
 
 
 def test_with_few_photos_no_photo_is_unknown_and_sets_contain_all_gems(settings: Callable[..., Params]) -> None:
     reference = ReferenceSet(np.eye(2, dtype=np.float32), np.array([0, 1]), np.array(["a", "b"]))
-    thresholds = conformal.fit_thresholds(
+    fitted = conformal.fit_thresholds(
         HeldOutPredictions(np.full((2, 2), 0.5), np.array([0, 1]), reference), settings().train
     )
-    assert (thresholds.set_threshold, thresholds.neighbours, thresholds.unknown_distance) == (0, 1, 2)
+    assert (fitted.set_threshold, fitted.neighbours, fitted.unknown_distance) == (0, 1, 2)

@@ -110,15 +110,14 @@ def test_occlusion_finds_the_only_cell_that_matters(settings: Settings, photo: n
         keras.Model(pixels, layers.Dense(2, activation="softmax")(layers.Flatten()(pixels)))
     )
     weights = np.zeros((SIDE, SIDE, 3, 2))
-    weights[4:6, 2:4, :, 1] = 0.01
+    weights[4:6, 2:4, :, 1] = 0.001
     model.layers[-1].set_weights([weights.reshape(-1, 2), np.zeros(2)])
     spot = np.zeros_like(photo)
     spot[4:6, 2:4] = 255
     method = attribution.methods(settings({"explain.occlusion": 4}).explain, seed=0)["occlusion"]
     values = method(Explainer(model), spot, 1)
-    assert values[2, 1] > 1
-    values[2, 1] = 0
-    np.testing.assert_allclose(values, 0, atol=1e-4)  # log odds of some 60 in float32
+    assert values.argmax() == 2 * 4 + 1
+    assert values.min() == 0  # what does not matter is not shown
 
 
 @pytest.mark.parametrize(("target", "sign"), [(0, -1), (1, 1)])

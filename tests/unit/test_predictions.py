@@ -11,8 +11,9 @@ import pytest
 
 from gemmodel.core.errors import DataError, ModelError
 from gemmodel.evaluate import set_metrics
-from gemmodel.models import metadata
+from gemmodel.models import conformal, metadata
 from gemmodel.models.conformal import ReferenceSet, Thresholds
+from gemmodel.models.held_out import HeldOutSummary, SetFrequency
 from gemmodel.models.metadata import ModelMetadata
 from gemmodel.serve import predictions
 
@@ -20,12 +21,13 @@ CLASSES = ["Almandine", "Emerald", "Pyrope"]
 METADATA = ModelMetadata(
     classes=CLASSES,
     hierarchy={"Almandine": "Garnet", "Emerald": "Beryl", "Pyrope": "Garnet"},
-    thresholds=Thresholds(coverage=0.9, set_threshold=0.25, neighbours=2, unknown_distance=0.4),
+    thresholds=Thresholds(coverage=0.9, set_threshold=0.5, neighbours=2, unknown_distance=0.4, relative=True),
     reference=ReferenceSet(
         embedding=np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [0.6, 0, 0.8]], np.float32),
         labels=np.array([0, 1, 2, 2], np.int32),
         files=np.array(["Almandine/a_0.jpg", "Emerald/e_0.jpg", "Pyrope/p_0.jpg", "Pyrope/p_1.jpg"]),
     ),
+    held_out=HeldOutSummary([SetFrequency(0.0, 10, 5), SetFrequency(0.8, 50, 43)], [("Almandine", "Pyrope")]),
 )
 PROBABILITIES = np.array([[0.5, 0.1, 0.4], [0.1, 0.8, 0.1]], np.float32)
 EMBEDDING = np.array([[1, 0, 0], [0, 0.1, 0]], np.float32)
@@ -44,7 +46,13 @@ def test_prediction_has_both_labels_the_set_and_the_nearest_photos() -> None:
     ]
     assert prediction.distance == pytest.approx((0 + 0.4) / 2, abs=APPROX)
     assert not prediction.unknown
-    assert predictions.to_text(prediction) == "Almandine or Pyrope"
+    assert prediction.set_probability == pytest.approx(0.9, abs=APPROX)
+    assert (prediction.frequency, prediction.look_alikes) == (0.86, [("Almandine", "Pyrope")])
+    assert predictions.to_text(prediction) == "Probably Almandine or Pyrope"
+    assert predictions.to_details(prediction) == [
+        "Of 100 photos new to the model with an answer as sure as this one, about 86 show one of these gems.",
+        "Almandine and Pyrope look alike: the model often confuses them.",
+    ]
 
 
 def test_photo_unlike_all_reference_photos_is_unknown_whatever_its_probability() -> None:
@@ -52,6 +60,7 @@ def test_photo_unlike_all_reference_photos_is_unknown_whatever_its_probability()
     assert prediction.unknown and prediction.distance > 0.4
     assert (prediction.gem, prediction.prediction_set) == ("Emerald", ["Emerald"])
     assert predictions.to_text(prediction) == "None of the known gems; most similar to Emerald"
+    assert predictions.to_details(prediction) == []
 
 
 @pytest.mark.parametrize(
@@ -65,7 +74,35 @@ def test_photo_unlike_all_reference_photos_is_unknown_whatever_its_probability()
 )
 def test_prediction_set_as_text(gems: list[str], expected: str) -> None:
     prediction = predictions.to_predictions(PROBABILITIES, EMBEDDING, METADATA)[0]
-    assert predictions.to_text(replace(prediction, prediction_set=gems)) == expected
+    sure = replace(prediction, prediction_set=gems, set_probability=0.97, frequency=None)
+    assert predictions.to_text(sure) == expected
+
+
+@pytest.mark.parametrize(
+    ("gems", "probability", "frequency", "expected"),
+    [
+        (["Ruby"], 0.95, None, "Ruby"),
+        (["Ruby"], 0.94, 0.99, "Probably Ruby"),
+        (["Ruby"], 0.97, 0.9, "Probably Ruby"),  # held-out photos show that the model is too sure of itself
+        (["Ruby"], 0.6, None, "Perhaps Ruby"),
+        (["Onyx Red", "Bloodstone"], 0.56, 0.7, "Perhaps Onyx Red or Bloodstone"),
+        (["Ruby", "Spinel"], 0.49, None, "Unclear, perhaps Ruby or Spinel"),
+    ],
+)
+def test_words_follow_the_probability_of_the_set(
+    gems: list[str], probability: float, frequency: float | None, expected: str
+) -> None:
+    prediction = predictions.to_predictions(PROBABILITIES, EMBEDDING, METADATA)[0]
+    changed = replace(prediction, prediction_set=gems, set_probability=probability, frequency=frequency)
+    assert predictions.to_text(changed) == expected
+
+
+def test_without_held_out_photos_no_gems_are_said_to_look_alike(model_folder: Path) -> None:
+    """A model folder of a former version has no such file."""
+    (model_folder / "held_out.json").unlink()
+    prediction = predictions.to_predictions(PROBABILITIES, EMBEDDING, metadata.read(model_folder))[0]
+    assert prediction.prediction_set == ["Almandine", "Pyrope"]
+    assert predictions.to_details(prediction) == []
 
 
 @pytest.fixture
@@ -81,22 +118,26 @@ def test_metadata_is_read_as_written(model_folder: Path, thresholds_file: str) -
     (model_folder / "thresholds.json").rename(model_folder / thresholds_file)
     assert json.loads((model_folder / thresholds_file).read_text()) == {
         "coverage": 0.9,
-        "set_threshold": 0.25,
+        "set_threshold": 0.5,
         "neighbours": 2,
         "unknown_distance": 0.4,
+        "relative": True,
     }
     read = metadata.read(model_folder)
     assert (read.classes, read.hierarchy, read.thresholds) == (CLASSES, METADATA.hierarchy, METADATA.thresholds)
+    assert read.held_out == METADATA.held_out
     assert predictions.to_predictions(PROBABILITIES, EMBEDDING, read) == predictions.to_predictions(
         PROBABILITIES, EMBEDDING, METADATA
     )
 
 
-@pytest.mark.parametrize("name", ["hierarchy.json", "thresholds.json", "reference.npz"])
+@pytest.mark.parametrize("name", ["hierarchy.json", "thresholds.json", "reference.npz", "held_out.json"])
 def test_missing_or_damaged_file_is_an_error_with_the_remedy(model_folder: Path, name: str) -> None:
     (model_folder / name).write_bytes(b"{}")
     with pytest.raises(ModelError, match=r"damaged: .* train it again"):
         metadata.read(model_folder)
+    if name == "held_out.json":
+        return
     (model_folder / name).unlink()
     missing = "confidence.json" if name == "thresholds.json" else name
     with pytest.raises(DataError, match=rf"{missing}: no such file"):
@@ -122,3 +163,17 @@ def test_scores_of_labels_and_sets() -> None:
         "set_size": 1.5,
         "singleton_rate": 0.5,
     }
+
+
+def test_coverage_by_size_and_by_probability() -> None:
+    probabilities = np.array([[0.9, 0.05, 0.05], [0.45, 0.15, 0.4], [0.3, 0.6, 0.1], [0.7, 0.2, 0.1]])
+    sets = conformal.prediction_sets(probabilities, METADATA.thresholds)
+    table = set_metrics.stratified(np.array([0, 2, 0, 2]), probabilities, sets)
+    assert list(table.itertuples(index=False, name=None)) == [
+        ("all", "all", 4, 0.75, 1.5),
+        ("size", "1", 2, 0.5, 1.0),
+        ("size", "2", 2, 1.0, 2.0),
+        ("probability", "below 0.5", 1, 1.0, 2.0),
+        ("probability", "0.5 to 0.8", 2, 0.5, 1.5),
+        ("probability", "0.8 or more", 1, 1.0, 1.0),
+    ]

@@ -24,8 +24,10 @@ async function predict(photo) {
     if (current !== latest) return;
     showPrediction(photo, prediction);
     showStatus("Computing the explanation …");
-    const explanation = await (await post("explain", photo)).blob();
+    const explained = await post("explain", photo);
+    const explanation = await explained.blob();
     if (current !== latest) return;
+    byId("why").replaceChildren(...JSON.parse(decodeURIComponent(explained.headers.get("Explanation"))).map((sentence) => create("li", sentence)));
     byId("explanation").src = URL.createObjectURL(explanation);
     byId("explanation").hidden = false;
     showStatus("");
@@ -40,8 +42,7 @@ function showPrediction(photo, prediction) {
   const mineralClass = `Mineral class of ${prediction.gem}: ${prediction.mineral_class}.`;
   byId("details").textContent = prediction.unknown
     ? "This photo is unlike all training photos. The gems below are only the most similar ones."
-    : prediction.prediction_set.length > 1 ? `The photo alone cannot tell these gems apart. ${mineralClass}`
-    : mineralClass;
+    : [...prediction.details, mineralClass].join(" ");
   byId("top").replaceChildren(...prediction.top.map(([gem, probability]) => {
     const item = create("li", "");
     const percent = probability < 0.001 ? "< 0.1 %" : `${(100 * probability).toFixed(1)} %`;
@@ -50,6 +51,7 @@ function showPrediction(photo, prediction) {
     return item;
   }));
   byId("explanation").hidden = true;
+  byId("why").replaceChildren();
   byId("nearest").hidden = !prediction.nearest.length;
   byId("nearest").querySelector("ul").replaceChildren(...prediction.nearest.map((neighbour) => {
     const item = create("li", "");
