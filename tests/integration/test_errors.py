@@ -165,6 +165,24 @@ def test_a_full_disk_is_named_by_crawl_from_a_site(project: Any, refused: Any, f
     assert list(full_disk.iterdir()) == []
 
 
+def test_a_full_disk_leaves_the_whole_shards_of_features(full_disk: Path) -> None:
+    from gemmodel.embed import embedding, feature_set
+
+    features = np.random.default_rng(0).normal(size=(20, 500))  # 20 KB, and a page for its digest
+
+    def write(i: int) -> None:
+        shard = full_disk / feature_set.shard_name(i)
+        assert sum(embedding.write_shard(shard, [], lambda _: iter(features))) == len(features)
+
+    write(0)
+    write(1)
+    whole = sorted(full_disk.iterdir())
+    with pytest.raises(DataError, match=r"0002\.npy: no space left on its disk; free some and run this again$"):
+        write(2)
+    assert sorted(full_disk.iterdir()) == whole
+    assert [path.name for path in whole] == ["0000.npy", "0000.sha256", "0001.npy", "0001.sha256"]
+
+
 def test_a_full_disk_is_named_by_augment(split_project: Any, refused: Any, tmp_path: Path, full_disk: Path) -> None:
     text = (split_project.root / "params.yaml").read_text(encoding="utf-8")
     (tmp_path / "params.yaml").write_text(text.replace("images_per_class: 2", "images_per_class: 60"), encoding="utf-8")
