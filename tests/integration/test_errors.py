@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from gemmodel.core.errors import DataError
+
 SIZE = 64 * 1024  # bytes of the disk that is to become full
 
 

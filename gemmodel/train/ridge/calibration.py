@@ -111,7 +111,6 @@ def fit_arcsinh_scale(scores: np.ndarray, labels: np.ndarray, groups: Sequence[n
         labels: class indices, shape (photos,).
         groups: indices of the classes among which the probabilities sum to 1.
     """
-
     step = -(-len(labels) // MAX_CALIBRATED)
     scores, labels = scores[::step], labels[::step]
 
