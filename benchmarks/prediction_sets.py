@@ -130,8 +130,8 @@ def main() -> None:
     arguments = parser.parse_args()
     settings = params.load(Path("params.yaml"))
     print(devices.prepare(settings.base))
-    photos = feature_set.read(arguments.features / "train.npz").concat(feature_set.read(arguments.features / "val.npz"))
-    features, labels, u = photos.features, photos.labels, uniform(photos.files)
+    photos = feature_set.read(arguments.features / "train").concat(feature_set.read(arguments.features / "val"))
+    features, labels, u = photos.features[:], photos.labels, uniform(photos.files)
     names, parents = mineral_class_indices(photos.classes, files.read_json(arguments.hierarchy))
     coverage = settings.train.coverage
     reference = ReferenceSet(np.zeros((4, 1)), np.zeros(4, int), np.array(["", "", "", ""]))  # words need no distance

@@ -60,6 +60,10 @@ RENAMED = {  # keys of version 0.1 and their present names
     "split.most_per_class": "split.max_per_class",
     "train.unknown_share": "train.ood_false_positive_rate",
 }
+REMOVED = {  # keys of version 0.1 that nothing replaces, and why
+    "model.fusion.dropout": "of the softmax head, which kernel ridge regression replaces for any number of photos",
+    "model.fusion.head": "kernel ridge regression is the only head, for any number of photos (model.fusion.landmarks)",
+}
 YAML_1_1_BOOLEANS = {"yes", "no", "on", "off", "y", "n"}  # text to YAML 1.2, which DVC and this project read
 OUTPUTS = ("data", "models", "reports", "mlruns", "mlflow.db", "logs", ".dvc")  # what a run of the pipeline changes
 RENAMED_VALUES = {"fly": "on_the_fly", "by_hand": "manual"}
@@ -149,7 +153,6 @@ class EmbedParams:
 class FusionParams:
     """A classifier head on standardised features."""
 
-    head: Literal["kernel", "softmax"]
     labels: Literal["all", "separate"]
     degree: Annotated[tuple[Annotated[int, Range(1, 8)], ...], Range(1)]
     stacking_penalty: Rate
@@ -157,7 +160,6 @@ class FusionParams:
     components: Positive
     penalties: Annotated[tuple[Annotated[float, Range(1e-6)], ...], Range(1)]
     refit_on_validation: bool
-    dropout: Annotated[float, Range(0, 0.99)]
     clip: Rate
     fine_tune_epochs: Count
     ensemble_size: Positive
@@ -476,8 +478,11 @@ def _section(value: Any, kind: Any, name: str) -> Any:
     names = [field.name for field in fields(kind)]
     for key in value:
         if key not in names:
-            if new := RENAMED.get(f"{prefix}{key}".rpartition(": ")[2]):
+            full = f"{prefix}{key}".rpartition(": ")[2]
+            if new := RENAMED.get(full):
                 raise ParameterError(f"{prefix}{key} is now called {new}; rename it")
+            if reason := REMOVED.get(full):
+                raise ParameterError(f"{prefix}{key} does not exist any more: {reason}; remove this line")
             shown = str(key) if str(key).isprintable() and len(str(key)) < 30 else repr(f"{str(key)[:20]}...")
             raise ParameterError(f"{prefix}{shown} is not a known key; those known: {', '.join(names)}")
     for key in names:

@@ -8,7 +8,8 @@ from scipy.linalg import eigh
 from scipy.special import softmax
 from sklearn.metrics import log_loss
 
-from gemmodel.train.kernel_ridge import KernelRidge, fit_arcsinh_scale
+from gemmodel.train.kernel_ridge import KernelRidge
+from gemmodel.train.ridge.calibration import fit_arcsinh_scale
 
 MAX_PHOTOS = 3_000  # landmarks that are looked at, evenly spaced: time grows with their cube
 FACTORS = (1 / 16, 1 / 4, 1, 4, 16)  # penalties around the kept one
@@ -35,8 +36,9 @@ def penalty_curves(
         One row per point: `curve`, its name; `penalty`, `loss` and `accuracy`.
     """
     classes, rows = ridge.classes, []
-    sample = np.linspace(0, len(ridge.support_) - 1, min(len(ridge.support_), MAX_PHOTOS)).astype(int)
-    photos, support = labels[ridge.landmarks_[sample]], ridge.support_[sample]
+    support = ridge.kernel_.support
+    sample = np.linspace(0, len(support) - 1, min(len(support), MAX_PHOTOS)).astype(int)
+    photos, support = labels[ridge.landmarks_[sample]], support[sample]
     kernel = (1 + (support @ support.T).astype(np.float64)) / 2
     targets = np.eye(classes)[photos] - 1 / classes
 
