@@ -95,7 +95,7 @@ def validation_split(settings: Params, labels: np.ndarray, train: np.ndarray) ->
 def predict_head(settings: Params, photos: FeatureSet, train: np.ndarray, test: np.ndarray) -> np.ndarray:
     """Fits the head as the train stage does, and returns the probabilities of the test photos."""
     from gemmodel.train import fusion_head
-    from gemmodel.train.kernel_ridge import KernelRidge
+    from gemmodel.train.ridge.kernel_ridge import KernelRidge
 
     model, classes = settings.model.fusion, len(photos.classes)
     if len(model.penalties) == 1:  # nothing to select, so it is fitted to all photos at once

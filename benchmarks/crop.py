@@ -58,7 +58,7 @@ def logistic(
 
 def head(train: np.ndarray, labels: np.ndarray, test: np.ndarray, settings: Params, blocks: list[int]) -> np.ndarray:
     """Returns the probabilities of fusion's head with the shipped parameters."""
-    from gemmodel.train.kernel_ridge import KernelRidge
+    from gemmodel.train.ridge.kernel_ridge import KernelRidge
 
     model = settings.model.fusion
     ridge = KernelRidge(model, classes=labels.max() + 1, blocks=blocks, penalty=model.penalties[0])

@@ -169,7 +169,7 @@ def main() -> None:
     arguments = parser.parse_args()
     settings = params.load(Path("params.yaml"))
     print(devices.prepare(settings.base))
-    train, val = (feature_set.read(arguments.data / "features" / f"{part}.npz") for part in ("train", "val"))
+    train, val = (feature_set.read(arguments.data / "features" / part) for part in ("train", "val"))
     head, _ = fit_kernel(replace(settings.model.fusion, refit_on_validation=False), train, val, params=settings.train)
     with tempfile.TemporaryDirectory() as scratch:
         pixels_to_features = extractor.extractor(settings.embed, image_size=settings.base.image_size)

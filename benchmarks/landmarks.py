@@ -18,7 +18,7 @@ from sklearn.model_selection import StratifiedKFold
 
 from gemmodel.core import params
 from gemmodel.embed import feature_set
-from gemmodel.train.kernel_ridge import KernelRidge
+from gemmodel.train.ridge.kernel_ridge import KernelRidge
 
 FOLDS = 5
 

@@ -73,7 +73,7 @@ def main() -> None:
     from gemmodel.embed import embedding
     from gemmodel.embed.extractor import extractor
     from gemmodel.train import fusion_head
-    from gemmodel.train.kernel_ridge import KernelRidge
+    from gemmodel.train.ridge.kernel_ridge import KernelRidge
 
     photos = feature_set.read(arguments.features / "train").concat(feature_set.read(arguments.features / "val"))
     features, labels = photos.features[:], photos.labels

@@ -42,7 +42,7 @@ from gemmodel.models import conformal, held_out
 from gemmodel.models.conformal import HeldOutPredictions, ReferenceSet, Thresholds
 from gemmodel.models.metadata import ModelMetadata, mineral_class_indices
 from gemmodel.serve import predictions
-from gemmodel.train.kernel_ridge import KernelRidge
+from gemmodel.train.ridge.kernel_ridge import KernelRidge
 
 FOLDS = 5
 Scores = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], np.ndarray]

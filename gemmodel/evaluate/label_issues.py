@@ -13,7 +13,7 @@ from gemmodel.core.params import FusionParams
 from gemmodel.embed import feature_set
 from gemmodel.embed.feature_set import FeatureSet
 from gemmodel.figures import html, tiles
-from gemmodel.train.kernel_ridge import KernelRidge
+from gemmodel.train.ridge.kernel_ridge import KernelRidge
 
 TEMPLATE = Path(__file__).with_suffix(".html")
 EXAMPLES = 3  # photos of a gem beside one with a label issue

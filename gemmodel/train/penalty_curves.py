@@ -8,8 +8,8 @@ from scipy.linalg import eigh
 from scipy.special import softmax
 from sklearn.metrics import log_loss
 
-from gemmodel.train.kernel_ridge import KernelRidge
 from gemmodel.train.ridge.calibration import fit_arcsinh_scale
+from gemmodel.train.ridge.kernel_ridge import KernelRidge
 
 MAX_PHOTOS = 3_000  # landmarks that are looked at, evenly spaced: time grows with their cube
 FACTORS = (1 / 16, 1 / 4, 1, 4, 16)  # penalties around the kept one

@@ -16,8 +16,8 @@ from gemmodel.core.errors import DeviceError
 from gemmodel.core.params import Params
 from gemmodel.embed import feature_set
 from gemmodel.embed.feature_set import FeatureSet
-from gemmodel.train.kernel_ridge import KernelRidge
 from gemmodel.train.ridge import nystroem
+from gemmodel.train.ridge.kernel_ridge import KernelRidge
 from tests.integration.dask_cluster import DEADLINE, scheduler, worker
 
 distributed = pytest.importorskip("distributed")

@@ -28,8 +28,8 @@ from gemmodel.serve.predictions import Prediction
 from gemmodel.serve.predictor import Predictor
 from gemmodel.train.cnn import cnn
 from gemmodel.train.fusion_head import to_keras
-from gemmodel.train.kernel_ridge import KernelRidge
 from gemmodel.train.residual import residual
+from gemmodel.train.ridge.kernel_ridge import KernelRidge
 from gemmodel.train.transfer import transfer
 from tests.conftest import LITERT_ATOL
 

@@ -19,8 +19,8 @@ from gemmodel.figures import overlays
 from gemmodel.models import fusion
 from gemmodel.train.cnn import cnn
 from gemmodel.train.fusion_head import to_keras
-from gemmodel.train.kernel_ridge import KernelRidge
 from gemmodel.train.residual import residual
+from gemmodel.train.ridge.kernel_ridge import KernelRidge
 from gemmodel.train.transfer import transfer
 
 Settings = Callable[..., Params]

@@ -15,7 +15,7 @@ from gemmodel.embed.feature_set import FeatureSet
 from gemmodel.models import fusion
 from gemmodel.train import fit, fusion_head
 from gemmodel.train.context import TrainingContext
-from gemmodel.train.kernel_ridge import KernelRidge
+from gemmodel.train.ridge.kernel_ridge import KernelRidge
 
 Settings = Callable[..., Params]
 Cloud = Callable[..., tuple[np.ndarray, np.ndarray]]

@@ -12,8 +12,8 @@ from gemmodel.evaluate import metrics
 from gemmodel.evaluate.metrics import Predictions
 from gemmodel.figures import plots
 from gemmodel.train import curves
-from gemmodel.train.kernel_ridge import KernelRidge
 from gemmodel.train.penalty_curves import penalty_curves
+from gemmodel.train.ridge.kernel_ridge import KernelRidge
 
 # Seven photos of three gems. The comments are: actual, predicted.
 PROBABILITIES = np.array(

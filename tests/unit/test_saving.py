@@ -18,7 +18,7 @@ from gemmodel.embed import extractor, litert
 from gemmodel.models import fusion, saving
 from gemmodel.models.joint_probability import JointProbability
 from gemmodel.train.fusion_head import to_keras
-from gemmodel.train.kernel_ridge import KernelRidge
+from gemmodel.train.ridge.kernel_ridge import KernelRidge
 
 Settings = Callable[..., Params]
 CLASSES = ["Agate", "Ruby", "Rubín"]
