@@ -4,9 +4,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from gemmodel import devices
-from gemmodel.core import files, hashing, params
+from gemmodel.core import files, hashing, image_folder, params
 from gemmodel.models import conformal, saving
-from gemmodel.models.metadata import ModelMetadata
+from gemmodel.models.metadata import ModelMetadata, TrainingPhotos
 from gemmodel.tracking import runs, store
 from gemmodel.train import curves as learning_curves
 from gemmodel.train import distribution, fit
@@ -42,9 +42,12 @@ def main(
         if log is None:  # this worker is not the chief
             return
         held_out = result.held_out
+        parts = [image_folder.list_images(folder) for folder in datasets.values()]
+        photos = {gem: sum(len(part.get(gem, [])) for part in parts) for gem in result.classes}
         metadata = ModelMetadata(
-            result.classes, mineral_classes, conformal.fit_thresholds(held_out, train), held_out.reference
-        )
+            result.classes, mineral_classes, conformal.fit_thresholds(held_out, train), held_out.reference,
+            TrainingPhotos(list(settings.crawl.source), photos),
+        )  # fmt: skip
         saving.save(result.model, result.classes, out, crop=settings.clean.crop, metadata=metadata)
         best = fit.summary(result.history, result.selection_metric)
         files.write_json(report, best)

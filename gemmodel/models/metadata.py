@@ -12,7 +12,26 @@ from gemmodel.core.errors import DataError, ModelError
 from gemmodel.models.conformal import ReferenceSet, Thresholds
 
 EXPORT = "model.tflite"  # the network for LiteRT, beside model.keras
+TRAINING = "training.json"
 THRESHOLDS, FORMER_THRESHOLDS = "thresholds.json", "confidence.json"  # the second one in folders of version 0.1
+
+
+@dataclass(frozen=True)
+class TrainingPhotos:
+    """What a model was trained on.
+
+    Attributes:
+        sources: as `crawl.source` names them; `sample` is the bundled site, whose pictures are rendered.
+        photos: the number of photos of each gem, of the train and validation parts.
+    """
+
+    sources: list[str]
+    photos: Mapping[str, int]
+
+    @property
+    def rendered(self) -> bool:
+        """Whether the pictures are rendered ones: such a model is a demonstration."""
+        return "sample" in self.sources
 
 
 @dataclass(frozen=True)
@@ -24,12 +43,14 @@ class ModelMetadata:
         hierarchy: the mineral class of each gem.
         thresholds: of prediction sets and of photos unlike all training photos.
         reference: training photos that new photos are compared with.
+        training: what the model was trained on; None in folders that do not record it.
     """
 
     classes: list[str]
     hierarchy: Mapping[str, str]
     thresholds: Thresholds
     reference: ReferenceSet
+    training: TrainingPhotos | None = None
 
 
 def read(folder: Path) -> ModelMetadata:
@@ -46,7 +67,10 @@ def read(folder: Path) -> ModelMetadata:
         classes, hierarchy, thresholds = (
             files.read_json(folder / name) for name in ("classes.json", "hierarchy.json", thresholds_file)
         )
-        return ModelMetadata(classes, {gem: hierarchy[gem] for gem in classes}, Thresholds(**thresholds), reference)
+        record = folder / TRAINING  # version 0.1 wrote none
+        training = TrainingPhotos(**files.read_json(record)) if record.exists() else None
+        hierarchy = {gem: hierarchy[gem] for gem in classes}
+        return ModelMetadata(classes, hierarchy, Thresholds(**thresholds), reference, training)
     except FileNotFoundError as error:
         raise DataError(f"{error.filename}: no such file; `dvc repro` or `dvc pull` brings it back") from None
     except (ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
@@ -58,6 +82,8 @@ def write(metadata: ModelMetadata, folder: Path) -> None:
     files.write_json(folder / "hierarchy.json", dict(metadata.hierarchy))
     files.write_json(folder / THRESHOLDS, asdict(metadata.thresholds))
     npz.write(folder / "reference.npz", **vars(metadata.reference))
+    if metadata.training:
+        files.write_json(folder / TRAINING, asdict(metadata.training))
 
 
 def mineral_class_indices(classes: Iterable[str], hierarchy: Mapping[str, str]) -> tuple[list[str], np.ndarray]:
