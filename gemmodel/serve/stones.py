@@ -16,8 +16,8 @@ def join(probabilities: np.ndarray, embedding: np.ndarray, metadata: ModelMetada
 
     The probabilities are the normalised geometric mean of the photos' (a logarithmic opinion pool: Genest and Zidek,
     "Combining probability distributions", Statistical Science 1986). Equal photos give the answer of one of them, and
-    photos that agree do not count as independent evidence. The stone is unknown where the mean of the photos' distances
-    is that of an unknown photo.
+    photos that agree do not count as independent evidence. The stone is unknown where at
+    least half of its photos are, and its distance is the mean of theirs.
 
     Args:
         probabilities: float (photos, classes).
@@ -30,13 +30,12 @@ def join(probabilities: np.ndarray, embedding: np.ndarray, metadata: ModelMetada
         pooled / pooled.sum(), embedding.mean(axis=0, keepdims=True), metadata, top=top
     )[0]  # fmt: skip
     each = predictions.to_predictions(probabilities, embedding, metadata, top=top)
-    distance = float(np.mean([prediction.distance for prediction in each]))
     all_nearest = [neighbour for prediction in each for neighbour in prediction.nearest]
     farthest_first = sorted(all_nearest, key=lambda neighbour: -neighbour.distance)
     nearest = {neighbour.file: neighbour for neighbour in farthest_first}  # each file once, at its least distance
     return replace(
         joined,
-        distance=distance,
-        unknown=distance > metadata.thresholds.unknown_distance,
+        distance=float(np.mean([prediction.distance for prediction in each])),
+        unknown=2 * sum(prediction.unknown for prediction in each) >= len(each),
         nearest=sorted(nearest.values(), key=lambda neighbour: (neighbour.distance, neighbour.file))[:top],
     )
