@@ -88,4 +88,4 @@ def to_text(prediction: Prediction, *, max_names: int = 4) -> str:
     if others := len(prediction.prediction_set) - len(names):
         names.append(f"one of {others} more")
     text = " or ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
-    return f"None of the known gems; most similar to {text}" if prediction.unknown else text
+    return f"Unknown: unlike the training photos; most similar to {text}" if prediction.unknown else text

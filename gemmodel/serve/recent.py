@@ -1,5 +1,6 @@
 """The latest photos of the web page as the model saw them, in memory only, so that a browser sends each photo once."""
 
+import asyncio
 import secrets
 import time
 from collections import OrderedDict
@@ -20,7 +21,7 @@ class ModelPhoto(NamedTuple):
 
 
 class RecentPhotos:
-    """Photos by a random token, which only the browser that sent a photo has. Used in one thread."""
+    """Photos by a random token, which only the browser that sent a photo has. Used in the thread of an event loop."""
 
     def __init__(self, *, max_photos: int = MAX_PHOTOS, max_age_s: float = MAX_AGE_S) -> None:
         self._photos: OrderedDict[str, tuple[float, ModelPhoto]] = OrderedDict()  # oldest first
@@ -33,6 +34,7 @@ class RecentPhotos:
             self._photos.popitem(last=False)
         token = secrets.token_urlsafe(16)
         self._photos[token] = time.monotonic(), photo
+        asyncio.get_running_loop().call_later(self._max_age_s + 1, self.expire)
         return token
 
     def get(self, token: str) -> ModelPhoto | None:
