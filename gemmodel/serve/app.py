@@ -1,6 +1,7 @@
 """A web page that names the gem of a photo. Uploads stay in memory; only feedback, with consent, is written to disk."""
 
 import asyncio
+import contextlib
 import errno
 import io
 import math
@@ -273,7 +274,8 @@ def serve(app: Starlette, listening: socket.socket) -> None:
     config = uvicorn.Config(
         app, log_level="warning", access_log=False, server_header=False, limit_concurrency=MAX_CLIENTS
     )  # fmt: skip
-    uvicorn.Server(config).run(sockets=[listening])
+    with contextlib.suppress(KeyboardInterrupt):  # Ctrl+C, which the server raises again once it has ended
+        uvicorn.Server(config).run(sockets=[listening])
 
 
 def read_properties(manifest: Path) -> dict[str, Mapping[str, str]]:

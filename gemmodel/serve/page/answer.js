@@ -3,6 +3,8 @@ import { byId, create, picture } from "./dom.js";
 import { all, either, language, percent, t } from "./language.js";
 
 const MAX_NAMES = 4;
+// How the server's sentence begins by the probability of the prediction set.
+const CERTAINTY = [["Probably ", "probably"], ["Perhaps ", "perhaps"], ["Unclear, ", "unclear"]];
 
 // The answer in words: in English as the server says it, which `gemmodel predict` prints too.
 export function headline(answer) {
@@ -10,7 +12,9 @@ export function headline(answer) {
   const names = answer.prediction_set.slice(0, MAX_NAMES);
   const others = answer.prediction_set.length - names.length;
   if (others) names.push(t("more_gems", { count: others }));
-  return t(answer.unknown ? "unknown" : "text", { gems: either(names) });
+  if (answer.unknown) return t("unknown", { gems: either(names) });
+  const [, key] = CERTAINTY.find(([word]) => answer.text.startsWith(word)) ?? [];
+  return key ? t(key, { gems: either(names) }) : either(names);
 }
 
 // The sentences below it; of a stone, parts are its photos' entries.
@@ -20,7 +24,15 @@ export function details({ answer, parts }) {
   if (gems.some((gem) => !answer.prediction_set.includes(gem))) return t("disagree", { gems: all(gems) });
   const partly = parts?.some((part) => part.answer.unknown) ? t("partly_unknown") : "";
   const mineralClass = t("mineral_class", { gem: answer.gem, class: answer.mineral_class });
-  return [partly, answer.prediction_set.length > 1 ? t("several") : "", mineralClass].join(" ").trim();
+  const several = answer.prediction_set.length > 1 ? t("several") : "";
+  return [partly, several, ...evidence(answer), mineralClass].filter(Boolean).join(" ");
+}
+
+// What held-out photos showed of such answers, as far as the server says it.
+function evidence({ details: sentences = [], frequency = null, look_alikes: pairs = [] }) {
+  if (language === "en") return sentences;
+  const often = frequency === null ? [] : [t("frequency", { percent: percent(frequency) })];
+  return [...often, ...pairs.map(([a, b]) => t("look_alike", { a, b }))];
 }
 
 export function showAnswer(entry, about) {

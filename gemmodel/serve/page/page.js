@@ -34,7 +34,7 @@ function showAbout() {
   byId("gems").querySelector("summary").textContent = t("gem_list", { gems: number(about.gems.length) });
   byId("gems").querySelector("ul").replaceChildren(...about.gems.map(({ gem, photos, pictures }) => {
     const count = photos === null ? "" : t(about.rendered ? "gem_pictures" : "gem_photos", { photos: number(photos) });
-    const item = pictures.length ? picture(pictures[0], "", gem) : create("li", gem);
+    const item = pictures.length ? picture(pictures[0], "", gem, "lazy") : create("li", gem);
     item.append(create("div", count));
     return item;
   }));
