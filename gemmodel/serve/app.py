@@ -1,12 +1,9 @@
 """A web page that names the gem of a photo. Uploads stay in memory; only feedback, with consent, is written to disk."""
 
-import asyncio
 import contextlib
 import errno
 import io
-import math
 import socket
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -15,15 +12,12 @@ from typing import Any, TypeVar
 import anyio
 import numpy as np
 import uvicorn
-from limits import RateLimitItemPerMinute
-from limits.aio.storage import MemoryStorage
-from limits.aio.strategies import MovingWindowRateLimiter
 from PIL import Image
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
@@ -32,16 +26,14 @@ from gemmodel.core import files
 from gemmodel.core.errors import DataError, ParameterError
 from gemmodel.figures import tiles
 from gemmodel.images import crop, decode
-from gemmodel.serve import about, feedback, predictions, stones
+from gemmodel.serve import about, feedback, predictions, stones, uploads
 from gemmodel.serve.predictions import Prediction
 from gemmodel.serve.predictor import Predictor
 from gemmodel.serve.recent import ModelPhoto, RecentPhotos
+from gemmodel.serve.uploads import Uploads
 
 PAGE = Path(__file__).parent / "page"
-MAX_BYTES = 20_000_000  # of an upload; a phone's photo has 2 to 8 million
 MAX_CLIENTS = 64  # at once; further ones get status 503, so uploads never take more than 1.3 GB
-UPLOAD_TIMEOUT_S = 30
-MAX_PIXELS = 50_000_000  # more than a phone's photo has; decoded it takes 150 MB
 MAX_STONE_PHOTOS = 20
 THUMBNAIL_SIDE = 160  # pixels
 EXAMPLE_SIDE = 800  # pixels
@@ -74,8 +66,7 @@ class GemApp:
         self.examples = about.find_examples(examples)
         self.feedback_folder = feedback
         self.feedback_limiter = anyio.CapacityLimiter(1)
-        self.quota = RateLimitItemPerMinute(per_minute)
-        self.rate_limiter = MovingWindowRateLimiter(MemoryStorage())
+        self.uploads = Uploads(per_minute)
 
     async def page(self, request: Request) -> Response:
         """Returns the page."""
@@ -106,7 +97,7 @@ class GemApp:
 
     async def stone(self, request: Request) -> Response:
         """Returns one prediction for several photos of one stone, which the parameters `token` name, as JSON."""
-        await self._count(request)
+        await self.uploads.count(request)
         tokens = request.query_params.getlist("token")
         if not 1 <= len(tokens) <= MAX_STONE_PHOTOS:
             raise HTTPException(400, f"name 1 to {MAX_STONE_PHOTOS} photos of a stone by token=")
@@ -116,7 +107,7 @@ class GemApp:
 
     async def explain(self, request: Request) -> Response:
         """Returns the photo of a token beside its map of `Predictor.explain`, as a JPEG."""
-        await self._count(request)
+        await self.uploads.count(request)
         pixels = self._recent_photo(request.path_params["token"]).pixels
         picture = await anyio.to_thread.run_sync(self._explain, pixels, limiter=self.explain_limiter)
         return Response(picture, media_type="image/jpeg")
@@ -145,7 +136,7 @@ class GemApp:
         return await _picture(self.examples[index][1] if index < len(self.examples) else None, EXAMPLE_SIDE)
 
     def _predict(self, photo: bytes) -> tuple[ModelPhoto, list[float] | None]:
-        image = decode.read(_check(photo))
+        image = decode.read(uploads.check(photo))
         pixels = self.predictor.to_input(image)
         box = crop.otsu_box(image)
         fractions = box and [edge / side for edge, side in zip(box, 2 * image.size, strict=True)]
@@ -167,7 +158,7 @@ class GemApp:
 
     def _save(self, photo: bytes, gem: str) -> None:
         assert self.feedback_folder
-        _check(photo)
+        uploads.check(photo)
         feedback.save(photo, gem, self.feedback_folder, classes=self.predictor.metadata.classes)
 
     def _recent_photo(self, token: str) -> ModelPhoto:
@@ -179,7 +170,7 @@ class GemApp:
         self, request: Request, process: Callable[[bytes], T], limiter: anyio.CapacityLimiter | None = None
     ) -> T:
         """Returns what a function makes of the request's body; the function runs in a thread."""
-        photo = await self._read_upload(request)
+        photo = await self.uploads.read(request)
         try:
             return await anyio.to_thread.run_sync(process, photo, limiter=limiter)
         except feedback.FolderFullError as error:
@@ -188,29 +179,6 @@ class GemApp:
             raise HTTPException(400, str(error)) from None
         except OSError as error:
             raise HTTPException(507, f"not stored: {error.strerror or error}") from None
-
-    async def _count(self, request: Request) -> None:
-        """Counts a request of an address, and refuses one too many."""
-        address = request.client.host if request.client else ""
-        if not await self.rate_limiter.hit(self.quota, address):
-            message = f"more than {self.quota.amount} requests per minute; wait a minute"
-            oldest = (await self.rate_limiter.get_window_stats(self.quota, address)).reset_time
-            raise HTTPException(429, message, {"Retry-After": str(max(1, math.ceil(oldest - time.time())))})
-
-    async def _read_upload(self, request: Request) -> bytes:
-        await self._count(request)
-        body = bytearray()
-        try:
-            async with asyncio.timeout(UPLOAD_TIMEOUT_S):
-                async for chunk in request.stream():
-                    body += chunk
-                    if len(body) > MAX_BYTES:
-                        raise HTTPException(413, f"the file is larger than {MAX_BYTES // 1_000_000} MB")
-        except TimeoutError:
-            raise HTTPException(408, f"the upload took more than {UPLOAD_TIMEOUT_S} seconds") from None
-        except ClientDisconnect:
-            raise HTTPException(400, "the upload is incomplete") from None
-        return bytes(body)
 
 
 def create_app(
@@ -299,16 +267,6 @@ async def _add_headers(request: Request, call_next: RequestResponseEndpoint) -> 
 async def _error_response(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     return JSONResponse({"error": error.detail}, error.status_code, error.headers)
-
-
-def _check(photo: bytes) -> io.BytesIO:
-    """Returns an uploaded file, open, if its header is that of a photo with at most MAX_PIXELS."""
-    try:
-        decode.header(io.BytesIO(photo), max_pixels=MAX_PIXELS)
-    except DataError as error:
-        kinds = f"JPEG, PNG, WebP, AVIF, GIF, BMP or TIFF of at most {MAX_PIXELS // 1_000_000} megapixels"
-        raise DataError(f"{error}; send a {kinds}") from None
-    return io.BytesIO(photo)
 
 
 def _thumbnail(path: Path, side: int) -> bytes:

@@ -1,9 +1,11 @@
+import { model, showAbout } from "./about.js";
 import { headline, showAnswer } from "./answer.js";
 import * as camera from "./camera.js";
 import * as crop from "./crop.js";
-import { byId, create, download, picture } from "./dom.js";
+import * as feedback from "./feedback.js";
+import { byId, create, download } from "./dom.js";
 import { asPicture, table } from "./keep.js";
-import { choose, LANGUAGES, load, language, number, preferred, t } from "./language.js";
+import { choose, LANGUAGES, load, language, preferred, t } from "./language.js";
 import { makeRow, updateRow } from "./list.js";
 import { Failure, get, send, sentence } from "./network.js";
 import { scaledDown } from "./photo.js";
@@ -21,35 +23,6 @@ function setStatus(text, isError = false) {
   byId("status").classList.toggle("error", isError);
 }
 
-const model = () => {
-  const values = { photos: number(about.photos ?? 0), gems: number(about.gems.length) };
-  return t(about.photos === null ? "trained_unrecorded" : about.rendered ? "demonstration" : "trained", values);
-};
-
-function showAbout() {
-  byId("demonstration").hidden = !about.rendered;
-  byId("demonstration").textContent = about.rendered ? model() : "";
-  byId("trained").hidden = about.rendered;
-  byId("trained").textContent = model();
-  byId("gems").querySelector("summary").textContent = t("gem_list", { gems: number(about.gems.length) });
-  byId("gems").querySelector("ul").replaceChildren(...about.gems.map(({ gem, photos, pictures }) => {
-    const count = photos === null ? "" : t(about.rendered ? "gem_pictures" : "gem_photos", { photos: number(photos) });
-    const item = pictures.length ? picture(pictures[0], "", gem, "lazy") : create("li", gem);
-    item.append(create("div", count));
-    return item;
-  }));
-  byId("known-gems").replaceChildren(...about.gems.map(({ gem }) => create("option", "", { value: gem })));
-  byId("examples").hidden = !about.examples.length || entries.length > 0;
-  byId("examples").querySelector("ul").replaceChildren(...about.examples.map(({ gem, photo }) => {
-    const button = create("button", "", { type: "button", className: "thumbnail" });
-    button.append(create("img", "", { src: photo, alt: t("example", { gem }) }));
-    button.addEventListener("click", () => tryExample(gem, photo));
-    const item = create("li", "");
-    item.append(button);
-    return item;
-  }));
-}
-
 function refresh() {
   byId("answers").hidden = entries.length < 2 && !entries.some(({ failure }) => failure);
   byId("examples").hidden = !about?.examples.length || entries.length > 0;
@@ -64,11 +37,7 @@ function show(entry, { focus = true } = {}) {
   showAnswer(entry, about);
   crop.close();
   byId("crop-open").hidden = Boolean(entry.parts);
-  byId("feedback").hidden = !about.feedback || Boolean(entry.parts);
-  byId("feedback").open = false;
-  for (const field of ["right-gem", "consent"]) Object.assign(byId(field), { value: "", checked: false });
-  byId("give").disabled = true;
-  byId("feedback-status").textContent = "";
+  feedback.show(about.feedback && !entry.parts ? entry : null);
   byId("result").hidden = false;
   refresh();
   if (focus) {
@@ -234,7 +203,7 @@ async function changeLanguage(tag, change = choose) {
   await change(tag);
   byId("language").value = language;
   setStatus("");
-  if (about) showAbout();
+  if (about) showAbout(about, tryExample);
   if (current) show(current, { focus: false });
   refresh();
 }
@@ -282,33 +251,18 @@ byId("crop-use").addEventListener("click", async () => {
   const part = await scaledDown(whole.file, crop.box());
   run([add(part, () => t("cropped", { name: whole.name() }))]);
 });
-byId("save").addEventListener("click", async () => download(await asPicture(current, about, model()), "gem.png"));
+byId("save").addEventListener("click", async () => download(await asPicture(current, about, model(about)), "gem.png"));
 byId("share").hidden = !navigator.canShare?.({ files: [new File([""], "gem.png", { type: "image/png" })] });
 byId("share").addEventListener("click", async () => {
-  const file = new File([await asPicture(current, about, model())], "gem.png", { type: "image/png" });
+  const file = new File([await asPicture(current, about, model(about))], "gem.png", { type: "image/png" });
   await navigator.share({ files: [file], title: t("title") }).catch(() => {}); // closed by the user
 });
-for (const field of ["right-gem", "consent"]) {
-  byId(field).addEventListener("input", () => { byId("give").disabled = !(byId("consent").checked && byId("right-gem").value.trim()); });
-}
-byId("give").addEventListener("click", async () => {
-  const gem = byId("right-gem").value.trim();
-  const photo = current;
-  byId("give").disabled = true;
-  try {
-    await send(`feedback?${new URLSearchParams({ gem, consent: "yes" })}`, photo.blob);
-    byId("feedback-status").textContent = t("given", { gem });
-  } catch (error) {
-    byId("feedback-status").textContent = sentence(error);
-    byId("give").disabled = false;
-  }
-});
-
 try {
   await changeLanguage(preferred(), load);
   document.querySelector(".page").hidden = false;
   about = await (await get("about")).json();
-  showAbout();
+  showAbout(about, tryExample);
+  refresh();
 } catch (error) {
   document.querySelector(".page").hidden = false;
   setStatus(error instanceof Failure ? sentence(error) : "The page's texts cannot be loaded. Reload the page.", true);
