@@ -88,7 +88,7 @@ def main() -> None:
         help="of the crawl, with the gems' properties (default: %(default)s)",
     )
     app.add_argument(
-        "--examples", type=path_argument, default=Path("data/split/test"), help="photos to try (default: %(default)s)"
+        "--examples", type=path_argument, metavar="FOLDER", help="class folders to try (default: data/split/test)"
     )
     app.add_argument(
         "--feedback", type=path_argument, metavar="FOLDER", help="for photos that people correct and agree to give"
@@ -405,6 +405,8 @@ def serve_page(arguments: argparse.Namespace) -> None:
     check_port(arguments.port)
     if arguments.per_minute < 1:
         raise ParameterError(f"--per-minute: {arguments.per_minute} is less than 1")
+    if arguments.examples and not arguments.examples.is_dir():
+        raise ParameterError(f"--examples: {arguments.examples}: no such folder; it must hold one folder per class")
     from gemmodel.serve import app
 
     model = model_folder(arguments)
@@ -415,7 +417,7 @@ def serve_page(arguments: argparse.Namespace) -> None:
             model,
             photos=arguments.photos,
             manifest=arguments.manifest,
-            examples=arguments.examples,
+            examples=arguments.examples or Path("data/split/test"),
             feedback=arguments.feedback,
             per_minute=arguments.per_minute,
         )
