@@ -331,14 +331,21 @@ def test_large_photo_is_scaled_down_sent_once_and_can_be_cancelled(page: Any, dr
     wait_for_answer(page, "large.jpg")
 
 
-def test_dropped_link_is_said_and_the_photo_can_be_sent_again(page: Any, photos: list[Path]) -> None:
-    page.context.set_offline(True)
-    page.set_input_files("#file", photos[0])
-    page.wait_for_selector("#status.error")
-    assert "Your photos are still here" in page.inner_text("#status")
-    page.context.set_offline(False)
-    page.click("#list .again")
-    wait_for_answer(page, photos[0].name)
+def test_dropped_link_is_said_and_the_photo_can_be_sent_again(page: Any, photos: list[Path], tmp_path: Path) -> None:
+    file = tmp_path / "stone.jpg"
+    for remedy in ("again", "gone"):
+        shutil.copy(photos[0], file)
+        page.context.set_offline(True)
+        page.set_input_files("#file", file)
+        page.wait_for_selector("#status:has-text('Your photos are still here')")
+        page.context.set_offline(False)
+        if remedy == "gone":
+            file.unlink()
+        page.click("#list .again:visible")
+        if remedy == "again":
+            wait_for_answer(page, "stone.jpg")
+        else:
+            page.wait_for_selector("#status:has-text('cannot be read')")
 
 
 def test_page_speaks_the_language_of_the_browser_or_of_the_menu(

@@ -136,6 +136,7 @@ function fail(entry, error) {
 
 async function answer(entry, report, signal) {
   report("preparing", 0);
+  await entry.file.slice(0, 1).arrayBuffer().catch(() => { throw new Failure("unreadable"); });
   entry.blob ??= await scaledDown(entry.file, entry.cropBox);
   report("sending", 0);
   for (;;) {
