@@ -50,19 +50,19 @@ def test_stone_is_unknown_where_half_of_its_photos_are(far: int, unknown: bool) 
     assert stones.join(np.repeat(RUBY, 4, axis=0), embedding, METADATA).unknown == unknown
 
 
-def test_what_a_model_was_trained_on_is_recorded_and_told(tmp_path: Path) -> None:
+def test_what_a_model_was_trained_on_is_recorded_and_described(tmp_path: Path) -> None:
     (tmp_path / "classes.json").write_text('["Emerald", "Pyrope", "Ruby"]')
     metadata.write(METADATA, tmp_path)
     read = metadata.read(tmp_path)
     assert read.training == METADATA.training
-    told = about.describe(read, read.reference.files.tolist())
-    assert (told["sources"], told["rendered"], told["photos"]) == (["minerals"], False, 15)
+    described = about.describe(read, read.reference.files.tolist())
+    assert (described["sources"], described["rendered"], described["photos"]) == (["minerals"], False, 15)
     ruby = {"gem": "Ruby", "mineral_class": "Corundum", "photos": 6, "pictures": ["reference/2"]}
-    assert told["gems"][2] == ruby
+    assert described["gems"][2] == ruby
     (tmp_path / "training.json").unlink()  # a folder of a former version
-    told = about.describe(metadata.read(tmp_path), [])
-    assert (told["sources"], told["rendered"], told["photos"]) == (None, None, None)
-    assert told["gems"][2] == ruby | {"photos": None, "pictures": []}
+    described = about.describe(metadata.read(tmp_path), [])
+    assert (described["sources"], described["rendered"], described["photos"]) == (None, None, None)
+    assert described["gems"][2] == ruby | {"photos": None, "pictures": []}
 
 
 def test_feedback_is_written_once_and_no_more_than_the_folder_takes(

@@ -3,8 +3,6 @@ import { byId, create, picture } from "./dom.js";
 import { all, either, language, percent, t } from "./language.js";
 
 const MAX_NAMES = 4;
-// How the server's sentence begins by the probability of the prediction set.
-const CERTAINTY = [["Probably ", "probably"], ["Perhaps ", "perhaps"], ["Unclear, ", "unclear"]];
 
 // The answer in words: in English as the server says it, which `gemmodel predict` prints too.
 export function headline(answer) {
@@ -13,8 +11,7 @@ export function headline(answer) {
   const others = answer.prediction_set.length - names.length;
   if (others) names.push(t("more_gems", { count: others }));
   if (answer.unknown) return t("unknown", { gems: either(names) });
-  const [, key] = CERTAINTY.find(([word]) => answer.text.startsWith(word)) ?? [];
-  return key ? t(key, { gems: either(names) }) : either(names);
+  return t(answer.certainty ?? "sure", { gems: either(names) });
 }
 
 // The sentences below it; of a stone, parts are its photos' entries.

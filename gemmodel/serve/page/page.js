@@ -54,8 +54,12 @@ async function explain(entry) {
       if (!running) setStatus(t("explaining"));
       const response = await withToken([entry], () => get(`explain/${entry.answer.token}`, controller.signal));
       entry.explanation = URL.createObjectURL(await response.blob());
+      entry.reasons = JSON.parse(decodeURIComponent(response.headers.get("Explanation") ?? "null"));
     }
     if (entry !== current) return;
+    byId("why").querySelector("p").textContent = t(entry.reasons ? "explanation_part" : "explanation_colours");
+    byId("reasons").hidden = !entry.reasons;
+    byId("reasons").replaceChildren(...(entry.reasons ?? []).map((sentence) => create("li", sentence)));
     byId("explanation").src = entry.explanation;
     byId("explanation").hidden = byId("why").hidden = false;
     if (!running) setStatus("");
