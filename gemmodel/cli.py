@@ -87,6 +87,12 @@ def main() -> None:
         default=Path("data/raw/manifest.jsonl"),
         help="of the crawl, with the gems' properties (default: %(default)s)",
     )
+    app.add_argument(
+        "--examples", type=path_argument, metavar="FOLDER", help="class folders to try (default: data/split/test)"
+    )
+    app.add_argument(
+        "--feedback", type=path_argument, metavar="FOLDER", help="for photos that people correct and agree to give"
+    )
     app.add_argument("--per-minute", type=int, default=60, help="requests of one address (default: %(default)s)")
     app.set_defaults(run=serve_page)
     tuning.add(commands)
@@ -387,19 +393,28 @@ def serve_page(arguments: argparse.Namespace) -> None:
     Raises:
         ParameterError: an option is out of range.
         DataError: there is no model.
+        OSError: the folder for feedback cannot be written.
     """
     check_port(arguments.port)
     if arguments.per_minute < 1:
         raise ParameterError(f"--per-minute: {arguments.per_minute} is less than 1")
+    if arguments.examples and not arguments.examples.is_dir():
+        raise ParameterError(f"--examples: {arguments.examples}: no such folder; it must hold one folder per class")
     from gemmodel.serve import app
 
-    page = app.create_app(
-        model_folder(arguments),
-        photos=arguments.photos,
-        manifest=arguments.manifest,
-        per_minute=arguments.per_minute,
-    )
-    app.serve(page, host=arguments.host, port=arguments.port)
+    model = model_folder(arguments)
+    if arguments.feedback:
+        arguments.feedback.mkdir(parents=True, exist_ok=True)
+    with app.listen(arguments.host, arguments.port) as listening:
+        page = app.create_app(
+            model,
+            photos=arguments.photos,
+            manifest=arguments.manifest,
+            examples=arguments.examples or Path("data/split/test"),
+            feedback=arguments.feedback,
+            per_minute=arguments.per_minute,
+        )
+        app.serve(page, listening)
 
 
 def set_champion(version: str | None) -> None:

@@ -5,10 +5,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 from gemmodel import devices
-from gemmodel.core import files, hashing, params
+from gemmodel.core import files, hashing, image_folder, params
 from gemmodel.core.dask_client import dask_client
 from gemmodel.models import conformal, held_out, saving
-from gemmodel.models.metadata import ModelMetadata
+from gemmodel.models.metadata import ModelMetadata, TrainingPhotos
 from gemmodel.tracking import runs, store
 from gemmodel.train import curves as learning_curves
 from gemmodel.train import distribution, fit
@@ -45,9 +45,12 @@ def main(
         if log is None:  # this worker is not the chief
             return
         thresholds = conformal.fit_thresholds(result.held_out, train)
+        parts = [image_folder.list_images(folder) for folder in datasets.values()]
+        photos = {gem: sum(len(part.get(gem, [])) for part in parts) for gem in result.classes}
         metadata = ModelMetadata(
             result.classes, mineral_classes, thresholds, result.held_out.reference,
             held_out.summarise(result.held_out, result.classes, thresholds),
+            TrainingPhotos(list(settings.crawl.source), photos),
         )  # fmt: skip
         saving.save(result.model, result.classes, out, crop=settings.clean.crop, metadata=metadata)
         best = fit.summary(result.history, result.selection_metric)

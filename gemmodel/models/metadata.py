@@ -14,8 +14,27 @@ from gemmodel.models.conformal import ReferenceSet, Thresholds
 from gemmodel.models.held_out import HeldOutSummary, SetFrequency
 
 EXPORT = "model.tflite"  # the network for LiteRT, beside model.keras
+TRAINING = "training.json"
 THRESHOLDS, FORMER_THRESHOLDS = "thresholds.json", "confidence.json"  # the second one in folders of version 0.1
 HELD_OUT = "held_out.json"  # not in folders of former versions
+
+
+@dataclass(frozen=True)
+class TrainingPhotos:
+    """What a model was trained on.
+
+    Attributes:
+        sources: as `crawl.source` names them; `sample` is the bundled site, whose pictures are rendered.
+        photos: the number of photos of each gem, of the train and validation parts.
+    """
+
+    sources: list[str]
+    photos: Mapping[str, int]
+
+    @property
+    def rendered(self) -> bool:
+        """Whether the pictures are rendered ones: such a model is a demonstration."""
+        return "sample" in self.sources
 
 
 @dataclass(frozen=True)
@@ -28,6 +47,7 @@ class ModelMetadata:
         thresholds: of prediction sets and of photos unlike all training photos.
         reference: training photos that new photos are compared with.
         held_out: what predictions for held-out photos show.
+        training: what the model was trained on; None in folders that do not record it.
     """
 
     classes: list[str]
@@ -35,6 +55,7 @@ class ModelMetadata:
     thresholds: Thresholds
     reference: ReferenceSet
     held_out: HeldOutSummary = field(default_factory=HeldOutSummary)
+    training: TrainingPhotos | None = None
 
 
 def read(folder: Path) -> ModelMetadata:
@@ -56,8 +77,10 @@ def read(folder: Path) -> ModelMetadata:
             content = files.read_json(folder / HELD_OUT)
             frequencies = [SetFrequency(**row) for row in content["set_frequencies"]]
             held_out = HeldOutSummary(frequencies, [(a, b) for a, b in content["look_alikes"]])
+        record = folder / TRAINING  # version 0.1 wrote none
+        training = TrainingPhotos(**files.read_json(record)) if record.exists() else None
         hierarchy = {gem: hierarchy[gem] for gem in classes}
-        return ModelMetadata(classes, hierarchy, Thresholds(**thresholds), reference, held_out)
+        return ModelMetadata(classes, hierarchy, Thresholds(**thresholds), reference, held_out, training)
     except FileNotFoundError as error:
         raise DataError(f"{error.filename}: no such file; `dvc repro` or `dvc pull` brings it back") from None
     except (ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
@@ -70,6 +93,8 @@ def write(metadata: ModelMetadata, folder: Path) -> None:
     files.write_json(folder / THRESHOLDS, asdict(metadata.thresholds))
     files.write_json(folder / HELD_OUT, asdict(metadata.held_out))
     npz.write(folder / "reference.npz", **vars(metadata.reference))
+    if metadata.training:
+        files.write_json(folder / TRAINING, asdict(metadata.training))
 
 
 def mineral_class_indices(classes: Iterable[str], hierarchy: Mapping[str, str]) -> tuple[list[str], np.ndarray]:

@@ -28,7 +28,8 @@ def save(
 
     The folder has `model.keras` (as `with_embedding` returns it), `classes.json` (the names in the order of the
     probabilities) and `input.json` (the crop). Metadata adds `hierarchy.json`, `thresholds.json`, `held_out.json`,
-    `reference.npz` and `model.tflite`, the model's LiteRT export: all that a prediction without TensorFlow needs.
+    `training.json`, `reference.npz` and `model.tflite`, the model's LiteRT export: all that a prediction without
+    TensorFlow needs.
 
     Args:
         model: from pixels in [0, 255] to probabilities, or to [probabilities, embedding].

@@ -1,8 +1,10 @@
-"""A web page that names the gem of a photo. Uploads stay in memory: none is written to disk or logged."""
+"""A web page that names the gem of a photo. Uploads stay in memory; only feedback, with consent, is written to disk."""
 
-import asyncio
+import contextlib
+import errno
 import io
 import json
+import socket
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -10,35 +12,36 @@ from typing import Any, TypeVar
 from urllib.parse import quote
 
 import anyio
+import numpy as np
 import uvicorn
-from limits import RateLimitItemPerMinute
-from limits.aio.storage import MemoryStorage
-from limits.aio.strategies import MovingWindowRateLimiter
 from PIL import Image
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from gemmodel.core import files
-from gemmodel.core.errors import DataError
+from gemmodel.core.errors import DataError, ParameterError
 from gemmodel.figures import tiles
-from gemmodel.images import decode
-from gemmodel.serve import predictions
+from gemmodel.images import crop, decode
+from gemmodel.serve import about, feedback, predictions, stones, uploads
+from gemmodel.serve.predictions import Prediction
 from gemmodel.serve.predictor import Predictor
+from gemmodel.serve.recent import ModelPhoto, RecentPhotos
+from gemmodel.serve.uploads import Uploads
 
 PAGE = Path(__file__).parent / "page"
-MAX_BYTES = 20_000_000  # of an upload; a phone's photo has 2 to 8 million
 MAX_CLIENTS = 64  # at once; further ones get status 503, so uploads never take more than 1.3 GB
-UPLOAD_TIMEOUT_S = 30
-MAX_PIXELS = 50_000_000  # more than a phone's photo has; decoded it takes 150 MB
+MAX_STONE_PHOTOS = 20
 THUMBNAIL_SIDE = 160  # pixels
+EXAMPLE_SIDE = 800  # pixels
 HEADERS = {
-    "Content-Security-Policy": "default-src 'self'; img-src 'self' blob:; frame-ancestors 'none'; form-action 'none'",
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' blob:; frame-ancestors 'none'; form-action 'none'; "
+    "base-uri 'none'; object-src 'none'",
     "Permissions-Policy": "camera=(self)",
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
@@ -50,51 +53,103 @@ T = TypeVar("T")
 class GemApp:
     """The page and the requests that it makes, by one model."""
 
-    def __init__(self, model: Path, *, photos: Path, manifest: Path, per_minute: int) -> None:
+    def __init__(
+        self, model: Path, *, photos: Path, manifest: Path, examples: Path, feedback: Path | None, per_minute: int
+    ) -> None:
         """Loads the model; the arguments are those of `create_app`."""
         self.predictor = Predictor(model)
         self.explainer = Predictor(model, workers=1)  # an explanation takes long, and must not delay predictions
         self.explain_limiter = anyio.CapacityLimiter(1)
+        self.recent = RecentPhotos()
         self.photos = photos
         self.reference_files: list[str] = self.predictor.metadata.reference.files.tolist()
+        self.reference_index = {file: index for index, file in enumerate(self.reference_files)}
         self.properties = read_properties(manifest)
-        self.quota = RateLimitItemPerMinute(per_minute)
-        self.rate_limiter = MovingWindowRateLimiter(MemoryStorage())
+        self.examples = about.find_examples(examples)
+        self.feedback_folder = feedback
+        self.feedback_limiter = anyio.CapacityLimiter(1)
+        self.uploads = Uploads(per_minute)
 
     async def page(self, request: Request) -> Response:
         """Returns the page."""
         return FileResponse(PAGE / "index.html")
 
+    async def about(self, request: Request) -> Response:
+        """Returns what the page says of the model, as JSON: see `about.describe`."""
+        pictures = self.reference_files if self.photos.is_dir() else []
+        return JSONResponse(
+            about.describe(self.predictor.metadata, pictures)
+            | {
+                "examples": [{"gem": gem, "photo": f"example/{index}"} for index, (gem, _) in enumerate(self.examples)],
+                "feedback": self.feedback_folder is not None,
+            }
+        )
+
     async def predict(self, request: Request) -> Response:
         """Returns the prediction for the photo in the request's body, as JSON.
 
         The object has the attributes of `Prediction`, `text`, `certainty` and `details` (of `predictions`), the gem's
-        `properties`, and for each of the nearest photos its address as `photo`.
+        `properties`, for each of the nearest photos its address as `photo`, `token`, by which `explain` and `stone`
+        name the photo, and `box`: the part of the photo that Otsu's method proposes as the stone (left, top, right,
+        bottom in [0, 1]), or null.
         """
-        return JSONResponse(await self._process_upload(request, self._predict))
+        photo, box = await self._process_upload(request, self._predict)
+        prediction = predictions.to_predictions(photo.probabilities, photo.embedding, self.predictor.metadata)[0]
+        return JSONResponse(self._answer(prediction) | {"token": self.recent.add(photo), "box": box})
+
+    async def stone(self, request: Request) -> Response:
+        """Returns one prediction for several photos of one stone, which the parameters `token` name, as JSON."""
+        await self.uploads.count(request)
+        tokens = request.query_params.getlist("token")
+        if not 1 <= len(tokens) <= MAX_STONE_PHOTOS:
+            raise HTTPException(400, f"name 1 to {MAX_STONE_PHOTOS} photos of a stone by token=")
+        photos = [self._recent_photo(token) for token in tokens]
+        probabilities, embedding = (np.concatenate([photo[i] for photo in photos]) for i in (1, 2))
+        return JSONResponse(self._answer(stones.join(probabilities, embedding, self.predictor.metadata)))
 
     async def explain(self, request: Request) -> Response:
-        """Returns why the model answers as it does for the photo in the request's body, as `Predictor.explain` does.
+        """Returns why the model answers as it does for the photo of a token, as `Predictor.explain` does.
 
         The body is its picture, as a JPEG. The header `Explanation` has its sentences, as URL-encoded JSON.
         """
-        picture, sentences = await self._process_upload(request, self._explain, self.explain_limiter)
+        await self.uploads.count(request)
+        pixels = self._recent_photo(request.path_params["token"]).pixels
+        picture, sentences = await anyio.to_thread.run_sync(self._explain, pixels, limiter=self.explain_limiter)
         return Response(picture, media_type="image/jpeg", headers={"Explanation": quote(json.dumps(sentences))})
+
+    async def feedback(self, request: Request) -> Response:
+        """Saves the photo in the request's body under the name of its gem, which the parameter `gem` gives."""
+        if self.feedback_folder is None:
+            raise HTTPException(404, "this page takes no feedback")
+        if request.headers.get("sec-fetch-site", "same-origin") != "same-origin":
+            raise HTTPException(403, "sent by the page of another site")
+        if request.query_params.get("consent") != "yes":
+            raise HTTPException(400, "a photo is stored only with consent=yes")
+        gem = request.query_params.get("gem", "")
+        await self._process_upload(request, lambda photo: self._save(photo, gem), self.feedback_limiter)
+        return Response(status_code=204)
 
     async def reference_photo(self, request: Request) -> Response:
         """Returns a thumbnail of the reference photo with an index, as a JPEG."""
         index = request.path_params["index"]
         path = self.photos / self.reference_files[index] if index < len(self.reference_files) else None
-        if path is None or not path.is_file():
-            raise HTTPException(404, "no such photo")
-        return Response(await anyio.to_thread.run_sync(_thumbnail, path), media_type="image/jpeg")
+        return await _picture(path, THUMBNAIL_SIDE)
 
-    def _predict(self, photo: bytes) -> dict[str, Any]:
-        prediction = next(self.predictor.predict([_check(photo)]))
-        if isinstance(prediction, DataError):
-            raise prediction
+    async def example(self, request: Request) -> Response:
+        """Returns an example to try, as a JPEG."""
+        index = request.path_params["index"]
+        return await _picture(self.examples[index][1] if index < len(self.examples) else None, EXAMPLE_SIDE)
+
+    def _predict(self, photo: bytes) -> tuple[ModelPhoto, list[float] | None]:
+        image = decode.read(uploads.check(photo))
+        pixels = self.predictor.to_input(image)
+        box = crop.otsu_box(image)
+        fractions = box and [edge / side for edge, side in zip(box, 2 * image.size, strict=True)]
+        return ModelPhoto(pixels, *self.predictor.outputs(pixels)), fractions
+
+    def _answer(self, prediction: Prediction) -> dict[str, Any]:
         nearest = [
-            asdict(neighbour) | {"photo": f"reference/{self.reference_files.index(neighbour.file)}"}
+            asdict(neighbour) | {"photo": f"reference/{self.reference_index[neighbour.file]}"}
             for neighbour in prediction.nearest
         ]
         return asdict(prediction) | {
@@ -105,58 +160,64 @@ class GemApp:
             "properties": self.properties.get(prediction.gem, {}),
         }
 
-    def _explain(self, photo: bytes) -> tuple[bytes, list[str]]:
-        picture, sentences = self.explainer.explain(_check(photo))
+    def _explain(self, pixels: np.ndarray) -> tuple[bytes, list[str]]:
+        picture, sentences = self.explainer.explain_pixels(pixels)
         return _jpeg(picture), sentences
+
+    def _save(self, photo: bytes, gem: str) -> None:
+        assert self.feedback_folder
+        uploads.check(photo)
+        feedback.save(photo, gem, self.feedback_folder, classes=self.predictor.metadata.classes)
+
+    def _recent_photo(self, token: str) -> ModelPhoto:
+        if photo := self.recent.get(token):
+            return photo
+        raise HTTPException(410, "the photo is no longer in memory; send it again")
 
     async def _process_upload(
         self, request: Request, process: Callable[[bytes], T], limiter: anyio.CapacityLimiter | None = None
     ) -> T:
         """Returns what a function makes of the request's body; the function runs in a thread."""
-        photo = await self._read_upload(request)
+        photo = await self.uploads.read(request)
         try:
             return await anyio.to_thread.run_sync(process, photo, limiter=limiter)
+        except feedback.FolderFullError as error:
+            raise HTTPException(507, str(error)) from None
         except DataError as error:
             raise HTTPException(400, str(error)) from None
-
-    async def _read_upload(self, request: Request) -> bytes:
-        address = request.client.host if request.client else ""
-        if not await self.rate_limiter.hit(self.quota, address):
-            message = f"more than {self.quota.amount} requests per minute; wait a minute"
-            raise HTTPException(429, message, {"Retry-After": "60"})
-        body = bytearray()
-        try:
-            async with asyncio.timeout(UPLOAD_TIMEOUT_S):
-                async for chunk in request.stream():
-                    body += chunk
-                    if len(body) > MAX_BYTES:
-                        raise HTTPException(413, f"the file is larger than {MAX_BYTES // 1_000_000} MB")
-        except TimeoutError:
-            raise HTTPException(408, f"the upload took more than {UPLOAD_TIMEOUT_S} seconds") from None
-        except ClientDisconnect:
-            raise HTTPException(400, "the upload is incomplete") from None
-        return bytes(body)
+        except OSError as error:
+            raise HTTPException(507, f"not stored: {error.strerror or error}") from None
 
 
-def create_app(model: Path, *, photos: Path, manifest: Path, per_minute: int) -> Starlette:
+def create_app(
+    model: Path, *, photos: Path, manifest: Path, examples: Path, feedback: Path | None, per_minute: int
+) -> Starlette:
     """Returns the page and the requests that it makes, as a web application.
 
     Args:
         model: folder of the model.
-        photos: the clean folder, from which the nearest reference photos are shown; may be missing.
+        photos: the clean folder, from which reference photos are shown; may be missing.
         manifest: of the crawl, with the properties of each gem; may be missing.
-        per_minute: requests with a photo that one address may send per minute.
+        examples: class folders of photos to try; may be missing.
+        feedback: folder for photos that people name and agree to give away; None takes none.
+        per_minute: requests that one address may send per minute, without those for the page and its pictures.
 
     Raises:
         DataError: there is no model in the folder.
     """
-    app = GemApp(model, photos=photos, manifest=manifest, per_minute=per_minute)
+    app = GemApp(
+        model, photos=photos, manifest=manifest, examples=examples, feedback=feedback, per_minute=per_minute
+    )  # fmt: skip
     return Starlette(
         routes=[
             Route("/", app.page),
+            Route("/about", app.about),
             Route("/predict", app.predict, methods=["POST"]),
-            Route("/explain", app.explain, methods=["POST"]),
+            Route("/stone", app.stone),
+            Route("/explain/{token}", app.explain),
+            Route("/feedback", app.feedback, methods=["POST"]),
             Route("/reference/{index:int}", app.reference_photo),
+            Route("/example/{index:int}", app.example),
             Mount("/", StaticFiles(directory=PAGE)),
         ],
         exception_handlers={HTTPException: _error_response},
@@ -164,17 +225,45 @@ def create_app(model: Path, *, photos: Path, manifest: Path, per_minute: int) ->
     )
 
 
-def serve(app: Starlette, *, host: str, port: int) -> None:
-    """Serves the application until it is interrupted. No request is logged."""
-    print(f"http://{host}:{port}", flush=True)
-    quiet: dict[str, Any] = {"log_level": "warning", "access_log": False, "server_header": False}
-    uvicorn.run(app, host=host, port=port, limit_concurrency=MAX_CLIENTS, **quiet)
+def listen(host: str, port: int) -> socket.socket:
+    """Returns a socket that listens, so that a port in use is refused before an address is printed.
+
+    Raises:
+        ParameterError: the port is in use, or the host is none of this machine.
+    """
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        return socket.create_server(address[:2], family=family, backlog=2048)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise ParameterError(f"--port: {port} is in use on {host}; name another one") from None
+        if error.errno == errno.EACCES:
+            raise ParameterError(f"--port: {port} is not open to this user; name one from 1024 on") from None
+        reason = str(error.strerror).split(" (while")[0]  # asyncio and socket append the address
+        raise ParameterError(f"--host: {host}: {reason}; name an address of this machine") from None
+
+
+def serve(app: Starlette, listening: socket.socket) -> None:
+    """Serves the application on a socket of `listen` until it is interrupted. No request is logged."""
+    host, port = listening.getsockname()[:2]
+    print(f"http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
+    config = uvicorn.Config(
+        app, log_level="warning", access_log=False, server_header=False, limit_concurrency=MAX_CLIENTS
+    )  # fmt: skip
+    with contextlib.suppress(KeyboardInterrupt):  # Ctrl+C, which the server raises again once it has ended
+        uvicorn.Server(config).run(sockets=[listening])
 
 
 def read_properties(manifest: Path) -> dict[str, Mapping[str, str]]:
     """Returns each gem's properties from the crawl's manifest, by gem; none where there is no manifest."""
     rows = files.read_jsonl(manifest) if manifest.is_file() else []
     return {row["gem"]: row["properties"] for row in rows if row.get("properties")}
+
+
+async def _picture(path: Path | None, side: int) -> Response:
+    if path is None or not path.is_file():
+        raise HTTPException(404, "no such photo")
+    return Response(await anyio.to_thread.run_sync(_thumbnail, path, side), media_type="image/jpeg")
 
 
 async def _add_headers(request: Request, call_next: RequestResponseEndpoint) -> Response:
@@ -188,18 +277,8 @@ async def _error_response(request: Request, error: Exception) -> Response:
     return JSONResponse({"error": error.detail}, error.status_code, error.headers)
 
 
-def _check(photo: bytes) -> io.BytesIO:
-    """Returns an uploaded file, open, if its header is that of a photo with at most MAX_PIXELS."""
-    try:
-        decode.header(io.BytesIO(photo), max_pixels=MAX_PIXELS)
-    except DataError as error:
-        kinds = f"JPEG, PNG, WebP, AVIF, GIF, BMP or TIFF of at most {MAX_PIXELS // 1_000_000} megapixels"
-        raise DataError(f"{error}; send a {kinds}") from None
-    return io.BytesIO(photo)
-
-
-def _thumbnail(path: Path) -> bytes:
-    return _jpeg(tiles.thumbnail(path, THUMBNAIL_SIDE))
+def _thumbnail(path: Path, side: int) -> bytes:
+    return _jpeg(tiles.thumbnail(path, side))
 
 
 def _jpeg(picture: Image.Image) -> bytes:

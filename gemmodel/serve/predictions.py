@@ -106,7 +106,7 @@ def to_text(prediction: Prediction, *, max_names: int = 4) -> str:
     """
     text = join(prediction.prediction_set, max_names=max_names)
     if prediction.unknown:
-        return f"None of the known gems; most similar to {text}"
+        return f"Unknown: unlike the training photos; most similar to {text}"
     return CERTAINTIES[certainty(prediction)][1] + text
 
 

@@ -65,7 +65,11 @@ class Predictor:
         Raises:
             DataError: the file cannot be read as a photo.
         """
-        return decode.pixels(crop.crop(decode.read(photo), self.crop)[0], self._graph.size)
+        return self.to_input(decode.read(photo))
+
+    def to_input(self, image: Image.Image) -> np.ndarray:
+        """Returns an image from `decode.read` as the model's input, uint8 of shape (side, side, 3)."""
+        return decode.pixels(crop.crop(image, self.crop)[0], self._graph.size)
 
     def outputs(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns probabilities (1, classes) and embedding (1, D) of pixels (side, side, 3) in [0, 255]."""
@@ -91,10 +95,13 @@ class Predictor:
         Raises:
             DataError: the file cannot be read as a photo.
         """
+        return self.explain_pixels(self.pixels(photo), known=known)
+
+    def explain_pixels(self, pixels: np.ndarray, *, known: int = 5) -> tuple[Image.Image, list[str]]:
+        """Returns what `explain` does, for the model's input."""
         from gemmodel.explain import cues
         from gemmodel.figures import overlays
 
-        pixels = self.pixels(photo)
         prediction = predictions.to_predictions(*self.outputs(pixels), self.metadata, top=known)[0]
         nearest = [neighbour.gem for neighbour in prediction.nearest]
         explanation = cues.explain(self.probabilities, pixels, self.metadata.classes, nearest)

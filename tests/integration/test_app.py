@@ -1,25 +1,37 @@
 """The web page, in a browser, and the requests that it makes."""
 
 import base64
+import csv
 import http.client
 import io
 import json
 import os
+import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
+
+from gemmodel.core import files
 
 ROOT = Path(__file__).parents[2]
+LANGUAGES = ROOT / "gemmodel" / "serve" / "page" / "languages"
+EXPECTED_ERRORS = [  # which Chromium reports of requests that a test makes fail
+    f"Failed to load resource: {reason}"
+    for reason in ("the server responded with a status of 400 (Bad Request)", "net::ERR_INTERNET_DISCONNECTED")
+]
 START_TIMEOUT_S = 240  # of the server, on a busy machine
 
 
@@ -47,13 +59,15 @@ class Server:
         )
         self.url = f"http://127.0.0.1:{self.port}/"
 
-    def request(self, path: str, data: bytes | None = None) -> tuple[int, Any]:
+    def request(
+        self, path: str, data: bytes | None = None, headers: Mapping[str, str] = MappingProxyType({})
+    ) -> tuple[int, Any]:
         """Return the status and the body, of JSON parsed; data is sent by POST."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)
-        connection.request("GET" if data is None else "POST", path, data)
+        connection.request("GET" if data is None else "POST", path, data, headers)
         response = connection.getresponse()
         body = response.read()
-        return response.status, json.loads(body) if "json" in response.headers["content-type"] else body
+        return response.status, json.loads(body) if "json" in response.headers.get("content-type", "") else body
 
     def wait(self) -> "Server":
         deadline = time.monotonic() + START_TIMEOUT_S
@@ -73,8 +87,14 @@ class Server:
 
 
 @pytest.fixture(scope="module")
-def server(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    running = Server(trained, tmp_path_factory.mktemp("scratch") / "tmp", "--per-minute", "10000").wait()
+def feedback_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("given") / "feedback"
+
+
+@pytest.fixture(scope="module")
+def server(trained: Path, feedback_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    options = ("--per-minute", "10000", "--feedback", str(feedback_folder))
+    running = Server(trained, tmp_path_factory.mktemp("scratch") / "tmp", *options).wait()
     yield running
     running.stop()
 
@@ -87,7 +107,7 @@ def photos(trained: Path) -> list[Path]:
 @pytest.fixture
 def page(browser: Any, server: Server) -> Iterator[Any]:
     """The page on a phone. It must send no request to another host, and report no error but of refused uploads."""
-    context = browser.new_context(viewport={"width": 390, "height": 844}, permissions=["camera"])
+    context = browser.new_context(viewport={"width": 390, "height": 844}, permissions=["camera"], locale="en")
     opened = context.new_page()
     problems: list[str] = []
     opened.on("pageerror", lambda error: problems.append(str(error)))
@@ -96,15 +116,60 @@ def page(browser: Any, server: Server) -> Iterator[Any]:
         "request",
         lambda request: None if request.url.startswith((server.url, "blob:")) else problems.append(request.url),
     )
-    opened.goto(server.url)
+    open_page(opened, server)
     yield opened
-    refused = "Failed to load resource: the server responded with a status of 400 (Bad Request)"
-    assert [line for line in problems if line != refused] == []
+    assert [line for line in problems if line not in EXPECTED_ERRORS] == []
+    context.close()
+
+
+def open_page(page: Any, server: Server) -> None:
+    page.goto(server.url)
+    page.wait_for_selector("#gems li", state="attached")
+
+
+def wait_for_answer(page: Any, name: str) -> None:
+    """Wait until all photos are answered and the photo with a name is shown, and explained unless it is unknown."""
+    page.wait_for_selector(f"#name:has-text({json.dumps(name)})", timeout=120_000)
+    page.wait_for_selector("#work", state="hidden", timeout=120_000)
+    page.wait_for_selector("#status:empty", state="attached", timeout=120_000)
 
 
 def wait_for_explanation(page: Any) -> None:
     page.wait_for_selector("#explanation:not([hidden])", timeout=120_000)
     assert page.locator("#status").inner_text() == ""
+
+
+def encoded(picture: Image.Image, kind: str = "JPEG", **options: Any) -> bytes:
+    file = io.BytesIO()
+    picture.save(file, kind, **options)
+    return file.getvalue()
+
+
+def dispatch(page: Any, kind: str, *photos: bytes) -> None:
+    """Drop or paste photos."""
+    script = """([photos, kind]) => {
+        const transfer = new DataTransfer();
+        photos.forEach((data, index) => {
+            const bytes = Uint8Array.from(atob(data), (character) => character.charCodeAt(0));
+            transfer.items.add(new File([bytes], `stone-${index}.jpg`, {type: "image/jpeg"}));
+        });
+        const event = kind === "drop" ? new DragEvent("drop", {dataTransfer: transfer, bubbles: true})
+            : new ClipboardEvent("paste", {clipboardData: transfer, bubbles: true});
+        document.body.dispatchEvent(event);
+    }"""
+    page.evaluate(script, [[base64.b64encode(photo).decode() for photo in photos], kind])
+
+
+def test_model_of_rendered_pictures_says_first_that_it_is_a_demonstration(page: Any, server: Server) -> None:
+    status, about = server.request("/about")
+    assert (status, about["sources"], about["rendered"]) == (200, ["sample"], True)
+    assert about["photos"] == sum(gem["photos"] for gem in about["gems"]) > 0
+    assert page.locator(".page > *:visible").first.inner_text().startswith("This is a demonstration.")
+    assert f"{about['photos']} rendered pictures of {len(about['gems'])} gems" in page.inner_text("#demonstration")
+    page.click("#gems summary")
+    page.evaluate("[...document.querySelectorAll('#gems img')].forEach((image) => { image.loading = 'eager'; })")
+    page.evaluate("Promise.all([...document.querySelectorAll('#gems img')].map((image) => image.decode()))")
+    assert page.locator("#gems img").count() == len(about["gems"])
 
 
 def test_chosen_photo_is_predicted_and_explained(page: Any, server: Server, photos: list[Path]) -> None:
@@ -113,43 +178,285 @@ def test_chosen_photo_is_predicted_and_explained(page: Any, server: Server, phot
     status, prediction = server.request("/predict", photos[0].read_bytes())
     assert status == 200
     assert page.locator("#text").inner_text() == prediction["text"]
+    assert page.inner_text("#announcement").startswith(f"{photos[0].name}: {prediction['text']}. Demonstration")
     bars = page.locator("#top meter").evaluate_all("all => all.map(one => one.value)")
     assert bars == [probability for _, probability in prediction["top"]]
-    assert page.locator("#top li").first.inner_text().split("\n")[0] == prediction["gem"]
+    assert page.locator("#top > li").first.inner_text().split("\n")[0] == prediction["gem"]
+    assert page.locator("#top > li:has(img)").count() == len(prediction["top"])
     assert prediction["mineral_class"] in page.locator("#details").inner_text()
-    assert page.locator("#why li").count() == (1 if prediction["unknown"] else 3)
+    assert page.locator("#reasons li").count() == 3
     assert page.locator("#nearest img").count() == len(prediction["nearest"]) > 0
-    page.evaluate("Promise.all([...document.images].map((image) => image.decode()))")  # fails where one is broken
+    page.evaluate("Promise.all([...document.querySelectorAll('#result img[src]')].map((image) => image.decode()))")
     assert prediction["properties"]["Hardness"] in page.locator("#properties").inner_text()
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
-def test_photo_can_be_pasted_dropped_or_taken_by_the_camera(page: Any, photos: list[Path]) -> None:
-    data = base64.b64encode(photos[0].read_bytes()).decode()
-    dispatch = """([data, kind]) => {
-        const bytes = Uint8Array.from(atob(data), (character) => character.charCodeAt(0));
-        const transfer = new DataTransfer();
-        transfer.items.add(new File([bytes], "stone.jpg", {type: "image/jpeg"}));
-        const event = kind === "drop" ? new DragEvent("drop", {dataTransfer: transfer, bubbles: true})
-            : new ClipboardEvent("paste", {clipboardData: transfer, bubbles: true});
-        document.body.dispatchEvent(event);
-    }"""
-    for kind in ("paste", "drop"):
-        page.evaluate(dispatch, [data, kind])
-        wait_for_explanation(page)
-        page.reload()
+def test_unknown_photo_gets_no_probabilities_and_no_properties(page: Any, server: Server, tmp_path: Path) -> None:
+    file = tmp_path / "noise.jpg"
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    file.write_bytes(encoded(Image.fromarray(noise), quality=95))
+    assert server.request("/predict", file.read_bytes())[1]["unknown"]
+    page.set_input_files("#file", file)
+    wait_for_answer(page, "noise.jpg")
+    assert page.inner_text("#text").startswith("Unknown")
+    assert "%" not in page.inner_text("main")
+    assert [page.locator(part).is_visible() for part in ("#top > li", "#properties", "#why")] == [False] * 3
+
+
+def test_each_of_several_photos_is_answered_in_order_and_saved_as_csv(
+    page: Any, server: Server, photos: list[Path]
+) -> None:
+    content = [photo.read_bytes() for photo in photos[:3]]
+    alone = [server.request("/predict", photo)[1] for photo in content]
+    dispatch(page, "drop", *content, b"no photo")
+    page.wait_for_selector("#status.error")
+    page.wait_for_selector("#work", state="hidden")
+    expected = [[f"stone-{index}.jpg", answer["text"]] for index, answer in enumerate(alone)]
+    rows = page.locator("#list li > div").all_inner_texts()
+    assert [row.split("\n") for row in rows[:3]] == expected
+    assert "not an image" in rows[3]
+    with page.expect_download() as download:
+        page.click("#csv")
+    table = list(csv.DictReader(download.value.path().open(encoding="utf-8-sig", newline="")))
+    assert [[row["photo"], row["answer"]] for row in table[:3]] == expected
+    assert [row["gem"] for row in table] == ["" if one["unknown"] else one["gem"] for one in alone] + [""]
+    assert "not an image" in table[3]["error"]
+    page.locator("#list .thumbnail").nth(1).click()  # the list is the history
+    assert page.inner_text("#name") == "stone-1.jpg"
+
+
+def test_photos_of_one_stone_get_one_answer(page: Any, server: Server, photos: list[Path]) -> None:
+    content = [photo.read_bytes() for photo in photos[:2]]
+    dispatch(page, "drop", *content)
+    wait_for_answer(page, "stone-0.jpg")
+    page.click("#join")
+    page.wait_for_selector("#name:has-text('One stone')")
+    tokens = [server.request("/predict", photo)[1]["token"] for photo in content]
+    status, joined = server.request(f"/stone?token={tokens[0]}&token={tokens[1]}")
+    assert (status, page.inner_text("#text")) == (200, joined["text"])
+    assert page.locator("#parts img").count() == 2
+    assert server.request(f"/stone?token={tokens[0]}&token=guessed") == (
+        410,
+        {"error": "the photo is no longer in memory; send it again"},
+    )
+
+
+def test_photo_can_be_pasted_or_taken_by_the_camera(page: Any, photos: list[Path]) -> None:
+    dispatch(page, "paste", photos[0].read_bytes())
+    wait_for_answer(page, "stone-0.jpg")
     page.click("#camera")
     page.evaluate("new Promise((done) => document.querySelector('video').requestVideoFrameCallback(done))")
     page.click("#capture")
-    wait_for_explanation(page)
+    wait_for_answer(page, "Camera photo 1")
+
+
+def test_camera_without_https_and_page_without_javascript_say_why(browser: Any, server: Server) -> None:
+    context = browser.new_context(locale="en")
+    page = context.new_page()
+    page.goto(f"http://0.0.0.0:{server.port}/")  # an address that the browser does not trust
+    page.wait_for_selector("#gems li", state="attached")
+    page.click("#camera")
+    assert "only to pages with https" in page.inner_text("#status.error")
+    context.close()
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(server.url)
+    assert "needs JavaScript" in page.inner_text("main")
+    assert not page.locator("#drop").is_visible()
+    context.close()
+
+
+def test_part_of_a_photo_is_proposed_chosen_and_predicted(page: Any, server: Server, tmp_path: Path) -> None:
+    picture = Image.new("RGB", (400, 200), "#cccccc")
+    picture.paste((200, 20, 40), (240, 60, 320, 140))
+    file = tmp_path / "far.png"
+    file.write_bytes(encoded(picture, "PNG"))
+    left, top, right, bottom = server.request("/predict", file.read_bytes())[1]["box"]
+    assert (0.5 < left < 0.6, 0.2 < top < 0.3, 0.8 < right < 0.9, 0.7 < bottom < 0.8) == (True,) * 4
+    page.set_input_files("#file", file)
+    wait_for_answer(page, "far.png")
+    page.click("#crop-open")
+    edges = page.locator("#edges input").evaluate_all("all => all.map((one) => Number(one.value) / 100)")
+    assert edges == pytest.approx([left, right, top, bottom], abs=0.006)
+    area = page.locator("#frame").bounding_box()
+    page.mouse.move(area["x"] + 0.5 * area["width"], area["y"] + 0.1 * area["height"])
+    page.mouse.down()
+    page.mouse.move(area["x"] + 0.9 * area["width"], area["y"] + 0.9 * area["height"])
+    page.mouse.up()
+    page.locator("#edges input").first.focus()
+    page.keyboard.press("ArrowRight")
+    page.click("#crop-use")
+    wait_for_answer(page, "far.png, part")
+    size = page.evaluate(
+        "[document.querySelector('#photo').naturalWidth, document.querySelector('#photo').naturalHeight]"
+    )
+    assert size == pytest.approx([0.39 * 400, 0.8 * 200], abs=4)
+
+
+def test_example_is_tried_and_its_answer_saved_as_a_picture(page: Any, photos: list[Path]) -> None:
+    first = page.locator("#examples button").first
+    alt = first.locator("img").get_attribute("alt")
+    gem = min(photo.parent.name for photo in photos)
+    assert alt == f"Example: {gem}"
+    first.click()
+    wait_for_answer(page, f"This photo is labelled {gem}.")
+    with page.expect_download() as download:
+        page.click("#save")
+    with Image.open(download.value.path()) as picture:
+        assert (picture.format, picture.width) == ("PNG", 1000)
+        assert picture.height > 300
+
+
+def test_large_photo_is_scaled_down_sent_once_and_can_be_cancelled(page: Any, draw: Any, tmp_path: Path) -> None:
+    file = tmp_path / "large.jpg"
+    file.write_bytes(encoded(draw(0, size=(4000, 3000)), quality=100, subsampling=0))
+    sent: list[Any] = []
+    page.on("requestfinished", lambda request: sent.append(request) if request.method == "POST" else None)
+    page.set_input_files("#file", file)
+    wait_for_answer(page, "large.jpg")
+    assert len(sent) == 1
+    assert sent[0].sizes()["requestBodySize"] < min(200_000, file.stat().st_size / 5)
+    link = page.context.new_cdp_session(page)
+    slow = {"offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": 2000}
+    link.send("Network.emulateNetworkConditions", slow)
+    page.set_input_files("#file", file)
+    page.wait_for_selector("#work:not([hidden])")
+    page.click("#cancel")
+    page.wait_for_selector("#list .error")
+    assert (page.inner_text("#status"), page.locator("#work").is_visible()) == ("Cancelled", False)
+    link.send("Network.emulateNetworkConditions", slow | {"uploadThroughput": -1})
+    page.click("#list .again:visible")
+    wait_for_answer(page, "large.jpg")
+
+
+def test_dropped_link_is_said_and_the_photo_can_be_sent_again(page: Any, photos: list[Path], tmp_path: Path) -> None:
+    file = tmp_path / "stone.jpg"
+    for remedy in ("again", "gone"):
+        shutil.copy(photos[0], file)
+        page.context.set_offline(True)
+        page.set_input_files("#file", file)
+        page.wait_for_selector("#status:has-text('Your photos are still here')")
+        page.context.set_offline(False)
+        if remedy == "gone":
+            file.unlink()
+        page.click("#list .again:visible")
+        if remedy == "again":
+            wait_for_answer(page, "stone.jpg")
+        else:
+            page.wait_for_selector("#status:has-text('cannot be read')")
+
+
+def test_page_speaks_the_language_of_the_browser_or_of_the_menu(
+    browser: Any, server: Server, photos: list[Path]
+) -> None:
+    texts = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in LANGUAGES.glob("*.json")}
+    assert sorted(texts) == ["de", "en", "es", "fr", "th", "zh"]
+    context = browser.new_context(viewport={"width": 390, "height": 844}, locale="de-AT")
+    page = context.new_page()
+    problems: list[str] = []
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    open_page(page, server)
+    page.set_input_files("#file", photos[0])
+    wait_for_answer(page, photos[0].name)
+    assert page.inner_text("h1") == texts["de"]["title"]
+    for language in ("de", "fr", "es", "th", "zh", "en"):
+        page.select_option("#language", language)
+        page.wait_for_selector(f"html[lang={language}]")
+        assert page.title() == page.inner_text("h1") == texts[language]["title"]
+        assert page.inner_text("#nearest h3") == texts[language]["nearest"]
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), language
+        shown = page.inner_text("body")
+        for key, text in texts["en"].items():
+            foreign = language != "en" and text != texts[language][key] and len(text) > 12 and "{" not in text
+            assert not (foreign and text in shown), (language, key)
+    page.reload()
+    page.wait_for_selector("html[lang=en]")  # the choice is kept
+    assert problems == []
+    context.close()
+
+
+def test_all_languages_have_the_same_texts_and_values() -> None:
+    values = {
+        path.stem: {key: sorted(re.findall(r"{\w+}", text)) for key, text in files.read_json(path).items()}
+        for path in LANGUAGES.glob("*.json")
+    }
+    for language, found in values.items():
+        assert found | {"refused": ["{detail}"]} == values["en"], language
+
+
+def test_feedback_needs_a_consent_and_becomes_photos_that_a_crawl_takes(
+    page: Any, server: Server, feedback_folder: Path, photos: list[Path], tmp_path: Path, run: Any
+) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Make] = "Secret camera"
+    file = tmp_path / "stone.jpg"
+    with Image.open(photos[0]) as picture:
+        file.write_bytes(encoded(picture, exif=exif))
+    page.set_input_files("#file", file)
+    wait_for_answer(page, "stone.jpg")
+    page.click("#feedback summary")
+    page.fill("#right-gem", "citrine")
+    assert page.locator("#give").is_disabled()
+    page.check("#consent")
+    page.click("#give")
+    page.wait_for_selector("#feedback-status:has-text('Thank you')")
+    given = [path for path in feedback_folder.rglob("*") if path.is_file()]
+    assert [path.parent.name for path in given] == ["Citrine"]
+    assert b"Secret camera" not in given[0].read_bytes()
+    assert server.request("/feedback?gem=New%20gem&consent=yes", photos[1].read_bytes())[0] == 204
+    inventory = run("-m", "gemmodel.cli", "inspect", str(feedback_folder), cwd=tmp_path).stdout
+    assert "Citrine" in inventory and "New gem" in inventory
+    before = sorted(feedback_folder.rglob("*"))
+    for gem in ("../Ruby", "..", "", "a/b", "a\\b", ".hidden", "CON", "x" * 61, "a\0"):
+        query = urllib.parse.urlencode({"gem": gem, "consent": "yes"})
+        assert server.request(f"/feedback?{query}", photos[0].read_bytes())[0] == 400, gem
+    assert server.request("/feedback?gem=Ruby&consent=yes", b"<html>")[0] == 400
+    assert server.request("/feedback?gem=Ruby", photos[0].read_bytes())[0] == 400
+    elsewhere = {"Sec-Fetch-Site": "cross-site"}
+    assert server.request("/feedback?gem=Ruby&consent=yes", photos[0].read_bytes(), elsewhere)[0] == 403
+    assert sorted(feedback_folder.rglob("*")) == before
+
+
+def test_used_port_is_refused_before_an_address_is_printed(
+    trained: Path, server: Server, run: Any, refused: Any
+) -> None:
+    ended = run("-m", "gemmodel.cli", "app", "--model", "models", "--port", str(server.port), cwd=trained)
+    refused(ended, "gemmodel", f"--port: {server.port} is in use on 127.0.0.1")
+    assert ended.stdout == ""
+
+
+def test_page_has_no_accessibility_violations(browser: Any, server: Server, photos: list[Path], tmp_path: Path) -> None:
+    axe = pytest.importorskip("axe_playwright_python").__path__[0]
+    script = (Path(axe) / "axe.min.js").read_text(encoding="utf-8")
+    for scheme in ("light", "dark"):
+        context = browser.new_context(viewport={"width": 390, "height": 844}, color_scheme=scheme, locale="en")
+        page = context.new_page()
+
+        def violations(page: Any = page) -> list[str]:
+            page.evaluate(script)
+            return [problem["id"] for problem in page.evaluate("axe.run()")["violations"]]
+
+        open_page(page, server)
+        assert violations() == []
+        dispatch(page, "drop", *(photo.read_bytes() for photo in photos[:2]), b"no photo")
+        page.wait_for_selector("#status.error")
+        page.wait_for_selector("#work", state="hidden")
+        page.click("#join")
+        page.wait_for_selector("#name:has-text('One stone')")
+        assert violations() == []
+        page.locator("#list .thumbnail").first.click()
+        for part in ("#crop-open", "#feedback summary", "#gems summary"):
+            page.click(part)
+        assert violations() == []
+        context.close()
 
 
 def test_page_can_be_used_by_keyboard(page: Any) -> None:
     focused = []
-    for _ in range(2):
+    for _ in range(4):
         page.keyboard.press("Tab")
-        focused.append(page.evaluate("document.activeElement.id"))
-    assert focused == ["file", "camera"]
+        focused.append(page.evaluate("document.activeElement.id || document.activeElement.localName"))
+    assert focused == ["language", "summary", "file", "camera"]
     with page.expect_file_chooser():
         page.focus("#file")
         page.keyboard.press("Enter")
@@ -173,20 +480,26 @@ def test_unusable_file_is_refused_with_a_message(page: Any, server: Server, phot
         status, body = server.request("/predict", data)
         assert status == 400
         assert expected in body["error"]
-        assert server.request("/explain", data) == (status, body)
+        assert server.request("/feedback?gem=Ruby&consent=yes", data) == (status, body)
         file = tmp_path / "file.jpg"
         file.write_bytes(data)
         page.set_input_files("#file", file)
         page.wait_for_selector("#status.error")
+        page.wait_for_selector("#work", state="hidden")
         assert page.locator("#status").inner_text() == body["error"]
+        page.click("#clear")
     page.set_input_files("#file", photos[0])
     wait_for_explanation(page)
 
 
 def test_ten_clients_at_once_get_the_same_predictions_as_one(server: Server, photos: list[Path]) -> None:
-    alone = [server.request("/predict", photo.read_bytes()) for photo in photos]
+    def predict(photo: Path) -> tuple[int, Any]:
+        status, body = server.request("/predict", photo.read_bytes())
+        return status, {key: value for key, value in body.items() if key != "token"}
+
+    alone = [predict(photo) for photo in photos]
     with ThreadPoolExecutor(10) as clients:
-        at_once = list(clients.map(lambda photo: server.request("/predict", photo.read_bytes()), photos * 3))
+        at_once = list(clients.map(predict, photos * 3))
     assert at_once == alone * 3
     assert {status for status, _ in at_once} == {200}
 

@@ -138,6 +138,7 @@ def test_worker_without_tf_config_is_an_error(run: Run, refused: Any, tmp_path: 
         (["serve", "--port", "99999"], "--port: 99999 is no port"),
         (["app", "--port", "-1"], "--port: -1 is no port"),
         (["ui", "--port", "0"], "--port: 0 is no port"),
+        (["app", "--examples", "nowhere"], "--examples: nowhere: no such folder"),
         (["app", "--per-minute", "0"], "--per-minute: 0 is less than 1"),
     ],
 )

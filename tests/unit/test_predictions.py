@@ -59,7 +59,7 @@ def test_photo_unlike_all_reference_photos_is_unknown_whatever_its_probability()
     _, prediction = predictions.to_predictions(PROBABILITIES, EMBEDDING, METADATA)
     assert prediction.unknown and prediction.distance > 0.4
     assert (prediction.gem, prediction.prediction_set) == ("Emerald", ["Emerald"])
-    assert predictions.to_text(prediction) == "None of the known gems; most similar to Emerald"
+    assert predictions.to_text(prediction) == "Unknown: unlike the training photos; most similar to Emerald"
     assert predictions.to_details(prediction) == []
 
 

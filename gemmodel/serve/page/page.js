@@ -1,110 +1,274 @@
-const byId = (id) => document.getElementById(id);
-const video = document.querySelector("video");
-const create = (tag, text, properties = {}) => Object.assign(document.createElement(tag), { textContent: text }, properties);
-let latest = 0; // number of the latest photo; results for earlier ones are dropped
+import { model, showAbout } from "./about.js";
+import { headline, showAnswer } from "./answer.js";
+import * as camera from "./camera.js";
+import * as crop from "./crop.js";
+import * as feedback from "./feedback.js";
+import { byId, create, download } from "./dom.js";
+import { asPicture, table } from "./keep.js";
+import { choose, LANGUAGES, load, language, preferred, t } from "./language.js";
+import { makeRow, updateRow } from "./list.js";
+import { Failure, get, send, sentence } from "./network.js";
+import { scaledDown } from "./photo.js";
 
-function showStatus(text, isError = false) {
+const MAX_STONE_PHOTOS = 20; // as the server has it
+const entries = []; // of this tab: each photo, and each stone of several photos
+let about = null; // what the model was trained on
+let current = null; // the entry that is shown
+let running = null; // the AbortController of the photos that are being sent
+let explaining = null;
+let cameraPhotos = 0;
+
+function setStatus(text, isError = false) {
   byId("status").textContent = text;
   byId("status").classList.toggle("error", isError);
 }
 
-async function post(path, photo) {
-  const response = await fetch(path, { method: "POST", body: photo });
-  if (response.ok) return response;
-  const body = await response.json().catch(() => ({}));
-  throw new Error(body.error ?? `The server responded with status ${response.status}.`);
+function refresh() {
+  byId("answers").hidden = entries.length < 2 && !entries.some(({ failure }) => failure);
+  byId("examples").hidden = !about?.examples.length || entries.length > 0;
+  for (const entry of entries) updateRow(entry, current);
+  byId("join").disabled = stonePhotos().length < 2 || stonePhotos().length > MAX_STONE_PHOTOS;
+  byId("csv").disabled = !entries.some(({ answer }) => answer);
 }
 
-async function predict(photo) {
-  const current = ++latest;
-  byId("result").hidden = true;
-  showStatus("Predicting …");
+function show(entry, { focus = true } = {}) {
+  explaining?.abort();
+  current = entry;
+  showAnswer(entry, about);
+  crop.close();
+  byId("crop-open").hidden = Boolean(entry.parts);
+  feedback.show(about.feedback && !entry.parts ? entry : null);
+  byId("result").hidden = false;
+  refresh();
+  if (focus) {
+    byId("result").focus({ preventScroll: true });
+    byId("result").scrollIntoView({ block: "start" });
+  }
+  if (!entry.answer.unknown && !entry.parts) explain(entry);
+}
+
+async function explain(entry) {
+  const controller = explaining = new AbortController();
   try {
-    const prediction = await (await post("predict", photo)).json();
-    if (current !== latest) return;
-    showPrediction(photo, prediction);
-    showStatus("Computing the explanation …");
-    const explained = await post("explain", photo);
-    const explanation = await explained.blob();
-    if (current !== latest) return;
-    byId("why").replaceChildren(...JSON.parse(decodeURIComponent(explained.headers.get("Explanation"))).map((sentence) => create("li", sentence)));
-    byId("explanation").src = URL.createObjectURL(explanation);
-    byId("explanation").hidden = false;
-    showStatus("");
+    if (!entry.explanation) {
+      if (!running) setStatus(t("explaining"));
+      const response = await withToken([entry], () => get(`explain/${entry.answer.token}`, controller.signal));
+      entry.explanation = URL.createObjectURL(await response.blob());
+      entry.reasons = JSON.parse(decodeURIComponent(response.headers.get("Explanation") ?? "null"));
+    }
+    if (entry !== current) return;
+    byId("why").querySelector("p").textContent = t(entry.reasons ? "explanation_part" : "explanation_colours");
+    byId("reasons").hidden = !entry.reasons;
+    byId("reasons").replaceChildren(...(entry.reasons ?? []).map((sentence) => create("li", sentence)));
+    byId("explanation").src = entry.explanation;
+    byId("explanation").hidden = byId("why").hidden = false;
+    if (!running) setStatus("");
   } catch (error) {
-    if (current === latest) showStatus(error instanceof TypeError ? "The server cannot be reached." : error.message, true);
+    if (error.key !== "cancelled") setStatus(sentence(error), true);
+  } finally {
+    if (explaining === controller) explaining = null;
   }
 }
 
-function showPrediction(photo, prediction) {
-  byId("photo").src = URL.createObjectURL(photo);
-  byId("text").textContent = prediction.text;
-  const mineralClass = `Mineral class of ${prediction.gem}: ${prediction.mineral_class}.`;
-  byId("details").textContent = prediction.unknown
-    ? "This photo is unlike all training photos. The gems below are only the most similar ones."
-    : [...prediction.details, mineralClass].join(" ");
-  byId("top").replaceChildren(...prediction.top.map(([gem, probability]) => {
-    const item = create("li", "");
-    const percent = probability < 0.001 ? "< 0.1 %" : `${(100 * probability).toFixed(1)} %`;
-    const bar = create("meter", "", { value: probability, max: 1, ariaLabel: gem });
-    item.append(create("span", gem), create("span", percent), bar);
-    return item;
-  }));
-  byId("explanation").hidden = true;
-  byId("why").replaceChildren();
-  byId("nearest").hidden = !prediction.nearest.length;
-  byId("nearest").querySelector("ul").replaceChildren(...prediction.nearest.map((neighbour) => {
-    const item = create("li", "");
-    const image = create("img", "", { src: neighbour.photo, alt: `A training photo of ${neighbour.gem}` });
-    item.append(image, create("div", neighbour.gem));
-    return item;
-  }));
-  const properties = Object.entries(prediction.properties);
-  byId("properties").hidden = !properties.length;
-  byId("properties").querySelector("h3").textContent = `Properties of ${prediction.gem}`;
-  byId("properties").querySelector("dl").replaceChildren(...properties.flatMap(([name, value]) => [
-    create("dt", name.replace(/([a-z])([A-Z])/g, "$1 $2")), create("dd", value),
-  ]));
-  byId("result").hidden = false;
-  byId("result").focus({ preventScroll: true });
-  byId("result").scrollIntoView({ block: "start" });
+// Makes a request for photos that the server keeps for some minutes; those that it has forgotten are sent again.
+async function withToken(photos, request) {
+  try {
+    return await request();
+  } catch (error) {
+    if (error.key !== "gone") throw error;
+    for (const photo of photos) photo.answer.token = (await send("predict", photo.blob)).token;
+    return request();
+  }
 }
 
+function add(file, name, { label = null, box = null } = {}) {
+  const entry = { file, name, label, cropBox: box, url: URL.createObjectURL(file), answer: null, failure: null, doing: null };
+  entries.push(entry);
+  makeRow(entry, { show, retry: () => run([entry]), change: refresh });
+  return entry;
+}
+
+function addFiles(files) {
+  run([...files].map((file) => add(file, () => file.name)));
+}
+
+// Sends photos one after the other, and shows the first answer.
+async function run(photos) {
+  for (const photo of photos) Object.assign(photo, { failure: null, doing: t("waiting"), queued: true });
+  refresh();
+  if (running) return;
+  running = new AbortController();
+  explaining?.abort();
+  current = null;
+  byId("result").hidden = true;
+  byId("work").hidden = false;
+  const { signal } = running;
+  let done = 0, shown = false, failure = null;
+  for (let entry; (entry = entries.find(({ queued }) => queued)); done += 1) {
+    entry.queued = false;
+    if (signal.aborted) {
+      fail(entry, failure = new Failure("cancelled"));
+      continue;
+    }
+    const total = done + 1 + entries.filter(({ queued }) => queued).length;
+    const report = (key, part) => {
+      const words = t(key, { name: entry.name() });
+      entry.doing = words;
+      setStatus(total > 1 ? `${done + 1}/${total}: ${words}` : words);
+      byId("progress").value = (done + part) / total;
+      refresh();
+    };
+    try {
+      await answer(entry, report, signal);
+      byId("announcement").textContent = `${entry.name()}: ${headline(entry.answer)}${about.rendered ? `. ${t("demonstration_answer")}` : ""}`;
+      if (!shown) show(entry, { focus: total === 1 });
+      shown = true;
+    } catch (error) {
+      fail(entry, failure = error);
+    }
+  }
+  running = null;
+  byId("work").hidden = true;
+  setStatus(failure ? sentence(failure) : explaining ? t("explaining") : "", Boolean(failure));
+  refresh();
+}
+
+function fail(entry, error) {
+  Object.assign(entry, { failure: error, doing: null });
+  refresh();
+}
+
+async function answer(entry, report, signal) {
+  report("preparing", 0);
+  await entry.file.slice(0, 1).arrayBuffer().catch(() => { throw new Failure("unreadable"); });
+  entry.blob ??= await scaledDown(entry.file, entry.cropBox);
+  report("sending", 0);
+  for (;;) {
+    try {
+      entry.answer = await send("predict", entry.blob, {
+        signal, onProgress: (part) => report(part < 1 ? "sending" : "predicting", 0.9 * part),
+      });
+      entry.doing = null;
+      return;
+    } catch (error) {
+      if (error.key !== "too_many" || entries.length < 2) throw error;
+      setStatus(t("waiting_rate", { seconds: error.retryAfter }));
+      await new Promise((proceed) => {
+        const timer = setTimeout(proceed, 1000 * error.retryAfter);
+        signal.addEventListener("abort", () => { clearTimeout(timer); proceed(); });
+      });
+    }
+  }
+}
+
+const stonePhotos = () => entries.filter(({ answer, parts, box }) => answer && !parts && box.checked);
+
+async function join() {
+  const parts = stonePhotos();
+  try {
+    const joined = await withToken(parts, async () => {
+      const query = parts.map(({ answer }) => `token=${answer.token}`).join("&");
+      return (await get(`stone?${query}`)).json();
+    });
+    const entry = add(parts[0].blob, () => t("joined", { names: parts.map(({ name }) => name()).join(" + ") }));
+    Object.assign(entry, { blob: parts[0].blob, parts, answer: joined });
+    setStatus("");
+    byId("announcement").textContent = `${entry.name()}: ${headline(joined)}`;
+    show(entry);
+  } catch (error) {
+    setStatus(sentence(error), true);
+  }
+}
+
+async function tryExample(gem, photo) {
+  try {
+    const blob = await (await get(photo)).blob();
+    run([add(new File([blob], "example.jpg", { type: "image/jpeg" }), () => t("example", { gem }), { label: gem })]);
+  } catch (error) {
+    setStatus(sentence(error), true);
+  }
+}
+
+function clear() {
+  running?.abort();
+  explaining?.abort();
+  for (const { url, explanation, row } of entries) {
+    [url, explanation].forEach((address) => address && URL.revokeObjectURL(address));
+    row.remove();
+  }
+  entries.length = 0;
+  current = null;
+  byId("result").hidden = true;
+  setStatus("");
+  refresh();
+  byId("file").focus();
+}
+
+async function changeLanguage(tag, change = choose) {
+  await change(tag);
+  byId("language").value = language;
+  setStatus("");
+  if (about) showAbout(about, tryExample);
+  if (current) show(current, { focus: false });
+  refresh();
+}
+
+byId("language").append(...Object.entries(LANGUAGES).map(([tag, name]) => create("option", name, { value: tag, lang: tag })));
+byId("language").addEventListener("change", (event) => changeLanguage(event.target.value).catch(() => setStatus(t("texts_missing"), true)));
 byId("file").addEventListener("change", (event) => {
-  if (event.target.files[0]) predict(event.target.files[0]);
+  addFiles(event.target.files);
   event.target.value = ""; // so that choosing the same photo again is a change, too
 });
 document.addEventListener("paste", (event) => {
-  const photo = event.clipboardData.files[0];
-  photo ? predict(photo) : showStatus("The clipboard does not hold a photo.", true);
+  if (event.target.matches?.("input")) return;
+  event.clipboardData.files.length ? addFiles(event.clipboardData.files) : setStatus(t("no_photo"), true);
 });
 document.addEventListener("dragover", (event) => { event.preventDefault(); byId("drop").classList.add("over"); });
 document.addEventListener("dragleave", () => byId("drop").classList.remove("over"));
 document.addEventListener("drop", (event) => {
   event.preventDefault();
   byId("drop").classList.remove("over");
-  if (event.dataTransfer.files[0]) predict(event.dataTransfer.files[0]);
+  if (event.dataTransfer.files.length) addFiles(event.dataTransfer.files);
 });
-
-function stopCamera() {
-  video.srcObject?.getTracks().forEach((track) => track.stop());
-  video.srcObject = null;
-  byId("live").hidden = true;
-}
 byId("camera").addEventListener("click", async () => {
-  try {
-    video.srcObject = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } });
-    byId("live").hidden = false;
-    byId("capture").focus();
-    showStatus("");
-  } catch {
-    showStatus("The camera cannot be used. Allow it in the browser, and open this page by https or on this machine.", true);
-  }
+  const problem = await camera.start();
+  setStatus(problem ? t(problem) : "", Boolean(problem));
 });
-byId("stop").addEventListener("click", stopCamera);
-byId("capture").addEventListener("click", () => {
-  const canvas = create("canvas", "", { width: video.videoWidth, height: video.videoHeight });
-  canvas.getContext("2d").drawImage(video, 0, 0);
-  stopCamera();
-  canvas.toBlob(predict, "image/jpeg", 0.95);
+byId("stop").addEventListener("click", camera.stop);
+byId("capture").addEventListener("click", async () => {
+  const number = ++cameraPhotos;
+  run([add(await camera.take(`camera-${number}.jpg`), () => t("camera_photo", { number }))]);
 });
+byId("cancel").addEventListener("click", () => running?.abort());
+byId("join").addEventListener("click", join);
+byId("csv").addEventListener("click", () => download(table(entries), "gems.csv"));
+byId("clear").addEventListener("click", clear);
+byId("photo").addEventListener("error", (event) => { event.target.hidden = true; });
+byId("photo").addEventListener("load", (event) => { event.target.hidden = false; });
+byId("crop-open").addEventListener("click", () => {
+  const proposed = current.answer.box;
+  byId("crop-hint").textContent = t(proposed ? "crop_proposed" : "crop_free");
+  crop.open(current.url, proposed ?? [0.1, 0.1, 0.9, 0.9]);
+});
+byId("crop-close").addEventListener("click", () => { crop.close(); byId("crop-open").focus(); });
+byId("crop-use").addEventListener("click", async () => {
+  const whole = current;
+  const part = await scaledDown(whole.file, crop.box());
+  run([add(part, () => t("cropped", { name: whole.name() }))]);
+});
+byId("save").addEventListener("click", async () => download(await asPicture(current, about, model(about)), "gem.png"));
+byId("share").hidden = !navigator.canShare?.({ files: [new File([""], "gem.png", { type: "image/png" })] });
+byId("share").addEventListener("click", async () => {
+  const file = new File([await asPicture(current, about, model(about))], "gem.png", { type: "image/png" });
+  await navigator.share({ files: [file], title: t("title") }).catch(() => {}); // closed by the user
+});
+try {
+  await changeLanguage(preferred(), load);
+  document.querySelector(".page").hidden = false;
+  about = await (await get("about")).json();
+  showAbout(about, tryExample);
+  refresh();
+} catch (error) {
+  document.querySelector(".page").hidden = false;
+  setStatus(error instanceof Failure ? sentence(error) : "The page's texts cannot be loaded. Reload the page.", true);
+}

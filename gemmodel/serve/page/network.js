@@ -1,0 +1,45 @@
+// Requests to the server. A failure has the key of its sentence.
+import { t } from "./language.js";
+
+const TIMEOUT_MS = 180_000;
+const KEYS = { 408: "slow", 410: "gone", 413: "too_large", 429: "too_many", 503: "busy", 507: "feedback_full" };
+
+export class Failure extends Error {
+  constructor(key, { detail = "", retryAfter = 0 } = {}) {
+    super(key);
+    Object.assign(this, { key, detail, retryAfter });
+  }
+}
+
+export const sentence = (error) => error instanceof Failure ? t(error.key, { detail: error.detail }) : error.message;
+
+const lost = () => new Failure(navigator.onLine ? "lost" : "offline");
+const refused = (status, body, retryAfter) =>
+  new Failure(KEYS[status] ?? "refused", { detail: body?.error ?? `HTTP ${status}`, retryAfter: Number(retryAfter) || 0 });
+
+// Sends a photo, and returns the response's object. `fetch` does not report the progress of an upload.
+export function send(path, photo, { signal, onProgress = () => {} } = {}) {
+  return new Promise((resolve, reject) => {
+    const request = new XMLHttpRequest();
+    request.open("POST", path);
+    request.responseType = "json";
+    request.timeout = TIMEOUT_MS;
+    request.upload.onprogress = (event) => event.lengthComputable && onProgress(event.loaded / event.total);
+    request.onload = () => request.status < 300 ? resolve(request.response)
+      : reject(refused(request.status, request.response, request.getResponseHeader("Retry-After")));
+    request.onerror = () => reject(lost());
+    request.ontimeout = () => reject(new Failure("slow"));
+    request.onabort = () => reject(new Failure("cancelled"));
+    if (signal?.aborted) return reject(new Failure("cancelled"));
+    signal?.addEventListener("abort", () => request.abort());
+    request.send(photo);
+  });
+}
+
+export async function get(path, signal) {
+  const response = await fetch(path, { signal }).catch((error) => {
+    throw error.name === "AbortError" ? new Failure("cancelled") : lost();
+  });
+  if (response.ok) return response;
+  throw refused(response.status, await response.json().catch(() => null), response.headers.get("Retry-After"));
+}
