@@ -5,7 +5,7 @@ from pathlib import Path
 from gemmodel import devices
 from gemmodel.core import files, hashing, image_folder, params
 from gemmodel.evaluate import label_issues, report, set_metrics
-from gemmodel.evaluate.metrics import compute_scores, predict
+from gemmodel.evaluate.metrics import compute_scores, headline, predict
 from gemmodel.models import metadata, saving
 from gemmodel.tracking import runs
 from stages import command
@@ -34,7 +34,8 @@ def main(
             params=settings.model.fusion, max_shown=evaluate.label_issues,
         )  # fmt: skip
         issues.to_csv(new / "label_issues.csv", index=False)
-    files.write_json(metrics, scores)
+        files.write_json(new / "scores.json", scores)
+    files.write_json(metrics, headline(scores))
     with runs.model_run(hashing.sha256(model / "model.keras")):
         runs.log_datasets({"test": split / "test"})
         runs.log_metrics({f"test_{name}": value for name, value in scores.items() if name != "intervals"})

@@ -47,7 +47,7 @@ def main(
         )
         saving.save(result.model, result.classes, out, crop=settings.clean.crop, metadata=metadata)
         best = fit.summary(result.history, result.selection_metric)
-        files.write_json(report, best)
+        files.write_json(report, {name: best[name] for name in fit.HEADLINE})
         figure = learning_curves.write(curves, result.history, int(best["best_epoch"]))
         log.finish(hashing.sha256(out / "model.keras"), runs.MODEL_TAG, best, figure)
     print(f"train: validation accuracy {best['best_val_accuracy']:.4f} at epoch {best['best_epoch']}")

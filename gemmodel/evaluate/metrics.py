@@ -18,6 +18,10 @@ from gemmodel.figures.plots import normalize_rows
 
 CALIBRATION_BINS = 10
 CONFIDENCE = 0.95  # of every interval
+HEADLINE = (  # beside the top-k accuracy; the others are in reports/evaluation/scores.json
+    "photos", "accuracy", "mineral_class_accuracy", "macro_f1", "log_loss", "calibration_error",
+    "set_coverage", "set_size",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -96,6 +100,11 @@ def compute_scores(
         low, high = (bootstrap.quantile(q).round(6) for q in ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2))
         rounded["intervals"] = {name: {"low": float(low[name]), "high": float(high[name])} for name in scores}
     return rounded
+
+
+def headline(scores: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the scores that `dvc exp show` and `dvc metrics diff` list, from those of `compute_scores`."""
+    return {name: value for name, value in scores.items() if name in HEADLINE or name.startswith("top_")}
 
 
 def _values_by_photo(predictions: Predictions, top: int) -> dict[str, np.ndarray]:
