@@ -37,7 +37,7 @@ def main(
     )  # fmt: skip
     with runs.model_run(sha256):
         scores = dict(index_page.flatten(files.read_json(exploration_metrics)))
-        runs.log_metrics({f"explore_{name.replace('.', '_')}": value for name, value in scores.items()})
+        runs.log_metrics({f"explore/{name.replace('.', '_')}": value for name, value in scores.items()})
         runs.log_files(page, card)
         for folder, name in ((exploration, "exploration"), (data_pictures, "data")):
             runs.log_files(*sorted(folder.iterdir()), folder=name)

@@ -4,7 +4,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from gemmodel import devices
-from gemmodel.core import files, hashing, params
+from gemmodel.core import files, hashing, image_folder, params
 from gemmodel.models import conformal, saving
 from gemmodel.models.metadata import ModelMetadata
 from gemmodel.tracking import runs, store
@@ -29,7 +29,9 @@ def main(
     logged = {section: asdict(getattr(settings, section)) for section in ("base", "split", "augment", "embed", "train")}
     logged |= {"clean": {"crop": settings.clean.crop}, "model": asdict(getattr(settings.model, name))}
     datasets = {part: split / part for part in ("train", "val")}
-    run = runs.training_run(name, logged | {"model_name": name}, datasets, device=device)
+    photos = image_folder.list_images(split / "train")
+    title = f"{name}, {len(photos)} gems, {sum(map(len, photos.values()))} photos"
+    run = runs.training_run(title, logged | {"model_name": name}, datasets, device=device)
     mineral_classes = files.read_json(hierarchy)
     with distribution.chief_run(strategy, run) as log:
         result = train_model(

@@ -107,6 +107,20 @@ def headline(scores: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in scores.items() if name in HEADLINE or name.startswith("top_")}
 
 
+def in_words(scores: Mapping[str, Any], training_set: str) -> str:
+    """Returns the most important scores in two sentences of Markdown.
+
+    Args:
+        scores: from `compute_scores`.
+        training_set: its size in words.
+    """
+    right, bounds = round(scores["accuracy"] * scores["photos"]), scores.get("intervals", {}).get("accuracy")
+    interval = f", 95 % interval {bounds['low']:.3f} to {bounds['high']:.3f}" if bounds else ""
+    top = next(name for name in scores if name.startswith("top_"))
+    text = f"{right} of {scores['photos']} test photos right: accuracy **{scores['accuracy']:.3f}**{interval}; "
+    return f"{text}{top.replace('_', ' ')} {scores[top]:.3f}. Trained on {training_set}."
+
+
 def _values_by_photo(predictions: Predictions, top: int) -> dict[str, np.ndarray]:
     """Returns the values of each photo whose means are scores."""
     probs, photos = predictions.probabilities.astype(float), np.arange(len(predictions.actual))

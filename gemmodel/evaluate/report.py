@@ -11,6 +11,7 @@ from gemmodel.evaluate import galleries, metrics, plots
 from gemmodel.figures.plots import MAX_CONFUSED, condense, confusion_heatmap, normalize_rows, save
 
 QUALITY = 88  # of pictures as JPEG
+MAX_ROWS = 2_000  # of a table that a page shows as a whole
 
 
 def write(
@@ -76,6 +77,15 @@ def write(
     for name, picture in pictures.items():
         picture.save(folder / f"{name}.jpg", quality=QUALITY)
     return tables | {"confusion_summary": _confusion_table(small, names)}
+
+
+def for_review(rows: pd.DataFrame) -> pd.DataFrame:
+    """Returns the predictions for a page that shows a table as a whole: the wrong ones first, then the least sure.
+
+    The probabilities of the other gems are left out, and all but `MAX_ROWS` photos.
+    """
+    columns = ["file", "actual", "predicted", "right", "probability"]
+    return rows[columns].sort_values(["right", "probability", "file"], kind="stable").head(MAX_ROWS)
 
 
 def _within(gems: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:

@@ -1,5 +1,6 @@
 """How a model gets into MLflow's registry: it is logged, registered as a version, and described by its card."""
 
+import re
 from importlib.metadata import version
 from pathlib import Path
 
@@ -34,7 +35,8 @@ SIGNATURE = ModelSignature(
 def register(name: str, folder: Path, example: pd.DataFrame, model_sha256: str) -> str:
     """Logs a model to the open run and registers it as a version without an alias.
 
-    MLflow loads the logged model and predicts the example with it.
+    The logged model is a checkpoint of the best epoch: it has the run's parameters, and the metrics of that epoch and
+    of the test part, each linked to its dataset. MLflow loads it and predicts the example with it.
 
     Args:
         name: of the registered model.
@@ -45,9 +47,17 @@ def register(name: str, folder: Path, example: pd.DataFrame, model_sha256: str) 
     Returns:
         The version's number.
     """
-    package = Path(gemmodel.__file__).parent
+    package, client, run_id = Path(gemmodel.__file__).parent, mlflow.MlflowClient(), runs.active_run_id()
+    run, step = client.get_run(run_id), runs.best_epoch()
+    title = re.sub(r"\W+", "-", (run.info.run_name or "").split(", accuracy")[0]).strip("-") or "model"
+    model = client.create_logged_model(
+        run.info.experiment_id, title, run_id, {runs.MODEL_TAG: model_sha256}, run.data.params, "classifier"
+    )
+    runs.link_metrics(model.model_id, step)
     logged = mlflow.pyfunc.log_model(
-        name="model",
+        name=title,
+        model_id=model.model_id,
+        step=step,
         python_model=str(package / "register" / "pyfunc.py"),
         artifacts={"model": str(folder)},
         code_paths=[str(package)],

@@ -14,6 +14,7 @@ from gemmodel.tracking import runs
 
 HEARTBEAT_S = 5.0  # seconds between two heartbeats of a ticket's owner
 HEARTBEAT_TAG = "beat"  # as in version 0.1, which may share the registry
+PROMPT_TAG = "mlflow.prompt.is_prompt"  # MLflow lists no model with it among the registered models
 LOCK_TIMEOUT_S = 60.0  # seconds without a heartbeat after which the owner counts as dead
 
 
@@ -21,11 +22,11 @@ LOCK_TIMEOUT_S = 60.0  # seconds without a heartbeat after which the owner count
 def registry_lock(name: str, run_id: str | None) -> Iterator[Callable[[], None]]:
     """Waits until no other process registers or promotes, on this machine or another.
 
-    A ticket is a version of an empty model `<name>-queue`. The store numbers versions in one transaction and never uses
-    a number twice. The lowest ticket holds the lock. Its owner sends heartbeats. After a timeout the waiting processes
-    remove the ticket, so a killed process does not block others for ever. They measure the timeout by their own clocks
-    and by changes of the heartbeat, not by dates. (Hunt and others, ZooKeeper, USENIX ATC 2010: locks without herd
-    effect.)
+    A ticket is a version of an empty model `<name>-queue`, which is tagged as a prompt, so that MLflow's list of
+    registered models does not show it. The store numbers versions in one transaction and never uses a number twice. The
+    lowest ticket holds the lock. Its owner sends heartbeats. After a timeout the waiting processes remove the ticket,
+    so a killed process does not block others for ever. They measure the timeout by their own clocks and by changes of
+    the heartbeat, not by dates. (Hunt and others, ZooKeeper, USENIX ATC 2010: locks without herd effect.)
 
     Args:
         name: of the registered model.
@@ -42,6 +43,7 @@ def registry_lock(name: str, run_id: str | None) -> Iterator[Callable[[], None]]
     client, queue = mlflow.MlflowClient(), f"{name}-queue"
     with runs.ignoring("RESOURCE_ALREADY_EXISTS"):
         client.create_registered_model(queue, description=f"Processes that wait to register {name}; empty at rest")
+    client.set_registered_model_tag(queue, PROMPT_TAG, "true")  # also for a queue of an older version
     ticket = client.create_model_version(queue, f"runs:/{run_id}/ticket", run_id).version
     done = threading.Event()
 

@@ -19,6 +19,18 @@ METRICS, CURVES = "metrics.json", "learning_curves.png"
 FORMER_METRICS = "figures.json"  # of version 0.1
 
 
+def grouped(name: str) -> str:
+    """Returns Keras' name of a metric under the part of the photos that it is of, by which MLflow's UI groups charts.
+
+    `val_loss` is `val/loss`, `best_val_loss` `val/best_loss`, and `loss` and `epochs` are `train/loss` and
+    `train/epochs`.
+    """
+    best = "best_" if name.startswith("best_") else ""
+    rest = name.removeprefix(best)
+    part = "val" if rest.startswith("val_") else "train"
+    return f"{part}/{best}{rest.removeprefix('val_')}"
+
+
 class MetricBuffer:
     """Metrics on their way to one run.
 
@@ -38,7 +50,7 @@ class MetricBuffer:
         self._unreachable = False
 
     def log_epoch(self, epoch: int, values: Mapping[str, float]) -> None:
-        """Takes the metrics of an epoch, counted from 0, and returns at once."""
+        """Takes the metrics of an epoch, counted from 0, by Keras' names, and returns at once."""
         self._add(values, epoch)
         if self._sender is None or not self._sender.is_alive():
             self._sender = threading.Thread(target=self._try_send, daemon=True)
@@ -74,7 +86,7 @@ class MetricBuffer:
 
     def _add(self, values: Mapping[str, float], step: int) -> None:
         now = time.time_ns() // 1_000_000
-        self._pending += [Metric(name, float(value), now, step) for name, value in values.items()]
+        self._pending += [Metric(grouped(name), float(value), now, step) for name, value in values.items()]
 
     def _send(self, tags: Mapping[str, str] | None = None) -> None:
         batch = list(self._pending)
