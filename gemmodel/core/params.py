@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from gemmodel.core import files
-from gemmodel.core.errors import DataError, ParameterError
+from gemmodel.core.errors import DataError, ParameterError, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -415,6 +415,7 @@ def _checked(value: Any, kind: Any, name: str) -> Any:
         if value not in get_args(kind):
             new = RENAMED_VALUES.get(str(value))
             new = f"; {value} is now called {new}" if new in get_args(kind) else ""
+            new = new or did_you_mean(str(value), map(str, get_args(kind)))
             raise ParameterError(f"{name} is {value!r}; it must be one of {', '.join(map(str, get_args(kind)))}{new}")
         return value
     if get_origin(kind) is dict:
@@ -465,7 +466,8 @@ def _section(value: Any, kind: Any, name: str) -> Any:
         if key not in names:
             if new := RENAMED.get(f"{prefix}{key}".rpartition(": ")[2]):
                 raise ParameterError(f"{prefix}{key} is now called {new}; rename it")
-            raise ParameterError(f"{prefix}{key} is not a known key; keys of this section: {', '.join(names)}")
+            keys = did_you_mean(str(key), names) or f"; keys of this section: {', '.join(names)}"
+            raise ParameterError(f"{prefix}{key} is not a known key{keys}")
     for key in names:
         if key not in value:
             raise ParameterError(f"{prefix}{key} is missing")

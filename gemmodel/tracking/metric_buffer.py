@@ -13,6 +13,7 @@ from mlflow.exceptions import MlflowException
 from requests import RequestException
 
 from gemmodel.core import files
+from gemmodel.tracking import store
 
 FAILURES = (MlflowException, RequestException)  # of a store that is unreachable; uploads fail with the second
 METRICS, CURVES = "metrics.json", "learning_curves.png"
@@ -97,7 +98,8 @@ class MetricBuffer:
         try:
             self._send()
             if self._unreachable:
-                print(f"{mlflow.get_tracking_uri()}: reachable again; it has all metrics", flush=True)
+                uri = store.display_uri(mlflow.get_tracking_uri())
+                print(f"{uri}: reachable again; it has all metrics", flush=True)
             self._unreachable = False
         except FAILURES as error:
             if not self._unreachable:
@@ -124,7 +126,8 @@ def flush_pending(model_sha256: str, folder: Path) -> None:
             tags = [RunTag(*tag) for tag in unsent["tags"].items()]
             mlflow.MlflowClient().log_batch(unsent["run"], [Metric(*metric) for metric in unsent["metrics"]], tags=tags)
             mlflow.log_artifact(str(pending / CURVES))
-        print(f"{unsent['store']}: logged {len(unsent['metrics'])} metrics that the training could not log")
+        uri = store.display_uri(unsent["store"])
+        print(f"{uri}: logged {len(unsent['metrics'])} metrics that the training could not log")
     except MlflowException as error:
         if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):  # somebody deleted the run
             raise
@@ -132,4 +135,4 @@ def flush_pending(model_sha256: str, folder: Path) -> None:
 
 
 def _message(error: Exception) -> str:
-    return f"{mlflow.get_tracking_uri()}: {str(error).splitlines()[0].split(' with exception ')[0]}"
+    return store.display_uri(f"{mlflow.get_tracking_uri()}: {str(error).splitlines()[0].split(' with exception ')[0]}")

@@ -8,7 +8,7 @@ import sqlite3
 import subprocess
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,6 @@ from gemmodel.tracking import metric_buffer, store
 
 logging.getLogger("mlflow").setLevel(logging.WARNING)
 
-EXPERIMENT = "gemstones"
 KIND = {"mlflow.experimentKind": "custom_model_development"}  # the UI opens on runs, not on traces
 TABLES_TAG = "mlflow.loggedArtifacts"  # lists the artefacts that the UI shows as tables
 MODEL_TAG = "model_sha256"
@@ -63,11 +62,12 @@ def mlflow_store(*, create: bool = True) -> Iterator[None]:
     if not create:
         store.check_exists()
     uri, file = store.tracking_uri(), store.sqlite_file()
-    lock = store.project_root() / "mlflow.db.lock" if file is None else file.with_name(f"{file.name}.lock")
     mlflow.set_tracking_uri(uri)
-    name = os.environ.get("MLFLOW_EXPERIMENT_NAME", "").strip() or EXPERIMENT
-    try:
-        with FileLock(lock):
+    name = store.experiment_name()
+    # A server creates its tables itself; a file is created here, by one process at a time.
+    lock = FileLock(file.with_name(f"{file.name}.lock")) if file else nullcontext()
+    with store_errors(uri):
+        with lock:
             store.relocate()
             if mlflow.get_experiment_by_name(name) is None:
                 # MLflow's default is the working directory, which may be a temporary copy.
@@ -77,8 +77,19 @@ def mlflow_store(*, create: bool = True) -> Iterator[None]:
             mlflow.set_experiment(name)
             os.environ.pop("MLFLOW_EXPERIMENT_ID", None)  # which MLflow sets for processes that this one starts
         yield
+
+
+@contextmanager
+def store_errors(uri: str) -> Iterator[None]:
+    """Reports failures of a store in one line.
+
+    Raises:
+        TrackingError: the store does not answer, or is of another MLflow version.
+    """
+    try:
+        yield
     except (MlflowException, RequestException, SQLAlchemyError, sqlite3.Error, ModuleNotFoundError) as error:
-        line, shown = str(error).splitlines()[0], store.display_uri(uri)
+        line, shown = store.display_uri(str(error).splitlines()[0]), store.display_uri(uri)
         if "database schema" in line or "revision identified by" in line:
             raise TrackingError(
                 f"{shown}: this store belongs to another version of MLflow than {mlflow.__version__}. If it is older, "
@@ -87,6 +98,19 @@ def mlflow_store(*, create: bool = True) -> Iterator[None]:
         if isinstance(error, ModuleNotFoundError):  # of a database's driver; the URI may hold a password
             raise TrackingError(f"MLFLOW_TRACKING_URI: {line}; see docs/team.md for the driver") from None
         raise TrackingError(f"{shown}: {line}") from error
+
+
+def check_store() -> None:
+    """Checks that the store answers and has this MLflow's tables, and changes nothing.
+
+    Raises:
+        DataError: there is no SQLite file.
+        TrackingError: the store does not answer, or is of another MLflow version.
+    """
+    store.check_exists()
+    uri = store.tracking_uri()
+    with store_errors(uri):
+        mlflow.MlflowClient(uri).search_experiments(max_results=1)
 
 
 @contextmanager
