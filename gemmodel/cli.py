@@ -19,7 +19,8 @@ class Version(argparse.Action):
         """Ends the command with status 0."""
         from importlib.metadata import version
 
-        parser.exit(0, f"gemmodel {version('gemmodel')}\n")
+        print(f"gemmodel {version('gemmodel')}")
+        parser.exit()
 
 
 def main() -> None:

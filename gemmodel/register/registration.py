@@ -1,12 +1,14 @@
 """How a model gets into MLflow's registry: it is logged, registered as a version, and described by its card."""
 
 import re
+import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
 import mlflow
 import pandas as pd
-from mlflow.models import ModelSignature
+from mlflow.entities import LoggedModelOutput
+from mlflow.models import Model, ModelSignature
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 from mlflow.types.schema import Array
 
@@ -50,21 +52,27 @@ def register(name: str, folder: Path, example: pd.DataFrame, model_sha256: str) 
     package, client, run_id = Path(gemmodel.__file__).parent, mlflow.MlflowClient(), runs.active_run_id()
     run, step = client.get_run(run_id), runs.best_epoch()
     title = re.sub(r"\W+", "-", (run.info.run_name or "").split(", accuracy")[0]).strip("-") or "model"
-    model = client.create_logged_model(
+    logged = client.create_logged_model(
         run.info.experiment_id, title, run_id, {runs.MODEL_TAG: model_sha256}, run.data.params, "classifier"
     )
-    runs.link_metrics(model.model_id, step)
-    logged = mlflow.pyfunc.log_model(
-        name=title,
-        model_id=model.model_id,
-        step=step,
-        python_model=str(package / "register" / "pyfunc.py"),
-        artifacts={"model": str(folder)},
-        code_paths=[str(package)],
-        signature=SIGNATURE,
-        input_example=example,
-        pip_requirements=[f"{requirement}=={version(requirement)}" for requirement in SERVING_PACKAGES],
-    )
+    # Not by `log_model`, which links metrics without their datasets, and asks the store once for each of them.
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / "model"
+        mlflow.pyfunc.save_model(
+            str(path),
+            mlflow_model=Model(run_id=run_id, model_uuid=logged.model_id, model_id=logged.model_id),
+            python_model=str(package / "register" / "pyfunc.py"),
+            artifacts={"model": str(folder)},
+            code_paths=[str(package)],
+            signature=SIGNATURE,
+            input_example=example,
+            pip_requirements=[f"{requirement}=={version(requirement)}" for requirement in SERVING_PACKAGES],
+        )
+        mlflow.pyfunc.load_model(str(path)).predict(example)
+        client.log_model_artifacts(logged.model_id, str(path))
+    client.finalize_logged_model(logged.model_id, "READY")
+    client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step)])
+    runs.link_metrics(logged.model_id, step)
     return str(mlflow.register_model(logged.model_uri, name, tags={runs.MODEL_TAG: model_sha256}).version)
 
 
