@@ -83,9 +83,10 @@ def print_summary(reports: Path) -> None:
     scores = files.read_json(reports / "metrics.json")
     decision = files.read_json(reports / "registration.json")
     top = next(name for name in scores if name.startswith("top_"))
+    photos = scores.get("test_photos", scores.get("photos"))  # the second in reports of older versions
     alias = "champion" if decision["champion"] else "challenger"
     top_score = f"{top.replace('_', ' ')} {scores[top]:.3f}"
-    print(f"accuracy   {scores['accuracy']:.3f}, {top_score}, on {scores['photos']} test photos")
+    print(f"accuracy   {scores['accuracy']:.3f}, {top_score}, on {photos} test photos")
     print(f"model      {decision['name']}, registered as {alias}: {decision['reason']}")
     print(f"reports    {reports.absolute()}")
     print("MLflow UI  make ui")

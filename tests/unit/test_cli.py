@@ -72,7 +72,7 @@ def test_summary_without_reports_is_an_error(run: Run, refused: Any, tmp_path: P
 
 
 def test_summary_prints_scores_and_the_decision(run: Run, tmp_path: Path) -> None:
-    scores = {"photos": 40, "accuracy": 0.8125, "top_3_accuracy": 0.95}
+    scores = {"test_photos": 40, "accuracy": 0.8125, "top_3_accuracy": 0.95}
     decision = {"name": "gemstones", "champion": False, "reason": "does not beat the champion"}
     (tmp_path / "metrics.json").write_text(json.dumps(scores))
     (tmp_path / "registration.json").write_text(json.dumps(decision))
