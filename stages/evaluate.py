@@ -43,7 +43,7 @@ def main(
         runs.log_table(tables["classes"], "classes.json")
         runs.log_table(report.for_review(tables["predictions"]), "predictions.json")
         data = f"{len(classes)} gems, {sum(map(len, examples.values()))} photos"
-        runs.describe_run(f"{network.name}, {data}, accuracy {scores['accuracy']:.3f}", in_words(scores, data))
+        runs.describe_run(f"{network.name} {scores['accuracy']:.3f}, {data}", in_words(scores, data))
         runs.log_files(metrics)
         runs.log_files(*sorted(out.iterdir()), folder="evaluation")
     print(

@@ -51,7 +51,7 @@ def register(name: str, folder: Path, example: pd.DataFrame, model_sha256: str) 
     """
     package, client, run_id = Path(gemmodel.__file__).parent, mlflow.MlflowClient(), runs.active_run_id()
     run, step = client.get_run(run_id), runs.best_epoch()
-    title = re.sub(r"\W+", "-", (run.info.run_name or "").split(", accuracy")[0]).strip("-") or "model"
+    title = re.sub(r"\W+", "-", re.sub(r" \d\.\d+,", "", run.info.run_name or "")).strip("-") or "model"
     logged = client.create_logged_model(
         run.info.experiment_id, title, run_id, {runs.MODEL_TAG: model_sha256}, run.data.params, "classifier"
     )

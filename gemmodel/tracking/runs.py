@@ -215,12 +215,14 @@ def describe_run(name: str, note: str) -> None:
     """Sets the name and the description of the open run, unless somebody has changed the name.
 
     Args:
-        name: begins with the model's; the name that a training gives does so too.
+        name: the model's, its accuracy, and what it was trained on; a training gives it without the accuracy.
         note: Markdown.
     """
     client, run_id = mlflow.MlflowClient(), active_run_id()
     present = client.get_run(run_id).info.run_name or ""
-    if present.split(",")[0] == name.split(",")[0] or re.fullmatch("fetched-[0-9a-f]{8}", present):
+    if re.fullmatch(
+        rf"fetched-[0-9a-f]{{8}}|{re.escape(name.split(' ')[0])}( \d\.\d+)?(, \d+ gems, \d+ photos)?", present
+    ):
         client.update_run(run_id, name=name)
     client.set_tag(run_id, NOTE_TAG, note)
 

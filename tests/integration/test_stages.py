@@ -156,7 +156,7 @@ def test_a_run_has_each_epoch_and_the_scores(
 def test_a_run_says_what_was_trained_on_what_and_how_good_it_is(logged: mlflow.entities.Run) -> None:
     accuracy = logged.data.metrics["test/accuracy"]
     name, note = logged.info.run_name, logged.data.tags["mlflow.note.content"]
-    assert name.startswith("fusion, 4 gems, ") and name.endswith(f" photos, accuracy {accuracy:.3f}")
+    assert name.startswith(f"fusion {accuracy:.3f}, 4 gems, ") and name.endswith(" photos")
     assert f"accuracy **{accuracy:.3f}**" in note and "95 % interval" in note
 
 
