@@ -108,7 +108,7 @@ def row_writer(
             if arguments.json:
                 yield to_json({"photo": str(path), "error": str(prediction)})
             elif arguments.csv:
-                yield to_csv([path, *[""] * (len(CSV_COLUMNS) - 2 + 2 * max(0, top - 1)), prediction])
+                yield to_csv([path, *[""] * (len(CSV_COLUMNS) - 2), prediction, *[""] * (2 * max(0, top - 1))])
         elif arguments.json:
             yield to_json({"photo": str(path), **asdict(prediction), "text": to_text(prediction)})
         elif arguments.csv:
