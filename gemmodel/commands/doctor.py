@@ -23,9 +23,10 @@ PACKAGES = ("dvc", "mlflow", "tensorflow", "keras", "scrapy", "ai-edge-litert", 
 MIN_DISK = 2e9  # bytes; the 87 gems' data, features, models and reports take 1.5e9
 REMOTE_TIMEOUT_S = 30.0
 REMOTE = """
+import sys
 from dvc.repo import Repo
 remote = Repo().cloud.get_remote()
-remote.fs.ls(remote.path) if remote.fs.exists(remote.path) else None
+remote.fs.exists(remote.path) or sys.exit(f"{remote.path} is not there: not mounted, or nothing was pushed yet")
 """
 
 
