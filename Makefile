@@ -3,7 +3,7 @@ BIN := .venv/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 INSTALLED := .venv/installed
 
-.PHONY: help repro pull test fuzz lint ui server bench lock clean
+.PHONY: help repro pull demo test fuzz lint ui server bench lock clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -17,6 +17,10 @@ repro: $(INSTALLED) ## set up, run the stages whose inputs changed, and print th
 pull: $(INSTALLED) ## set up and fetch the outputs that a teammate pushed
 	dvc pull
 
+demo: $(INSTALLED) ## try a model without training: MODEL=git address of a team's project (REV=version, PORT=...)
+	$(if $(wildcard demo),,dvc artifacts get $(or $(MODEL),$(error make demo MODEL=https://host/team/gems.git: name the project whose model is fetched; docs/sharing.md)) gemstones $(if $(REV),--rev $(REV)) --out demo)
+	@gemmodel app --model demo --port $(or $(PORT),8000)
+
 test: $(INSTALLED) ## set up and run all tests
 	python -m pytest -n 2 --dist loadfile --no-loadscope-reorder  # test_pipeline, the slowest, starts first
 
@@ -29,7 +33,7 @@ lint: $(INSTALLED) ## check format, lint, imports and types, as CI does
 	lint-imports --no-cache --no-logo
 	mypy
 
-ui: $(INSTALLED) ## open the MLflow UI on http://127.0.0.1:5000 (PORT=...)
+ui: $(INSTALLED) ## serve MLflow's UI and print its address (PORT=...)
 	@gemmodel ui --port $(or $(PORT),5000)
 
 server: $(INSTALLED) ## try a team's MLflow server: PostgreSQL, S3, users (PORT=...)
@@ -42,7 +46,8 @@ lock: $(INSTALLED) ## pin the requirements with hashes, for every platform (UPGR
 	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes --no-header $(UPGRADE) -q -o requirements.lock
 
 clean: ## remove the outputs of the pipeline, but no photos, caches, runs or environment
-	rm -rf data models reports logs dvc_plots
+	rm -rf data models logs dvc_plots
+	find reports -mindepth 1 ! -name metrics.json ! -name training.json -delete  # these two are in git
 
 # pip compiles byte code even under PYTHONDONTWRITEBYTECODE: with it TensorFlow starts twice as fast.
 $(INSTALLED): requirements.lock

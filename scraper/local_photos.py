@@ -11,7 +11,7 @@ from typing import Any
 from tqdm import tqdm
 
 from gemmodel.core import image_folder
-from gemmodel.core.errors import DataError
+from gemmodel.core.errors import DataError, did_you_mean
 from gemmodel.core.image_folder import SUFFIXES, class_key, class_names
 from gemmodel.core.params import CrawlParams
 from gemmodel.images import decode
@@ -172,7 +172,8 @@ def copy(params: CrawlParams, store: Path) -> tuple[list[dict[str, Any]], dict[s
         by_key = {class_key(gem): gem for gem in inventory.photos}
         if missing := [gem for gem in params.only if class_key(gem) not in by_key]:
             has = f"; it has {', '.join([*inventory.photos][:10])}" if inventory.photos else ""
-            raise DataError(f"crawl.only: {source} has no {', '.join(missing)}{has}")
+            hint = did_you_mean(missing[0], inventory.photos) or has
+            raise DataError(f"crawl.only: {source} has no {', '.join(missing)}{hint}")
         if not inventory.photos:
             raise DataError(f"{source}: no photos in class folders; {_found(inventory)}")
         only = {by_key[class_key(gem)] for gem in params.only}

@@ -14,7 +14,7 @@ from scrapy.settings import Settings
 from scrapy.utils.project import data_path
 
 from gemmodel.core import files
-from gemmodel.core.errors import DataError, ParameterError, SiteError
+from gemmodel.core.errors import DataError, ParameterError, SiteError, did_you_mean
 from gemmodel.core.image_folder import class_key, class_names
 from gemmodel.core.params import CrawlParams
 from sample_site import server
@@ -108,10 +108,11 @@ def crawl(
                 # The server is a proxy for a made-up host: URLs in the manifest do not name its random port.
                 names = {class_key(name): name for name in BY_NAME}
                 only = [names.get(class_key(gem), gem) for gem in params.only]
+                hint = "".join(did_you_mean(gem, BY_NAME) for gem in only if gem not in BY_NAME)
                 os.environ["http_proxy"] = stack.enter_context(server.serve(gems=only))
                 os.environ["no_proxy"] = ""
             except ValueError as error:
-                raise DataError(f"crawl.only: {error}") from None
+                raise DataError(f"crawl.only: {error}{hint}") from None
             urls, settings = {"minerals": server.LIST_URL}, LOCAL_SETTINGS | settings
         sites = {name: spider for name, spider in SITES.items() if name in params.source or name in urls}
         if set(sites) - set(urls) and ("@" not in params.contact or params.contact.endswith(".example")):

@@ -5,7 +5,7 @@ from pathlib import Path
 from gemmodel import devices
 from gemmodel.core import files, hashing, image_folder, params
 from gemmodel.evaluate import label_issues, report, set_metrics
-from gemmodel.evaluate.metrics import compute_scores, predict
+from gemmodel.evaluate.metrics import compute_scores, headline, in_words, predict
 from gemmodel.models import conformal, metadata, saving
 from gemmodel.tracking import runs
 from stages import command
@@ -38,12 +38,16 @@ def main(
         issues.to_csv(new / "label_issues.csv", index=False)
         coverage = set_metrics.stratified(predictions.actual, predictions.probabilities, sets)
         coverage.to_csv(new / "prediction_sets.csv", index=False)
-    files.write_json(metrics, scores)
+        files.write_json(new / "scores.json", scores)
+    files.write_json(metrics, headline(scores))
     with runs.model_run(hashing.sha256(model / "model.keras")):
         runs.log_datasets({"test": split / "test"})
-        runs.log_metrics({f"test_{name}": value for name, value in scores.items() if name != "intervals"})
+        runs.log_metrics({f"test/{name}": value for name, value in scores.items() if name != "intervals"})
         runs.log_table(tables["confusion_summary"], "confusion_matrix.json")
         runs.log_table(tables["classes"], "classes.json")
+        runs.log_table(report.for_review(tables["predictions"]), "predictions.json")
+        data = f"{len(classes)} gems, {sum(map(len, examples.values()))} photos"
+        runs.describe_run(f"{network.name} {scores['accuracy']:.3f}, {data}", in_words(scores, data))
         runs.log_files(metrics)
         runs.log_files(*sorted(out.iterdir()), folder="evaluation")
     print(

@@ -18,6 +18,8 @@ def main(model: Path, test: Path, out: Path, params_file: Path = Path("params.ya
     ablation = report.write(network, test, classes, settings.explain, out=out, seed=settings.base.seed)
     with runs.model_run(hashing.sha256(model / "model.keras")):
         runs.log_table(ablation, "ablation.json")
+        scores = zip(ablation["perturbation"], ablation["accuracy"], strict=True)
+        runs.log_metrics({runs.metric_name(f"explain/{name}"): value for name, value in scores})
         runs.log_files(*sorted(out.iterdir()), folder="explanation")
     print(f"explain: {out / 'index.html'}, {(out / 'index.html').stat().st_size / 1e6:.1f} MB")
 

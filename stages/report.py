@@ -37,7 +37,7 @@ def main(
     )  # fmt: skip
     with runs.model_run(sha256):
         scores = dict(index_page.flatten(files.read_json(exploration_metrics)))
-        runs.log_metrics({f"explore_{name.replace('.', '_')}": value for name, value in scores.items()})
+        runs.log_metrics({f"explore/{name.replace('.', '_')}": value for name, value in scores.items()})
         linked = (data_report, crawl_report, clean_report, split_report, curves)  # by the page
         runs.log_files(page, card, *(path for path in linked if path.is_file()))
         for folder, name in ((exploration, "exploration"), (data_pictures, "data")):

@@ -31,7 +31,9 @@ def main(
     logged = {section: asdict(getattr(settings, section)) for section in ("base", "split", "augment", "embed", "train")}
     logged |= {"clean": {"crop": settings.clean.crop}, "model": asdict(getattr(settings.model, name))}
     datasets = {part: split / part for part in ("train", "val")}
-    run = runs.training_run(name, logged | {"model_name": name}, datasets, device=device)
+    train_photos, val_photos = (image_folder.list_images(folder) for folder in datasets.values())
+    title = f"{name}, {len(train_photos)} gems, {sum(map(len, train_photos.values()))} photos"
+    run = runs.training_run(title, logged | {"model_name": name}, datasets, device=device)
     mineral_classes = files.read_json(hierarchy)
     # Only fusion shares its work with Dask's workers; networks have their own means (docs/gpus.md).
     with dask_client() if name == "fusion" else nullcontext() as client, distribution.chief_run(strategy, run) as log:
@@ -45,8 +47,7 @@ def main(
         if log is None:  # this worker is not the chief
             return
         thresholds = conformal.fit_thresholds(result.held_out, train)
-        parts = [image_folder.list_images(folder) for folder in datasets.values()]
-        photos = {gem: sum(len(part.get(gem, [])) for part in parts) for gem in result.classes}
+        photos = {gem: len(train_photos.get(gem, [])) + len(val_photos.get(gem, [])) for gem in result.classes}
         metadata = ModelMetadata(
             result.classes, mineral_classes, thresholds, result.held_out.reference,
             held_out.summarise(result.held_out, result.classes, thresholds),
@@ -54,7 +55,7 @@ def main(
         )  # fmt: skip
         saving.save(result.model, result.classes, out, crop=settings.clean.crop, metadata=metadata)
         best = fit.summary(result.history, result.selection_metric)
-        files.write_json(report, best)
+        files.write_json(report, {name: best[name] for name in fit.HEADLINE})
         figure = learning_curves.write(curves, result.history, int(best["best_epoch"]), result.penalties)
         log.finish(hashing.sha256(out / "model.keras"), runs.MODEL_TAG, best, figure)
     print(f"train: validation accuracy {best['best_val_accuracy']:.4f} at epoch {best['best_epoch']}")

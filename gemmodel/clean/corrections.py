@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from gemmodel.core import files
-from gemmodel.core.errors import DataError
+from gemmodel.core.errors import DataError, did_you_mean
 from gemmodel.core.image_folder import class_key, matcher
 
 DROP = "drop"  # in place of a gem
@@ -80,9 +80,10 @@ def match(
         if len(new) > 1:
             raise DataError(f"clean.corrections: {names[1]} is both {' and '.join(sorted(new))}; keep one line")
         if unknown := new - gems - {DROP}:
+            gem = unknown.pop()
             raise DataError(
-                f"clean.corrections: {names[1]} is corrected to {unknown.pop()}, but no photo is of that gem; use the "
-                f"name of one of their folders, or `{DROP}`"
+                f"clean.corrections: {names[1]} is corrected to {gem}, but no photo is of that gem"
+                + (did_you_mean(gem, gems) or f"; use the name of one of their folders, or `{DROP}`")
             )
         if new:
             corrected[i] = new.pop()

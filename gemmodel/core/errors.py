@@ -1,8 +1,9 @@
 """Errors that a user can fix: each message names what is wrong, where, and the remedy."""
 
+import difflib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -33,6 +34,13 @@ class ModelError(GemmodelError):
 
 class TrackingError(GemmodelError):
     """The MLflow store cannot be used."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Returns the end of a message about an unknown name: the known one that is nearly the same, or nothing."""
+    folded = {choice.casefold(): choice for choice in known}
+    nearest = difflib.get_close_matches(name.casefold(), folded, n=1)
+    return f"; did you mean {folded[nearest[0]]}?" if nearest else ""
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from gemmodel.core import files
-from gemmodel.core.errors import DataError, ParameterError
+from gemmodel.core.errors import DataError, ParameterError, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -427,6 +427,7 @@ def _checked(value: Any, kind: Any, name: str) -> Any:
         if value not in get_args(kind):
             new = RENAMED_VALUES.get(str(value))
             new = f"; {value} is now called {new}" if new in get_args(kind) else ""
+            new = new or did_you_mean(str(value), map(str, get_args(kind)))
             raise ParameterError(
                 f"{name} is {_shown(value)}; it must be one of {', '.join(map(str, get_args(kind)))}{new}"
             )
@@ -484,7 +485,8 @@ def _section(value: Any, kind: Any, name: str) -> Any:
             if reason := REMOVED.get(full):
                 raise ParameterError(f"{prefix}{key} does not exist any more: {reason}; remove this line")
             shown = str(key) if str(key).isprintable() and len(str(key)) < 30 else repr(f"{str(key)[:20]}...")
-            raise ParameterError(f"{prefix}{shown} is not a known key; those known: {', '.join(names)}")
+            keys = did_you_mean(shown, names) or f"; those known: {', '.join(names)}"
+            raise ParameterError(f"{prefix}{shown} is not a known key{keys}")
     for key in names:
         if key not in value:
             raise ParameterError(f"{prefix}{key} is missing")

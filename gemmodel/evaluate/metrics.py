@@ -19,6 +19,10 @@ from gemmodel.figures.plots import normalize_rows
 CALIBRATION_BINS = 10
 MIN_PER_BIN = 15  # photos of a bin of the reliability diagram: of fewer, the accuracy says little
 CONFIDENCE = 0.95  # of every interval
+HEADLINE = (  # beside the top-k accuracy; the others are in reports/evaluation/scores.json
+    "accuracy", "mineral_class_accuracy", "macro_f1", "log_loss", "calibration_error",
+    "set_coverage", "set_size",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -97,6 +101,26 @@ def compute_scores(
         low, high = (bootstrap.quantile(q).round(6) for q in ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2))
         rounded["intervals"] = {name: {"low": float(low[name]), "high": float(high[name])} for name in scores}
     return rounded
+
+
+def headline(scores: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the scores that `dvc exp show` and `dvc metrics diff` list, from those of `compute_scores`."""
+    shown = {name: value for name, value in scores.items() if name in HEADLINE or name.startswith("top_")}
+    return {"test_photos": scores["photos"]} | shown  # `dvc exp show` has a column `photos`, the folder's hash
+
+
+def in_words(scores: Mapping[str, Any], training_set: str) -> str:
+    """Returns the most important scores in two sentences of Markdown.
+
+    Args:
+        scores: from `compute_scores`.
+        training_set: its size in words.
+    """
+    right, bounds = round(scores["accuracy"] * scores["photos"]), scores.get("intervals", {}).get("accuracy")
+    interval = f", 95 % interval {bounds['low']:.3f} to {bounds['high']:.3f}" if bounds else ""
+    top = next(name for name in scores if name.startswith("top_"))
+    text = f"{right} of {scores['photos']} test photos right: accuracy **{scores['accuracy']:.3f}**{interval}; "
+    return f"{text}{top.replace('_', ' ')} {scores[top]:.3f}. Trained on {training_set}."
 
 
 def _values_by_photo(predictions: Predictions, top: int) -> dict[str, np.ndarray]:

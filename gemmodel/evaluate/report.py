@@ -14,6 +14,7 @@ from gemmodel.figures.plots import MAX_CONFUSED, condense, confusion_heatmap, no
 
 QUALITY = 88  # of pictures as JPEG
 MAX_EXTRACT = 24  # gems in the extract of the confusion matrix, which is legible beside text
+MAX_ROWS = 2_000  # of a table that a page shows as a whole
 
 
 def write(
@@ -92,6 +93,15 @@ def write(
     )
     confusion_page.write(folder / "confusion.html", predictions, photos)
     return tables | {"confusion_summary": _confusion_table(small, names)}
+
+
+def for_review(rows: pd.DataFrame) -> pd.DataFrame:
+    """Returns the predictions for a page that shows a table as a whole: the wrong ones first, then the least sure.
+
+    The probabilities of the other gems are left out, and all but `MAX_ROWS` photos.
+    """
+    columns = ["file", "actual", "predicted", "right", "probability"]
+    return rows[columns].sort_values(["right", "probability", "file"], kind="stable").head(MAX_ROWS)
 
 
 def _within(gems: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:

@@ -1,11 +1,14 @@
 """How a model gets into MLflow's registry: it is logged, registered as a version, and described by its card."""
 
+import re
+import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
 import mlflow
 import pandas as pd
-from mlflow.models import ModelSignature
+from mlflow.entities import LoggedModelOutput
+from mlflow.models import Model, ModelSignature
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 from mlflow.types.schema import Array
 
@@ -34,7 +37,8 @@ SIGNATURE = ModelSignature(
 def register(name: str, folder: Path, example: pd.DataFrame, model_sha256: str) -> str:
     """Logs a model to the open run and registers it as a version without an alias.
 
-    MLflow loads the logged model and predicts the example with it.
+    The logged model is a checkpoint of the best epoch: it has the run's parameters, and the metrics of that epoch and
+    of the test part, each linked to its dataset. MLflow loads it and predicts the example with it.
 
     Args:
         name: of the registered model.
@@ -45,16 +49,30 @@ def register(name: str, folder: Path, example: pd.DataFrame, model_sha256: str) 
     Returns:
         The version's number.
     """
-    package = Path(gemmodel.__file__).parent
-    logged = mlflow.pyfunc.log_model(
-        name="model",
-        python_model=str(package / "register" / "pyfunc.py"),
-        artifacts={"model": str(folder)},
-        code_paths=[str(package)],
-        signature=SIGNATURE,
-        input_example=example,
-        pip_requirements=[f"{requirement}=={version(requirement)}" for requirement in SERVING_PACKAGES],
+    package, client, run_id = Path(gemmodel.__file__).parent, mlflow.MlflowClient(), runs.active_run_id()
+    run, step = client.get_run(run_id), runs.best_epoch()
+    title = re.sub(r"\W+", "-", re.sub(r" \d\.\d+,", "", run.info.run_name or "")).strip("-") or "model"
+    logged = client.create_logged_model(
+        run.info.experiment_id, title, run_id, {runs.MODEL_TAG: model_sha256}, run.data.params, "classifier"
     )
+    # Not by `log_model`, which links metrics without their datasets, and asks the store once for each of them.
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / "model"
+        mlflow.pyfunc.save_model(
+            str(path),
+            mlflow_model=Model(run_id=run_id, model_uuid=logged.model_id, model_id=logged.model_id),
+            python_model=str(package / "register" / "pyfunc.py"),
+            artifacts={"model": str(folder)},
+            code_paths=[str(package)],
+            signature=SIGNATURE,
+            input_example=example,
+            pip_requirements=[f"{requirement}=={version(requirement)}" for requirement in SERVING_PACKAGES],
+        )
+        mlflow.pyfunc.load_model(str(path)).predict(example)
+        client.log_model_artifacts(logged.model_id, str(path))
+    client.finalize_logged_model(logged.model_id, "READY")
+    client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step)])
+    runs.link_metrics(logged.model_id, step)
     return str(mlflow.register_model(logged.model_uri, name, tags={runs.MODEL_TAG: model_sha256}).version)
 
 

@@ -68,7 +68,8 @@ def decide_and_promote(
     """Decides whether a version becomes champion, applies the decision, and stores what the next decision needs.
 
     A decision on the same test photos by the same rule is repeated. It is written to the tag `pending` before an alias
-    changes, and to the tag `decision` after all is done. So the successor of a killed process can complete it.
+    changes, and to the tag `decision` after all is done, which replaces it. So the successor of a killed process can
+    complete it.
 
     Args:
         version: of the new model.
@@ -116,6 +117,7 @@ def decide_and_promote(
         _promote(name, version.version)
     for tag, value in (decision | {"decision": json.dumps(decision)}).items():
         client.set_model_version_tag(name, version.version, tag, str(value))
+    client.delete_model_version_tag(name, version.version, "pending")
     return decision
 
 

@@ -13,10 +13,23 @@ from mlflow.exceptions import MlflowException
 from requests import RequestException
 
 from gemmodel.core import files
+from gemmodel.tracking import store
 
 FAILURES = (MlflowException, RequestException)  # of a store that is unreachable; uploads fail with the second
 METRICS, CURVES = "metrics.json", "learning_curves.png"
 FORMER_METRICS = "figures.json"  # of version 0.1
+
+
+def grouped(name: str) -> str:
+    """Returns Keras' name of a metric under the part of the photos that it is of, by which MLflow's UI groups charts.
+
+    `val_loss` is `val/loss`, `best_val_loss` `val/best_loss`, and `loss` and `epochs` are `train/loss` and
+    `train/epochs`.
+    """
+    best = "best_" if name.startswith("best_") else ""
+    rest = name.removeprefix(best)
+    part = "val" if rest.startswith("val_") else "train"
+    return f"{part}/{best}{rest.removeprefix('val_')}"
 
 
 class MetricBuffer:
@@ -38,7 +51,7 @@ class MetricBuffer:
         self._unreachable = False
 
     def log_epoch(self, epoch: int, values: Mapping[str, float]) -> None:
-        """Takes the metrics of an epoch, counted from 0, and returns at once."""
+        """Takes the metrics of an epoch, counted from 0, by Keras' names, and returns at once."""
         self._add(values, epoch)
         if self._sender is None or not self._sender.is_alive():
             self._sender = threading.Thread(target=self._try_send, daemon=True)
@@ -74,7 +87,7 @@ class MetricBuffer:
 
     def _add(self, values: Mapping[str, float], step: int) -> None:
         now = time.time_ns() // 1_000_000
-        self._pending += [Metric(name, float(value), now, step) for name, value in values.items()]
+        self._pending += [Metric(grouped(name), float(value), now, step) for name, value in values.items()]
 
     def _send(self, tags: Mapping[str, str] | None = None) -> None:
         batch = list(self._pending)
@@ -85,7 +98,8 @@ class MetricBuffer:
         try:
             self._send()
             if self._unreachable:
-                print(f"{mlflow.get_tracking_uri()}: reachable again; it has all metrics", flush=True)
+                uri = store.display_uri(mlflow.get_tracking_uri())
+                print(f"{uri}: reachable again; it has all metrics", flush=True)
             self._unreachable = False
         except FAILURES as error:
             if not self._unreachable:
@@ -112,7 +126,8 @@ def flush_pending(model_sha256: str, folder: Path) -> None:
             tags = [RunTag(*tag) for tag in unsent["tags"].items()]
             mlflow.MlflowClient().log_batch(unsent["run"], [Metric(*metric) for metric in unsent["metrics"]], tags=tags)
             mlflow.log_artifact(str(pending / CURVES))
-        print(f"{unsent['store']}: logged {len(unsent['metrics'])} metrics that the training could not log")
+        uri = store.display_uri(unsent["store"])
+        print(f"{uri}: logged {len(unsent['metrics'])} metrics that the training could not log")
     except MlflowException as error:
         if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):  # somebody deleted the run
             raise
@@ -120,4 +135,4 @@ def flush_pending(model_sha256: str, folder: Path) -> None:
 
 
 def _message(error: Exception) -> str:
-    return f"{mlflow.get_tracking_uri()}: {str(error).splitlines()[0].split(' with exception ')[0]}"
+    return store.display_uri(f"{mlflow.get_tracking_uri()}: {str(error).splitlines()[0].split(' with exception ')[0]}")

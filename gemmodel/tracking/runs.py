@@ -3,10 +3,12 @@
 import json
 import logging
 import os
+import re
 import sqlite3
 import subprocess
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ import mlflow
 import pandas as pd
 import yaml
 from filelock import FileLock
-from mlflow.entities import Dataset, DatasetInput, InputTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric
 from mlflow.exceptions import MlflowException
 from requests import RequestException
 from sqlalchemy.exc import SQLAlchemyError
@@ -29,10 +31,11 @@ from gemmodel.tracking import metric_buffer, store
 
 logging.getLogger("mlflow").setLevel(logging.WARNING)
 
-EXPERIMENT = "gemstones"
 KIND = {"mlflow.experimentKind": "custom_model_development"}  # the UI opens on runs, not on traces
 TABLES_TAG = "mlflow.loggedArtifacts"  # lists the artefacts that the UI shows as tables
 MODEL_TAG = "model_sha256"
+DATASET_TAG = "mlflow.data.context"  # of a dataset: its role, by which its metrics begin
+NOTE_TAG = "mlflow.note.content"  # the description that the UI shows
 
 
 @contextmanager
@@ -59,11 +62,12 @@ def mlflow_store(*, create: bool = True) -> Iterator[None]:
     if not create:
         store.check_exists()
     uri, file = store.tracking_uri(), store.sqlite_file()
-    lock = store.project_root() / "mlflow.db.lock" if file is None else file.with_name(f"{file.name}.lock")
     mlflow.set_tracking_uri(uri)
-    name = os.environ.get("MLFLOW_EXPERIMENT_NAME", "").strip() or EXPERIMENT
-    try:
-        with FileLock(lock):
+    name = store.experiment_name()
+    # A server creates its tables itself; a file is created here, by one process at a time.
+    lock = FileLock(file.with_name(f"{file.name}.lock")) if file else nullcontext()
+    with store_errors(uri):
+        with lock:
             store.relocate()
             if mlflow.get_experiment_by_name(name) is None:
                 # MLflow's default is the working directory, which may be a temporary copy.
@@ -73,8 +77,19 @@ def mlflow_store(*, create: bool = True) -> Iterator[None]:
             mlflow.set_experiment(name)
             os.environ.pop("MLFLOW_EXPERIMENT_ID", None)  # which MLflow sets for processes that this one starts
         yield
+
+
+@contextmanager
+def store_errors(uri: str) -> Iterator[None]:
+    """Reports failures of a store in one line.
+
+    Raises:
+        TrackingError: the store does not answer, or is of another MLflow version.
+    """
+    try:
+        yield
     except (MlflowException, RequestException, SQLAlchemyError, sqlite3.Error, ModuleNotFoundError) as error:
-        line, shown = str(error).splitlines()[0], store.display_uri(uri)
+        line, shown = store.display_uri(str(error).splitlines()[0]), store.display_uri(uri)
         if "database schema" in line or "revision identified by" in line:
             raise TrackingError(
                 f"{shown}: this store belongs to another version of MLflow than {mlflow.__version__}. If it is older, "
@@ -83,6 +98,19 @@ def mlflow_store(*, create: bool = True) -> Iterator[None]:
         if isinstance(error, ModuleNotFoundError):  # of a database's driver; the URI may hold a password
             raise TrackingError(f"MLFLOW_TRACKING_URI: {line}; see docs/team.md for the driver") from None
         raise TrackingError(f"{shown}: {line}") from error
+
+
+def check_store() -> None:
+    """Checks that the store answers and has this MLflow's tables, and changes nothing.
+
+    Raises:
+        DataError: there is no SQLite file.
+        TrackingError: the store does not answer, or is of another MLflow version.
+    """
+    store.check_exists()
+    uri = store.tracking_uri()
+    with store_errors(uri):
+        mlflow.MlflowClient(uri).search_experiments(max_results=1)
 
 
 @contextmanager
@@ -141,8 +169,82 @@ def find_run(query: str) -> str | None:
 
 
 def log_metrics(values: Mapping[str, float], epoch: int | None = None) -> None:
-    """Logs metrics of an epoch, or final ones, in one call."""
-    mlflow.log_metrics({name: float(value) for name, value in values.items()}, step=epoch)
+    """Logs metrics of an epoch, or final ones, in one call; also to the model that the run has logged, if any.
+
+    A metric of a dataset begins with its role, such as `test/accuracy`.
+    """
+    client, now = mlflow.MlflowClient(), time.time_ns() // 1_000_000
+    metrics = [Metric(name, float(value), now, epoch or 0) for name, value in values.items()]
+    run = client.get_run(active_run_id())
+    if models := run.outputs.model_outputs if run.outputs else []:
+        metrics = _of_model(metrics, run, models[-1].model_id)
+    client.log_batch(run.info.run_id, metrics)
+
+
+def metric_name(text: str) -> str:
+    """Returns a text without the characters that MLflow takes in no metric's name."""
+    return " ".join(re.sub(r"[^\w/.: -]", " ", text, flags=re.ASCII).split())
+
+
+def link_metrics(model_id: str, step: int) -> None:
+    """Links the metrics of the open run to a model that it logs, and to their datasets.
+
+    Args:
+        model_id: of the logged model.
+        step: the epoch whose weights the model has; of a metric without one, the latest value is linked.
+    """
+    client = mlflow.MlflowClient()
+    run = client.get_run(active_run_id())
+    roles = _datasets(run)
+    latest = []
+    for name in run.data.metrics:
+        if name.split("/")[0] in roles:
+            history = client.get_metric_history(run.info.run_id, name)
+            at_step = [metric for metric in history if metric.step == step]
+            latest.append(max(at_step or history, key=lambda metric: metric.timestamp))
+    client.log_batch(run.info.run_id, _of_model(latest, run, model_id))
+
+
+def best_epoch() -> int:
+    """Returns the epoch whose weights the open run's model has, also of a run of version 0.1; 0 where it has none."""
+    metrics = mlflow.MlflowClient().get_run(active_run_id()).data.metrics
+    return int(metrics.get("train/best_epoch", metrics.get("best_epoch", 0)))
+
+
+def describe_run(name: str, note: str) -> None:
+    """Sets the name and the description of the open run, unless somebody has changed the name.
+
+    Args:
+        name: the model's, its accuracy, and what it was trained on; a training gives it without the accuracy.
+        note: Markdown.
+    """
+    client, run_id = mlflow.MlflowClient(), active_run_id()
+    present = client.get_run(run_id).info.run_name or ""
+    if re.fullmatch(
+        rf"fetched-[0-9a-f]{{8}}|{re.escape(name.split(' ')[0])}( \d\.\d+)?(, \d+ gems, \d+ photos)?", present
+    ):
+        client.update_run(run_id, name=name)
+    client.set_tag(run_id, NOTE_TAG, note)
+
+
+def _datasets(run: mlflow.entities.Run) -> dict[str, Dataset]:
+    """Returns the datasets of a run by their roles."""
+    inputs = run.inputs.dataset_inputs if run.inputs else []
+    return {tag.value: entry.dataset for entry in inputs for tag in entry.tags if tag.key == DATASET_TAG}
+
+
+def _of_model(metrics: Iterable[Metric], run: mlflow.entities.Run, model_id: str) -> list[Metric]:
+    """Returns metrics of a run as metrics of its model too, each linked to the dataset that its name begins with."""
+    roles, linked = _datasets(run), []
+    for metric in metrics:
+        dataset = roles.get(metric.key.split("/")[0])
+        linked.append(
+            Metric(
+                metric.key, metric.value, metric.timestamp, metric.step, model_id=model_id, run_id=run.info.run_id,
+                dataset_name=dataset.name if dataset else None, dataset_digest=dataset.digest if dataset else None,
+            )
+        )  # fmt: skip
+    return linked
 
 
 def log_datasets(datasets: Mapping[str, Path]) -> None:
@@ -152,7 +254,7 @@ def log_datasets(datasets: Mapping[str, Path]) -> None:
         digest = dvc_hash(path)
         source = json.dumps({"path": path.as_posix(), "md5": digest})
         entity = Dataset(path.as_posix(), digest or "not from DVC", "dvc", source)
-        inputs.append(DatasetInput(entity, [InputTag("mlflow.data.context", role)]))
+        inputs.append(DatasetInput(entity, [InputTag(DATASET_TAG, role)]))
     mlflow.MlflowClient().log_inputs(active_run_id(), inputs)
 
 

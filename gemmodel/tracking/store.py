@@ -16,6 +16,8 @@ from pathlib import Path
 from gemmodel.core.errors import DataError, TrackingError
 
 SQLITE, DEFAULT_URI = "sqlite:///", "sqlite:///mlflow.db"
+EXPERIMENT = "gemstones"
+SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "uc")  # of MLflow's own stores
 ARTIFACTS = "mlruns"  # beside a SQLite file, as MLflow's own default
 ROOT = re.compile(rf"((?:file:|/).*/{ARTIFACTS})(?:/.*)?", re.DOTALL)  # of a location
 LOCATIONS = {  # columns of MLflow's tables
@@ -54,9 +56,14 @@ def tracking_uri() -> str:
     return SQLITE + path
 
 
+def experiment_name() -> str:
+    """Returns the experiment's name: MLFLOW_EXPERIMENT_NAME, or the project's own."""
+    return os.environ.get("MLFLOW_EXPERIMENT_NAME", "").strip() or EXPERIMENT
+
+
 def display_uri(uri: str) -> str:
-    """Returns a URI for messages, with asterisks for a password."""
-    return re.sub(r"(://[^/@:]*:)[^/]+@", r"\1***@", uri)
+    """Returns a URI, or a message that contains one, with asterisks for a password."""
+    return re.sub(r"(://[^/@:\s]*:)[^/\s]+@", r"\1***@", uri)
 
 
 def sqlite_file() -> Path | None:
@@ -66,7 +73,7 @@ def sqlite_file() -> Path | None:
         TrackingError: a variable names a store that cannot be used.
     """
     database = _configured().removeprefix(SQLITE)
-    if database == _configured() or "?" in database:  # options of SQLite are MLflow's matter
+    if database == _configured():
         return None
     return (project_root() / urllib.parse.unquote(database)).resolve()
 
@@ -163,8 +170,22 @@ def _configured() -> str:
             f"MLFLOW_REGISTRY_URI: {display_uri(registry)}: runs and models are in one store here; unset it, "
             "and name the store in MLFLOW_TRACKING_URI"
         )
-    if ("://" not in uri and not uri.startswith("databricks")) or uri.startswith("file:"):
+    scheme, separator, rest = uri.partition("://")
+    if scheme.startswith("sqlite") and (not uri.startswith(SQLITE) or rest in ("/", "/:memory:") or "?" in rest):
+        raise TrackingError(
+            f"MLFLOW_TRACKING_URI: {uri}: not a file as it is named here: sqlite:///FILE, without driver and options"
+        )
+    if not scheme.startswith("databricks") and not (separator and rest and _has_store(scheme.partition("+")[0])):
         raise TrackingError(
             f"MLFLOW_TRACKING_URI: {display_uri(uri)}: not a store; it is like sqlite:///mlflow.db or https://mlflow.example"
         )
     return uri
+
+
+def _has_store(scheme: str) -> bool:
+    """Returns whether MLflow, or a plugin of it, opens a store of this scheme."""
+    if scheme in SCHEMES:
+        return True
+    from importlib.metadata import entry_points
+
+    return scheme != "file" and scheme in entry_points(group="mlflow.tracking_store").names

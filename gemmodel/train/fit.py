@@ -21,6 +21,7 @@ from gemmodel.train.checkpoint import TrainingCheckpoint
 from gemmodel.train.context import OnEpoch
 
 MAX_REFERENCE = 10_000  # photos; with a softmax head of all features 0.46 GB
+HEADLINE = ("epochs", "best_epoch", "best_val_accuracy", "best_val_loss")  # that `dvc exp show` lists
 History = dict[str, list[float]]  # each metric's values by epoch
 
 

@@ -28,6 +28,7 @@ def add(commands: Any) -> None:
         "tune",
         help="search for better settings, over a grid or with Optuna's samplers",
         description=ABOUT,
+        epilog="example:\n  gemmodel tune tune/fusion.yaml --trials 20 --apply",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     tune.add_argument("space", type=Path, metavar="SPACE", help="for example tune/fusion.yaml")

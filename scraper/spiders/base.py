@@ -18,7 +18,7 @@ from tqdm import tqdm
 from twisted.python.failure import Failure
 
 from gemmodel.core import files
-from gemmodel.core.errors import DataError
+from gemmodel.core.errors import DataError, did_you_mean
 from gemmodel.core.image_folder import class_key
 from gemmodel.images import decode
 from scraper import markup, safe_names
@@ -163,7 +163,8 @@ class GemSpider(scrapy.Spider):
         only = {class_key(gem): gem for gem in self.only}
         listed = {gem: class_key(gem) for gem in urls}
         for missing in sorted(set(only) - set(listed.values())):
-            self.crawl_stats.unmatched[f"crawl.only: {only[missing]} is not on the list"] += 1
+            hint = did_you_mean(only[missing], urls)
+            self.crawl_stats.unmatched[f"crawl.only: {only[missing]} is not on the list{hint}"] += 1
         chosen = {gem[:MAX_NAME].strip(): url for gem, url in urls.items() if not only or listed[gem] in only}
         if (excess := len(chosen) - MAX_GEMS) > 0:
             self.crawl_stats.unmatched[f"list of more than {MAX_GEMS} gems: gem skipped"] += excess

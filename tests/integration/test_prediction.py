@@ -1,5 +1,6 @@
 """Prediction without TensorFlow: the LiteRT export, the predictor, and the command `gemmodel predict`."""
 
+import csv
 import dataclasses
 import json
 import os
@@ -255,12 +256,13 @@ def predict(run: Run, cwd: Path, *arguments: Any, **variables: str) -> subproces
 def test_predict_prints_one_line_per_photo(run: Run, model: Path, photos: Path, names: Sequence[str]) -> None:
     ended = predict(run, photos, *names, "--model", model)
     assert (ended.returncode, ended.stderr) == (0, "")
-    lines = sorted(ended.stdout.splitlines())
+    head, *lines = ended.stdout.splitlines()
+    assert head.split() == ["photo", "probability", "gem"]
     expected = list(Predictor(model).predict([photos / "deep" / "two.png", photos / "one.jpg"]))
-    for line, name, prediction in zip(lines, (Path("deep", "two.png"), "one.jpg"), expected, strict=True):
+    for line, name, prediction in zip(sorted(lines), (Path("deep", "two.png"), "one.jpg"), expected, strict=True):
         assert isinstance(prediction, Prediction)
         text = predictions.to_text(prediction)
-        assert line == f"{name}: {prediction.gem} {prediction.probability:.1%} ({text})"
+        assert line.split(maxsplit=3) == [str(name), f"{100 * prediction.probability:.1f}", "%", text]
 
 
 def test_predict_skips_an_unreadable_photo_and_fails_at_the_end(run: Run, model: Path, photos: Path) -> None:
@@ -279,13 +281,28 @@ def test_predict_skips_an_unreadable_photo_and_fails_at_the_end(run: Run, model:
     ]
 
 
+def test_predict_prints_a_table_of_comma_separated_values(run: Run, model: Path, photos: Path) -> None:
+    ended = predict(run, photos, "one.jpg", "text.jpg", "--csv", "--top", "2", "--model", model)
+    assert ended.returncode == 1
+    rows = list(csv.DictReader(ended.stdout.splitlines()))
+    assert [row["photo"] for row in rows] == ["one.jpg", "text.jpg"]
+    [expected] = Predictor(model).predict([photos / "one.jpg"])
+    assert isinstance(expected, Prediction)
+    assert (rows[0]["gem"], rows[0]["gem_2"], rows[0]["error"]) == (expected.gem, expected.top[1][0], "")
+    assert float(rows[0]["probability"]) == pytest.approx(expected.probability, abs=1e-6)
+    assert rows[0]["prediction_set"].split(" | ") == expected.prediction_set
+    assert (rows[1]["gem"], rows[1]["error"], None in rows[1]) == ("", "not an image", False)
+
+
 def test_predict_prints_more_gems_and_draws_the_explanation(
     run: Run, model: Path, photos: Path, tmp_path: Path
 ) -> None:
     picture_file = tmp_path / "explanation.png"
     ended = predict(run, photos, "one.jpg", "--top", 3, "--explain", picture_file, "--model", model)
     assert (ended.returncode, ended.stderr) == (0, "")
-    assert len(ended.stdout.splitlines()) == 4 + 3  # the part, the colours, the known photos
+    lines = ended.stdout.splitlines()
+    assert len(lines) == 3 + 3  # the gems; the part, the colours, the known photos
+    assert len({line.split()[-1] for line in lines[:3]}) == 3  # each gem once
     with Image.open(picture_file) as picture:
         assert picture.size == (896, 448)
 
@@ -333,7 +350,7 @@ def test_predict_takes_the_photos_of_a_folder_and_names_what_it_leaves_out(
     for encoding, name in (("utf-8", "Rubí"), ("ascii", r"Rub\xed"), ("utf-8:strict", "Rubí")):
         ended = predict(run, tmp_path, "photos", "--model", model, PYTHONIOENCODING=encoding, PYTHONUTF8="1")
         assert ended.returncode == 0, ended.stderr
-        names = [line.rsplit(": ", 1)[0] for line in ended.stdout.splitlines()]
+        names = [line.split()[0] for line in ended.stdout.splitlines()[1:]]
         assert names == [r"photos/a\udcff.jpg", f"photos/folder.jpg/{name}.jpg", "photos/linked/elsewhere.png"]
         assert ended.stderr == (
             "gemmodel: photos: left out a file of the operating system or of a tool: 1, "

@@ -131,9 +131,11 @@ def test_only_a_model_that_is_better_by_the_test_is_champion(make_project: Any, 
     assert aliases() == {"challenger": "3", "champion": "3"}
     for number, decision in (("1", first), ("2", luck), ("3", better)):
         stored = tags(number)
+        assert set(stored) == {*decision, "decision"}  # `pending` is gone
         assert json.loads(stored["decision"]) == decision
         assert {key: stored[key] for key in decision} == {key: str(value) for key, value in decision.items()}
     assert tickets() == []
+    assert [model.name for model in mlflow.MlflowClient().search_registered_models()] == ["gemstones"]
 
 
 def test_a_decision_is_repeated_until_the_rule_or_the_test_part_changes(

@@ -94,7 +94,7 @@ def test_the_run_has_the_report_and_the_registered_model_its_card(finished_proje
     assert {"index.html", "model_card.md", "data.html", "curves.csv", "evaluation", "exploration", "data"} <= logged
     pictures = {file.path for file in client.list_artifacts(run.info.run_id, "data")}
     assert {"data/counts.png", "data/samples.jpg"} <= pictures
-    assert run.data.metrics["explore_photos"] > 0
+    assert run.data.metrics["explore/photos"] > 0
 
 
 def test_a_long_card_is_cut_to_the_length_that_the_registry_allows(

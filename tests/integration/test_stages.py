@@ -82,7 +82,7 @@ def test_the_reports_agree_with_each_other(fusion: Any) -> None:
     reports = fusion.root / "reports"
     metrics, training, registration = (
         json.loads((reports / f"{name}.json").read_text(encoding="utf-8"))
-        for name in ("metrics", "training", "registration")
+        for name in ("evaluation/scores", "training", "registration")
     )
     with (reports / "evaluation" / "predictions.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -137,14 +137,41 @@ def test_a_run_has_each_epoch_and_the_scores(
     with (fusion.root / "reports" / "curves.csv").open(encoding="utf-8", newline="") as file:
         curves = list(csv.DictReader(file))
     for name in ("loss", "accuracy", "val_loss", "val_accuracy"):
-        history = sorted(client.get_metric_history(logged.info.run_id, name), key=lambda metric: metric.step)
+        grouped = name.replace("val_", "val/") if name.startswith("val_") else f"train/{name}"
+        history = sorted(client.get_metric_history(logged.info.run_id, grouped), key=lambda metric: metric.step)
         assert [metric.step for metric in history] == [0, 1]
         assert [metric.value for metric in history] == pytest.approx([float(row[name]) for row in curves])
-    scores = json.loads((fusion.root / "reports" / "metrics.json").read_text(encoding="utf-8"))
+    headline = json.loads((fusion.root / "reports" / "metrics.json").read_text(encoding="utf-8"))
+    scores = json.loads((fusion.root / "reports" / "evaluation" / "scores.json").read_text(encoding="utf-8"))
     assert set(scores.pop("intervals")) == set(scores) - {"photos"}
-    assert {name: logged.data.metrics[f"test_{name}"] for name in scores} == pytest.approx(scores)
+    assert {name: logged.data.metrics[f"test/{name}"] for name in scores} == pytest.approx(scores)
+    assert headline.pop("test_photos") == scores["photos"]
+    assert headline.items() <= scores.items()
+    training = json.loads((fusion.root / "reports" / "training.json").read_text(encoding="utf-8"))
+    assert len(headline) + len(training) < 14
     assert any(name.startswith("system/cpu") for name in logged.data.metrics)
     assert any(name.startswith("system/") and "memory" in name for name in logged.data.metrics)
+
+
+def test_a_run_says_what_was_trained_on_what_and_how_good_it_is(logged: mlflow.entities.Run) -> None:
+    accuracy = logged.data.metrics["test/accuracy"]
+    name, note = logged.info.run_name, logged.data.tags["mlflow.note.content"]
+    assert name.startswith(f"fusion {accuracy:.3f}, 4 gems, ") and name.endswith(" photos")
+    assert f"accuracy **{accuracy:.3f}**" in note and "95 % interval" in note
+
+
+def test_the_logged_model_has_the_metrics_of_its_epoch_and_their_datasets(
+    fusion: Any, client: mlflow.MlflowClient, logged: mlflow.entities.Run
+) -> None:
+    (output,) = logged.outputs.model_outputs
+    model = client.get_logged_model(output.model_id)
+    assert (model.name.split("-")[0], model.status, model.model_type) == ("fusion", "READY", "classifier")
+    assert output.step == logged.data.metrics["train/best_epoch"]
+    assert model.params["train.epochs"] == "2"
+    linked = {metric.key: (metric.dataset_name, metric.dataset_digest, metric.value) for metric in model.metrics}
+    assert linked["test/accuracy"] == ("data/split/test", "aaa.dir", logged.data.metrics["test/accuracy"])
+    assert linked["val/loss"] == ("data/split/val", "2.dir", pytest.approx(logged.data.metrics["val/best_loss"]))
+    assert linked["train/loss"][:2] == ("data/split/train", "1.dir")
 
 
 def test_a_run_has_pictures_and_tables(fusion: Any, client: mlflow.MlflowClient, logged: mlflow.entities.Run) -> None:
@@ -157,6 +184,9 @@ def test_a_run_has_pictures_and_tables(fusion: Any, client: mlflow.MlflowClient,
     scores = json.loads((fusion.root / "reports" / "metrics.json").read_text(encoding="utf-8"))
     matrix = table[GEMS].to_numpy(int)
     assert (matrix.sum(), np.trace(matrix) / matrix.sum()) == (scores["photos"], pytest.approx(scores["accuracy"]))
+    rows = client.load_table(logged.info.experiment_id, "predictions.json", run_ids=[logged.info.run_id])
+    assert len(rows) == scores["photos"]
+    assert rows["right"].tolist() == sorted(rows["right"])  # the wrong ones first
     path = mlflow.artifacts.download_artifacts(run_id=logged.info.run_id, artifact_path="evaluation/confusion.png")
     with Image.open(path) as picture:
         assert min(picture.size) > 300
@@ -231,7 +261,7 @@ def test_a_network_is_trained_on_pixels(fusion: Any, client: mlflow.MlflowClient
     (experiment,) = client.search_experiments(filter_string="name = 'gemstones'")
     (run,) = client.search_runs([experiment.experiment_id], f"tags.model_sha256 = '{sha256}'")
     assert run.data.params["model.augmentation"] == augmentation
-    assert (run.data.params["model_name"], run.info.run_name) == (name, name)
+    assert (run.data.params["model_name"], run.info.run_name.split(",")[0]) == (name, name)
 
 
 def test_training_twice_gives_the_same_bytes(fusion: Any) -> None:

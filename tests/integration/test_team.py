@@ -163,7 +163,7 @@ def id_of_training_run() -> str | None:
     cnn_runs = mlflow.search_runs(
         experiment_names=["gemstones"], filter_string="params.model_name = 'cnn'", output_format="list"
     )
-    return next((run.info.run_id for run in cnn_runs if len(steps(run.info.run_id, "val_loss")) >= 3), None)
+    return next((run.info.run_id for run in cnn_runs if len(steps(run.info.run_id, "val/loss")) >= 3), None)
 
 
 def test_wrong_password_is_an_error_in_one_line(team: Team, run: Any, refused: Any, folder: Path) -> None:
@@ -198,22 +198,22 @@ def test_training_survives_a_killed_server_without_losing_metrics(
     assert "the training continues" in capsys.readouterr().out
 
     team.start()
-    assert steps(second_id, "loss") == [0]
+    assert steps(second_id, "train/loss") == [0]
     second.log_epoch(3, {"loss": 0.25})
     second.wait()
-    assert steps(second_id, "loss") == [0, 1, 2, 3]
+    assert steps(second_id, "train/loss") == [0, 1, 2, 3]
     assert "reachable again" in capsys.readouterr().out
     second.finish("abc", runs.MODEL_TAG, {"best_loss": 0.25}, Figure())
     mlflow.end_run()
     assert mlflow.get_run(second_id).data.tags[runs.MODEL_TAG] == "abc"
 
-    assert len(steps(first_id, "val_loss")) < EPOCHS
+    assert len(steps(first_id, "val/loss")) < EPOCHS
     registered = run_stage("register", folder, team.variables)
     assert registered.returncode == 0, registered.stderr
-    assert steps(first_id, "val_loss") == steps(first_id, "accuracy") == list(range(EPOCHS))
+    assert steps(first_id, "val/loss") == steps(first_id, "train/accuracy") == list(range(EPOCHS))
     first = mlflow.get_run(first_id)
     assert first.info.status == "FINISHED"
-    assert first.data.metrics["best_epoch"] == files.read_json(folder / "reports" / "training.json")["best_epoch"]
+    assert first.data.metrics["train/best_epoch"] == files.read_json(folder / "reports" / "training.json")["best_epoch"]
     assert first.data.tags[runs.MODEL_TAG] == hashing.sha256(folder / "models" / "model.keras")
     client = mlflow.MlflowClient()
     assert "learning_curves.png" in {file.path for file in client.list_artifacts(first_id)}

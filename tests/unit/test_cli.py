@@ -2,15 +2,21 @@
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
+from gemmodel import cli
+from gemmodel.commands import doctor
+from gemmodel.core.errors import DataError
 from tests.conftest import ROOT
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -26,6 +32,7 @@ def test_help_lists_all_commands(run: Run, tmp_path: Path) -> None:
         "count",
         "inspect",
         "devices",
+        "doctor",
         "predict",
         "serve",
         "ui",
@@ -65,7 +72,7 @@ def test_summary_without_reports_is_an_error(run: Run, refused: Any, tmp_path: P
 
 
 def test_summary_prints_scores_and_the_decision(run: Run, tmp_path: Path) -> None:
-    scores = {"photos": 40, "accuracy": 0.8125, "top_3_accuracy": 0.95}
+    scores = {"test_photos": 40, "accuracy": 0.8125, "top_3_accuracy": 0.95}
     decision = {"name": "gemstones", "champion": False, "reason": "does not beat the champion"}
     (tmp_path / "metrics.json").write_text(json.dumps(scores))
     (tmp_path / "registration.json").write_text(json.dumps(decision))
@@ -108,7 +115,7 @@ def test_pin_test_writes_the_test_list(run: Run, refused: Any, tmp_path: Path) -
     ("changes", "expected"),
     [
         ({"crawl.source": "folder", "crawl.folder": "nowhere"}, "nowhere: no such folder or archive"),
-        ({"base.sed": 1}, "base.sed is not a known key"),
+        ({"base.sed": 1}, "base.sed is not a known key; did you mean seed?"),
         ({"register.name": "team/gems"}, "register.name is 'team/gems'"),
     ],
 )
@@ -149,6 +156,66 @@ def test_outside_of_a_project_a_command_ends_in_one_line_and_leaves_nothing(
     (tmp_path / "empty").mkdir()
     refused(run("-m", "gemmodel.cli", *arguments, cwd=tmp_path / "empty"), "gemmodel", expected)
     assert list((tmp_path / "empty").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["predct", "x.jpg"], "predct: no such choice; did you mean predict?"),
+        (["predict", "x.jpg", "--tpo", "3"], "did you mean --top?"),
+        (["tune", "x.yaml", "--sampler", "gird"], "gird: no such choice; did you mean grid?"),
+        (["predict", "x.jpg", "--csv", "--json"], "not allowed with"),
+    ],
+)
+def test_the_nearest_right_name_is_proposed(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], expected: str
+) -> None:
+    with patch.object(sys, "argv", ["gemmodel", *arguments]), pytest.raises(SystemExit, match="2"):
+        cli.main()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert expected in line
+
+
+def test_each_command_has_a_sentence_and_an_example(capsys: pytest.CaptureFixture[str]) -> None:
+    listed = re.findall(r"^    ([a-z-]+) ", helped(capsys), re.MULTILINE)
+    for command in listed:
+        text = helped(capsys, command)
+        assert "example:" in text and f"gemmodel {command}" in text.split("example:")[1]
+        assert ". " in text.split("options:")[0].replace(".\n", ". ")
+
+
+def helped(capsys: pytest.CaptureFixture[str], *command: str) -> str:
+    with patch.object(sys, "argv", ["gemmodel", *command, "--help"]), pytest.raises(SystemExit):
+        cli.main()
+    return capsys.readouterr().out
+
+
+def test_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    with patch.object(sys, "argv", ["gemmodel", "--version"]), pytest.raises(SystemExit, match="0"):
+        cli.main()
+    assert capsys.readouterr().out == f"gemmodel {metadata.version('gemmodel')}\n"
+
+
+def test_doctor_names_what_is_wrong_and_how_to_mend_it(
+    tmp_path: Path, write_params: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("check_devices", "check_remote"):  # which start TensorFlow and DVC
+        monkeypatch.setattr(doctor, name, lambda: iter([]))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    write_params(tmp_path, {"train.device": "cpuu"})
+    (tmp_path / "dvc.yaml").touch()
+    (tmp_path / ".dvc" / "tmp").mkdir(parents=True)
+    (tmp_path / ".dvc" / "tmp" / "rwlock").touch()
+    lock = (ROOT / "dvc.lock").read_text(encoding="utf-8")
+    (tmp_path / "dvc.lock").write_text(lock[: len(lock) // 2], encoding="utf-8")
+    with pytest.raises(DataError, match="3 things are wrong"):
+        doctor.diagnose()
+    lines = capsys.readouterr().out
+    for expected in ("train.device is 'cpuu'", "did you mean cpu?", "dvc.lock is empty, cut off", "rm dvc.lock",
+                     "-> rm .dvc/tmp/rwlock", "not there yet"):  # fmt: skip
+        assert expected in lines
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".dvc", "dvc.lock", "dvc.yaml", "params.yaml"]
 
 
 @pytest.mark.parametrize("arguments", [[], ["nonsense"], ["serve", "--port", "abc"], ["predict"]])

@@ -8,6 +8,7 @@ from outside the project is fixed by requirements.lock.
 import ast
 import hashlib
 import re
+import subprocess
 from dataclasses import fields
 from functools import cache
 from pathlib import Path
@@ -214,3 +215,22 @@ def test_lock_is_up_to_date(stage: str) -> None:
         path = ROOT / dep["path"]
         if not dep["path"].startswith(("data/", "models", "reports/")):
             assert (folder_md5(path) if path.is_dir() else file_md5(path)) == dep["md5"], f"{dep['path']}: {remedy}"
+
+
+def test_the_metrics_in_git_are_those_of_the_lock() -> None:
+    """They are no files of DVC's cache, so that `dvc metrics diff` works in a fresh clone."""
+    locked = yaml.safe_load((ROOT / "dvc.lock").read_text(encoding="utf-8"))["stages"]
+    declared = [(stage, *entry.items()) for stage in STAGES for entry in PIPELINE[stage].get("metrics", ())]
+    assert [options for _, (_, options) in declared] == [{"cache": False}] * 2
+    for stage, (path, _) in declared:
+        if (ROOT / ".git").exists():
+            listed = subprocess.run(["git", "ls-files", path], cwd=ROOT, capture_output=True, text=True).stdout.split()
+            assert listed == [path], f"{path}: not in git; `git add` it with dvc.lock"
+        (md5,) = [out["md5"] for out in locked[stage]["outs"] if out["path"] == path]
+        assert file_md5(ROOT / path) == md5, f"{path}: not as in dvc.lock; run `make repro` and commit both"
+
+
+def test_no_plot_is_a_path_in_an_output_folder() -> None:
+    """DVC would look for it after each experiment, and fail where the folder's stage has not run."""
+    plots = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["plots"]
+    assert all(isinstance(plot, dict) and all("y" in entry for entry in plot.values()) for plot in plots)

@@ -125,7 +125,11 @@ def test_a_store_that_mlflow_would_open_elsewhere_is_refused(
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("MLFLOW_TRACKING_URI", "./mlruns"), ("MLFLOW_TRACKING_URI", "file:///x"), ("MLFLOW_REGISTRY_URI", "http://x")],
+    [
+        *[("MLFLOW_TRACKING_URI", uri) for uri in ("./mlruns", "file:///x", "ftp://host/x", "http://", "sqlite:x.db")],
+        *[("MLFLOW_TRACKING_URI", f"sqlite{end}") for end in (":///", "://x.db", ":///:memory:")],
+        ("MLFLOW_REGISTRY_URI", "http://x"),
+    ],
 )
 def test_a_variable_that_names_no_usable_store_is_refused(
     project: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, name: str, value: str
@@ -134,6 +138,16 @@ def test_a_variable_that_names_no_usable_store_is_refused(
     monkeypatch.setenv(name, value)
     with pytest.raises(TrackingError, match=f"{name}: {value}: "):
         store.tracking_uri()
+
+
+@pytest.mark.parametrize("query", ["mode=ro", "uri=true"])
+def test_options_of_sqlite_are_refused(
+    project: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, query: str
+) -> None:
+    project("gems")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///x.db?{query}")
+    with pytest.raises(TrackingError, match="without driver and options"):
+        store.check_exists()
 
 
 def test_the_projects_root_is_named_below_it(project: Callable[[str], Path]) -> None:
@@ -147,4 +161,6 @@ def test_the_projects_root_is_named_below_it(project: Callable[[str], Path]) -> 
 
 def test_a_password_is_not_shown() -> None:
     assert store.display_uri("postgresql+psycopg2://me:p@ss@host/db") == "postgresql+psycopg2://me:***@host/db"
+    message = "API request to https://me:secret@host/api failed: host: see b@c"
+    assert store.display_uri(message) == message.replace("secret", "***")
     assert store.display_uri("sqlite:////a:b@c.db") == "sqlite:////a:b@c.db"

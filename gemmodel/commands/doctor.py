@@ -1,0 +1,216 @@
+"""The command `gemmodel doctor`: what a project needs, what of it is wrong, and how to mend it."""
+
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from gemmodel.commands.arguments import add_command
+from gemmodel.commands.registry import registered_name
+from gemmodel.core import params
+from gemmodel.core.errors import DataError, GemmodelError, ParameterError
+from gemmodel.tracking import store
+
+PYTHON = ((3, 11), (3, 14))  # the first version, and the first one that is too new
+PACKAGES = ("dvc", "mlflow", "tensorflow", "keras", "scrapy", "ai-edge-litert", "numpy", "pandas", "pillow")
+MIN_DISK = 2e9  # bytes; the 87 gems' data, features, models and reports take 1.5e9
+REMOTE_TIMEOUT_S = 30.0
+REMOTE = """
+import sys
+from dvc.repo import Repo
+remote = Repo().cloud.get_remote()
+remote.fs.exists(remote.path) or sys.exit(f"{remote.path} is not there: not mounted, or nothing was pushed yet")
+"""
+
+
+class Finding(NamedTuple):
+    """What a check found: whether all is well, a description, and how to mend it where it is not."""
+
+    ok: bool
+    text: str
+    remedy: str = ""
+
+
+def add(commands: Any) -> None:
+    """Adds the command to the subcommands of `gemmodel`."""
+    doctor = add_command(
+        commands,
+        "doctor",
+        "Check Python, packages, parameters, DVC, runs, devices and disk, and say how to mend what is wrong",
+        "gemmodel doctor",
+    )
+    doctor.set_defaults(run=lambda arguments: diagnose())
+
+
+def diagnose() -> None:
+    """Prints one line for each check; takes some ten seconds, most of them for TensorFlow.
+
+    Raises:
+        DataError: something is wrong.
+    """
+    checks: dict[str, Callable[[], Iterator[Finding]]] = {
+        "Python": check_python,
+        "packages": check_packages,
+        "parameters": check_parameters,
+        "DVC": check_dvc,
+        "DVC remote": check_remote,
+        "runs": check_store,
+        "devices": check_devices,
+        "disk": check_disk,
+    }
+    wrong = 0
+    for name, check in checks.items():
+        for finding in _findings(check):
+            print(f"{'ok' if finding.ok else 'WRONG':5}  {name:10}  {finding.text}", flush=True)
+            if not finding.ok:
+                wrong += 1
+                print(f"{'':5}  {'':10}  -> {finding.remedy}", flush=True)
+    if wrong:
+        raise DataError(f"{wrong} {'thing is' if wrong == 1 else 'things are'} wrong; each arrow says how to mend it")
+
+
+def _findings(check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+    """Yields what a check finds; an error whose message has a remedy ends it, not the command."""
+    try:
+        yield from check()
+    except GemmodelError as error:
+        text, _, remedy = str(error).partition("; ")
+        yield Finding(False, text, remedy or "see docs/team.md and docs/sharing.md")
+
+
+def check_python() -> Iterator[Finding]:
+    """Yields whether this Python is one that the project supports."""
+    first, end = PYTHON
+    text = f"{platform.python_version()} at {sys.executable}"
+    yield Finding(first <= sys.version_info[:2] < end, text, "make PYTHON=python3.12, after rm -r .venv")
+
+
+def check_packages() -> Iterator[Finding]:
+    """Yields whether the most important packages are installed, in the versions of requirements.lock."""
+    file = Path("requirements.lock")
+    lock = file.read_text(encoding="utf-8") if file.is_file() else ""
+    for name in PACKAGES:
+        pinned = set(re.findall(rf"^{name}==([^\s;]+)", lock, re.MULTILINE))
+        try:
+            present = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            yield Finding(False, f"{name} is not installed", "rm .venv/installed && make repro")
+            continue
+        if pinned and present not in pinned:
+            text = f"{name} {present}, but requirements.lock has {' or '.join(sorted(pinned))}"
+            yield Finding(False, text, "rm .venv/installed && make repro")
+    names = ", ".join(f"{name} {metadata.version(name)}" for name in ("gemmodel", "dvc", "mlflow", "tensorflow"))
+    yield Finding(True, names)
+
+
+def check_parameters() -> Iterator[Finding]:
+    """Yields whether params.yaml is right, and the paths that it names."""
+    if not Path("params.yaml").is_file() or not Path("dvc.yaml").is_file():
+        raise ParameterError(f"{Path.cwd()}: no project here; run this in the folder of params.yaml and dvc.yaml")
+    settings = params.load(Path("params.yaml"))
+    params.check_paths(settings)
+    yield Finding(True, f"params.yaml: photos from {', '.join(settings.crawl.source)}, model {settings.model.name}")
+
+
+def check_dvc() -> Iterator[Finding]:
+    """Yields whether dvc.lock and DVC's own files are whole."""
+    lock, internal = Path("dvc.lock"), Path(".dvc/tmp/rwlock")
+    if not Path(".dvc").is_dir():
+        yield Finding(False, f"{Path.cwd()}: no .dvc here", "git clone the project again, or run `dvc init`")
+        return
+    if lock.is_file():
+        mend = "rm dvc.lock && dvc repro, which takes results from DVC's cache; or git checkout dvc.lock"
+        try:
+            content = params.read(lock)
+            whole = isinstance(content, dict) and isinstance(content.get("stages"), dict)
+            whole = whole and all(isinstance(s, dict) and "cmd" in s for s in content["stages"].values())
+        except ParameterError:
+            whole = False
+        yield Finding(whole, "dvc.lock" if whole else "dvc.lock is empty, cut off or not DVC's: a run was killed", mend)
+    else:
+        yield Finding(True, "no dvc.lock yet; `dvc repro` writes it")
+    if internal.is_file():
+        try:
+            json.loads(internal.read_text(encoding="utf-8"))
+        except ValueError:
+            yield Finding(False, f"{internal} is empty or damaged, as after a full disk", f"rm {internal}")
+    if not shutil.which("dvc"):
+        yield Finding(False, "the command dvc is not found", "source .venv/bin/activate")
+    if not shutil.which("git"):
+        yield Finding(False, "the command git is not found", "install git")
+
+
+def check_remote() -> Iterator[Finding]:
+    """Yields whether DVC's default remote can be reached."""
+    if not Path(".dvc").is_dir():
+        return
+    named = subprocess.run(
+        [sys.executable, "-m", "dvc", "config", "core.remote"], capture_output=True, text=True
+    ).stdout.strip()  # fmt: skip
+    if not named:
+        yield Finding(True, "none: data and models are on this machine only; docs/sharing.md adds one")
+        return
+    mend = "docs/sharing.md has the credentials of each kind of remote"
+    try:
+        ended = subprocess.run(
+            [sys.executable, "-c", REMOTE], capture_output=True, text=True, timeout=REMOTE_TIMEOUT_S
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        yield Finding(False, f"{named} does not answer within {REMOTE_TIMEOUT_S:g} s", mend)
+        return
+    lines = ended.stderr.strip().splitlines() or ["it cannot be read"]
+    yield Finding(not ended.returncode, named if not ended.returncode else f"{named}: {lines[-1]}", mend)
+
+
+def check_store() -> Iterator[Finding]:
+    """Yields whether the store of runs and models answers, has this MLflow's tables, and a champion."""
+    uri, file = store.tracking_uri(), store.sqlite_file()
+    if file is not None and not file.is_file():
+        yield Finding(True, f"{store.display_uri(uri)}: not there yet; `dvc repro` creates it")
+        return
+    from gemmodel.tracking import runs
+
+    runs.check_store()
+    text = store.display_uri(uri)
+    if file is not None and not os.access(file, os.W_OK):
+        yield Finding(False, f"{text} cannot be written", f"chmod u+w {file}")
+        return
+    from gemmodel.register import locate
+
+    name = registered_name()
+    try:
+        locate.champion_path(name)
+        yield Finding(True, f"{text}, with a champion of {name}")
+    except DataError as error:
+        if "has no champion" not in str(error):
+            raise
+        yield Finding(True, f"{text}, without a champion of {name} yet; `dvc repro` registers one")
+
+
+def check_devices() -> Iterator[Finding]:
+    """Yields the devices, and whether those that params.yaml requires are there."""
+    file = Path("params.yaml")
+    required = params.load(file).train.device if file.is_file() else "auto"
+    from gemmodel import devices
+
+    found = devices.describe()
+    mend = "set train.device to auto, or install NVIDIA's driver and `pip install -e '.[gpu]'`"
+    missing = required == "gpu" and not any(line.startswith("GPU") for line in found)
+    yield Finding(not missing, ", ".join(found) + (", but train.device is gpu" if missing else ""), mend)
+
+
+def check_disk() -> Iterator[Finding]:
+    """Yields whether the disks of the project and of temporary files have space."""
+    import tempfile
+
+    for name, folder in (("here", Path.cwd()), ("for temporary files", Path(tempfile.gettempdir()))):
+        free = shutil.disk_usage(folder).free
+        mend = "`dvc gc --workspace` removes results of other settings; TMPDIR moves temporary files"
+        yield Finding(free > MIN_DISK, f"{free / 1e9:.1f} GB free {name}", mend)

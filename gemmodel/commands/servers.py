@@ -1,0 +1,120 @@
+"""Commands that run MLflow's servers: serve and ui."""
+
+import os
+import sqlite3
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any
+
+from gemmodel.commands.arguments import add_command, check_port
+from gemmodel.commands.registry import registered_name
+from gemmodel.core.errors import TrackingError
+from gemmodel.tracking import store
+
+# Options of `mlflow server` that would show another store than the project's.
+SERVER_VARIABLES = ("MLFLOW_BACKEND_STORE_URI", "MLFLOW_REGISTRY_STORE_URI", "MLFLOW_DEFAULT_ARTIFACT_ROOT")
+QUIET = {  # MLflow's own messages at the start are for its developers
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "PYTHONWARNINGS": "ignore",
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+}
+
+
+def add(commands: Any) -> None:
+    """Adds the commands to the subcommands of `gemmodel`."""
+    serve = add_command(
+        commands,
+        "serve",
+        "Serve the registry's champion over HTTP, by MLflow's scoring server",
+        "gemmodel serve --port 5002  # docs/serving.md has a request",
+    )
+    serve.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    serve.add_argument("--port", type=int, default=5002, help="(default: %(default)s)")
+    serve.set_defaults(run=lambda arguments: serve_champion(arguments.host, arguments.port))
+    ui = add_command(
+        commands, "ui", "Serve MLflow's UI: runs, metrics and registered models", "gemmodel ui --port 5001"
+    )
+    ui.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    ui.add_argument("--port", type=int, default=5000, help="(default: %(default)s)")
+    ui.set_defaults(run=lambda arguments: serve_ui(arguments.host, arguments.port))
+
+
+def serve_champion(host: str, port: int) -> None:
+    """Runs MLflow's scoring server with the champion, in this environment, and exits with the server's status.
+
+    Raises:
+        ParameterError: the port is none.
+        DataError: there is no champion.
+    """
+    check_port(port)
+    from gemmodel.register import locate
+
+    name = registered_name()
+    model = locate.mlflow_model(name)
+    with tempfile.TemporaryDirectory() as scratch:
+        if "%" in str(model.parent):  # which MLflow would decode; a link to the model itself it refuses
+            (link := Path(scratch) / "models").symlink_to(model.parent)
+            model = link / model.name
+        command = [sys.executable, "-m", "mlflow", "models", "serve", "--model-uri", str(model)]
+        command += ["--env-manager", "local", "--host", host, "--port", str(port)]
+        address = f"http://{host}:{port}/invocations"
+        print(f"gemmodel: champion of {name} at {address}; ready in about 15 seconds; Ctrl+C ends it", flush=True)
+        status = run_server(command, os.environ | {"MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"})
+    sys.exit(status)
+
+
+def serve_ui(host: str, port: int) -> None:
+    """Runs MLflow's UI on the store, and exits with its status; of a store that is a server, prints its address.
+
+    Raises:
+        ParameterError: the port is none.
+        DataError: there is no store.
+        TrackingError: the store is no SQLite file, or cannot be written.
+    """
+    check_port(port)
+    uri = store.tracking_uri()
+    if uri.startswith("http"):
+        print(f"the runs are on a server: open {store.display_uri(uri)}")
+        return
+    if store.sqlite_file() is None:
+        from gemmodel.tracking import runs
+
+        runs.check_store()  # here, since the server itself answers a missing driver with a traceback
+    store.check_exists()
+    try:
+        store.relocate()
+    except sqlite3.Error as error:
+        raise TrackingError(f"{store.display_uri(uri)}: {error}") from None
+    command = [sys.executable, "-m", "mlflow", "server", "--workers", "1", "--host", host, "--port", str(port)]
+    variables = {name: value for name, value in os.environ.items() if name not in SERVER_VARIABLES}
+    address = f"http://{host}:{port}/#{runs_route()}"
+    print(f"gemmodel: the runs are at {address}; ready in about 15 seconds; Ctrl+C ends it", flush=True)
+    command += ["--backend-store-uri", uri, "--uvicorn-opts", "--log-level warning"]
+    sys.exit(run_server(command, variables | QUIET))
+
+
+def runs_route() -> str:
+    """Returns the route of MLflow's UI to the runs of this project; of a store without any, to all experiments.
+
+    MLflow's own first page is for language models, unless it is told otherwise.
+    """
+    file, found = store.sqlite_file(), None
+    if file is not None:
+        with closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True)) as database, suppress(sqlite3.Error):
+            query = "select experiment_id from experiments where name = ?"
+            found = database.execute(query, (store.experiment_name(),)).fetchone()
+    return (f"/experiments/{found[0]}/runs" if found else "/experiments") + "?workflowType=machine_learning"
+
+
+def run_server(command: Sequence[str], variables: Mapping[str, str]) -> int:
+    """Runs a server until it ends or Ctrl+C ends it, which it gets too; returns its exit status."""
+    with subprocess.Popen(command, env=variables) as server:
+        try:
+            return server.wait()
+        except KeyboardInterrupt:
+            server.wait()
+            return 0
