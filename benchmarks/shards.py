@@ -1,4 +1,4 @@
-"""Seconds and memory of fusion's fit by the number of photos: random features of 87 gems in shards, as embed writes them.
+"""Seconds and memory of fusion's fit by number of photos: random features of 87 gems in shards, as embed writes them.
 
 python benchmarks/shards.py [--number 30000 100000] [--keep FOLDER]
 
