@@ -43,7 +43,7 @@ from sample_site.gems import GEMS
 from sample_site.render import scene
 
 RENDERED, TEST, SETS = (36, 360, 1_500), 100, 5  # training photos of a gem; test photos of a gem; training sets at most
-CHUNK = 300  # pictures of a gem that are rendered and embedded at a time
+CHUNK = 100  # pictures of a gem that are rendered and embedded at a time
 FIRST_TEST = 100_000  # the pictures' numbers: those of training start at 0
 REAL, FOLDS = (5, 10, 20, 0), 5  # training photos of a gem, 0: all
 SCORES = {"accuracy": "top-1 accuracy", "log_loss": "log loss, nats", "calibration_error": "calibration error"}

@@ -42,6 +42,7 @@ from gemmodel.core.errors import DataError
 from gemmodel.images import decode
 
 ROOT = Path(__file__).parents[1]
+DVC = [sys.executable, "-m", "dvc"]
 STAGES = ["crawl", "clean", "split", "describe", "augment", "embed", "train", "evaluate", "explore"]
 COMMIT, STATUS, REPRO, PUSH, PUSH_AGAIN = (
     "dvc commit: hashes and caches all outputs", "dvc status, nothing to do", "dvc repro, nothing to do",
@@ -192,13 +193,12 @@ def measure_all(work: Path, photos: Path, stages: list[str], changes: dict[str, 
     rows = {row["name"]: row for row in files.read_jsonl(stored)} if stored.exists() else {}
     project(checkout, photos, changes)
     graph = yaml.safe_load((checkout / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
-    dvc = [sys.executable, "-m", "dvc"]
     if not (checkout / ".dvc" / "config.local").exists():
-        subprocess.run([*dvc, "remote", "add", "-q", "-d", "--local", "store", str(store)], cwd=checkout, check=True)
+        subprocess.run([*DVC, "remote", "add", "-q", "-d", "--local", "store", str(store)], cwd=checkout, check=True)
     commands = {stage: [sys.executable, *shlex.split(graph[stage]["cmd"])[1:]] for stage in stages}
     commands |= {
-        COMMIT: [*dvc, "commit", "-q", "-f", *stages], STATUS: [*dvc, "status", *stages],
-        REPRO: [*dvc, "repro", *stages], PUSH: [*dvc, "push", *stages], PUSH_AGAIN: [*dvc, "push", *stages],
+        COMMIT: [*DVC, "commit", "-q", "-f", *stages], STATUS: [*DVC, "status", *stages],
+        REPRO: [*DVC, "repro", *stages], PUSH: [*DVC, "push", *stages], PUSH_AGAIN: [*DVC, "push", *stages],
     }  # fmt: skip
     for name, command in commands.items():
         if name not in rows:
