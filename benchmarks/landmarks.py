@@ -30,8 +30,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=91, help="of the folds")
     arguments = parser.parse_args()
     model = params.load(Path("params.yaml")).model.fusion
-    photos = feature_set.read(arguments.features / "train.npz").concat(feature_set.read(arguments.features / "val.npz"))
-    features, labels = photos.features, photos.labels
+    photos = feature_set.read(arguments.features / "train").concat(feature_set.read(arguments.features / "val"))
+    features, labels = photos.features[:], photos.labels
     classes = range(len(photos.classes))
     folds = list(StratifiedKFold(FOLDS, shuffle=True, random_state=arguments.seed).split(labels, labels))
     print("landmarks  top-1  log loss  top-1 left out  log loss left out  seconds a fold")

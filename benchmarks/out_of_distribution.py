@@ -65,7 +65,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--features", type=Path, default=Path("data/features"), help="output of `embed`")
     parser.add_argument("--photos", type=Path, default=Path("../shared/cats_dogs"), help="of other things")
-    parser.add_argument("--keep", type=Path, help="stores their features in this file for other runs")
+    parser.add_argument("--keep", type=Path, help="stores their features in this folder for other runs")
     parser.add_argument("--seed", type=int, nargs="+", default=[1, 2], help="of the folds and the left-out gems")
     arguments = parser.parse_args()
     settings = params.load(Path("params.yaml"))
@@ -75,15 +75,15 @@ def main() -> None:
     from gemmodel.train import fusion_head
     from gemmodel.train.kernel_ridge import KernelRidge
 
-    photos = feature_set.read(arguments.features / "train.npz").concat(feature_set.read(arguments.features / "val.npz"))
-    features, labels = photos.features, photos.labels
+    photos = feature_set.read(arguments.features / "train").concat(feature_set.read(arguments.features / "val"))
+    features, labels = photos.features[:], photos.labels
     with tempfile.TemporaryDirectory() as scratch:
-        file = arguments.keep or Path(scratch) / "other.npz"
-        if not file.is_file():
+        file = arguments.keep or Path(scratch) / "other"
+        if not file.is_dir():
             names = list(image_folder.list_images(arguments.photos))
             model = extractor(settings.embed, image_size=settings.base.image_size)
             embedding.embed({arguments.photos: file}, model, classes=names)
-        others = feature_set.read(file).features
+        others = feature_set.read(file).features[:]
     fusion = replace(settings.model.fusion, labels="all")
     for seed in arguments.seed:
         results, flagged = defaultdict(list), defaultdict(list)

@@ -44,8 +44,8 @@ def main() -> None:
     arguments = parser.parse_args()
     settings = params.load(Path("params.yaml"))
     print(devices.prepare(settings.base))
-    photos = feature_set.read(arguments.features / "train.npz").concat(feature_set.read(arguments.features / "val.npz"))
-    features, labels = photos.features, photos.labels
+    photos = feature_set.read(arguments.features / "train").concat(feature_set.read(arguments.features / "val"))
+    features, labels = photos.features[:], photos.labels
     names, parents = mineral_class_indices(photos.classes, files.read_json(arguments.hierarchy))
     coverage = settings.train.coverage
 

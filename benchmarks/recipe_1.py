@@ -126,13 +126,15 @@ def fusion(settings: Params, split: Path, scratch: Path) -> tuple[float, float]:
     """Returns the seconds from photos to a fitted classifier, and its validation accuracy with the selected penalty."""
     from gemmodel.embed import embedding
     from gemmodel.embed.extractor import extractor
+    from gemmodel.embed.extractor import settings as settings_of
     from gemmodel.train import fit, fusion_head
     from gemmodel.train.context import TrainingContext
 
     start = time.perf_counter()
     model = extractor(settings.embed, image_size=settings.base.image_size)
     classes = list(image_folder.list_images(split / "train"))
-    embedding.embed({split / part: scratch / f"{part}.npz" for part in ("train", "val")}, model, classes=classes)
+    parts = {split / part: scratch / part for part in ("train", "val")}
+    embedding.embed(parts, model, classes=classes, settings=settings_of(settings.base, settings.embed))
     result = fusion_head.train_fusion(
         TrainingContext(settings, split, split, scratch, hierarchy={}, checkpoints=scratch / "checkpoints")
     )

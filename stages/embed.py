@@ -1,11 +1,13 @@
 """Embed: the features of the training and validation photos."""
 
 import shutil
+from functools import partial
 from pathlib import Path
 
 from gemmodel import devices
 from gemmodel.core import files, hashing, image_folder, params
-from gemmodel.embed import embedding, extractor
+from gemmodel.core.dask_client import dask_client
+from gemmodel.embed import dask_shards, embedding, extractor
 from stages import command
 
 
@@ -20,14 +22,17 @@ def main(
     inputs = [path for part in (train, val) for paths in image_folder.list_images(part).values() for path in paths]
     if (weights := Path(settings.embed.weights)).is_file():
         inputs.append(weights)
-    shards = backup / hashing.run_key([settings.base, settings.embed], inputs)
+    staged = backup / hashing.run_key([settings.base, settings.embed], inputs)
+    parts = {part: staged / part.name for part in (train, val)}
+    with dask_client() as client:
+        counts = embedding.embed(
+            parts, model, classes=classes, settings=extractor.settings(settings.base, settings.embed), resume=True,
+            on_workers=partial(dask_shards.embed_shards, client, settings.base, settings.embed) if client else None,
+        )  # fmt: skip
     with files.atomic_write(out) as new:
-        new.mkdir()
-        parts = {part: new / f"{part.name}.npz" for part in (train, val)}
-        counts = embedding.embed(parts, model, classes=classes, shards=shards)
-        for part, count in zip(parts, counts, strict=True):
-            print(f"embed: {count} photos of {part} to {model.output_shape[1]} features each")
-    shutil.rmtree(shards, ignore_errors=True)
+        shutil.move(staged, new)
+    for part, count in zip(parts, counts, strict=True):
+        print(f"embed: {count} photos of {part} to {model.output_shape[1]} features each")
 
 
 if __name__ == "__main__":

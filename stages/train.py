@@ -1,10 +1,12 @@
 """Train: a classifier, logged to MLflow epoch by epoch."""
 
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
 from gemmodel import devices
 from gemmodel.core import files, hashing, params
+from gemmodel.core.dask_client import dask_client
 from gemmodel.models import conformal, saving
 from gemmodel.models.metadata import ModelMetadata
 from gemmodel.tracking import runs, store
@@ -31,12 +33,13 @@ def main(
     datasets = {part: split / part for part in ("train", "val")}
     run = runs.training_run(name, logged | {"model_name": name}, datasets, device=device)
     mineral_classes = files.read_json(hierarchy)
-    with distribution.chief_run(strategy, run) as log:
+    # Only fusion shares its work with Dask's workers; networks have their own means (docs/gpus.md).
+    with dask_client() if name == "fusion" else nullcontext() as client, distribution.chief_run(strategy, run) as log:
         result = train_model(
             TrainingContext(
                 settings, split, augmented, features, mineral_classes,
                 checkpoints=backup, logs=store.project_root() / "logs",
-                on_epoch=log.log_epoch if log else None, strategy=strategy,
+                on_epoch=log.log_epoch if log else None, strategy=strategy, client=client,
             )
         )  # fmt: skip
         if log is None:  # this worker is not the chief

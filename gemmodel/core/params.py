@@ -59,6 +59,10 @@ RENAMED = {  # keys of version 0.1 and their present names
     "split.most_per_class": "split.max_per_class",
     "train.unknown_share": "train.ood_false_positive_rate",
 }
+REMOVED = {  # keys of version 0.1 that nothing replaces, and why
+    "model.fusion.dropout": "of the softmax head, which kernel ridge regression replaces for any number of photos",
+    "model.fusion.head": "kernel ridge regression is the only head, for any number of photos (model.fusion.landmarks)",
+}
 YAML_1_1_BOOLEANS = {"yes", "no", "on", "off", "y", "n"}  # text to YAML 1.2, which DVC and this project read
 OUTPUTS = ("data", "models", "reports", "mlruns", "mlflow.db", "logs", ".dvc")  # what a run of the pipeline changes
 RENAMED_VALUES = {"fly": "on_the_fly", "by_hand": "manual"}
@@ -148,7 +152,6 @@ class EmbedParams:
 class FusionParams:
     """A classifier head on standardised features."""
 
-    head: Literal["kernel", "softmax"]
     labels: Literal["all", "separate"]
     degree: Annotated[tuple[Annotated[int, Range(1, 8)], ...], Range(1)]
     stacking_penalty: Rate
@@ -156,7 +159,6 @@ class FusionParams:
     components: Positive
     penalties: Annotated[tuple[Annotated[float, Range(1e-6)], ...], Range(1)]
     refit_on_validation: bool
-    dropout: Annotated[float, Range(0, 0.99)]
     clip: Rate
     fine_tune_epochs: Count
     ensemble_size: Positive
@@ -463,8 +465,11 @@ def _section(value: Any, kind: Any, name: str) -> Any:
     names = [field.name for field in fields(kind)]
     for key in value:
         if key not in names:
-            if new := RENAMED.get(f"{prefix}{key}".rpartition(": ")[2]):
+            full = f"{prefix}{key}".rpartition(": ")[2]
+            if new := RENAMED.get(full):
                 raise ParameterError(f"{prefix}{key} is now called {new}; rename it")
+            if reason := REMOVED.get(full):
+                raise ParameterError(f"{prefix}{key} does not exist any more: {reason}; remove this line")
             raise ParameterError(f"{prefix}{key} is not a known key; keys of this section: {', '.join(names)}")
     for key in names:
         if key not in value:

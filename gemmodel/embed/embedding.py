@@ -1,26 +1,30 @@
-"""The features of photos: computed by the extractor and written to feature files."""
+"""The features of photos: computed by the extractor and written in shards."""
 
 import os
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from gemmodel.core import files
+from gemmodel.core import files, hashing
 from gemmodel.core.errors import DataError
 from gemmodel.embed import feature_set, litert, samples
 from gemmodel.embed.extractor import blocks
-from gemmodel.embed.feature_set import FeatureSet
+from gemmodel.embed.feature_set import SHARD_SIZE, FeatureSet, ShardedArray
 from gemmodel.images import decode
 
 EmbedFn = Callable[[Sequence[Path]], Iterator[np.ndarray]]  # photos to their features, in the same order
+# Writes shards of photos, in their order; yields numbers of photos that are done.
+ShardsFn = Callable[[Sequence[tuple[Path, Sequence[Path]]]], Iterator[int]]
 
-SHARD_SIZE = 4096  # photos, a multiple of the batch: then whole batches are the same with and without shards
 GPU_BATCH = 64  # photos
 
 
@@ -29,58 +33,92 @@ def embed(
     model: keras.Model,
     *,
     classes: Sequence[str],
-    shards: Path | None = None,
+    settings: Mapping[str, Any] | None = None,
+    on_workers: ShardsFn | None = None,
+    resume: bool = False,
     shard_size: int = SHARD_SIZE,
 ) -> list[int]:
-    """Writes the features of photos, part by part.
+    """Writes the features of photos, part by part: a folder of shards each, which `feature_set.read` opens.
 
     Args:
-        parts: the feature file to write, by the part's folder of photos, which holds one folder per class.
+        parts: the folder to write, by the part's folder of photos, which holds one folder per class.
         model: the extractor.
         classes: the class names in the order of their indices.
-        shards: a folder for unfinished features, only of these photos and this extractor. Features that an interrupted
-            process left there are not computed again.
-        shard_size: photos per file in that folder.
+        settings: the parameters that the features depend on, which are written beside them.
+        on_workers: lets Dask's workers write shards; None: this process does.
+        resume: the folder has shards of an interrupted call for the same photos and extractor. Whole ones are not
+            computed again.
+        shard_size: photos per shard.
 
     Returns:
         The number of photos of each part.
     """
-    engine = features_on_gpu if tf.config.get_visible_devices("GPU") else features_on_cpu
-    with engine(model) as embed_fn:
-        return [
-            _embed(photos, out, model, embed_fn, classes=classes, shards=shards, shard_size=shard_size)
-            for photos, out in parts.items()
-        ]
+    counts = []
+    with own_shards(model) if on_workers is None else nullcontext(on_workers) as write_shards:
+        for photos, out in parts.items():
+            if not resume:
+                shutil.rmtree(out, ignore_errors=True)
+            paths, labels = samples.list_samples(photos, classes)
+            rows = list(feature_set.shard_slices(len(paths), shard_size))
+            shards = [out / feature_set.shard_name(i) for i in range(len(rows))]
+            missing = [i for i, shard in enumerate(shards) if not _is_whole(shard)]
+            done = len(paths) - sum(rows[i].stop - rows[i].start for i in missing)
+            with tqdm(total=len(paths), initial=done, desc=photos.name, unit="photo", disable=None) as progress:
+                for count in write_shards([(shards[i], paths[rows[i]]) for i in missing]):
+                    progress.update(count)
+            sizes = tuple(row.stop - row.start for row in rows)
+            features = ShardedArray(tuple(shards), sizes, model.output_shape[1])
+            names = np.array([path.relative_to(photos).as_posix() for path in paths])
+            table = FeatureSet(features, labels, names, list(classes), blocks(model), settings or {})
+            feature_set.write_table(out, table, [_digest_file(shard).read_text("ascii") for shard in shards])
+            for shard in shards:
+                _digest_file(shard).unlink()
+            counts.append(len(paths))
+    return counts
 
 
-def _embed(
-    photos: Path,
-    out: Path,
-    model: keras.Model,
-    embed_fn: EmbedFn,
-    *,
-    classes: Sequence[str],
-    shards: Path | None,
-    shard_size: int,
-) -> int:
-    paths, labels = samples.list_samples(photos, classes)
-    features = np.empty((len(paths), model.output_shape[1]), np.float32)
-    with tqdm(total=len(paths), desc=photos.name, unit="photo", disable=None) as progress:
-        for start in range(0, len(paths), shard_size):
-            rows = slice(start, start + shard_size)
-            shard = shards / f"{photos.name}-{start}.npy" if shards else None
-            if shard and shard.exists():
-                features[rows] = np.load(shard)
-                continue
-            for i, photo in enumerate(embed_fn(paths[rows]), start):
-                features[i] = photo
-                progress.update()
-            if shard:
-                with files.atomic_write(shard) as new:
-                    np.save(new, features[rows])
-    names = [path.relative_to(photos).as_posix() for path in paths]
-    feature_set.write(out, FeatureSet(features, labels, np.array(names), list(classes), blocks(model)))
-    return len(paths)
+@contextmanager
+def own_shards(model: keras.Model) -> Iterator[ShardsFn]:
+    """Yields a function by which this process writes shards of photos, one after the other."""
+    with make_embed_fn(model) as embed_fn:
+        yield lambda shards: chain.from_iterable(write_shard(shard, paths, embed_fn) for shard, paths in shards)
+
+
+def write_shard(shard: Path, paths: Sequence[Path], embed_fn: EmbedFn) -> Iterator[int]:
+    """Computes the features of photos and writes them, and beside them their digest, which says that they are whole.
+
+    Args:
+        shard: the file to write.
+        paths: the photos.
+        embed_fn: computes the features.
+
+    Yields:
+        1, after each photo.
+    """
+    features = []
+    for photo in embed_fn(paths):
+        features.append(photo)
+        yield 1
+    files.write_text(_digest_file(shard), feature_set.write_shard(shard, np.stack(features)))
+
+
+def _digest_file(shard: Path) -> Path:
+    return shard.with_suffix(".sha256")
+
+
+def _is_whole(shard: Path) -> bool:
+    """Returns whether an earlier call wrote this shard to its end; a damaged one is named."""
+    if not shard.is_file() or not _digest_file(shard).is_file():
+        return False
+    if hashing.sha256(shard) == _digest_file(shard).read_text("ascii"):
+        return True
+    print(f"embed: {shard}: damaged; computed again")
+    return False
+
+
+def make_embed_fn(model: keras.Model) -> AbstractContextManager[EmbedFn]:
+    """Yields a function that computes photos' features on the device that TensorFlow sees."""
+    return features_on_gpu(model) if tf.config.get_visible_devices("GPU") else features_on_cpu(model)
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """The features of the fusion model: a backbone's pooled maps and colour histograms, as one Keras graph."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import keras
@@ -8,7 +9,7 @@ import numpy as np
 from keras import layers, ops
 
 from gemmodel.core.errors import ModelError
-from gemmodel.core.params import EmbedParams
+from gemmodel.core.params import BaseParams, EmbedParams
 from gemmodel.embed.backbones import backbone
 from gemmodel.embed.feature_set import FeatureSet
 
@@ -149,6 +150,12 @@ def blocks(model: keras.Model) -> dict[str, int]:
     colours = ["colours"] if any(layer.name == "colour" for layer in model.layers) else []
     names = ["maps", "covariances"][: len(sizes) - len(colours)] + colours
     return dict(zip(names, sizes, strict=True))
+
+
+def settings(base: BaseParams, params: EmbedParams) -> dict[str, Any]:
+    """Returns the parameters that the features depend on, by their names and as JSON has them."""
+    values = {f"embed.{name}": value for name, value in asdict(params).items()} | {"base.image_size": base.image_size}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
 
 def last_map_mean(photos: FeatureSet, channels: int) -> np.ndarray:

@@ -38,13 +38,17 @@ def out_of_fold(
     """
     penalty = sorted(params.penalties)[len(params.penalties) // 2]
     classes, blocks = len(photos.classes), list(photos.blocks.values())
-    probs = np.zeros((len(photos.labels), classes), np.float32)
+    ridges = {}
     for fold in np.unique(folds):
-        held_out, train = folds == fold, np.flatnonzero(folds != fold)
-        train = np.random.default_rng(0).permutation(train)[:max_fitted]
+        train = np.random.default_rng(0).permutation(np.flatnonzero(folds != fold))[:max_fitted]
         ridge = KernelRidge(replace(params, labels="all"), classes=classes, blocks=blocks, penalty=penalty)
-        ridge.fit(photos.features[train], photos.labels[train])
-        probs[held_out] = ridge.predict_proba(photos.features[held_out])
+        ridges[fold] = ridge.fit(photos.features[train], photos.labels[train])
+    probs = np.zeros((len(photos.labels), classes), np.float32)
+    for rows in feature_set.shard_slices(len(photos.labels)):  # so each photo is read once
+        features = photos.features[rows]
+        for fold, ridge in ridges.items():
+            held_out = folds[rows] == fold
+            probs[rows][held_out] = ridge.predict_proba(features[held_out])
     return probs
 
 
@@ -71,7 +75,7 @@ def write(
 
     Args:
         page: an HTML page that needs no other file and no network.
-        features: holds `train.npz` and `val.npz`.
+        features: holds the features of both parts, `train` and `val`.
         folds: the table of their photos' folds.
         clean: the clean photos, with their manifest.
         params: of the kernel head.
@@ -86,7 +90,7 @@ def write(
         DataError: the features and the folds are not of the same photos.
     """
     table = files.read_table(folds, numbers={"fold": int})  # in the order of the features
-    photos = feature_set.read(features / "train.npz").concat(feature_set.read(features / "val.npz"))
+    photos = feature_set.read(features / "train").concat(feature_set.read(features / "val"))
     labels, gems, paths = photos.labels, photos.classes, table["file"].to_numpy()
     if table["gem"].tolist() != [gems[label] for label in labels]:
         raise DataError(f"{folds}: of other photos than {features}; `dvc repro` makes both again")

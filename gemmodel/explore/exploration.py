@@ -6,6 +6,7 @@ Everything runs on one thread: the order of a sum changes its rounding, and UMAP
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from threadpoolctl import threadpool_limits
 from gemmodel.core.errors import ParameterError
 from gemmodel.core.params import ExploreParams
 from gemmodel.embed import feature_set
+from gemmodel.embed.feature_set import FeatureSet
 
 MAX_PHOTOS = 4_000  # the time of the components grows with their cube, and the page contains a picture of each photo
 
@@ -60,26 +62,27 @@ class Exploration:
     scores: dict[str, Any]
 
 
-def read(features: Path, parts: Sequence[str]) -> FeatureTable:
-    """Reads the features of some parts, without loading TensorFlow.
+def read(features: Path, parts: Sequence[str], *, seed: int, max_photos: int = MAX_PHOTOS) -> tuple[FeatureTable, int]:
+    """Reads the features of some parts, without loading TensorFlow: of all photos, or of a random sample of them.
+
+    Args:
+        features: the folder of the features.
+        parts: of the split.
+        seed: of the sample.
+        max_photos: only so many are read.
+
+    Returns:
+        The features, in the order of the photos, and the number of all photos.
 
     Raises:
-        DataError: a part is missing.
+        DataError: a part is missing or damaged.
     """
-    sets = {part: feature_set.read(features / f"{part}.npz") for part in parts}
-    return FeatureTable(
-        np.concatenate([photos.features for photos in sets.values()]),
-        [f"{part}/{file}" for part, photos in sets.items() for file in photos.files],
-        [photos.classes[label] for photos in sets.values() for label in photos.labels],
-    )
-
-
-def subsample(table: FeatureTable, *, seed: int, max_photos: int = MAX_PHOTOS) -> FeatureTable:
-    """Returns a random sample of the photos, in their order, or the table itself if it has few enough photos."""
-    indices = np.sort(np.random.default_rng(seed).permutation(len(table.gems))[:max_photos])
-    if len(indices) == len(table.gems):
-        return table
-    return FeatureTable(table.features[indices], [table.files[i] for i in indices], [table.gems[i] for i in indices])
+    sets = [feature_set.read(features / part) for part in parts]
+    files = [f"{part}/{file}" for part, photos in zip(parts, sets, strict=True) for file in photos.files]
+    gems = [photos.classes[label] for photos in sets for label in photos.labels]
+    sample = np.sort(np.random.default_rng(seed).permutation(len(gems))[:max_photos])
+    whole = reduce(FeatureSet.concat, sets)
+    return FeatureTable(whole.features[sample], [files[i] for i in sample], [gems[i] for i in sample]), len(gems)
 
 
 def explore(

@@ -1,39 +1,12 @@
-"""Fusion of a backbone's features with colour: heads on features, and the whole as one graph from pixels."""
-
-from collections.abc import Sequence
+"""Fusion of a backbone's features with colour: parts of its head, and the whole as one graph from pixels."""
 
 import keras
 import numpy as np
 from keras import layers, ops
 
-from gemmodel.core.params import FusionParams
-from gemmodel.models.joint_probability import JointProbability
 from gemmodel.models.saving import with_embedding
 
 EPS = 1e-7  # the smallest probability whose logarithm is taken
-
-
-def softmax_head(
-    params: FusionParams, features: np.ndarray, *, classes: int, parents: Sequence[int] = ()
-) -> keras.Model:
-    """Returns an untrained softmax head that standardises its input by the training features.
-
-    Args:
-        params: `clip` bounds the standardised features; `dropout` is the fraction left out in training.
-        features: the training features, shape (photos, features).
-        classes: the number of classes.
-        parents: for `labels: separate`, the index of the mineral class of each class.
-
-    Returns:
-        A model from features of shape (batch, features) to probabilities of shape (batch, classes).
-    """
-    inputs, x = standardise(features.mean(axis=0), features.var(axis=0), clip=params.clip)
-    x = layers.Dropout(params.dropout)(x)
-    if params.labels == "all":
-        return keras.Model(inputs, layers.Dense(classes, activation="softmax", name="gem")(x), name="head")
-    mineral_class = layers.Dense(max(parents) + 1, activation="softmax", name="mineral_class")(x)
-    gem = layers.Dense(classes, name="gem")(x)
-    return keras.Model(inputs, JointProbability(parents=parents, name="joint")([mineral_class, gem]), name="head")
 
 
 def standardise(mean: np.ndarray, variance: np.ndarray, *, clip: float) -> tuple[keras.KerasTensor, keras.KerasTensor]:

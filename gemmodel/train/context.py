@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import tensorflow as tf
 
@@ -19,12 +20,13 @@ class TrainingContext:
         params: of which `base`, `model`, `train`, `augment` and `embed` are used.
         split: holds `train` and `val`, one folder per class each.
         augmented: holds the copies on disk, one folder per class.
-        features: holds `train.npz` and `val.npz`, from which `fusion` is trained.
+        features: holds the features of `train` and `val`, from which `fusion` is trained.
         hierarchy: the mineral class of each gem.
         checkpoints: a folder for the state of unfinished trainings.
         logs: a folder for TensorBoard's event files.
         on_epoch: called after each epoch with its index, from 0, and its metrics.
         strategy: distributes networks over devices; None: one device.
+        client: of Dask, whose workers share the work of fitting `fusion` to many photos; None: this process does it.
     """
 
     params: Params
@@ -36,3 +38,4 @@ class TrainingContext:
     logs: Path = Path("logs")
     on_epoch: OnEpoch | None = None
     strategy: tf.distribute.Strategy | None = None
+    client: Any = None

@@ -27,7 +27,6 @@ from gemmodel.train.context import TrainingContext
 from gemmodel.train.fit import TrainingResult, fit
 
 DROPOUT = 0.3  # of the pooled map
-FEATURE_FILES = ("train.npz", "val.npz")
 MIN_GAIN = 1  # of the log likelihood of the validation photos; a smaller one may be chance
 
 
@@ -65,7 +64,7 @@ def fine_tune(context: TrainingContext) -> TrainingResult:
     if model.labels == "separate":
         raise ParameterError("model.fusion.fine_tune_epochs: labels: separate has no fine-tuning; set labels to all")
     base_result = fusion_head.train_fusion(context)
-    train, val = (feature_set.read(context.features / name) for name in FEATURE_FILES)
+    train, val = (feature_set.read(context.features / part) for part in ("train", "val"))
     data = load_training_data(
         params.train, params.augment, base=params.base, split=context.split, augmentation_source="on_the_fly",
         scratch=context.checkpoints,
@@ -74,13 +73,13 @@ def fine_tune(context: TrainingContext) -> TrainingResult:
         raise DataError(
             f"{context.features}: its photos are not those of {context.split}; run `dvc repro embed` to make it again"
         )
-    inputs = [*data.paths, *(context.features / name for name in FEATURE_FILES)]
+    inputs = [*data.paths, *(context.features / part / feature_set.TABLE for part in ("train", "val"))]
     key = hashing.run_key([params.base, model, params.train, params.augment, params.embed], inputs)
     checkpoints = context.checkpoints / key
     networks, metrics = fit_networks(params, data, train, val, checkpoints=checkpoints)
     tuned = with_tta(networks, params.embed.views)
     combined = ensemble_weights(
-        _base_val_probs(base_result, params, train, val),
+        _base_val_probs(params, train, val),
         tuned.predict(data.val, verbose=0),
         weight=model.ensemble_weight,
         labels=val.labels,
@@ -140,14 +139,11 @@ def fit_networks(
     return networks, {name: float(np.mean([metrics[name] for metrics in best])) for name in best[0]}
 
 
-def _base_val_probs(result: TrainingResult, params: Params, train: FeatureSet, val: FeatureSet) -> np.ndarray:
+def _base_val_probs(params: Params, train: FeatureSet, val: FeatureSet) -> np.ndarray:
     """Returns fusion's probabilities for the validation photos, from a head that was not trained on them."""
-    model = params.model.fusion
-    if model.head == "kernel":
-        without_val = replace(model, refit_on_validation=False)
-        ridge, _ = fusion_head.fit_kernel(without_val, train, val, params=params.train, seed=params.base.seed)
-        return ridge.predict_proba(val.features)
-    return np.asarray(result.model.get_layer("head").predict(val.features, verbose=0)[0])
+    without_val = replace(params.model.fusion, refit_on_validation=False)
+    ridge, _ = fusion_head.fit_kernel(without_val, train, val, params=params.train, seed=params.base.seed)
+    return ridge.predict_proba(val.features)
 
 
 def build_network(params: Params, *, seed: int, train: FeatureSet, val: FeatureSet) -> keras.Model:
@@ -169,8 +165,26 @@ def build_network(params: Params, *, seed: int, train: FeatureSet, val: FeatureS
     inputs = keras.Input((pooled.shape[-1],), name="features")
     gem = keras.layers.Dense(len(train.classes), activation="softmax", name="gem")
     head = keras.Model(inputs, gem(keras.layers.Dropout(DROPOUT)(inputs)), name="head")
-    fusion_head.fit_softmax(head, *means, seed=seed, params=params.train)
+    fit_layer(head, *means, seed=seed, params=params.train)
     return keras.Model(backbone.inputs[0], head(pooled), name=f"network_{seed}")
+
+
+def fit_layer(head: keras.Model, train: FeatureSet, val: FeatureSet, *, seed: int, params: TrainParams) -> None:
+    """Fits a softmax layer to features, by epochs.
+
+    Args:
+        head: from features to probabilities, changed in place.
+        train: the training photos.
+        val: the validation photos, which select the epoch.
+        seed: of the batches.
+        params: optimiser, schedule, epochs and batches.
+    """
+    one_hot = np.eye(len(train.classes), dtype=np.float32)
+    arrays, photos = (tf.constant(train.features), tf.constant(one_hot[train.labels])), len(train.labels)
+    indices = tf.data.Dataset.range(photos).shuffle(photos, seed=seed).batch(params.batch_size)
+    data = indices.map(lambda batch: tuple(tf.gather(array, batch) for array in arrays)).prefetch(1)
+    val_data = tf.data.Dataset.from_tensor_slices((val.features, one_hot[val.labels])).batch(params.batch_size)
+    fit(head, data, val_data, params, labels=train.labels)
 
 
 @contextmanager

@@ -1,15 +1,13 @@
 """Training of `fusion`: a head is fitted to cached features, then attached to the extractor that computed them."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 from keras import layers, ops
-from scipy.optimize import minimize_scalar
-from scipy.special import softmax
 from sklearn.metrics import log_loss
 
 from gemmodel.core.params import FusionParams, TrainParams
@@ -19,112 +17,49 @@ from gemmodel.models import fusion
 from gemmodel.models.conformal import HeldOutPredictions, ReferenceSet
 from gemmodel.models.joint_probability import JointProbability
 from gemmodel.models.metadata import mineral_class_indices
+from gemmodel.train.calibration import KernelRidgeFit
 from gemmodel.train.context import OnEpoch, TrainingContext
-from gemmodel.train.fit import (
-    History,
-    TrainingResult,
-    class_weight,
-    fit,
-    held_out_predictions,
-    reference_sample,
-)
-from gemmodel.train.kernel_ridge import KernelRidge, KernelRidgeFit
+from gemmodel.train.fit import History, TrainingResult, class_weight, reference_sample
+from gemmodel.train.kernel_ridge import KernelRidge
 
-MAX_LOGIT_SCALE = 4.0  # and its inverse bound the scale: it would grow without end where all photos are correct
+PREDICT_BATCH = 1_024  # photos whose features are in memory; a multiple of Keras' batch
 
 
 def train_fusion(context: TrainingContext) -> TrainingResult:
     """Fits the head to cached features and attaches it to the extractor that computed them.
 
     Args:
-        context: parameters, features and hierarchy. Each penalty of the kernel head counts as an epoch.
+        context: parameters, features and hierarchy. Each penalty of the head counts as an epoch.
 
     Returns:
-        The model from pixels to [probabilities, embedding]. The held-out predictions of a kernel head that is refitted
-        on validation photos are the leave-one-out ones of all photos; those of other heads are for the validation
+        The model from pixels to [probabilities, embedding]. The held-out predictions of a head that is fitted to
+        validation photos, too, are the leave-one-out ones of all photos; those of another are for the validation
         photos.
+
+    Raises:
+        DataError: the features are missing, damaged or of other parameters.
     """
     params = context.params
     model = params.model.fusion
-    train, val = (feature_set.read(context.features / f"{part}.npz") for part in ("train", "val"))
+    train, val = (feature_set.read(context.features / part) for part in ("train", "val"))
+    expected = extractor.settings(params.base, params.embed)
+    for part, photos in (("train", train), ("val", val)):
+        photos.check_settings(expected, context.features / part)
     parents = mineral_class_indices(train.classes, context.hierarchy)[1].tolist() if model.labels == "separate" else []
     pixels_to_features = extractor.extractor(params.embed, image_size=params.base.image_size)
-    selection_metric = "val_loss"
-    if model.head == "softmax":
-        head = fusion.softmax_head(model, train.features, classes=len(train.classes), parents=parents)
-        history = fit_softmax(head, train, val, seed=params.base.seed, params=params.train, on_epoch=context.on_epoch)
-        held_out = _predict_held_out(head, train, val)
-        if model.labels == "all":
-            held_out = temperature_scale(head, held_out)
+    ridge, history = fit_kernel(
+        model, train, val, params=params.train, seed=params.base.seed, parents=parents, on_epoch=context.on_epoch,
+        client=context.client, scratch=context.checkpoints,
+    )  # fmt: skip
+    head = to_keras(ridge)
+    if model.refit_on_validation:
+        both = train.concat(val)
+        held_out = HeldOutPredictions(ridge.loo_probs_, both.labels, _reference(head, both))
     else:
-        ridge, history = fit_kernel(
-            model, train, val, params=params.train, seed=params.base.seed, parents=parents, on_epoch=context.on_epoch
-        )
-        head = to_keras(ridge)
-        if model.refit_on_validation:
-            both = train.concat(val)
-            sample = reference_sample(len(both.labels))
-            embedding = head.predict(both.features[sample], verbose=0)[1]
-            held_out = HeldOutPredictions(
-                ridge.loo_probs_, both.labels, ReferenceSet(embedding, both.labels[sample], both.files[sample])
-            )
-        else:
-            held_out, selection_metric = _predict_held_out(head, train, val), "loss"
+        probs, embedding = _predict(head, val, np.arange(len(val.labels)))
+        held_out = HeldOutPredictions(probs, val.labels, _reference(head, train), embedding)
+    selection_metric = "val_loss" if model.refit_on_validation else "loss"
     return TrainingResult(fusion.attach(pixels_to_features, head), train.classes, history, held_out, selection_metric)
-
-
-def fit_softmax(
-    head: keras.Model,
-    train: FeatureSet,
-    val: FeatureSet,
-    *,
-    seed: int,
-    params: TrainParams,
-    on_epoch: OnEpoch | None = None,
-) -> History:
-    """Fits a softmax head by epochs.
-
-    Args:
-        head: from features to probabilities, changed in place.
-        train: the training photos.
-        val: the validation photos, which select the epoch.
-        seed: of the batches.
-        params: optimiser, schedule, epochs and batches.
-        on_epoch: called after each epoch.
-
-    Returns:
-        Each metric's values by epoch.
-    """
-    one_hot = np.eye(len(train.classes), dtype=np.float32)
-    arrays, photos = (tf.constant(train.features), tf.constant(one_hot[train.labels])), len(train.labels)
-    indices = tf.data.Dataset.range(photos).shuffle(photos, seed=seed).batch(params.batch_size)
-    data = indices.map(lambda batch: tuple(tf.gather(array, batch) for array in arrays)).prefetch(1)
-    val_data = tf.data.Dataset.from_tensor_slices((val.features, one_hot[val.labels])).batch(params.batch_size)
-    return fit(head, data, val_data, params, labels=train.labels, on_epoch=on_epoch)
-
-
-def temperature_scale(head: keras.Model, held_out: HeldOutPredictions) -> HeldOutPredictions:
-    """Divides the logits of a softmax head by the temperature of the least log loss on validation photos.
-
-    (Chuan Guo and others, "On Calibration of Modern Neural Networks", ICML 2017.)
-
-    Args:
-        head: its last layer has the softmax; changed in place.
-        held_out: its predictions for these photos.
-
-    Returns:
-        Its predictions for them now.
-    """
-    log_probs = np.log(np.maximum(held_out.probabilities, np.finfo(np.float32).tiny))
-
-    def loss(log_scale: float) -> float:
-        probs = softmax(np.exp(log_scale) * log_probs, axis=1)
-        return float(log_loss(held_out.labels, probs, labels=range(log_probs.shape[1])))
-
-    bound = float(np.log(MAX_LOGIT_SCALE))
-    scale = float(np.exp(minimize_scalar(loss, bounds=(-bound, bound), method="bounded").x))
-    head.layers[-1].set_weights([scale * weights for weights in head.layers[-1].get_weights()])
-    return replace(held_out, probabilities=softmax(scale * log_probs, axis=1))
 
 
 def fit_kernel(
@@ -136,11 +71,14 @@ def fit_kernel(
     seed: int = 0,
     parents: Sequence[int] = (),
     on_epoch: OnEpoch | None = None,
+    client: Any = None,
+    scratch: Path = Path(".train-backup"),
 ) -> tuple[KernelRidge, History]:
-    """Selects the penalty by validation loss, then refits the kernel head on training and validation photos.
+    """Fits the head to training and validation photos with the penalty of the least loss on validation photos.
 
-    Without `refit_on_validation` the leave-one-out loss on the training photos selects it. The head is fitted to these
-    photos only, so the validation photos remain as new to it as any other photo.
+    Each validation photo is left out in turn, so one fit per penalty gives both. Without `refit_on_validation` the head
+    is fitted to the training photos only, and their leave-one-out loss selects the penalty. So the validation photos
+    remain as new to it as any other photo.
 
     Args:
         model: the head, and the penalties to select from.
@@ -150,41 +88,34 @@ def fit_kernel(
         seed: of the landmarks.
         parents: for `labels: separate`, the index of the mineral class of each class.
         on_epoch: called after each penalty.
+        client: of Dask, and the folder for what its workers read; see `KernelRidge`.
+        scratch: that folder.
 
     Returns:
-        The fitted estimator, and its metrics by penalty: the leave-one-out ones of the training photos, and those of
-        the validation photos.
+        The fitted estimator, and its metrics by penalty: those of the training and of the validation photos, of photos
+        that the head is fitted to when they are left out.
     """
     history, fits, classes = History(), [], len(train.classes)
-
-    def fit_penalty(photos: FeatureSet, penalty: float) -> KernelRidge:
-        penalties = penalty / _sample_weight(params, photos.labels)
-        ridge = KernelRidge(
-            model,
-            classes=classes,
-            blocks=list(photos.blocks.values()),
-            penalty=penalties,
-            parents=parents,
-            seed=seed,
-        )
-        return ridge.fit(photos.features, photos.labels)
-
+    photos = train.concat(val) if model.refit_on_validation else train
+    weights = _sample_weight(params, photos.labels)
     for i, penalty in enumerate(model.penalties):
-        ridge = fit_penalty(train, penalty)
+        ridge = KernelRidge(
+            model, classes=classes, blocks=list(photos.blocks.values()), penalty=penalty / weights, parents=parents,
+            seed=seed, client=client, scratch=scratch,
+        ).fit(photos.features, photos.labels)  # fmt: skip
+        train_probs, val_probs = np.split(ridge.loo_probs_, [len(train.labels)])
+        if not model.refit_on_validation:
+            val_probs = ridge.predict_proba(val.features)
         metrics: dict[str, float] = {}
-        for prefix, probs, labels in (
-            ("", ridge.loo_probs_, train.labels),
-            ("val_", ridge.predict_proba(val.features), val.labels),
-        ):
+        for prefix, probs, labels in (("", train_probs, train.labels), ("val_", val_probs, val.labels)):
             metrics[f"{prefix}loss"] = float(log_loss(labels, probs, labels=range(classes)))
             metrics[f"{prefix}accuracy"] = float((probs.argmax(axis=1) == labels).mean())
         history = {name: [*history.get(name, []), value] for name, value in metrics.items()}
         if on_epoch:
             on_epoch(i, metrics)
         fits.append(ridge)
-    if not model.refit_on_validation:
-        return fits[int(np.argmin(history["loss"]))], history
-    return fit_penalty(train.concat(val), model.penalties[int(np.argmin(history["val_loss"]))]), history
+    selected = history["val_loss" if model.refit_on_validation else "loss"]
+    return fits[int(np.argmin(selected))], history
 
 
 def to_keras(ridge: KernelRidge) -> keras.Model:
@@ -196,13 +127,14 @@ def to_keras(ridge: KernelRidge) -> keras.Model:
         normalised features.
     """
     params = ridge.params
-    inputs, x = fusion.standardise(ridge.mean_, ridge.variance_, clip=params.clip)
-    bounds = pairwise(np.cumsum([0, *ridge.blocks]).tolist())
+    kernel = ridge.kernel_
+    inputs, x = fusion.standardise(kernel.mean, kernel.variance, clip=kernel.clip)
+    bounds = pairwise(np.cumsum([0, *kernel.blocks]).tolist())
     blocks = [layers.UnitNormalization()(x[:, start:end]) for start, end in bounds]
     x = ops.concatenate(blocks, axis=-1) / len(blocks) ** 0.5
-    weights = {"embedding": ridge.components_, "photos": ridge.support_.T}
-    embedding = layers.Dense(ridge.components_.shape[1], use_bias=False, name="embedding")(x)
-    x = layers.Dense(len(ridge.support_), use_bias=False, name="photos")(embedding)
+    weights = {"embedding": kernel.components, "photos": kernel.support.T}
+    embedding = layers.Dense(kernel.components.shape[1], use_bias=False, name="embedding")(x)
+    x = layers.Dense(len(kernel.support), use_bias=False, name="photos")(embedding)
     kernels = [ops.power((1 + x) / 2, degree) for degree in params.degree]
     scores = _score_layers(kernels, ridge.gems_, "gem", weights)
     if ridge.mineral_classes_ is None:
@@ -232,15 +164,18 @@ def _score_layers(
     return layers.Dense(classes, use_bias=False, name=name)(layers.Concatenate()(scores))
 
 
-def _predict_held_out(head: keras.Model, train: FeatureSet, val: FeatureSet) -> HeldOutPredictions:
-    return held_out_predictions(
-        head,
-        train_inputs=train.features,
-        train_labels=train.labels,
-        train_files=train.files,
-        val_inputs=val.features,
-        val_labels=val.labels,
-    )
+def _reference(head: keras.Model, photos: FeatureSet) -> ReferenceSet:
+    """Returns the reference set of some photos that a head is fitted to."""
+    sample = reference_sample(len(photos.labels))
+    return ReferenceSet(_predict(head, photos, sample)[1], photos.labels[sample], photos.files[sample])
+
+
+def _predict(head: keras.Model, photos: FeatureSet, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the probabilities and the embedding of some photos, whose features are read some at a time."""
+    batches = np.split(indices, range(PREDICT_BATCH, len(indices), PREDICT_BATCH))
+    outputs = [head.predict(photos.features[batch], verbose=0) for batch in batches]
+    probs, embedding = (np.concatenate(values) for values in zip(*outputs, strict=True))
+    return probs, embedding
 
 
 def _sample_weight(params: TrainParams, labels: np.ndarray) -> np.ndarray:

@@ -5,59 +5,23 @@ are added. Where there are more photos than landmarks, the kernel is approximate
 Seeger, NIPS 2001; `Nystroem` of scikit-learn): time grows with the number of photos, memory does not.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
-from typing import Self
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
-from scipy.linalg import cho_factor, cho_solve, cholesky, eigh, solve_triangular
+from scipy.linalg import cho_factor, cho_solve, eigh
 from scipy.linalg.lapack import dpotri
-from scipy.optimize import minimize
-from scipy.special import log_softmax, softmax
-from threadpoolctl import threadpool_limits
+from scipy.special import softmax
 
 from gemmodel.core.errors import ParameterError
 from gemmodel.core.params import FusionParams
+from gemmodel.embed.feature_set import ShardedArray
+from gemmodel.train.calibration import KernelRidgeFit, Ridge, fit_ridges, grouped_softmax
+from gemmodel.train.landmark_kernel import CHUNK, LandmarkKernel, normalised
+from gemmodel.train.nystroem import Nystroem, Problem, Regression, centres
 
-STACKING_FOLDS = 5  # the leave-one-out probabilities of each fold come from a stacker fitted to the other folds
-BATCH = 4_096  # photos whose kernel with the landmarks is in memory
-JITTER = 1e-6  # is added to the diagonal of the landmarks' kernel, which is 1: two of them may be nearly the same photo
 SMALLEST_EIGENVALUE = 1e-5  # relative to the largest one; components below it are rounding
-# The smallest std that a feature is divided by, and the smallest squared length of a block, as in Keras.
-MIN_STD, MIN_SQUARED_LENGTH = np.float32(1e-7), np.float32(1e-12)
-
-
-@dataclass(frozen=True)
-class KernelRidgeFit:
-    """Kernel ridge regressions of several degrees, calibrated and combined to one score per class.
-
-    Attributes:
-        dual_coef: the coefficients of each degree, each of shape (landmarks, classes).
-        arcsinh_scales: a and b of each degree: a score becomes a * arcsinh(b * score).
-        stacker: the weights from the scores of all degrees to the classes, shape (degrees * classes, classes).
-        loo_probs: the probabilities of each training photo when it is left out, shape (photos, classes).
-    """
-
-    dual_coef: list[np.ndarray]
-    arcsinh_scales: list[tuple[float, float]]
-    stacker: np.ndarray
-    loo_probs: np.ndarray
-
-    def scores(self, kernels: Sequence[np.ndarray]) -> np.ndarray:
-        """Returns the logits of photos, shape (photos, classes).
-
-        Args:
-            kernels: the kernel matrix of each degree, shape (photos, landmarks).
-        """
-        scaled = [
-            a * np.arcsinh(b * (kernel @ dual_coef))
-            for kernel, dual_coef, (a, b) in zip(kernels, self.dual_coef, self.arcsinh_scales, strict=True)
-        ]
-        return np.concatenate(scaled, axis=1) @ self.stacker
-
-
-Ridge = tuple[np.ndarray, np.ndarray]  # dual coefficients and leave-one-out scores
 
 
 class KernelRidge:
@@ -85,12 +49,11 @@ class KernelRidge:
             half the penalty gives a photo twice the weight.
         parents: for `labels: separate`, the index of the mineral class of each class.
         seed: of the landmarks.
+        client: of Dask, whose workers share the work where there are more photos than landmarks.
+        scratch: a folder for what its workers read.
 
     Attributes:
-        mean_: of the training features, float32 (features,).
-        variance_: of the training features, float32 (features,).
-        components_: from standardised features to principal components, float32 (features, components).
-        support_: the landmarks in these components, float32 (landmarks, components).
+        kernel_: the kernel between photos and the landmarks.
         landmarks_: the indices of the landmarks among the training photos, sorted.
         gems_: the regressions of the classes.
         mineral_classes_: the regressions of the mineral classes, for `labels: separate`, else None.
@@ -106,16 +69,19 @@ class KernelRidge:
         penalty: float | np.ndarray,
         parents: Sequence[int] = (),
         seed: int = 0,
+        client: Any = None,
+        scratch: Path = Path(".train-backup"),
     ) -> None:
         self.params, self.classes, self.blocks = params, classes, list(blocks)
+        self.client, self.scratch = client, scratch
         self.penalty, self.parents, self.seed = penalty, np.asarray(parents, int), seed
         self.mineral_classes_: KernelRidgeFit | None = None
 
-    def fit(self, features: np.ndarray, labels: np.ndarray) -> Self:
+    def fit(self, features: np.ndarray | ShardedArray, labels: np.ndarray) -> Self:
         """Fits the regressions.
 
         Args:
-            features: the training features, float32 (photos, features).
+            features: the training features, float32 (photos, features). Of an array in shards some are read at a time.
             labels: class indices, shape (photos,).
 
         Returns:
@@ -124,48 +90,84 @@ class KernelRidge:
         Raises:
             ParameterError: there are fewer landmarks than classes.
         """
-        photos = len(features)
         self.landmarks_ = draw_landmarks(labels, self.params.landmarks, seed=self.seed)
-        self.mean_, self.variance_ = features.mean(axis=0), features.var(axis=0)
-        x = self._normalised(features[self.landmarks_])
+        self.kernel_ = self._landmark_kernel(features[self.landmarks_])
+        every = [np.arange(self.classes)]
+        if self.params.labels == "all":
+            (self.gems_,) = self._ridges(features, [(labels, every)])
+            self.loo_probs_ = self.gems_.loo_probs
+            return self
+        of_parents = (self.parents[labels], [np.arange(self.parents.max() + 1)])
+        self.mineral_classes_, self.gems_ = self._ridges(features, [of_parents, (labels, self._siblings())])
+        self.loo_probs_ = self.gems_.loo_probs * self.mineral_classes_.loo_probs[:, self.parents]
+        return self
+
+    def _landmark_kernel(self, landmarks: np.ndarray) -> LandmarkKernel:
+        mean, variance = landmarks.mean(axis=0), landmarks.var(axis=0)
+        x = normalised(landmarks, mean, variance, clip=self.params.clip, blocks=self.blocks)
         first = max(0, len(x) - self.params.components)
         values, vectors = eigh(x @ x.T, subset_by_index=[first, len(x) - 1])
         kept = values > SMALLEST_EIGENVALUE * values[-1]
         lengths, vectors = np.sqrt(values[kept]), vectors[:, kept]
-        self.components_, self.support_ = x.T @ (vectors / lengths), vectors * lengths
+        return LandmarkKernel(
+            mean, variance, self.params.clip, self.blocks,
+            components=x.T @ (vectors / lengths), support=vectors * lengths,
+        )  # fmt: skip
 
-        kernel = (1 + (self.support_ @ self.support_.T).astype(np.float64)) / 2
-        penalties = np.broadcast_to(self.penalty, photos)
-
-        def ridges(labels: np.ndarray, groups: Sequence[np.ndarray]) -> KernelRidgeFit:
-            if len(self.landmarks_) == photos:
-                return fit_ridges(
-                    self.params, lambda d: grouped_ridge(kernel**d, penalties, labels, groups), labels, groups
+    def _ridges(
+        self, features: np.ndarray | ShardedArray, problems: Sequence[tuple[np.ndarray, Sequence[np.ndarray]]]
+    ) -> list[KernelRidgeFit]:
+        """Returns the fit for each pair of labels (photos,) and groups of classes; see `fit_ridges`."""
+        degrees, penalties = self.params.degree, np.broadcast_to(self.penalty, len(features))
+        if len(self.landmarks_) == len(features):
+            kernel = self.kernel_.between_landmarks()
+            return [
+                fit_ridges(
+                    self.params, (grouped_ridge(kernel**d, penalties, labels, groups) for d in degrees), labels, groups
                 )
-            nystroem = Nystroem(kernel, self.landmarks_, lambda rows: self.similarity(features[rows]))
-            return fit_ridges(
-                self.params, lambda d: nystroem.grouped_ridge(d, penalties, labels, groups), labels, groups
-            )
+                for labels, groups in problems
+            ]
+        regressions = [self._regression(labels, group) for labels, groups in problems for group in groups]
+        weights = (1 / penalties).astype(np.float32)
+        problem = Problem(self.kernel_, degrees, centres(self.kernel_, degrees), weights, regressions)
+        by_degree = Nystroem(problem, features, self.landmarks_, client=self.client, scratch=self.scratch).fit()
+        fits, start = [], 0
+        for labels, groups in problems:
+            used = slice(start, start := start + len(groups))
+            joined = [self._joined(regressions[used], solved[used]) for solved in by_degree]
+            fits.append(fit_ridges(self.params, joined, labels, groups))
+        return fits
 
-        if self.params.labels == "all":
-            self.gems_ = ridges(labels, [np.arange(self.classes)])
-            self.loo_probs_ = self.gems_.loo_probs
-            return self
-        self.mineral_classes_ = ridges(self.parents[labels], [np.arange(self.parents.max() + 1)])
-        self.gems_ = ridges(labels, self._siblings())
-        self.loo_probs_ = self.gems_.loo_probs * self.mineral_classes_.loo_probs[:, self.parents]
-        return self
+    def _regression(self, labels: np.ndarray, group: np.ndarray) -> Regression:
+        position = np.full(max(labels.max(), group.max()) + 1, -1, np.int32)
+        position[group] = np.arange(len(group))
+        targets = position[labels]
+        return Regression(group, targets, np.flatnonzero(targets[self.landmarks_] >= 0))
 
-    def predict_proba(self, features: np.ndarray) -> np.ndarray:
+    def _joined(self, regressions: Iterable[Regression], ridges: Iterable[Ridge]) -> Ridge:
+        """Returns the coefficients and scores of all groups of classes, each of shape (..., classes)."""
+        pairs = list(zip(regressions, ridges, strict=True))
+        classes = sum(len(one.classes) for one, _ in pairs)
+        dual_coef = np.zeros((len(self.landmarks_), classes))
+        scores = np.empty((len(pairs[0][1][1]), classes))
+        for one, (coef, loo_scores) in pairs:
+            dual_coef[np.ix_(one.columns, one.classes)] = coef
+            scores[:, one.classes] = loo_scores
+        return dual_coef, scores
+
+    def predict_proba(self, features: np.ndarray | ShardedArray) -> np.ndarray:
         """Returns the probabilities of photos, float64 (photos, classes).
 
         Args:
             features: float32 (photos, features).
         """
-        return np.concatenate([self._predict(features[i : i + BATCH]) for i in range(0, len(features), BATCH)])
+        return np.concatenate(
+            [np.empty((0, self.classes))]
+            + [self._predict(features[i : i + CHUNK]) for i in range(0, len(features), CHUNK)]
+        )
 
     def _predict(self, features: np.ndarray) -> np.ndarray:
-        similarity = self.similarity(features)
+        similarity = self.kernel_.similarity(features)
         kernels = [similarity**degree for degree in self.params.degree]
         scores = self.gems_.scores(kernels)
         if self.mineral_classes_ is None:
@@ -173,28 +175,9 @@ class KernelRidge:
         parent_probs = softmax(self.mineral_classes_.scores(kernels), axis=1)
         return grouped_softmax(scores, self._siblings()) * parent_probs[:, self.parents]
 
-    def similarity(self, features: np.ndarray) -> np.ndarray:
-        """Returns the kernel of degree 1 between photos and the landmarks, float32 (photos, landmarks).
-
-        Args:
-            features: float32 (photos, features).
-        """
-        return (1 + (self._normalised(features) @ self.components_) @ self.support_.T) / 2
-
     def _siblings(self) -> list[np.ndarray]:
         """Returns the indices of the classes of each mineral class."""
         return [np.flatnonzero(self.parents == parent) for parent in range(self.parents.max() + 1)]
-
-    def _normalised(self, features: np.ndarray) -> np.ndarray:
-        """Returns standardised and clipped features, each block of length 1 / sqrt(blocks), float32."""
-        x = features - self.mean_
-        x /= np.maximum(np.sqrt(self.variance_), MIN_STD)
-        np.clip(x, -self.params.clip, self.params.clip, out=x)
-        for start, end in pairwise(np.cumsum([0, *self.blocks])):
-            block = x[:, start:end]
-            squared_length = np.maximum(np.vecdot(block, block)[:, np.newaxis], MIN_SQUARED_LENGTH)
-            block /= np.sqrt(squared_length * np.float32(len(self.blocks)))
-        return x
 
 
 def draw_landmarks(labels: np.ndarray, landmarks: int, *, seed: int) -> np.ndarray:
@@ -224,92 +207,6 @@ def draw_landmarks(labels: np.ndarray, landmarks: int, *, seed: int) -> np.ndarr
     return np.sort(np.argsort(rank, kind="stable")[:landmarks])
 
 
-def fit_ridges(
-    params: FusionParams, ridge: Callable[[int], Ridge], labels: np.ndarray, groups: Sequence[np.ndarray]
-) -> KernelRidgeFit:
-    """Fits one calibrated regression per degree, and the stacker of their scores.
-
-    Args:
-        params: `degree` and `stacking_penalty`.
-        ridge: returns the dual coefficients (landmarks, classes) and the leave-one-out scores (photos, classes) of a
-            degree.
-        labels: class indices, shape (photos,).
-        groups: indices of the classes among which the probabilities sum to 1. Each group is fitted to its own photos.
-            Only a single group is stacked.
-    """
-    dual_coefs, arcsinh_scales, scaled = [], [], []
-    for degree in params.degree:
-        dual_coef, loo_scores = ridge(degree)
-        a, b = fit_arcsinh_scale(loo_scores, labels, groups)
-        dual_coefs.append(dual_coef)
-        arcsinh_scales.append((a, b))
-        scaled.append(a * np.arcsinh(b * loo_scores))
-    scores = np.concatenate(scaled, axis=1)
-    classes = scaled[0].shape[1]
-    mean = np.tile(np.eye(classes) / len(scaled), (len(scaled), 1))
-    if len(groups) > 1 or not params.stacking_penalty:
-        return KernelRidgeFit(dual_coefs, arcsinh_scales, mean, grouped_softmax(scores @ mean, groups))
-    loo_probs = np.zeros((len(labels), classes))
-    folds = np.arange(len(labels)) % STACKING_FOLDS  # photos are sorted by class, so every fold has all classes
-    for fold in range(STACKING_FOLDS):
-        inside = folds == fold
-        stacker = fit_stacker(scores[~inside], labels[~inside], mean, params.stacking_penalty)
-        loo_probs[inside] = softmax(scores[inside] @ stacker, axis=1)
-    stacker = fit_stacker(scores, labels, mean, params.stacking_penalty)
-    return KernelRidgeFit(dual_coefs, arcsinh_scales, stacker, loo_probs)
-
-
-def fit_stacker(scores: np.ndarray, labels: np.ndarray, mean: np.ndarray, penalty: float) -> np.ndarray:
-    """Returns the weights W of softmax regression, softmax(scores @ W), regularised towards given weights.
-
-    It is stacked generalisation (Wolpert, Neural Networks 5, 1992) of leave-one-out scores.
-
-    Args:
-        scores: of photos that were left out, shape (photos, scores).
-        labels: class indices, shape (photos,).
-        mean: the weights towards which W is regularised, shape (scores, classes).
-        penalty: W minimises the summed log loss of the photos + penalty / 2 * the summed squares of W - mean.
-    """
-    one_hot = np.eye(mean.shape[1])[labels]
-
-    def loss(flat: np.ndarray) -> tuple[float, np.ndarray]:
-        difference = flat.reshape(mean.shape) - mean
-        log_probs = log_softmax(scores @ flat.reshape(mean.shape), axis=1)
-        gradient = scores.T @ (np.exp(log_probs) - one_hot) + penalty * difference
-        return float(penalty / 2 * (difference**2).sum() - (one_hot * log_probs).sum()), gradient.ravel()
-
-    with threadpool_limits(1):  # on a busy machine the threads of such small products wait for each other: 8 s, not 0.4
-        best = minimize(loss, mean.ravel(), jac=True, method="L-BFGS-B", options={"maxiter": 200})
-    return best.x.reshape(mean.shape)
-
-
-def fit_arcsinh_scale(scores: np.ndarray, labels: np.ndarray, groups: Sequence[np.ndarray]) -> tuple[float, float]:
-    """Returns the a and b for which softmax(a * arcsinh(b * score)) has the least log loss.
-
-    Args:
-        scores: leave-one-out scores of kernel ridge regression, shape (photos, classes).
-        labels: class indices, shape (photos,).
-        groups: indices of the classes among which the probabilities sum to 1.
-    """
-
-    def loss(logs: np.ndarray) -> float:
-        a, b = np.exp(logs)
-        probs = grouped_softmax(a * np.arcsinh(b * scores), groups)[np.arange(len(labels)), labels]
-        return float(-np.log(np.maximum(probs, 1e-15)).mean())
-
-    best = minimize(loss, [1.0, 2.5], method="Nelder-Mead", bounds=[(-5, 5)] * 2, options={"maxiter": 60})
-    a, b = np.exp(best.x).tolist()
-    return a, b
-
-
-def grouped_softmax(scores: np.ndarray, groups: Sequence[np.ndarray]) -> np.ndarray:
-    """Returns the softmax over each group of classes, shape (photos, classes)."""
-    probs = np.empty_like(scores)
-    for group in groups:
-        probs[:, group] = softmax(scores[:, group], axis=1)
-    return probs
-
-
 def _ridge(kernel: np.ndarray, penalties: np.ndarray, labels: np.ndarray, classes: int) -> Ridge:
     """Returns the dual coefficients and the leave-one-out scores, both (photos, classes)."""
     factor = cho_factor(kernel + np.diag(penalties))
@@ -333,96 +230,3 @@ def grouped_ridge(kernel: np.ndarray, penalties: np.ndarray, labels: np.ndarray,
     for block, loo_scores in loo_scores_by_group:
         scores[block] = loo_scores
     return dual_coef, scores
-
-
-@dataclass(frozen=True)
-class Nystroem:
-    """Ridge regression on the features that approximate a kernel.
-
-    Attributes:
-        kernel: the kernel of degree 1 of the landmarks, float64 (landmarks, landmarks).
-        landmarks: their indices among the photos, sorted.
-        similarity: returns the kernel of degree 1 between the photos of some rows and the landmarks, float32.
-    """
-
-    kernel: np.ndarray
-    landmarks: np.ndarray
-    similarity: Callable[[np.ndarray], np.ndarray]
-
-    def grouped_ridge(
-        self, degree: int, penalties: np.ndarray, labels: np.ndarray, groups: Sequence[np.ndarray]
-    ) -> Ridge:
-        """Returns the dual coefficients (landmarks, classes) and the leave-one-out scores (photos, classes).
-
-        Args:
-            degree: of the kernel.
-            penalties: shape (photos,).
-            labels: class indices, shape (photos,).
-            groups: indices of the classes of each regression, which is fitted to the photos of its own classes.
-        """
-        classes = sum(map(len, groups))
-        dual_coef, loo_scores = np.zeros((len(self.landmarks), classes)), []
-        for group in groups:
-            rows, columns = (np.flatnonzero(np.isin(of, group)) for of in (labels, labels[self.landmarks]))
-            targets = np.eye(len(group))[np.searchsorted(group, labels[rows])] - 1 / len(group)
-            dual_coef[np.ix_(columns, group)], scores = self._ridge(degree, rows, columns, penalties[rows], targets)
-            loo_scores.append((np.ix_(rows, group), scores))
-        scores = np.empty((len(labels), classes))
-        if len(groups) > 1:  # leaving out a photo of another group changes nothing
-            for batch, kernel in self._batches(degree, np.arange(len(labels)), slice(None)):
-                scores[batch] = kernel @ dual_coef
-        for block, group_scores in loo_scores:
-            scores[block] = group_scores
-        return dual_coef, scores
-
-    def _ridge(
-        self, degree: int, rows: np.ndarray, columns: np.ndarray, penalties: np.ndarray, targets: np.ndarray
-    ) -> Ridge:
-        """Returns the dual coefficients of some landmarks, and the leave-one-out scores of some photos.
-
-        With features F = K_nm L^-T, weights W = 1 / penalty and A = F^T W F + I, the coefficients in feature space are
-        A^-1 F^T W Y. The leave-one-out score of a photo is (s - h y) / (1 - h), where s is its score and h = w f A^-1 f
-        its leverage. A landmark is left out as a photo and as a landmark, as in the exact solution: its coefficient is
-        constrained to 0, which subtracts P_i P_i^T / P_ii from P = L^-T A^-1 L^-1.
-        """
-        size = len(columns)
-        factor = cholesky(
-            self.kernel[np.ix_(columns, columns)] ** degree + JITTER * np.eye(size), lower=True, overwrite_a=True
-        )
-        factor32 = factor.astype(np.float32)
-        gram, moment = np.eye(size), np.zeros((size, targets.shape[1]))
-        for batch, features in self._features(degree, rows, columns, factor32):
-            weights = (1 / penalties[batch]).astype(np.float32)
-            gram += features.T @ (features * weights[:, None])
-            moment += features.T @ (targets[batch] * weights[:, None])
-        gram_factor = cho_factor(gram, lower=True, overwrite_a=True)
-        coef = cho_solve(gram_factor, moment)
-        lower32 = gram_factor[0].astype(np.float32)
-        loo_scores = np.empty_like(targets)
-        for batch, features in self._features(degree, rows, columns, factor32):
-            half = solve_triangular(lower32, features.T, lower=True)
-            leverage = ((half**2).sum(axis=0) / penalties[batch])[:, None]
-            loo_scores[batch] = (features @ coef - leverage * targets[batch]) / (1 - leverage)
-        dual_coef = solve_triangular(factor, coef, lower=True, trans="T")
-        half = solve_triangular(gram_factor[0], factor.T, lower=True)
-        inverse = solve_triangular(gram_factor[0], solve_triangular(factor, np.eye(size), lower=True), lower=True)
-        diagonal, cross = (inverse**2).sum(axis=0), (half * inverse).sum(axis=0)
-        own = np.searchsorted(rows, self.landmarks[columns])
-        leverage = (((half**2).sum(axis=0) - cross**2 / diagonal) / penalties[own])[:, None]
-        scores = factor @ coef - (cross / diagonal)[:, None] * dual_coef
-        loo_scores[own] = (scores - leverage * targets[own]) / (1 - leverage)
-        return dual_coef, loo_scores
-
-    def _features(
-        self, degree: int, rows: np.ndarray, columns: np.ndarray, factor: np.ndarray
-    ) -> Iterator[tuple[slice, np.ndarray]]:
-        """Yields the features of batches of photos, float32 (photos, landmarks), always in the same order."""
-        for batch, kernel in self._batches(degree, rows, columns):
-            yield batch, solve_triangular(factor, kernel.T, lower=True, overwrite_b=True).T
-
-    def _batches(
-        self, degree: int, rows: np.ndarray, columns: np.ndarray | slice
-    ) -> Iterator[tuple[slice, np.ndarray]]:
-        for start in range(0, len(rows), BATCH):
-            batch = slice(start, min(start + BATCH, len(rows)))
-            yield batch, self.similarity(rows[batch])[:, columns] ** degree

@@ -162,7 +162,7 @@ def training_inputs(settings: params.Params, arguments: argparse.Namespace) -> d
         DataError: one is missing.
     """
     if settings.model.name == "fusion":
-        inputs = {arguments.features / name: "embed" for name in ("train.npz", "val.npz")}
+        inputs = {arguments.features / name: "embed" for name in ("train", "val")}
     else:
         inputs = {arguments.split / part: "split" for part in ("train", "val")}
         if getattr(settings.model, settings.model.name).augmentation == "disk":

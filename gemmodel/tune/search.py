@@ -249,7 +249,7 @@ class Search:
         """Trains once, with the seed of a repeat; returns the metric of the epoch that is kept."""
         base = replace(settings.base, seed=settings.base.seed + repeat)
         prefix = f"seed_{base.seed}/" if self.repeats > 1 else ""
-        has_epochs = not (settings.model.name == "fusion" and settings.model.fusion.head == "kernel")
+        has_epochs = settings.model.name != "fusion"  # its "epochs" are penalties
 
         def on_epoch(epoch: int, values: Mapping[str, float]) -> None:
             runs.log_metrics({prefix + name: value for name, value in values.items()}, epoch)

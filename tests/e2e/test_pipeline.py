@@ -22,8 +22,7 @@ SMALL = {
     "crawl": {"only": ["Ruby", "Spinel", "Malachite", "Diamond"], "max_per_gem": 12},
     "base": {"image_size": 64},
     "augment": {"images_per_class": 3},
-    "model": {"fusion": {"head": "softmax"}},  # is trained in epochs
-    "train": {"epochs": 4},
+    "model": {"fusion": {"penalties": [0.03, 0.1, 0.3, 1]}},  # each counts as an epoch
     "explain": {
         "photos": 4,
         "occlusion": 2,
@@ -92,7 +91,7 @@ def test_forced_repro_makes_the_same_bytes_and_no_second_version(project: Path) 
 @pytest.mark.parametrize(
     ("section", "value", "expected"),
     [
-        ("train", {"epochs": 2}, ["train", "evaluate", "explain", "register", "report"]),
+        ("train", {"coverage": 0.8}, ["train", "evaluate", "explain", "register", "report"]),
         ("evaluate", {"top": 2}, ["evaluate", "report"]),  # the predictions stay the same
         ("explain", {"photos": 2}, ["explain", "report"]),
         ("register", {"name": "other"}, ["register", "report"]),
@@ -150,9 +149,9 @@ def test_an_edit_that_changes_no_output_stops_there(project: Path) -> None:
 def test_experiments_in_other_folders_log_to_the_same_store(project: Path) -> None:
     run = runner(project)
     before = len(mlflow_runs(project))
-    run("dvc", "exp", "run", "--temp", "--name", "in-temp", "-S", "train.epochs=1", "evaluate")
+    run("dvc", "exp", "run", "--temp", "--name", "in-temp", "-S", "model.fusion.clip=4", "evaluate")
     for i in (1, 2):
-        option = f"train.learning_rate=0.0{i}"
+        option = f"model.fusion.stacking_penalty=10{i}"
         run("dvc", "exp", "run", "--queue", "--name", f"in-queue-{i}", "-S", option, "register")
     run("dvc", "queue", "start", "--jobs", "2")
     deadline = time.monotonic() + 900  # `dvc queue logs --follow` fails where no worker has started yet
@@ -169,12 +168,12 @@ def test_experiments_in_other_folders_log_to_the_same_store(project: Path) -> No
         assert list(Path(run_.info.artifact_uri.removeprefix("file://")).rglob("confusion.png"))
     table = run("dvc", "exp", "show", "--csv")
     assert all(name in table for name in experiments)
-    assert "accuracy" in table.splitlines()[0] and "train.epochs" in table.splitlines()[0]
+    assert "accuracy" in table.splitlines()[0] and "model.fusion.clip" in table.splitlines()[0]
 
 
 def test_metrics_diff_and_plots(project: Path) -> None:
     run = runner(project)
-    change(project, train={"epochs": 1})
+    change(project, model={"fusion": {"penalties": [0.1]}})
     run("dvc", "repro", "train")
     changed = json.loads(run("dvc", "metrics", "diff", "--json"))
     assert changed["reports/training.json"]["epochs"] == {"old": 4, "new": 1, "diff": -3}

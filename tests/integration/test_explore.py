@@ -31,7 +31,7 @@ def explored(
         features = rng.normal(centres[labels]).astype(np.float32)
         files = [f"{GEMS[label]}/{i}.jpg" for i, label in enumerate(labels)]
         photos = feature_set.FeatureSet(features, labels, np.array(files), GEMS, {"maps": 60})
-        feature_set.write(project.root / "data" / "features" / f"{part}.npz", photos)
+        feature_set.write(project.root / "data" / "features" / part, photos)
         for i, file in enumerate(files):
             path = project.root / "data" / "split" / part / file
             path.parent.mkdir(parents=True, exist_ok=True)

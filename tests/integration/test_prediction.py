@@ -49,15 +49,9 @@ def build_model(name: str, settings: Params, pixels: np.ndarray) -> keras.Model:
     network = extractor.extractor(settings.embed, image_size=SIDE)
     features = network.predict(pixels, batch_size=8, verbose=0)
     params = settings.model.fusion
-    if params.head == "softmax":
-        head = fusion.softmax_head(params, features, classes=3, parents=[0, 0, 1])
-        # Among twenty photos some features hardly vary, so the head's scaling magnifies them and their rounding errors.
-        head.get_layer("gem").set_weights([0.1 * weights for weights in head.get_layer("gem").get_weights()])
-    else:
-        blocks = list(extractor.blocks(network).values())
-        ridge = KernelRidge(params, classes=3, blocks=blocks, penalty=0.1, parents=[0, 0, 1])
-        head = to_keras(ridge.fit(features, np.arange(len(pixels)) % 3))
-    return fusion.attach(network, head)
+    blocks = list(extractor.blocks(network).values())
+    ridge = KernelRidge(params, classes=3, blocks=blocks, penalty=0.1, parents=[0, 0, 1])
+    return fusion.attach(network, to_keras(ridge.fit(features, np.arange(len(pixels)) % 3)))
 
 
 def save(model: keras.Model, folder: Path, *, crop_method: str = "none") -> ModelMetadata:
@@ -88,9 +82,8 @@ def real_photos(real_gems: Path) -> list[Path]:
         ("transfer", {}),
         ("fusion", {}),
         ("fusion", SEPARATE),
-        ("fusion", {"model.fusion.head": "softmax", "embed.views": ["photo"]}),
     ],
-    ids=["cnn", "sigmoid cnn", "residual", "transfer", "fusion", "fusion with separate labels", "softmax fusion"],
+    ids=["cnn", "sigmoid cnn", "residual", "transfer", "fusion", "fusion with separate labels"],
 )
 def test_export_predicts_what_keras_predicts(
     tmp_path: Path, settings: Any, real_photos: list[Path], name: str, changes: dict[str, Any]

@@ -38,7 +38,7 @@ def test_the_page_shows_the_run_and_needs_no_network(reported: Any, browser: Any
     assert [url for url in requested if not url.startswith("data:")] == [address]
     text = page.locator("body").text_content()
     head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=reported.root, capture_output=True, text=True, check=True)
-    for expected in (head.stdout.strip(), "model_sha256", "model.fusion.head", "explain.photos", "macro f1"):
+    for expected in (head.stdout.strip(), "model_sha256", "model.fusion.landmarks", "explain.photos", "macro f1"):
         assert expected in text
     assert "adjusted rand index" in text
     links = page.eval_on_selector_all("a", "links => links.map(link => link.getAttribute('href'))")

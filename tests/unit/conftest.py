@@ -41,7 +41,7 @@ def embed_split() -> "Callable[[Path, Path, Params], keras.Model]":
             files = np.array([path.relative_to(split / part).as_posix() for path in paths])
             features = model.predict(pixels, verbose=0)
             photos = feature_set.FeatureSet(features, labels, files, classes, extractor.blocks(model))
-            feature_set.write(out / f"{part}.npz", photos)
+            feature_set.write(out / part, photos)
         return model
 
     return embed

@@ -133,14 +133,12 @@ def test_the_log_odds_of_both_classes_of_a_sigmoid_unit(settings: Settings, targ
 def model_of(name: str, settings: Settings) -> keras.Model:
     params = settings({"embed.weights": "none", "model.transfer.weights": "none", "embed.histogram_bins": 4,
                        "embed.views": ["photo", "mirror"][: 2 if name == "kernel" else 1]})  # fmt: skip
-    if name in ("kernel", "softmax"):
+    if name == "kernel":
         extractor = extractors.extractor(params.embed, image_size=32)
         labels = np.arange(12) % 3
         tints = (0.2 + 0.8 * np.eye(3))[labels, None, None]  # one colour per class
         pixels = (tints * np.random.default_rng(0).uniform(0, 255, (12, 32, 32, 3))).astype(np.float32)
         features = extractor.predict(pixels, verbose=0)
-        if name == "softmax":
-            return fusion.attach(extractor, fusion.softmax_head(params.model.fusion, features, classes=3))
         blocks = list(extractors.blocks(extractor).values())
         ridge = KernelRidge(params.model.fusion, classes=3, blocks=blocks, penalty=0.1)
         return fusion.attach(extractor, to_keras(ridge.fit(features, labels)))
@@ -149,7 +147,7 @@ def model_of(name: str, settings: Settings) -> keras.Model:
     return transfer(params.model.transfer, image_size=32, classes=3)
 
 
-@pytest.mark.parametrize("name", ["kernel", "softmax", "residual", "transfer"])
+@pytest.mark.parametrize("name", ["kernel", "residual", "transfer"])
 def test_every_architecture_can_be_explained(settings: Settings, name: str) -> None:
     trained = model_of(name, settings)
     model = keras.Model(trained.inputs[0], trained.outputs[0])  # without the embedding
@@ -162,7 +160,7 @@ def test_every_architecture_can_be_explained(settings: Settings, name: str) -> N
     values, gradients = explainer.last_conv_map(photo, 1)
     assert values.shape == gradients.shape == explainer.maps[-1].tensor.shape[1:]
     recoloured = explainer.probabilities(photo[None], histogram_photo=reddish)
-    assert bool(explainer.histograms) is (name in ("kernel", "softmax"))
+    assert bool(explainer.histograms) is (name == "kernel")
     assert bool(np.abs(recoloured - expected).max() > 1e-4) is bool(explainer.histograms)
     sides = [explainer.maps[indices[0]].tensor.shape[1] for indices in feature_maps.groups(explainer.maps)]
     assert sides == sorted(set(sides), reverse=True)

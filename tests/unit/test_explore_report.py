@@ -1,7 +1,10 @@
 """Colours and labels of groups in the exploration, and its sample of photos."""
 
+from pathlib import Path
+
 import numpy as np
 
+from gemmodel.embed import feature_set
 from gemmodel.explore import exploration, report
 
 CLASSES = {"Ruby": "Corundum", "Sapphire": "Corundum", "Emerald": "Beryl", "Morganite": "Beryl", "Opal": "Opal"}
@@ -30,15 +33,21 @@ def test_labels_of_gems_at_the_same_position_do_not_overlap() -> None:
     assert all(abs(height - 0.5) < 6 * report.LINE_HEIGHT for height in heights)
 
 
-def test_a_subsample_is_random_and_keeps_each_photo_with_its_file_and_gem() -> None:
-    values = np.arange(50, dtype=np.float32)
-    table = exploration.FeatureTable(
-        values[:, None], [f"{n:.0f}.jpg" for n in values], [f"gem {n % 3:.0f}" for n in values]
-    )
-    assert exploration.subsample(table, seed=1) is table
+def test_a_sample_is_random_and_keeps_each_photo_with_its_file_and_gem(tmp_path: Path) -> None:
+    values, gems = np.arange(50, dtype=np.float32), ["gem 0", "gem 1", "gem 2"]
+    for part, rows in (("train", slice(40)), ("val", slice(40, 50))):
+        names = np.array([f"{n:.0f}.jpg" for n in values[rows]])
+        photos = feature_set.FeatureSet(values[rows, None], values[rows].astype(int) % 3, names, gems, {"maps": 1})
+        feature_set.write(tmp_path / part, photos, shard_size=9)
 
-    sample = exploration.subsample(table, seed=1, max_photos=20)
-    assert sample.files == [f"{n:.0f}.jpg" for n in sample.features[:, 0]] and len(set(sample.files)) == 20
-    assert sample.gems == [f"gem {n % 3:.0f}" for n in sample.features[:, 0]]
-    again, other_seed = (exploration.subsample(table, seed=seed, max_photos=20) for seed in (1, 2))
-    assert sample.files == again.files != other_seed.files
+    def read(**options: int) -> exploration.FeatureTable:
+        table, photos = exploration.read(tmp_path, ("train", "val"), **options)
+        assert photos == 50
+        assert table.files == [f"{'train' if n < 40 else 'val'}/{n:.0f}.jpg" for n in table.features[:, 0]]
+        assert table.gems == [f"gem {n % 3:.0f}" for n in table.features[:, 0]]
+        return table
+
+    assert read(seed=1).features[:, 0].tolist() == values.tolist()
+    sample = read(seed=1, max_photos=20)
+    assert len(set(sample.files)) == 20
+    assert sample.files == read(seed=1, max_photos=20).files != read(seed=2, max_photos=20).files

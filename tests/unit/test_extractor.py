@@ -1,6 +1,7 @@
 """The features of the fusion model: colour histograms, pooled maps and covariances."""
 
 import colorsys
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from gemmodel.core import files, hashing
 from gemmodel.core.errors import DataError, ModelError
 from gemmodel.core.params import Params
 from gemmodel.embed import embedding, extractor, feature_set
@@ -174,53 +176,135 @@ def test_an_unknown_view_is_an_error_with_its_name(settings: Settings, views: li
         extractor.extractor(settings({"embed.views": views}).embed, image_size=64)
 
 
-def test_a_feature_file_has_features_labels_files_classes_and_blocks(
-    tmp_path: Path, draw: Draw, settings: Settings
+@pytest.fixture
+def embed(tmp_path: Path, settings: Settings) -> Callable[..., list[int]]:
+    """Write the features of the photos in `photos` to a folder, by a small extractor."""
+    params = settings({"embed.views": ["photo"], "embed.weights": "none", "base.image_size": 32})
+    keras.utils.set_random_seed(1)
+    model = extractor.extractor(params.embed, image_size=32)
+    of = extractor.settings(params.base, params.embed)
+
+    def write(name: str = "out", **options: Any) -> list[int]:
+        options = {"classes": ["Agate", "Ruby", "Topaz"]} | options
+        return embedding.embed({tmp_path / "photos": tmp_path / name}, model, settings=of, **options)
+
+    write.model = model  # type: ignore[attr-defined]
+    write.settings = of  # type: ignore[attr-defined]
+    return write
+
+
+def test_a_folder_of_features_has_labels_files_classes_blocks_and_settings(
+    tmp_path: Path, draw: Draw, embed: Any
 ) -> None:
     for seed, name in enumerate(["Agate/1.png", "Agate/2.png", "Topaz/3.png"]):
         (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
         draw(seed, size=(64, 64), tint=(1, 0.6, 0.3)).save(tmp_path / "photos" / name)
-    model = extractor.extractor(settings({"embed.views": ["photo"], "embed.weights": "none"}).embed, image_size=32)
-    classes = ["Agate", "Ruby", "Topaz"]
-    assert embedding.embed({tmp_path / "photos": tmp_path / "out.npz"}, model, classes=classes) == [3]
-    photos = feature_set.read(tmp_path / "out.npz")
-    assert (photos.labels.tolist(), photos.classes) == ([0, 0, 2], classes)
+    assert embed(shard_size=2) == [3]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["0000.npy", "0001.npy", "photos.json"]
+    photos = feature_set.read(tmp_path / "out")
+    assert (photos.labels.tolist(), photos.classes) == ([0, 0, 2], ["Agate", "Ruby", "Topaz"])
     assert photos.files.tolist() == ["Agate/1.png", "Agate/2.png", "Topaz/3.png"]
-    assert photos.blocks == extractor.blocks(model)
+    assert photos.blocks == extractor.blocks(embed.model)
+    photos.check_settings(embed.settings, tmp_path)
+    with pytest.raises(DataError, match=r"of another embed\.views; `dvc repro embed` computes it again"):
+        photos.check_settings(embed.settings | {"embed.views": ["mirror"]}, tmp_path)
     pixels = decode.load(tmp_path / "photos" / "Topaz" / "3.png", 32)[np.newaxis].astype(np.float32)
-    assert_equal_features(model, photos.features[2:], features(model, pixels))
+    # float16 has 11 bits; the histograms' counts also differ by a pixel
+    np.testing.assert_allclose(photos.features[2:], features(embed.model, pixels), rtol=1e-3, atol=1e-3)
     with pytest.raises(DataError, match="Topaz is not a class"):
-        embedding.embed({tmp_path / "photos": tmp_path / "out.npz"}, model, classes=["Agate", "Ruby"])
+        embed(classes=["Agate", "Ruby"])
 
 
-def test_shards_give_the_same_bytes_and_are_not_computed_again(tmp_path: Path, draw: Draw, settings: Settings) -> None:
+def test_whole_shards_of_an_interrupted_embed_are_not_computed_again(
+    tmp_path: Path, draw: Draw, embed: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "photos" / "Agate").mkdir(parents=True)
     for seed in range(2 * 8 + 1):
         draw(seed, size=(48, 48)).save(tmp_path / "photos" / "Agate" / f"{seed:02}.png")
-    model = extractor.extractor(settings({"embed.views": ["photo"], "embed.weights": "none"}).embed, image_size=32)
+    embed("whole", shard_size=8)
+    before = {path.name: path.read_bytes() for path in (tmp_path / "whole").iterdir()}
 
-    def embed(name: str, **options: Any) -> bytes:
-        embedding.embed({tmp_path / "photos": tmp_path / name}, model, classes=["Agate"], **options)
-        return (tmp_path / name).read_bytes()
+    def interrupted(name: str, damage: Callable[[Path], Any]) -> dict[str, bytes]:
+        """What a second call makes of the folder of a first one that was killed before its last step."""
+        folder = tmp_path / name
+        shutil.copytree(tmp_path / "whole", folder)
+        for shard in folder.glob("*.npy"):
+            shard.with_suffix(".sha256").write_text(hashing.sha256(shard))
+        (folder / "photos.json").unlink()
+        damage(folder)
+        embed(name, shard_size=8, resume=True)
+        return {path.name: path.read_bytes() for path in folder.iterdir()}
 
-    whole = embed("whole.npz")
-    assert embed("first.npz", shards=tmp_path / "shards", shard_size=8) == whole
-    shards = sorted((tmp_path / "shards").iterdir())
-    assert [path.name for path in shards] == ["photos-0.npy", "photos-16.npy", "photos-8.npy"]
-    shards[0].unlink()  # as if interrupted before this one
-    np.save(shards[1], np.full((1, model.output_shape[1]), 7, np.float32))
-    embed("second.npz", shards=tmp_path / "shards", shard_size=8)
-    resumed = feature_set.read(tmp_path / "second.npz").features
-    np.testing.assert_array_equal(resumed[:-1], feature_set.read(tmp_path / "whole.npz").features[:-1])
-    assert (resumed[-1] == 7).all(), "read from the disk"
+    def mark(folder: Path) -> None:
+        np.save(folder / "0001.npy", np.full((8, embed.model.output_shape[1]), 7, np.float16))
+        (folder / "0001.sha256").write_text(hashing.sha256(folder / "0001.npy"))
+        (folder / "0002.npy").unlink()
+
+    interrupted("marked", mark)
+    resumed, whole = (feature_set.read(tmp_path / name).features for name in ("marked", "whole"))
+    assert (resumed[8:16] == 7).all(), "read from the disk"
+    np.testing.assert_array_equal(resumed[np.r_[:8, 16]], whole[np.r_[:8, 16]])
+    assert capsys.readouterr().out == ""
+    for name, damage in (
+        ("cut", lambda folder: (folder / "0001.npy").write_bytes(before["0001.npy"][:-100])),
+        ("unfinished", lambda folder: (folder / "0000.sha256").unlink()),
+    ):
+        assert interrupted(name, damage) == before
+    assert capsys.readouterr().out == f"embed: {tmp_path / 'cut' / '0001.npy'}: damaged; computed again\n"
 
 
-def test_a_missing_feature_file_and_an_old_one_are_errors(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"train\.npz: no such file"):
-        feature_set.read(tmp_path / "train.npz")
-    np.savez(tmp_path / "train.npz", features=np.zeros((1, 2)), labels=[0], files=["1.png"], classes=["Agate"])
-    with pytest.raises(DataError, match=r"train\.npz: block_names .*makes it again"):
-        feature_set.read(tmp_path / "train.npz")
+@pytest.fixture
+def stored(tmp_path: Path) -> Path:
+    """Features of 10 photos in shards of four."""
+    features, labels = np.arange(20, dtype=np.float32).reshape(10, 2), np.arange(10, dtype=np.int32) // 4
+    photos = feature_set.FeatureSet(features, labels, labels.astype(str), ["Agate", "Ruby", "Topaz"], {"maps": 2})
+    feature_set.write(tmp_path / "train", photos, shard_size=4)
+    return tmp_path / "train"
+
+
+@pytest.mark.parametrize(
+    "rows", [slice(None), slice(3, 9), np.array([9, 0, 4, 4]), np.array([], int), np.arange(10) % 2 == 0]
+)
+def test_rows_of_shards_are_those_of_one_array(stored: Path, rows: Any) -> None:
+    whole, photos = np.arange(20, dtype=np.float32).reshape(10, 2), feature_set.read(stored)
+    assert photos.features[rows].dtype == np.float32
+    np.testing.assert_array_equal(photos.features[rows], whole[rows])
+    both = photos.concat(photos)
+    np.testing.assert_array_equal(both.features[8:12], np.tile(whole, (2, 1))[8:12])
+    np.testing.assert_array_equal(both.block("maps"), np.tile(whole, (2, 1)))
+    assert both.labels.tolist() == photos.labels.tolist() * 2
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda folder: (folder / "0001.npy").write_bytes(b"no array"), r"0001\.npy: damaged, or of other parameters"),
+        (lambda folder: files.copy(folder / "0000.npy", folder / "0001.npy"), r"0001\.npy: damaged, or of other"),
+        (lambda folder: (folder / "0002.npy").unlink(), r"0002\.npy: not there; `dvc repro embed` computes it again"),
+        (lambda folder: (folder / "photos.json").unlink(), r"train: not there; `dvc repro embed`"),
+        (lambda folder: (folder / "photos.json").write_text("{}"), r"photos\.json: .*`dvc repro embed`"),
+        (lambda folder: (folder / "photos.json").write_text("{"), r"photos\.json: not JSON"),
+        (lambda folder: folder.rename(folder.with_suffix(".npz")), r"train: not there"),
+    ],
+)
+def test_missing_and_damaged_features_are_errors_that_name_the_file(
+    stored: Path, damage: Callable[[Path], Any], message: str
+) -> None:
+    damage(stored)
+    with pytest.raises(DataError, match=message):
+        feature_set.read(stored)
+
+
+def test_features_of_a_former_version_are_an_error(tmp_path: Path) -> None:
+    (tmp_path / "train.npz").touch()
+    with pytest.raises(DataError, match=r"train: of a former version; `dvc repro embed` computes it"):
+        feature_set.read(tmp_path / "train")
+
+
+def test_features_beyond_float16_are_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"0\.npy: features beyond 65504; choose another embed\.backbone"):
+        feature_set.write_shard(tmp_path / "0.npy", np.array([[1.0, 1e6]], np.float32))
+    assert not list(tmp_path.iterdir())
 
 
 def test_both_engines_compute_the_same_features_in_the_order_of_the_photos(

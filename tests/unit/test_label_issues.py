@@ -39,7 +39,7 @@ def project(tmp_path_factory: pytest.TempPathFactory, draw: Callable[..., Image.
         part_features = feature_set.FeatureSet(
             features[photos], labels[photos], photos.astype(str), GEMS, {"maps": 12, "colours": 12}
         )
-        feature_set.write(root / "features" / f"{part}.npz", part_features)
+        feature_set.write(root / "features" / part, part_features)
         for photo in photos:
             gem = GEMS[labels[photo]]
             file = f"{gem}/{photo}.jpg"

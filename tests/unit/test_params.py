@@ -94,7 +94,7 @@ def test_a_single_value_is_a_list_of_one(settings: Settings) -> None:
         ("train.epochs", 0),
         ("train.learning_rate", 0),
         ("embed.histogram_bins", 17),
-        ("model.fusion.dropout", 1.0),
+        ("model.cnn.dropout", 1.0),
     ],
 )
 def test_a_value_out_of_range_is_an_error(settings: Settings, key: str, value: Any) -> None:
@@ -248,6 +248,15 @@ def test_a_renamed_key_is_an_error_with_its_new_name(old: str, new: str) -> None
     with pytest.raises(ParameterError) as caught:
         params.checked(values, "params.yaml")
     assert str(caught.value) == f"params.yaml: {old} is now called {new}; rename it"
+
+
+@pytest.mark.parametrize("key", params.REMOVED)
+def test_a_removed_key_is_an_error_that_says_what_to_do(key: str) -> None:
+    values = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    section, name = lookup(values, key)
+    section[name] = "softmax"
+    with pytest.raises(ParameterError, match=rf"^params\.yaml: {key} does not exist any more: .*; remove this line$"):
+        params.checked(values, "params.yaml")
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from gemmodel.core.errors import DataError, ModelError
 from gemmodel.core.params import Params
 from gemmodel.embed import extractor, litert
 from gemmodel.models import fusion, saving
+from gemmodel.models.joint_probability import JointProbability
 from gemmodel.train.fusion_head import to_keras
 from gemmodel.train.kernel_ridge import KernelRidge
 
@@ -34,10 +35,16 @@ def probabilities(model: keras.Model, inputs: np.ndarray) -> np.ndarray:
 
 
 def make_head(kind: str, settings: Settings, features: np.ndarray, sizes: list[int], **changes: Any) -> keras.Model:
-    """Returns a head for three classes: `softmax`, or a fitted `kernel`."""
+    """Returns a head for three classes: a fitted `kernel`, or `softmax`, as version 0.1 had it in registered models."""
     params = settings({f"model.fusion.{key}": value for key, value in changes.items()}).model.fusion
     if kind == "softmax":
-        return fusion.softmax_head(params, features, classes=3, parents=PARENTS)
+        inputs, x = fusion.standardise(features.mean(axis=0), features.var(axis=0), clip=params.clip)
+        x = layers.Dropout(0.8)(x)
+        if params.labels == "all":
+            return keras.Model(inputs, layers.Dense(3, activation="softmax", name="gem")(x), name="head")
+        mineral_class, gem = layers.Dense(2, activation="softmax", name="mineral_class")(x), layers.Dense(3)(x)
+        joint = JointProbability(parents=PARENTS, name="joint")([mineral_class, gem])
+        return keras.Model(inputs, joint, name="head")
     ridge = KernelRidge(params, classes=3, blocks=sizes, penalty=0.1, parents=PARENTS)
     return to_keras(ridge.fit(features, np.arange(len(features)) % 3))
 

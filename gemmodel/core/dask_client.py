@@ -1,0 +1,103 @@
+"""Work on the workers of a Dask scheduler, where the environment names one; else in this process."""
+
+import logging
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, TypeVar
+
+from gemmodel.core import hashing
+from gemmodel.core.errors import DeviceError
+
+T = TypeVar("T")
+ADDRESS = "DASK_SCHEDULER_ADDRESS"  # Dask's own name for it
+PACKAGES = ("Pillow", "numpy", "scipy", "tensorflow", "ai-edge-litert")  # an output's bytes depend on their versions
+CODE = hashing.code_digest()[:12]  # at import: a worker that was started before an edit still runs the old code
+
+
+@contextmanager
+def dask_client() -> Iterator[Any]:
+    """Yields a client of the scheduler that the environment names, or None.
+
+    The result of the work is the same, so this is not a parameter: no stage runs again because of it.
+
+    Raises:
+        DeviceError: Dask is not installed, its scheduler or workers are missing or fail, or a worker has another
+            folder, package version or code than this process.
+    """
+    address = os.environ.get(ADDRESS)
+    if not address:
+        yield None
+        return
+    try:
+        import dask
+        from distributed import CancelledError, Client
+        from distributed.comm.addressing import get_address_host
+        from distributed.scheduler import KilledWorker, NoWorkerError
+    except ModuleNotFoundError:
+        raise DeviceError(f"{ADDRESS} is set, but Dask is not installed: `pip install -e '.[dask]'`") from None
+    for name in ("distributed.client", "tornado.application"):  # their errors become one line here
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    timeout = dask.config.get("distributed.comm.timeouts.connect")
+    try:
+        get_address_host(address)  # rejects a malformed address at once; a client takes long to do so
+        client = Client(address, set_as_default=False)
+    except (OSError, ValueError) as error:
+        raise DeviceError(f"{ADDRESS}: no scheduler at {address} ({error}); start one, or unset it") from None
+    with client:
+        try:
+            client.wait_for_workers(1, timeout=timeout)
+        except TimeoutError:
+            raise DeviceError(f"{address}: no worker within {timeout}; start `dask worker {address}`") from None
+        _check(client.run(environment, on_error="return"), environment())
+        try:
+            yield client
+        except KilledWorker:
+            raise DeviceError(f"{address}: one task killed several workers; see their logs") from None
+        except NoWorkerError:
+            raise DeviceError(f"{address}: all workers are gone; start some, then run again") from None
+        except CancelledError:
+            raise DeviceError(f"{address}: the scheduler is gone; start it and its workers, then run again") from None
+
+
+def ordered_map(client: Any, function: Callable[..., T], arguments: Iterable[tuple[Any, ...]]) -> Iterator[T]:
+    """Yields the results of a function in the order of its arguments, whichever worker is first.
+
+    One task more than the workers have threads is under way at a time: that bounds the memory.
+
+    Args:
+        client: of Dask; None: this process computes.
+        function: of a module that workers can import.
+        arguments: of each call.
+    """
+    if client is None:
+        for values in arguments:
+            yield function(*values)
+        return
+    futures: deque[Any] = deque()
+    for values in arguments:
+        futures.append(client.submit(function, *values, pure=False))
+        if len(futures) > sum(client.nthreads().values()):
+            yield futures.popleft().result()
+    while futures:
+        yield futures.popleft().result()
+
+
+def environment() -> dict[str, str]:
+    """Returns what an output's bytes depend on and what may differ between processes."""
+    return {"folder": str(Path.cwd())} | {name: version(name) for name in PACKAGES} | {"code": CODE}
+
+
+def _check(workers: dict[str, dict[str, str] | Exception], expected: dict[str, str]) -> None:
+    for worker, actual in workers.items():
+        if isinstance(actual, Exception):
+            raise DeviceError(f"{worker}: {actual}; start it in the project's environment and folder")
+        for name, value in expected.items():
+            if actual.get(name) != value:
+                raise DeviceError(
+                    f"{worker}: its {name} is {actual.get(name)}, not {value}; restart it in the project's folder, on "
+                    "a disk that all hosts share, with the same environment"
+                )

@@ -1,0 +1,58 @@
+"""Shards of features, written by the workers of Dask. Imports no TensorFlow before the worker is set up for it."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from functools import cache
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+from gemmodel.core import environment
+from gemmodel.core.dask_client import ordered_map
+from gemmodel.core.params import BaseParams, EmbedParams
+
+if TYPE_CHECKING:
+    from gemmodel.embed.embedding import EmbedFn
+
+OPEN = ExitStack()  # what the extractors of this process hold, until it ends
+LOCK = Lock()  # a worker may have several threads
+
+
+def embed_shards(
+    client: Any, base: BaseParams, params: EmbedParams, shards: Sequence[tuple[Path, Sequence[Path]]]
+) -> Iterator[int]:
+    """Lets Dask's workers write shards, and yields the number of photos of each of them, in their order.
+
+    Args:
+        client: of Dask.
+        base: of the device, and the image size.
+        params: of the extractor.
+        shards: the file to write, and its photos, for each shard.
+    """
+    return ordered_map(client, embed_shard, [(base, params, shard, paths) for shard, paths in shards])
+
+
+def embed_shard(base: BaseParams, params: EmbedParams, shard: Path, paths: Sequence[Path]) -> int:
+    """Computes and writes the features of some photos, as `embedding.write_shard` does; returns their number.
+
+    Args:
+        base: of the device, and the image size.
+        params: of the extractor, which a worker makes once.
+        shard: the file to write, on a disk that all hosts share.
+        paths: the photos, on such a disk.
+    """
+    with LOCK:
+        embed_fn = _embed_fn(base, params)
+    from gemmodel.embed import embedding
+
+    return sum(embedding.write_shard(shard, paths, embed_fn))
+
+
+@cache
+def _embed_fn(base: BaseParams, params: EmbedParams) -> "EmbedFn":
+    environment.apply_environment()  # before Keras is imported
+    from gemmodel import devices
+    from gemmodel.embed import embedding, extractor
+
+    devices.prepare(base)
+    return OPEN.enter_context(embedding.make_embed_fn(extractor.extractor(params, image_size=base.image_size)))
