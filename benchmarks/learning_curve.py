@@ -47,6 +47,7 @@ CHUNK = 100  # pictures of a gem that are rendered and embedded at a time
 FIRST_TEST = 100_000  # the pictures' numbers: those of training start at 0
 REAL, FOLDS = (5, 10, 20, 0), 5  # training photos of a gem, 0: all
 SCORES = {"accuracy": "top-1 accuracy", "log_loss": "log loss, nats", "calibration_error": "calibration error"}
+KINDS = {"real": "87 real gems", "rendered": "18 rendered gems"}
 LANDMARKS = {"all": ("#0072B2", "o", "-"), "a tenth": ("#D55E00", "s", "--")}  # colours of Okabe and Ito
 STONES = [gem for gem in GEMS if gem.cuts]
 
@@ -151,7 +152,7 @@ def rows(
     done = files.read_jsonl(stored) if stored.exists() else []
     for kind, numbers in ("real", REAL), ("rendered", rendered):
         if kind == "real":
-            parts = [feature_set.read(features / f"{part}.npz") for part in ("train", "val")]
+            parts = [feature_set.read(features / part) for part in ("train", "val")]
             photos = parts[0].concat(parts[1])
             draw, blocks = partial(real_folds, photos.features, photos.labels, seed=seed), photos.blocks
         elif numbers:
@@ -172,9 +173,10 @@ def rows(
 
 def draw(results: list[dict[str, Any]]) -> Figure:
     """Draws one row of plots for each kind of photos, and one column for each score."""
-    figure = Figure(figsize=(10, 6), layout="constrained")
-    grid = figure.subplots(2, len(SCORES), sharex="row")
-    for axes_row, kind, title in zip(grid, ("real", "rendered"), ("87 real gems", "18 rendered gems"), strict=True):
+    kinds = [kind for kind in KINDS if any(result["kind"] == kind for result in results)]
+    figure = Figure(figsize=(10, 3 * len(kinds)), layout="constrained")
+    grid = figure.subplots(len(kinds), len(SCORES), sharex="row", squeeze=False)
+    for axes_row, kind in zip(grid, kinds, strict=True):
         for i, (axes, name) in enumerate(zip(axes_row, SCORES.values(), strict=True)):
             for landmarks, (colour, marker, line) in LANDMARKS.items():
                 points = [result for result in results if (result["kind"], result["landmarks"]) == (kind, landmarks)]
@@ -186,10 +188,10 @@ def draw(results: list[dict[str, Any]]) -> Figure:
                 )  # fmt: skip
             ticks = sorted({point["photos"] for point in results if point["kind"] == kind})
             axes.set_xscale("log")
-            axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+            axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks], rotation=45, ha="right")
             axes.minorticks_off()
             axes.grid(color="0.9")
-            axes.set_title(f"{title}: {name}", fontsize=10)
+            axes.set_title(f"{KINDS[kind]}: {name}", fontsize=10)
             axes.set_xlabel("training photos")
     grid[0, 0].legend()
     return figure
