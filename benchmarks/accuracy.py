@@ -32,10 +32,11 @@ from sklearn.model_selection import StratifiedKFold, train_test_split
 
 from gemmodel import devices
 from gemmodel.clean import cleaning
-from gemmodel.core import hashing, image_folder, npz, params
+from gemmodel.core import hashing, image_folder, params
 from gemmodel.core.params import Params
 from gemmodel.embed import feature_set
 from gemmodel.embed.feature_set import FeatureSet
+from gemmodel.models import npz
 
 FOLDS, TOP = 5, 5
 SCORES = ("accuracy", f"top_{TOP}_accuracy", "log_loss", "calibration_error")

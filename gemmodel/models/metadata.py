@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from gemmodel.core import files, npz
+from gemmodel.core import files
 from gemmodel.core.errors import DataError, ModelError
+from gemmodel.models import npz
 from gemmodel.models.conformal import ReferenceSet, Thresholds
 
 EXPORT = "model.tflite"  # the network for LiteRT, beside model.keras

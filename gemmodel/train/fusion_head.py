@@ -17,10 +17,10 @@ from gemmodel.models import fusion
 from gemmodel.models.conformal import HeldOutPredictions, ReferenceSet
 from gemmodel.models.joint_probability import JointProbability
 from gemmodel.models.metadata import mineral_class_indices
-from gemmodel.train.calibration import KernelRidgeFit
 from gemmodel.train.context import OnEpoch, TrainingContext
 from gemmodel.train.fit import History, TrainingResult, class_weight, reference_sample
 from gemmodel.train.kernel_ridge import KernelRidge
+from gemmodel.train.ridge.calibration import KernelRidgeFit
 
 PREDICT_BATCH = 1_024  # photos whose features are in memory; a multiple of Keras' batch
 

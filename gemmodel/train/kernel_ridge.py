@@ -17,9 +17,9 @@ from scipy.special import softmax
 from gemmodel.core.errors import ParameterError
 from gemmodel.core.params import FusionParams
 from gemmodel.embed.feature_set import ShardedArray
-from gemmodel.train.calibration import KernelRidgeFit, Ridge, fit_ridges, grouped_softmax
-from gemmodel.train.landmark_kernel import CHUNK, LandmarkKernel, normalised
-from gemmodel.train.nystroem import Nystroem, Problem, Regression, centres
+from gemmodel.train.ridge.calibration import KernelRidgeFit, Ridge, fit_ridges, grouped_softmax
+from gemmodel.train.ridge.landmark_kernel import CHUNK, LandmarkKernel, normalised
+from gemmodel.train.ridge.nystroem import Nystroem, Problem, Regression, centres
 
 SMALLEST_EIGENVALUE = 1e-5  # relative to the largest one; components below it are rounding
 

@@ -13,10 +13,10 @@ from sklearn.linear_model import LogisticRegression
 
 from gemmodel.core.errors import ParameterError
 from gemmodel.core.params import FusionParams, Params
-from gemmodel.train import nystroem
-from gemmodel.train.calibration import KernelRidgeFit, fit_ridges, fit_stacker, grouped_softmax
 from gemmodel.train.fusion_head import to_keras
 from gemmodel.train.kernel_ridge import KernelRidge, draw_landmarks, grouped_ridge
+from gemmodel.train.ridge import nystroem
+from gemmodel.train.ridge.calibration import KernelRidgeFit, fit_ridges, fit_stacker, grouped_softmax
 
 Cloud = Callable[..., tuple[np.ndarray, np.ndarray]]
 PHOTOS, PENALTY, BLOCKS = 45, 0.2, [2, 3]

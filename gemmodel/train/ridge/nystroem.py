@@ -22,8 +22,8 @@ from scipy.linalg.blas import dsyr2, ssyrk, strsm
 from gemmodel.core import files
 from gemmodel.core.dask_client import ordered_map
 from gemmodel.embed.feature_set import SHARD_SIZE, ShardedArray
-from gemmodel.train.calibration import Ridge
-from gemmodel.train.landmark_kernel import LandmarkKernel
+from gemmodel.train.ridge.calibration import Ridge
+from gemmodel.train.ridge.landmark_kernel import LandmarkKernel
 
 T = TypeVar("T")
 BLOCK = SHARD_SIZE  # photos whose kernel with the landmarks is in memory

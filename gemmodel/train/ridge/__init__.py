@@ -1,0 +1,1 @@
+"""What kernel ridge regression is made of: kernel, Nyström method, calibration."""

@@ -1,0 +1,50 @@
+"""A real Dask scheduler and workers on loopback."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+DEADLINE = 60  # seconds; every wait here is far shorter
+
+
+def wait_for(condition: Callable[[], Any]) -> Any:
+    """Wait until a condition is true, and return its value."""
+    end = time.monotonic() + DEADLINE
+    while not (value := condition()):
+        assert time.monotonic() < end, "timed out"
+        time.sleep(0.02)
+    return value
+
+
+@contextmanager
+def dask(*arguments: str, cwd: Path, **variables: str) -> Iterator[subprocess.Popen[bytes]]:
+    with (cwd / "dask.log").open("ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "dask", *arguments, "--no-dashboard"],
+            cwd=cwd, env=os.environ | {"PYTHONPATH": str(ROOT)} | variables, stdout=log, stderr=log,
+        )  # fmt: skip
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.wait(DEADLINE)
+
+
+@contextmanager
+def scheduler(cwd: Path, **variables: str) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    info = cwd / "scheduler.json"
+    options = ("--host", "127.0.0.1", "--port", "0", "--scheduler-file", str(info))
+    with dask("scheduler", *options, cwd=cwd, **variables) as process:
+        wait_for(info.exists)
+        yield wait_for(lambda: info.read_text() and json.loads(info.read_text())["address"]), process
+
+
+def worker(address: str, cwd: Path, threads: int = 1) -> Any:
+    return dask("worker", address, "--nthreads", str(threads), "--host", "127.0.0.1", cwd=cwd)
