@@ -4,8 +4,8 @@ python benchmarks/dvc_files.py --number 30000 [--setting copy hardlink ...] [--p
 
 Each setting has a project of its own, whose data/ holds copies of the photos, some bytes of which differ. Measured are
 `dvc add` (hash, cache, link), `dvc status` with nothing to do, `dvc push` to a folder, a second `dvc push`, `dvc
-checkout` into an empty working folder, and the disk that `dvc add` takes more, if no other program writes to it at that
-time: --work names a folder on a disk of its own. "archives" has the photos in ten tar files. "import" has a project that
+checkout` into an empty working folder, and the disk that `dvc add` takes more, if no other program writes to it then:
+--work names a folder on a disk of its own. "archives" has the photos in ten tar files. "import" has a project that
 imports the folder of the first one; its first column is `dvc import`, and its last but one `dvc update` with nothing
 new. reflink needs a file system that has it: XFS, btrfs, APFS.
 
