@@ -56,10 +56,8 @@ class ShardedArray:
                 # Mapped for this reading only: a process' memory counts the pages that it has read.
                 array = np.load(part, mmap_mode="r") if isinstance(part, Path) else part
                 inside = indices[here] - start
-                if len(here) == inside[-1] - inside[0] + 1 and (np.diff(inside) == 1).all():
-                    out[here[0] : here[0] + len(here)] = array[inside[0] : inside[-1] + 1, columns]
-                else:
-                    out[here] = array[inside, columns]
+                in_turn = (np.diff(inside) == 1).all()
+                out[here] = array[slice(inside[0], inside[-1] + 1) if in_turn else inside, columns]
             start += size
         return out
 

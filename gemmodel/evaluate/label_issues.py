@@ -129,5 +129,6 @@ def write(
         accuracy=float((best == labels).mean()),
         photos=len(labels),
         issues=len(rows),
+        sampled=max_fitted if len(table) - table["fold"].value_counts().min() > max_fitted else 0,
     )
     return rows

@@ -35,11 +35,13 @@ class FeatureTable:
         features: float32 (photos, features).
         files: the photos' paths, relative to the split folder.
         gems: of the photos.
+        total: the number of photos that these are a sample of; 0: they are no sample.
     """
 
     features: np.ndarray
     files: list[str]
     gems: list[str]
+    total: int = 0
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ class Exploration:
     scores: dict[str, Any]
 
 
-def read(features: Path, parts: Sequence[str], *, seed: int, max_photos: int = MAX_PHOTOS) -> tuple[FeatureTable, int]:
+def read(features: Path, parts: Sequence[str], *, seed: int, max_photos: int = MAX_PHOTOS) -> FeatureTable:
     """Reads the features of some parts, without loading TensorFlow: of all photos, or of a random sample of them.
 
     Args:
@@ -72,7 +74,7 @@ def read(features: Path, parts: Sequence[str], *, seed: int, max_photos: int = M
         max_photos: only so many are read.
 
     Returns:
-        The features, in the order of the photos, and the number of all photos.
+        The features, in the order of the photos.
 
     Raises:
         DataError: a part is missing or damaged.
@@ -82,7 +84,8 @@ def read(features: Path, parts: Sequence[str], *, seed: int, max_photos: int = M
     gems = [photos.classes[label] for photos in sets for label in photos.labels]
     sample = np.sort(np.random.default_rng(seed).permutation(len(gems))[:max_photos])
     whole = reduce(FeatureSet.concat, sets)
-    return FeatureTable(whole.features[sample], [files[i] for i in sample], [gems[i] for i in sample]), len(gems)
+    total = len(gems) if len(sample) < len(gems) else 0
+    return FeatureTable(whole.features[sample], [files[i] for i in sample], [gems[i] for i in sample], total)
 
 
 def explore(

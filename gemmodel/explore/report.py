@@ -64,6 +64,7 @@ def write(
             TEMPLATE,
             plotly=get_plotlyjs(),
             scores=scores,
+            total=table.total,
             params=params,
             max_labels=MAX_LABELS,
             photos=htmlsafe_json_dumps(  # once for all maps; Jinja's own filter would sort the keys

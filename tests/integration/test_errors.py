@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from gemmodel.core.errors import DataError
+
 SIZE = 64 * 1024  # bytes of the disk that is to become full
 
 
@@ -163,6 +165,24 @@ def test_a_full_disk_is_named_by_crawl_from_a_site(project: Any, refused: Any, f
     options = ("--out", str(full_disk / "raw"), "--report", str(full_disk / "crawl.json"))
     refused(project.stage("crawl", *options), "crawl", "no space left", str(full_disk))
     assert list(full_disk.iterdir()) == []
+
+
+def test_a_full_disk_leaves_the_whole_shards_of_features(full_disk: Path) -> None:
+    from gemmodel.embed import embedding, feature_set
+
+    features = np.random.default_rng(0).normal(size=(20, 500))  # 20 KB, and a page for its digest
+
+    def write(i: int) -> None:
+        shard = full_disk / feature_set.shard_name(i)
+        assert sum(embedding.write_shard(shard, [], lambda _: iter(features))) == len(features)
+
+    write(0)
+    write(1)
+    whole = sorted(full_disk.iterdir())
+    with pytest.raises(DataError, match=r"0002\.npy: no space left on its disk; free some and run this again$"):
+        write(2)
+    assert sorted(full_disk.iterdir()) == whole
+    assert [path.name for path in whole] == ["0000.npy", "0000.sha256", "0001.npy", "0001.sha256"]
 
 
 def test_a_full_disk_is_named_by_augment(split_project: Any, refused: Any, tmp_path: Path, full_disk: Path) -> None:

@@ -41,13 +41,13 @@ def test_a_sample_is_random_and_keeps_each_photo_with_its_file_and_gem(tmp_path:
         feature_set.write(tmp_path / part, photos, shard_size=9)
 
     def read(**options: int) -> exploration.FeatureTable:
-        table, photos = exploration.read(tmp_path, ("train", "val"), **options)
-        assert photos == 50
+        table = exploration.read(tmp_path, ("train", "val"), **options)
         assert table.files == [f"{'train' if n < 40 else 'val'}/{n:.0f}.jpg" for n in table.features[:, 0]]
         assert table.gems == [f"gem {n % 3:.0f}" for n in table.features[:, 0]]
         return table
 
+    assert read(seed=1).total == 0
     assert read(seed=1).features[:, 0].tolist() == values.tolist()
     sample = read(seed=1, max_photos=20)
-    assert len(set(sample.files)) == 20
+    assert (len(set(sample.files)), sample.total) == (20, 50)
     assert sample.files == read(seed=1, max_photos=20).files != read(seed=2, max_photos=20).files

@@ -263,7 +263,8 @@ def stored(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    "rows", [slice(None), slice(3, 9), np.array([9, 0, 4, 4]), np.array([], int), np.arange(10) % 2 == 0]
+    "rows",
+    [slice(None), slice(3, 9), np.array([9, 0, 4, 4]), np.array([0, 4, 1]), np.array([], int), np.arange(10) % 2 == 0],
 )
 def test_rows_of_shards_are_those_of_one_array(stored: Path, rows: Any) -> None:
     whole, photos = np.arange(20, dtype=np.float32).reshape(10, 2), feature_set.read(stored)

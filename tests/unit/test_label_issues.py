@@ -70,8 +70,11 @@ def test_planted_wrong_labels_are_disputed(write: Callable[..., pd.DataFrame]) -
     assert (table["suggested_prob"] > table["label_prob"]).all()
 
 
-def test_photos_beyond_the_number_that_is_fitted_are_checked_too(write: Callable[..., pd.DataFrame]) -> None:
+def test_photos_beyond_the_number_that_is_fitted_are_checked_too(
+    write: Callable[..., pd.DataFrame], tmp_path: Path
+) -> None:
     assert set(write(max_fitted=30)["suggested"]) >= {GEMS[gem] for gem in WRONG.values()}
+    assert "a random sample of 30 photos" in (tmp_path / "page.html").read_text(encoding="utf-8")
 
 
 def test_the_page_shows_the_most_likely_issue_and_needs_no_other_file(

@@ -10,6 +10,7 @@ from threadpoolctl import threadpool_limits
 
 from gemmodel.core.params import FusionParams
 
+MAX_CALIBRATED = 20_000  # photos, every n-th one: two numbers are fitted to them
 STACKING_FOLDS = 5  # the leave-one-out probabilities of each fold come from a stacker fitted to the other folds
 
 Ridge = tuple[np.ndarray, np.ndarray]  # dual coefficients and leave-one-out scores
@@ -110,6 +111,8 @@ def fit_arcsinh_scale(scores: np.ndarray, labels: np.ndarray, groups: Sequence[n
         labels: class indices, shape (photos,).
         groups: indices of the classes among which the probabilities sum to 1.
     """
+    step = -(-len(labels) // MAX_CALIBRATED)
+    scores, labels = scores[::step], labels[::step]
 
     def loss(logs: np.ndarray) -> float:
         a, b = np.exp(logs)
