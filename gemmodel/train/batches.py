@@ -13,8 +13,9 @@ from gemmodel.core import image_folder
 from gemmodel.core.params import AugmentParams, BaseParams, TrainParams
 from gemmodel.embed import samples
 from gemmodel.images import augment as augmentation
+from gemmodel.train.pixel_file import PixelFile
 
-# 8 GiB of pixels in memory are 57,000 photos at 224 pixels; more photos are decoded in each epoch.
+# 8 GiB of pixels in memory are 57,000 photos at 224 pixels; those of more photos are kept in a file.
 MAX_CACHED_BYTES = 8 * 2**30
 
 
@@ -57,8 +58,12 @@ def load_training_data(
     split: Path,
     augmentation_source: str,
     augmented: Path | None = None,
+    scratch: Path = Path(),
 ) -> TrainingData:
     """Returns the batches of pixels and one-hot labels that a network is fitted to.
+
+    Each photo is decoded once. The pixels stay in memory, or in a file where they take more than `MAX_CACHED_BYTES`;
+    the batches are the same.
 
     Args:
         params: batch size and mixup.
@@ -67,6 +72,7 @@ def load_training_data(
         split: holds `train` and `val`, one folder per class each.
         augmentation_source: `none`, `disk` or `on_the_fly`.
         augmented: holds the copies on disk, one folder per class.
+        scratch: the folder on whose disk that file is.
     """
     classes = list(image_folder.list_images(split / "train"))
     plain_paths, plain_labels = samples.list_samples(split / "train", classes)
@@ -95,13 +101,19 @@ def load_training_data(
         "classes": len(classes),
         "image_size": base.image_size,
         "batch_size": params.batch_size,
-        "cache": 3 * base.image_size**2 * len(paths) <= MAX_CACHED_BYTES,
     }
     on_the_fly = augmenter if augmentation_source == "on_the_fly" else None
+    if 3 * base.image_size**2 * len(paths) <= MAX_CACHED_BYTES:
+        train = samples.batches(paths, labels, **options, augmenter=on_the_fly, shuffle_seed=shuffle_seed, cache=True)
+        val = samples.batches(val_paths, val_labels, **options, cache=True)
+    else:
+        pixels = PixelFile([*paths, *val_paths], image_size=base.image_size, folder=scratch)
+        train = batches_from_file(pixels, labels, **options, augmenter=on_the_fly, shuffle_seed=shuffle_seed)
+        val = batches_from_file(pixels, val_labels, **options, first=len(paths))
     return TrainingData(
-        train=samples.batches(paths, labels, **options, augmenter=on_the_fly, shuffle_seed=shuffle_seed),
-        val=samples.batches(val_paths, val_labels, **options),
-        train_plain=samples.batches(plain_paths, plain_labels, **options | {"cache": False}),  # read only once
+        train=train,
+        val=val,
+        train_plain=samples.batches(plain_paths, plain_labels, **options),  # read only once
         labels=labels,
         val_labels=val_labels,
         train_plain_labels=plain_labels,
@@ -111,3 +123,50 @@ def load_training_data(
         mixup=mixup,
         reseed=keras.callbacks.LambdaCallback(on_epoch_begin=reseed),
     )
+
+
+def batches_from_file(
+    pixels: PixelFile,
+    labels: np.ndarray,
+    *,
+    classes: int,
+    image_size: int,
+    batch_size: int,
+    first: int = 0,
+    augmenter: keras.Model | None = None,
+    shuffle_seed: tf.Variable | None = None,
+) -> tf.data.Dataset:
+    """Returns the batches of `samples.batches`, in the same order, of photos whose pixels do not fit into memory.
+
+    Photos are read and decoded by several threads while the device computes.
+
+    Args:
+        pixels: of all photos.
+        labels: class indices of the photos from `first` on, shape (photos,).
+        classes: the number of classes.
+        image_size: side of the square in pixels.
+        batch_size: photos per batch.
+        first: the index of the first photo in `pixels`.
+        augmenter: applied to each batch, with new random values in every epoch.
+        shuffle_seed: int64, read at the start of each epoch; it alone determines the order. None: no shuffling.
+    """
+
+    def load(index: tf.Tensor, label: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        photo = tf.numpy_function(pixels.read, [index], tf.uint8, stateful=False)  # a stateful one runs one at a time
+        return tf.cast(tf.ensure_shape(photo, (image_size, image_size, 3)), tf.float32), label
+
+    one_hot = np.eye(classes, dtype=np.float32)[labels]
+    data = tf.data.Dataset.from_tensor_slices((np.arange(first, first + len(labels)), one_hot))
+    if shuffle_seed is not None:
+        indices = data
+
+        def shuffled(_: tf.Tensor) -> tf.data.Dataset:
+            tf.compat.v1.set_random_seed(1)  # as in `samples.batches`
+            return indices.shuffle(len(labels), seed=shuffle_seed.read_value())
+
+        data = tf.data.Dataset.range(1).flat_map(shuffled)
+        data = data.apply(tf.data.experimental.assert_cardinality(len(labels)))
+    data = data.map(load, num_parallel_calls=tf.data.AUTOTUNE).batch(batch_size)
+    if augmenter is not None:
+        data = data.map(lambda x, y: (augmenter(x, training=True), y), num_parallel_calls=tf.data.AUTOTUNE)
+    return samples.without_autotune(data.prefetch(tf.data.AUTOTUNE))

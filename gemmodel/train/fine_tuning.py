@@ -66,8 +66,9 @@ def fine_tune(context: TrainingContext) -> TrainingResult:
     base_result = fusion_head.train_fusion(context)
     train, val = (feature_set.read(context.features / part) for part in ("train", "val"))
     data = load_training_data(
-        params.train, params.augment, base=params.base, split=context.split, augmentation_source="on_the_fly"
-    )
+        params.train, params.augment, base=params.base, split=context.split, augmentation_source="on_the_fly",
+        scratch=context.checkpoints,
+    )  # fmt: skip
     if not np.array_equal(data.val_labels, val.labels):  # predictions are combined photo by photo
         raise DataError(
             f"{context.features}: its photos are not those of {context.split}; run `dvc repro embed` to make it again"

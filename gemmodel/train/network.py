@@ -57,6 +57,7 @@ def train_network(context: TrainingContext) -> TrainingResult:
         split=context.split,
         augmentation_source=model.augmentation,
         augmented=context.augmented,
+        scratch=context.checkpoints,
     )
     key = hashing.run_key([base, model, train, params.augment], data.paths)
     distribution.check_same_key(strategy, key)
