@@ -85,8 +85,9 @@ def test_the_page_shows_the_most_likely_issue_and_needs_no_other_file(
     page = Selector(text=(tmp_path / "page.html").read_text(encoding="utf-8"))
     assert page.css(".card::attr(data-path)").getall() == table["path"].tolist()[:1]
     addresses = page.css("[src]::attr(src), [href]::attr(href)").getall()
-    # The icon, the photo and the link to the corrections; a script puts in the example photos, which it holds.
-    assert [address.partition(",")[0] for address in addresses] == ["data:", "#outcome", "data:image/jpeg;base64"]
+    # The icon, links and the photo; a script puts in the example photos, which it holds.
+    links = ["../index.html", "#issues", "#outcome", "#outcome"]
+    assert [address.partition(",")[0] for address in addresses] == ["data:", *links, "data:image/jpeg;base64"]
     examples = page.css("script::text").re(r'"(data:image/jpeg;base64,[^"]+)"')
     assert len(examples) == 2  # of the label and of the suggested gem
     before = (tmp_path / "page.html").read_bytes()
