@@ -50,9 +50,10 @@ class LandmarkKernel:
             kernel[i - start : end - start] = self.similarity(features[i:end])
         return kernel
 
-    def between_landmarks(self) -> np.ndarray:
-        """Returns the kernel between the landmarks, float64 (landmarks, landmarks)."""
-        kernel = (self.support @ self.support.T).astype(np.float64)
+    def between_landmarks(self, some: np.ndarray | slice = slice(None)) -> np.ndarray:
+        """Returns the kernel between landmarks, those of some indices or all, float64 (landmarks, landmarks)."""
+        support = self.support[some]
+        kernel = (support @ support.T).astype(np.float64)
         kernel += 1
         kernel /= 2
         return kernel

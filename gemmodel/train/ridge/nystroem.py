@@ -182,7 +182,8 @@ class Nystroem:
         # Each lower triangle here is the upper one of the transpose, whose order is Fortran's: nothing is copied.
         gram = dsyr2(1.0, centre, ones + weights.sum() / 2 * centre, a=gram.T, lower=0, overwrite_a=1).T
         moment = moment[:, :-1] + np.outer(centre, weights @ one.one_hot(inside))
-        kernel = self._between_landmarks(one, degree)
+        kernel = self.problem.kernel.between_landmarks(one.columns)
+        np.power(kernel, degree, out=kernel)
         jitter, diagonal = JITTER, np.diag_indices_from(kernel)
         while True:
             kernel[diagonal] = 1 + jitter
@@ -195,12 +196,6 @@ class Nystroem:
         dual_coef = cho_solve((factor.T, False), moment, check_finite=False)
         scores = self._landmark_scores(one, kernel, factor, dual_coef)
         return Solution(dual_coef, np.asfortranarray(factor, np.float32)), scores
-
-    def _between_landmarks(self, one: Regression, degree: int) -> np.ndarray:
-        kernel = self.problem.kernel.between_landmarks()
-        if len(one.columns) < len(kernel):
-            kernel = kernel[np.ix_(one.columns, one.columns)]
-        return np.power(kernel, degree, out=kernel)
 
     def _landmark_scores(
         self, one: Regression, kernel: np.ndarray, factor: np.ndarray, dual_coef: np.ndarray
