@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-MAX_LISTED = 50  # lines of a list; crawl.json has the rest
+MAX_LISTED, MAX_GEMS = 50, 250  # lines of a list, and of the one of gems; crawl.json has the rest
 
 
 def markdown(report: Mapping[str, Any]) -> str:
@@ -45,13 +45,15 @@ def markdown(report: Mapping[str, Any]) -> str:
                 if len(paths) < report["pictures"]  # in a first crawl all are new
                 for line in _section(f"{kind.capitalize()} pictures", [f"- {_plain(path)}" for path in paths])
             ),
-            *_section("Pictures per gem", _table(("gem", "pictures"), report["by_gem"].items()), max_lines=None),
+            *_section(
+                "Pictures per gem", _table(("gem", "pictures"), report["by_gem"].items()), max_lines=MAX_GEMS + 2
+            ),
             "",
         ]
     )
 
 
-def _section(title: str, lines: Sequence[str], *, max_lines: int | None = MAX_LISTED + 2) -> list[str]:
+def _section(title: str, lines: Sequence[str], *, max_lines: int = MAX_LISTED + 2) -> list[str]:
     if not lines:
         return []
     shown = lines[:max_lines]

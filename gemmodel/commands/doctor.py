@@ -1,6 +1,5 @@
 """The command `gemmodel doctor`: what a project needs, what of it is wrong, and how to mend it."""
 
-import json
 import os
 import platform
 import re
@@ -12,6 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from gemmodel.commands import dvc_files
 from gemmodel.commands.arguments import add_command
 from gemmodel.commands.registry import registered_name
 from gemmodel.core import params
@@ -121,26 +121,19 @@ def check_parameters() -> Iterator[Finding]:
 
 def check_dvc() -> Iterator[Finding]:
     """Yields whether dvc.lock and DVC's own files are whole."""
-    lock, internal = Path("dvc.lock"), Path(".dvc/tmp/rwlock")
     if not Path(".dvc").is_dir():
         yield Finding(False, f"{Path.cwd()}: no .dvc here", "git clone the project again, or run `dvc init`")
         return
-    if lock.is_file():
-        mend = "rm dvc.lock && dvc repro, which takes results from DVC's cache; or git checkout dvc.lock"
-        try:
-            content = params.read(lock)
-            whole = isinstance(content, dict) and isinstance(content.get("stages"), dict)
-            whole = whole and all(isinstance(s, dict) and "cmd" in s for s in content["stages"].values())
-        except ParameterError:
-            whole = False
-        yield Finding(whole, "dvc.lock" if whole else "dvc.lock is empty, cut off or not DVC's: a run was killed", mend)
-    else:
+    if not dvc_files.LOCK.is_file():
         yield Finding(True, "no dvc.lock yet; `dvc repro` writes it")
-    if internal.is_file():
-        try:
-            json.loads(internal.read_text(encoding="utf-8"))
-        except ValueError:
-            yield Finding(False, f"{internal} is empty or damaged, as after a full disk", f"rm {internal}")
+    elif dvc_files.is_damaged(dvc_files.LOCK):
+        mend = "gemmodel check; or rm dvc.lock && dvc repro, which takes results from DVC's cache"
+        yield Finding(False, "dvc.lock is empty, cut off or not DVC's: a run was killed", mend)
+    else:
+        yield Finding(True, "dvc.lock")
+    if dvc_files.is_damaged(dvc_files.RWLOCK):
+        mend = f"gemmodel check; or rm {dvc_files.RWLOCK}"
+        yield Finding(False, f"{dvc_files.RWLOCK} is empty or damaged, as after a full disk", mend)
     if not shutil.which("dvc"):
         yield Finding(False, "the command dvc is not found", "source .venv/bin/activate")
     if not shutil.which("git"):

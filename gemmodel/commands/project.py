@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from gemmodel.commands import dvc_files
 from gemmodel.commands.arguments import add_command, path_argument
 from gemmodel.core import files, image_folder, params
 from gemmodel.core.errors import ParameterError
@@ -21,7 +22,9 @@ def add(commands: Any) -> None:
         "--reports", type=path_argument, default=Path("reports"), help="folder of reports (default: reports)"
     )
     summary.set_defaults(run=lambda arguments: print_summary(arguments.reports))
-    check = add_command(commands, "check", "Check params.yaml, without running a stage", "gemmodel check")
+    check = add_command(
+        commands, "check", "Check params.yaml, and mend DVC's files where a killed run cut them off", "gemmodel check"
+    )
     check.set_defaults(run=lambda arguments: check_params(Path("params.yaml")))
     count = add_command(
         commands,
@@ -66,11 +69,13 @@ def add(commands: Any) -> None:
 
 
 def check_params(path: Path) -> None:
-    """Checks a parameter file, and the files and folders that it names.
+    """Checks a parameter file, and the files and folders that it names. Mends DVC's own files (`dvc_files`).
 
     Raises:
         ParameterError: a key, a value or a path is wrong.
     """
+    for sentence in dvc_files.mend():
+        print(f"gemmodel: {sentence}", file=sys.stderr)
     params.check_paths(params.load(path))
 
 

@@ -15,7 +15,7 @@ from unittest.mock import patch
 import pytest
 
 from gemmodel import cli
-from gemmodel.commands import doctor
+from gemmodel.commands import doctor, dvc_files
 from gemmodel.core.errors import DataError
 from tests.conftest import ROOT
 
@@ -212,10 +212,41 @@ def test_doctor_names_what_is_wrong_and_how_to_mend_it(
     with pytest.raises(DataError, match="3 things are wrong"):
         doctor.diagnose()
     lines = capsys.readouterr().out
-    for expected in ("train.device is 'cpuu'", "did you mean cpu?", "dvc.lock is empty, cut off", "rm dvc.lock",
-                     "-> rm .dvc/tmp/rwlock", "not there yet"):  # fmt: skip
+    for expected in (
+        "train.device is 'cpuu'", "did you mean cpu?", "dvc.lock is empty, cut off",
+        "-> gemmodel check; or rm dvc.lock",
+        "-> gemmodel check; or rm .dvc/tmp/rwlock", "not there yet",
+    ):  # fmt: skip
         assert expected in lines
     assert sorted(path.name for path in tmp_path.iterdir()) == [".dvc", "dvc.lock", "dvc.yaml", "params.yaml"]
+
+
+def test_check_mends_what_a_killed_run_left_of_dvcs_files(
+    tmp_path: Path, write_params: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(dvc_files, "WRITING_S", 0)
+    content = (ROOT / "dvc.lock").read_bytes()
+    lock, rwlock = tmp_path / "dvc.lock", tmp_path / ".dvc" / "tmp" / "rwlock"
+    rwlock.parent.mkdir(parents=True)
+    lock.write_bytes(content)
+    identity = ["-c", "user.name=Test", "-c", "user.email=test@gemmodel.example"]
+    for command in (["init", "-q"], ["add", "dvc.lock"], [*identity, "commit", "-qm", "lock"]):
+        subprocess.run(["git", *command], cwd=tmp_path, check=True)
+    for cut in (0, 1, len(content) // 3, len(content) // 2, len(content) - 1):
+        lock.write_bytes(content[:cut])
+        rwlock.write_bytes(b"")
+        assert len(list(dvc_files.mend())) == 2
+        assert lock.read_bytes() == content and not rwlock.exists()
+    rwlock.write_text("{}")
+    assert list(dvc_files.mend()) == [] and rwlock.exists()
+    subprocess.run(["git", "rm", "-q", "--cached", "dvc.lock"], check=True)
+    subprocess.run(["git", *identity, "commit", "-qm", "none"], check=True)
+    lock.write_bytes(content[:99])
+    with patch.object(sys, "argv", ["gemmodel", "check"]), pytest.raises(SystemExit, match=r"params\.yaml"):
+        cli.main()
+    assert "dvc.lock was cut off, as by a killed run: removed" in capsys.readouterr().err
+    assert not lock.exists()
 
 
 @pytest.mark.parametrize("arguments", [[], ["nonsense"], ["serve", "--port", "abc"], ["predict"]])

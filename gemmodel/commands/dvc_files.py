@@ -1,0 +1,48 @@
+"""DVC's own files, which a killed `dvc repro` or a full disk may cut off: DVC then refuses every command."""
+
+import json
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from gemmodel.core import params
+from gemmodel.core.errors import ParameterError
+
+LOCK, RWLOCK = Path("dvc.lock"), Path(".dvc/tmp/rwlock")
+WRITING_S = 1.0  # DVC empties its files before it writes them
+
+
+def is_damaged(file: Path) -> bool:
+    """Returns whether dvc.lock or DVC's rwlock is there, but empty or cut off."""
+    if not file.is_file():
+        return False
+    try:
+        if file.name != LOCK.name:
+            json.loads(file.read_text(encoding="utf-8"))
+            return False
+        stages = params.read(file)["stages"]
+        whole = file.read_bytes().endswith(b"\n") and all(isinstance(stage["cmd"], str) for stage in stages.values())
+    except (ValueError, ParameterError, TypeError, KeyError, AttributeError):
+        return True
+    return not whole
+
+
+def mend() -> Iterator[str]:
+    """Mends DVC's files in the working directory, and yields what was done, as sentences.
+
+    dvc.lock comes from the last commit. What ran since then is in DVC's cache of runs, where `dvc repro` finds it.
+    """
+    if not Path(".dvc").is_dir() or not any(map(is_damaged, (LOCK, RWLOCK))):
+        return
+    time.sleep(WRITING_S)
+    if is_damaged(RWLOCK):
+        RWLOCK.unlink()
+        yield f"{RWLOCK} was empty or cut off, as after a full disk: removed"
+    if is_damaged(LOCK):
+        LOCK.unlink()
+        subprocess.run(["git", "checkout", "--quiet", "HEAD", "--", str(LOCK)], stderr=subprocess.DEVNULL)
+        if is_damaged(LOCK):
+            LOCK.unlink()
+        done = "taken from the last commit" if LOCK.is_file() else "removed"
+        yield f"{LOCK} was cut off, as by a killed run: {done}; `dvc repro` takes what ran since from its cache"
