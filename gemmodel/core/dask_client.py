@@ -13,6 +13,7 @@ from gemmodel.core import hashing
 from gemmodel.core.errors import DeviceError
 
 T = TypeVar("T")
+GONE = "{}: the scheduler is gone; start it and its workers, then run again"
 ADDRESS = "DASK_SCHEDULER_ADDRESS"  # Dask's own name for it
 PACKAGES = ("Pillow", "numpy", "scipy", "tensorflow", "ai-edge-litert")  # an output's bytes depend on their versions
 CODE = hashing.code_digest()[:12]  # at import: a worker that was started before an edit still runs the old code
@@ -35,6 +36,7 @@ def dask_client() -> Iterator[Any]:
     try:
         import dask
         from distributed import CancelledError, Client
+        from distributed.client import ClosedClientError
         from distributed.comm.addressing import get_address_host
         from distributed.scheduler import KilledWorker, NoWorkerError
     except ModuleNotFoundError:
@@ -59,8 +61,8 @@ def dask_client() -> Iterator[Any]:
             raise DeviceError(f"{address}: one task killed several workers; see their logs") from None
         except NoWorkerError:
             raise DeviceError(f"{address}: all workers are gone; start some, then run again") from None
-        except CancelledError:
-            raise DeviceError(f"{address}: the scheduler is gone; start it and its workers, then run again") from None
+        except (CancelledError, ClosedClientError):
+            raise DeviceError(GONE.format(address)) from None
 
 
 def ordered_map(client: Any, function: Callable[..., T], arguments: Iterable[tuple[Any, ...]]) -> Iterator[T]:
@@ -80,10 +82,17 @@ def ordered_map(client: Any, function: Callable[..., T], arguments: Iterable[tup
     futures: deque[Any] = deque()
     for values in arguments:
         futures.append(client.submit(function, *values, pure=False))
-        if len(futures) > sum(client.nthreads().values()):
+        if len(futures) > _threads(client):
             yield futures.popleft().result()
     while futures:
         yield futures.popleft().result()
+
+
+def _threads(client: Any) -> int:
+    try:
+        return sum(client.nthreads().values())
+    except OSError:  # asks the scheduler
+        raise DeviceError(GONE.format(os.environ[ADDRESS])) from None
 
 
 def environment() -> dict[str, str]:

@@ -34,7 +34,11 @@ def dask(*arguments: str, cwd: Path, **variables: str) -> Iterator[subprocess.Po
         yield process
     finally:
         process.terminate()
-        process.wait(DEADLINE)
+        try:
+            process.wait(DEADLINE / 4)
+        except subprocess.TimeoutExpired:  # a worker waits for its scheduler, which a test has killed
+            process.kill()
+            process.wait(DEADLINE)
 
 
 @contextmanager

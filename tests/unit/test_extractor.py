@@ -2,7 +2,8 @@
 
 import colorsys
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -216,12 +217,20 @@ def test_a_folder_of_features_has_labels_files_classes_blocks_and_settings(
 
 
 def test_whole_shards_of_an_interrupted_embed_are_not_computed_again(
-    tmp_path: Path, draw: Draw, embed: Any, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, embed: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    width = embed.model.output_shape[1]
     (tmp_path / "photos" / "Agate").mkdir(parents=True)
-    for seed in range(2 * 8 + 1):
-        draw(seed, size=(48, 48)).save(tmp_path / "photos" / "Agate" / f"{seed:02}.png")
-    embed("whole", shard_size=8)
+    for i in range(2 * 8 + 1):
+        (tmp_path / "photos" / "Agate" / f"{i:02}.png").touch()
+
+    def by_name(paths: Sequence[Path]) -> Iterator[np.ndarray]:
+        return (np.full(width, int(path.stem), np.float32) for path in paths)
+
+    def write_shards(shards: Any) -> Iterator[int]:
+        return chain.from_iterable(embedding.write_shard(shard, paths, by_name) for shard, paths in shards)
+
+    embed("whole", shard_size=8, on_workers=write_shards)
     before = {path.name: path.read_bytes() for path in (tmp_path / "whole").iterdir()}
 
     def interrupted(name: str, damage: Callable[[Path], Any]) -> dict[str, bytes]:
@@ -232,17 +241,17 @@ def test_whole_shards_of_an_interrupted_embed_are_not_computed_again(
             shard.with_suffix(".sha256").write_text(hashing.sha256(shard))
         (folder / "photos.json").unlink()
         damage(folder)
-        embed(name, shard_size=8, resume=True)
+        embed(name, shard_size=8, resume=True, on_workers=write_shards)
         return {path.name: path.read_bytes() for path in folder.iterdir()}
 
     def mark(folder: Path) -> None:
-        np.save(folder / "0001.npy", np.full((8, embed.model.output_shape[1]), 7, np.float16))
+        np.save(folder / "0001.npy", np.full((8, width), 99, np.float16))
         (folder / "0001.sha256").write_text(hashing.sha256(folder / "0001.npy"))
         (folder / "0002.npy").unlink()
 
     interrupted("marked", mark)
     resumed, whole = (feature_set.read(tmp_path / name).features for name in ("marked", "whole"))
-    assert (resumed[8:16] == 7).all(), "read from the disk"
+    assert (resumed[8:16] == 99).all(), "read from the disk"
     np.testing.assert_array_equal(resumed[np.r_[:8, 16]], whole[np.r_[:8, 16]])
     assert capsys.readouterr().out == ""
     for name, damage in (
