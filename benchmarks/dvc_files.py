@@ -67,7 +67,8 @@ def start(project: Path, settings: dict[str, str], store: Path) -> None:
     project.mkdir(parents=True)
     subprocess.run(["git", "init", "-q"], cwd=project, check=True)
     subprocess.run([*DVC, "init", "-q"], cwd=project, check=True)
-    for name, value in settings.items():
+    quiet = {"core.analytics": "false", "core.check_update": "false"}  # whose processes would outlive the measurement
+    for name, value in (quiet | settings).items():
         subprocess.run([*DVC, "config", name, value], cwd=project, check=True)
     subprocess.run([*DVC, "remote", "add", "-q", "-d", "store", str(store)], cwd=project, check=True)
 
