@@ -107,7 +107,7 @@ def real_folds(features: np.ndarray, labels: np.ndarray, photos: int, *, seed: i
 
 def predict(model: FusionParams, fold: Fold, blocks: dict[str, int], *, tenth: bool, seed: int) -> np.ndarray:
     """Returns the probabilities of the test photos."""
-    from gemmodel.train.kernel_ridge import KernelRidge
+    from gemmodel.train.ridge.kernel_ridge import KernelRidge
 
     train, labels, test, _ = fold
     classes = len(np.unique(labels))

@@ -20,7 +20,7 @@ import numpy as np
 from gemmodel.core import params
 from gemmodel.embed import feature_set
 from gemmodel.embed.feature_set import FeatureSet, ShardedArray
-from gemmodel.train.kernel_ridge import KernelRidge
+from gemmodel.train.ridge.kernel_ridge import KernelRidge
 
 CLASSES, BLOCKS = 87, {"maps": 3_584, "covariances": 6_328, "colours": 1_536}
 
