@@ -29,12 +29,13 @@ def main(
     device += distribution.describe(strategy)
     print(f"train: {name} on {device}", flush=True)
     logged = {section: asdict(getattr(settings, section)) for section in ("base", "split", "augment", "embed", "train")}
-    logged |= {"clean": {"crop": settings.clean.crop}, "model": asdict(getattr(settings.model, name))}
+    logged |= {"crawl": {"source": settings.crawl.source}, "clean": {"crop": settings.clean.crop}}
+    logged |= {"model": asdict(getattr(settings.model, name))}
     datasets = {part: split / part for part in ("train", "val")}
+    mineral_classes = files.read_json(hierarchy)
     train_photos, val_photos = (image_folder.list_images(folder) for folder in datasets.values())
     title = f"{name}, {len(train_photos)} gems, {sum(map(len, train_photos.values()))} photos"
     run = runs.training_run(title, logged | {"model_name": name}, datasets, device=device)
-    mineral_classes = files.read_json(hierarchy)
     # Only fusion shares its work with Dask's workers; networks have their own means (docs/gpus.md).
     with dask_client() if name == "fusion" else nullcontext() as client, distribution.chief_run(strategy, run) as log:
         result = train_model(

@@ -136,13 +136,13 @@ def csv_row(path: Path, prediction: "Prediction", text: str, top: int) -> list[A
 def text_lines(path: Path, prediction: "Prediction", text: str, top: int, width: int | None) -> Iterator[str]:
     """Yields a photo's prediction, and its most probable gems, as lines or, with a width, as rows of a table."""
     chance = "" if prediction.unknown else f"{100 * prediction.probability:.1f} %"
+    whole = prediction.unknown or len(prediction.prediction_set) == 1 or text.startswith(prediction.gem)
     if width is not None:
-        whole = prediction.unknown or text.startswith(prediction.gem)
         yield f"{path!s:{width}}  {chance:>11}  {text if whole else f'{prediction.gem} ({text})'}"
-    elif prediction.unknown:
-        yield f"{path}: {text}"
+    elif len(prediction.prediction_set) == 1 or prediction.unknown:
+        yield f"{path}: {text} {chance}".rstrip()
     else:
-        yield f"{path}: {prediction.gem} {chance}" + (f" ({text})" if text != prediction.gem else "")
+        yield f"{path}: {prediction.gem} {chance} ({text})"
     for gem, probability in prediction.top[0 if prediction.unknown else 1 : top]:
         yield f"{'':{width or 0}}  {f'{100 * probability:.1f} %':>11}  {gem}"
 

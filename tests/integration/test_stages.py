@@ -114,7 +114,7 @@ def test_a_run_records_its_origin(logged: mlflow.entities.Run) -> None:
     assert logged.data.params["augment.rotation"] == "40.0"
     assert logged.data.tags["device"].startswith("CPU")
     sections = {name.split(".")[0] for name in logged.data.params} - {"model_name"}
-    assert sections == {"base", "clean", "split", "augment", "embed", "model", "train"}
+    assert sections == {"base", "crawl", "clean", "split", "augment", "embed", "model", "train"}
     declared = {param.split(".")[0] for param in stage_params("train")}
     assert sections == declared
     assert {name for name in logged.data.params if name.startswith("clean.")} == {"clean.crop"}
@@ -183,9 +183,9 @@ def test_a_run_has_pictures_and_tables(fusion: Any, client: mlflow.MlflowClient,
     assert table["actual"].tolist() == GEMS
     scores = json.loads((fusion.root / "reports" / "metrics.json").read_text(encoding="utf-8"))
     matrix = table[GEMS].to_numpy(int)
-    assert (matrix.sum(), np.trace(matrix) / matrix.sum()) == (scores["photos"], pytest.approx(scores["accuracy"]))
+    assert (matrix.sum(), np.trace(matrix) / matrix.sum()) == (scores["test_photos"], pytest.approx(scores["accuracy"]))
     rows = client.load_table(logged.info.experiment_id, "predictions.json", run_ids=[logged.info.run_id])
-    assert len(rows) == scores["photos"]
+    assert len(rows) == scores["test_photos"]
     assert rows["right"].tolist() == sorted(rows["right"])  # the wrong ones first
     path = mlflow.artifacts.download_artifacts(run_id=logged.info.run_id, artifact_path="evaluation/confusion.png")
     with Image.open(path) as picture:

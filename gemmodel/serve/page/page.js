@@ -62,7 +62,7 @@ async function explain(entry) {
     byId("reasons").replaceChildren(...(entry.reasons ?? []).map((sentence) => create("li", sentence)));
     byId("explanation").src = entry.explanation;
     byId("explanation").hidden = byId("why").hidden = false;
-    if (!running) setStatus("");
+    if (byId("status").textContent === t("explaining")) setStatus("");  // what else it says, such as an error, stays
   } catch (error) {
     if (error.key !== "cancelled") setStatus(sentence(error), true);
   } finally {
