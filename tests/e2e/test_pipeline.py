@@ -174,7 +174,7 @@ def test_experiments_in_other_folders_log_to_the_same_store(project: Path) -> No
 
 def test_another_training_reruns_what_depends_on_it_and_metrics_and_plots_compare_both(project: Path) -> None:
     run = runner(project)
-    change(project, model={"fusion": {"penalties": [0.1]}})
+    change(project, model={"fusion": {"penalties": [10.0]}})
     assert stages_run(run("dvc", "repro")) == ["train", "evaluate", "explain", "register", "report"]
     changed = json.loads(run("dvc", "metrics", "diff", "--json"))
     assert changed["reports/training.json"]["epochs"] == {"old": 4, "new": 1, "diff": -3}
