@@ -181,7 +181,13 @@ def test_another_training_reruns_what_depends_on_it_and_metrics_and_plots_compar
     run("dvc", "plots", "show", "--out", "plots")
     page = (project / "plots" / "index.html").read_text(encoding="utf-8")
     plots = yaml.safe_load((project / "dvc.yaml").read_text(encoding="utf-8"))["plots"]
-    titles = {name: plot["title"] for entry in plots if isinstance(entry, dict) for name, plot in entry.items()}
+    titles = {
+        name: plot["title"]
+        for entry in plots
+        if isinstance(entry, dict)
+        for name, plot in entry.items()
+        if "title" in plot
+    }
     for name in ("Loss", "Accuracy", "Confusion", "Accuracy by gem"):
         assert titles[name] in page
     assert "<script src" not in page  # Vega is in the page: it is drawn offline
