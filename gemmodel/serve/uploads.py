@@ -16,7 +16,7 @@ from gemmodel.images import decode
 
 MAX_BYTES = 20_000_000  # of an upload; a phone's photo has 2 to 8 million
 UPLOAD_TIMEOUT_S = 30
-MAX_PIXELS = 50_000_000  # more than a phone's photo has; decoded it takes 150 MB
+MAX_PIXELS = 50_000_000  # more than most phones' photos have; decoded it takes 200 to 500 MB (docs/security.md)
 
 
 class Uploads:

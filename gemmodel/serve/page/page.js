@@ -57,7 +57,7 @@ async function explain(entry) {
       entry.reasons = JSON.parse(decodeURIComponent(response.headers.get("Explanation") ?? "null"));
     }
     if (entry !== current) return;
-    byId("why").querySelector("p").textContent = t(entry.reasons ? "explanation_part" : "explanation_colours");
+    byId("why").querySelector("p").textContent = t("explanation_part");
     byId("reasons").hidden = !entry.reasons;
     byId("reasons").replaceChildren(...(entry.reasons ?? []).map((sentence) => create("li", sentence)));
     byId("explanation").src = entry.explanation;
