@@ -1,4 +1,4 @@
-"""Photos that a user has already: folders of classes, archives of them, or photos with a table of labels."""
+"""Photos that a user has already: in folders of classes, archives of them, or with labels in a table or their names."""
 
 import io
 from collections import Counter, defaultdict
@@ -245,7 +245,7 @@ def _left_out(inventory: Inventory) -> Iterator[str]:
 
 
 def _found(inventory: Inventory) -> str:
-    """Returns what a source holds in assignment of class folders, with the remedy."""
+    """Returns what a source holds in place of class folders, with the remedy."""
     found = "; ".join(_left_out(inventory)) or "it holds no files"
     return (
         f"found {found}. It must hold one folder of photos per class, or photos and a CSV table with the columns file "

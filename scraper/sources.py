@@ -1,4 +1,4 @@
-"""The sources of raw photos: web sites, and folders or archives of class folders; several can be merged."""
+"""The sources of raw photos: web sites, and folders or archives of photos; several can be merged."""
 
 import os
 import time

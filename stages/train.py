@@ -55,7 +55,7 @@ def main(
             TrainingPhotos(list(settings.crawl.source), photos),
         )  # fmt: skip
         saving.save(result.model, result.classes, out, crop=settings.clean.crop, metadata=metadata)
-        best = fit.summary(result.history, result.selection_metric)
+        best = fit.summary(result.history, result.selection_metric, result.kept)
         files.write_json(report, {name: best[name] for name in fit.HEADLINE})
         figure = learning_curves.write(curves, result.history, int(best["best_epoch"]), result.penalties)
         log.finish(hashing.sha256(out / "model.keras"), runs.MODEL_TAG, best, figure)

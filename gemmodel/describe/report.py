@@ -97,7 +97,7 @@ def write(
     html.write(
         page,
         TEMPLATE,
-        pictures={name: html.data_url(pictures / f"{name}.png") for name in figures},
+        pictures={"sizes": html.data_url(pictures / "sizes.png")},
         galleries=shown,
         note=galleries["samples"].note,
         bars=plots.bars(counts),

@@ -161,4 +161,4 @@ def settings(base: BaseParams, params: EmbedParams) -> dict[str, Any]:
 def last_map_mean(photos: FeatureSet, channels: int) -> np.ndarray:
     """Returns the mean over the backbone's last map, which the features hold, float32 (photos, channels)."""
     maps = photos.block("maps")  # ends with the mean and the std of the last map
-    return maps[:, -2 * channels : -channels]
+    return maps[:, -2 * channels : -channels].copy()  # the whole block would stay in memory with a view

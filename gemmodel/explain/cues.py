@@ -37,7 +37,7 @@ def explain(
     probabilities: Probabilities, pixels: np.ndarray, classes: Sequence[str], known: Sequence[str] = (), *,
     cells: int = occlusion.CELLS,
 ) -> Explanation:  # fmt: skip
-    """Returns why a model answers as it does for a photo: some seventy predictions.
+    """Returns why a model answers as it does for a photo: some 97 predictions.
 
     Args:
         probabilities: a function of photos (side, side, 3) to their probabilities, float (photos, classes).

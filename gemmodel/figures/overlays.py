@@ -1,4 +1,7 @@
-"""Heat maps over photos, for a page, a command or a web service: red supports the predicted class, blue opposes it."""
+"""Heat maps over photos, for a page, a command or a web service: red supports the predicted class.
+
+In maps with a sign blue opposes it.
+"""
 
 import numpy as np
 from PIL import Image

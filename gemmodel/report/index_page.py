@@ -99,7 +99,7 @@ def sections(reports: Reports, panels: Iterable[str]) -> list[Section]:
             files=within(
                 reports.evaluation,
                 "abstention.csv classes.csv confused_pairs.csv confusion.csv confusion_fractions.csv confusion.png "
-                "label_issues.csv predictions.csv reliability.csv",
+                "label_issues.csv prediction_sets.csv predictions.csv reliability.csv scores.json",
             ),
         ),
         Section(

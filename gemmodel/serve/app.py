@@ -4,6 +4,7 @@ import contextlib
 import errno
 import io
 import json
+import os
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -60,6 +61,7 @@ class GemApp:
         self.predictor = Predictor(model)
         self.explainer = Predictor(model, workers=1)  # an explanation takes long, and must not delay predictions
         self.explain_limiter = anyio.CapacityLimiter(1)
+        self.predict_limiter = anyio.CapacityLimiter(os.cpu_count() or 1)  # more decoders would take more memory
         self.recent = RecentPhotos()
         self.photos = photos
         self.reference_files: list[str] = self.predictor.metadata.reference.files.tolist()
@@ -180,7 +182,7 @@ class GemApp:
         """Returns what a function makes of the request's body; the function runs in a thread."""
         photo = await self.uploads.read(request)
         try:
-            return await anyio.to_thread.run_sync(process, photo, limiter=limiter)
+            return await anyio.to_thread.run_sync(process, photo, limiter=limiter or self.predict_limiter)
         except feedback.FolderFullError as error:
             raise HTTPException(507, str(error)) from None
         except DataError as error:

@@ -22,7 +22,7 @@ class TrainingContext:
         augmented: holds the copies on disk, one folder per class.
         features: holds the features of `train` and `val`, from which `fusion` is trained.
         hierarchy: the mineral class of each gem.
-        checkpoints: a folder for the state of unfinished trainings.
+        checkpoints: a folder for the state of unfinished trainings, and for what does not fit into memory.
         logs: a folder for TensorBoard's event files.
         on_epoch: called after each epoch with its index, from 0, and its metrics.
         strategy: distributes networks over devices; None: one device.

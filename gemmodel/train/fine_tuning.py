@@ -101,6 +101,7 @@ def fine_tune(context: TrainingContext) -> TrainingResult:
         penalties=None,  # of fusion alone
         held_out=replace(base_result.held_out, probabilities=probs, labels=val.labels),
         selection_metric="val_loss",
+        kept=len(base_result.history["loss"]),  # the losses before it are of leave-one-out predictions
     )
 
 

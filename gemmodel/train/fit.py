@@ -35,6 +35,7 @@ class TrainingResult(NamedTuple):
         held_out: the model's predictions for photos that it was not trained on.
         selection_metric: the metric whose least value selected the epoch.
         penalties: of a fit in closed form, the points of `penalty_curves`.
+        kept: the epoch of the model, where that metric did not select it.
     """
 
     model: keras.Model
@@ -43,6 +44,7 @@ class TrainingResult(NamedTuple):
     held_out: HeldOutPredictions
     selection_metric: str = "val_loss"
     penalties: pd.DataFrame | None = None
+    kept: int | None = None
 
 
 def fit(
@@ -181,9 +183,9 @@ def held_out_predictions(
     return HeldOutPredictions(probs, val_labels, reference, embedding)
 
 
-def summary(history: History, selection_metric: str = "val_loss") -> dict[str, float | int]:
-    """Returns the metrics of the epoch whose weights are kept: the one with the least value of the selection metric."""
-    best = int(np.argmin(history[selection_metric]))
+def summary(history: History, selection_metric: str = "val_loss", kept: int | None = None) -> dict[str, float | int]:
+    """Returns the metrics of the epoch whose weights are kept: of `kept`, or of the least selection metric."""
+    best = int(np.argmin(history[selection_metric])) if kept is None else kept
     return {"epochs": len(history["loss"]), "best_epoch": best} | {
         f"best_{name}": round(values[best], 6) for name, values in history.items()
     }

@@ -100,7 +100,8 @@ def fit_kernel(
         The fitted estimator, and its metrics by penalty: those of the training and of the validation photos, of photos
         that the head is fitted to when they are left out.
     """
-    history, fits, classes = History(), [], len(train.classes)
+    history, classes, best = History(), len(train.classes), None
+    selection_metric = "val_loss" if model.refit_on_validation else "loss"
     photos = train.concat(val) if model.refit_on_validation else train
     weights = _sample_weight(params, photos.labels)
     for i, penalty in enumerate(model.penalties):
@@ -115,12 +116,13 @@ def fit_kernel(
         for prefix, probs, labels in (("", train_probs, train.labels), ("val_", val_probs, val.labels)):
             metrics[f"{prefix}loss"] = float(log_loss(labels, probs, labels=range(classes)))
             metrics[f"{prefix}accuracy"] = float((probs.argmax(axis=1) == labels).mean())
+        if best is None or metrics[selection_metric] < min(history[selection_metric]):
+            best = ridge
         history = {name: [*history.get(name, []), value] for name, value in metrics.items()}
         if on_epoch:
             on_epoch(i, metrics)
-        fits.append(ridge)
-    selected = history["val_loss" if model.refit_on_validation else "loss"]
-    return fits[int(np.argmin(selected))], history
+    assert best  # params.yaml has one penalty at least
+    return best, history
 
 
 def to_keras(ridge: KernelRidge) -> keras.Model:

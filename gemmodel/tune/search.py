@@ -275,7 +275,7 @@ class Search:
             raise TrialError(reason[:200]) from error
         finally:
             keras.config.set_dtype_policy("float32")
-        value = float(fit.summary(result.history, result.selection_metric)[f"best_{self.metric}"])
+        value = float(fit.summary(result.history, result.selection_metric, result.kept)[f"best_{self.metric}"])
         if math.isnan(value):
             raise TrialError(f"{self.metric} is not a number")
         return value
