@@ -25,7 +25,7 @@ def save(photo: bytes, gem: str, folder: Path, *, classes: Sequence[str]) -> Pat
 
     Args:
         photo: a file in one of decode.FORMATS.
-        gem: its name. Of a class in other capitals it is the class.
+        gem: its name. Of a class in another spelling (`image_folder.class_key`) it is the class.
         folder: of the class folders.
         classes: that the model knows.
 
@@ -55,9 +55,8 @@ def save(photo: bytes, gem: str, folder: Path, *, classes: Sequence[str]) -> Pat
 
 def _class_name(gem: str, classes: Sequence[str]) -> str:
     name = " ".join(gem.split())
-    known = {one.casefold(): one for one in classes}
-    if name.casefold() in known:
-        return known[name.casefold()]
+    if known := image_folder.matcher(classes)(name):
+        return known
     try:
         validate_filename(name, platform="universal", max_len=MAX_NAME)
     except ValidationError:

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -52,3 +52,17 @@ def scheduler(cwd: Path, **variables: str) -> Iterator[tuple[str, subprocess.Pop
 
 def worker(address: str, cwd: Path, threads: int = 1) -> Any:
     return dask("worker", address, "--nthreads", str(threads), "--host", "127.0.0.1", cwd=cwd)
+
+
+@contextmanager
+def cluster(cwd: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """Yield the address and the process of a scheduler with two workers."""
+    import distributed  # here, so that a test file without it can skip itself
+
+    with ExitStack() as stack:
+        address, process = stack.enter_context(scheduler(cwd))
+        for _ in range(2):
+            stack.enter_context(worker(address, cwd))
+        with distributed.Client(address, set_as_default=False) as client:
+            client.wait_for_workers(2, timeout=DEADLINE)
+        yield address, process

@@ -5,7 +5,6 @@ import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import pytest
 from PIL import Image
 
 from gemmodel.core import files
+from tests.integration import dask_cluster
 from tests.integration.dask_cluster import DEADLINE, ROOT, scheduler, wait_for, worker
 
 distributed = pytest.importorskip("distributed")
@@ -55,12 +55,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 @pytest.fixture(scope="module")
 def address(project: Path) -> Iterator[str]:
     """The address of a scheduler with two workers."""
-    with ExitStack() as stack:
-        address, _ = stack.enter_context(scheduler(project))
-        for _ in range(2):
-            stack.enter_context(worker(address, project))
-        with distributed.Client(address, set_as_default=False) as client:
-            client.wait_for_workers(2, timeout=DEADLINE)
+    with dask_cluster.cluster(project) as (address, _):
         yield address
 
 

@@ -3,7 +3,6 @@
 import os
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from gemmodel.embed import feature_set
 from gemmodel.embed.feature_set import FeatureSet
 from gemmodel.train.ridge import nystroem
 from gemmodel.train.ridge.kernel_ridge import KernelRidge
-from tests.integration.dask_cluster import DEADLINE, scheduler, worker
+from tests.integration import dask_cluster
 
 distributed = pytest.importorskip("distributed")
 
@@ -29,12 +28,7 @@ PHOTOS, WIDTH, BLOCKS = 2_000, 100, 20
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str, Any]]:
     """The folder, the address and the process of a scheduler with two workers, whose last test stops it."""
     folder = tmp_path_factory.mktemp("cluster")
-    with ExitStack() as stack:
-        address, process = stack.enter_context(scheduler(folder))
-        for _ in range(2):
-            stack.enter_context(worker(address, folder))
-        with distributed.Client(address, set_as_default=False) as client:
-            client.wait_for_workers(2, timeout=DEADLINE)
+    with dask_cluster.cluster(folder) as (address, process):
         yield folder, address, process
 
 
