@@ -74,22 +74,27 @@ def batches(
     if cache:
         data = data.map(load, num_parallel_calls=tf.data.AUTOTUNE).cache()
     if shuffle_seed is not None:
-        # Keras' and TensorFlow's own reshuffling counts the epochs of this process, not of a resumed training.
-        unshuffled, size = data, len(paths)
-
-        def shuffled(_: tf.Tensor) -> tf.data.Dataset:
-            # The seed of this graph: with a global seed of 0 TensorFlow rejects a tensor as seed.
-            tf.compat.v1.set_random_seed(1)
-            return unshuffled.shuffle(size, seed=shuffle_seed.read_value())
-
-        data = tf.data.Dataset.range(1).flat_map(shuffled)
-        data = data.apply(tf.data.experimental.assert_cardinality(size))
+        data = shuffled(data, len(paths), shuffle_seed)
     if not cache:  # after shuffling, so that the buffer holds paths instead of all pixels
         data = data.map(load, num_parallel_calls=tf.data.AUTOTUNE)
     data = data.batch(batch_size).map(lambda x, y: (tf.cast(x, tf.float32), y), num_parallel_calls=tf.data.AUTOTUNE)
     if augmenter is not None:
         data = data.map(lambda x, y: (augmenter(x, training=True), y), num_parallel_calls=tf.data.AUTOTUNE)
     return without_autotune(data.prefetch(tf.data.AUTOTUNE))
+
+
+def shuffled(data: tf.data.Dataset, size: int, seed: tf.Variable) -> tf.data.Dataset:
+    """Returns a data set of `size` elements in an order that the seed alone determines, read as each epoch starts.
+
+    Keras' and TensorFlow's own reshuffling counts the epochs of this process, not of a resumed training.
+    """
+
+    def shuffle(_: tf.Tensor) -> tf.data.Dataset:
+        # The seed of this graph: with a global seed of 0 TensorFlow rejects a tensor as seed.
+        tf.compat.v1.set_random_seed(1)
+        return data.shuffle(size, seed=seed.read_value())
+
+    return tf.data.Dataset.range(1).flat_map(shuffle).apply(tf.data.experimental.assert_cardinality(size))
 
 
 def without_autotune(data: tf.data.Dataset) -> tf.data.Dataset:

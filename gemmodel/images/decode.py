@@ -194,6 +194,8 @@ def _check_scans(stream: IO[bytes]) -> None:
     before = stream.tell()
     content, position, scans = _start(stream, None), 2, 0
     stream.seek(before)
+    if content.count(START_OF_SCAN) <= MAX_SCANS:  # of nearly all photos; the walk takes longer
+        return
     while (found := JPEG_MARKER.search(content, position)) and found[0] != END_OF_IMAGE:
         scans += found[0] == START_OF_SCAN
         position = found.end() + int.from_bytes(content[found.end() : found.end() + 2])

@@ -158,14 +158,7 @@ def batches_from_file(
     one_hot = np.eye(classes, dtype=np.float32)[labels]
     data = tf.data.Dataset.from_tensor_slices((np.arange(first, first + len(labels)), one_hot))
     if shuffle_seed is not None:
-        indices = data
-
-        def shuffled(_: tf.Tensor) -> tf.data.Dataset:
-            tf.compat.v1.set_random_seed(1)  # as in `samples.batches`
-            return indices.shuffle(len(labels), seed=shuffle_seed.read_value())
-
-        data = tf.data.Dataset.range(1).flat_map(shuffled)
-        data = data.apply(tf.data.experimental.assert_cardinality(len(labels)))
+        data = samples.shuffled(data, len(labels), shuffle_seed)
     data = data.map(load, num_parallel_calls=tf.data.AUTOTUNE).batch(batch_size)
     if augmenter is not None:
         data = data.map(lambda x, y: (augmenter(x, training=True), y), num_parallel_calls=tf.data.AUTOTUNE)
