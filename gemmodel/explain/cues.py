@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from gemmodel.explain import occlusion
-from gemmodel.explain.occlusion import MIN_FALL, Part, Probabilities
+from gemmodel.explain.occlusion import Part, Probabilities
 
 BLACK, GREY = 50, 40  # of 255: a pixel of a lower value has no colour, nor has one of a lower saturation
 PALE, LIGHT, DARK = 130, 170, 150  # of 255: a paler and lighter red is pink, a darker orange is brown
@@ -79,7 +79,7 @@ def _part_sentence(part: Part, unhidden: np.ndarray, classes: Sequence[str]) -> 
     gem, after = classes[int(unhidden.argmax())], _after(part.probabilities, unhidden, classes)
     if part.carries:
         return f"The marked part carries the answer: without it, {after}."
-    if _matters(part.probabilities, unhidden):
+    if occlusion.matters(part.probabilities, unhidden):
         return f"No single part carries {gem}: other parts of the same size matter as much."
     return f"No single part carries {gem}: without the part that matters most, {after}."
 
@@ -101,9 +101,9 @@ def _colour_sentence(
     answer = int(unhidden.argmax())
     in_grey = probs.pop(None)
     decisive = min(probs, key=lambda colour: float(probs[colour][answer]), default=None)
-    if decisive and _matters(probs[decisive], unhidden):
+    if decisive and occlusion.matters(probs[decisive], unhidden):
         return f"Its {decisive} decides: in grey instead of {decisive}, {_after(probs[decisive], unhidden, classes)}."
-    if _matters(in_grey, unhidden):
+    if occlusion.matters(in_grey, unhidden):
         return f"Its colours decide together: all in grey, {_after(in_grey, unhidden, classes)}."
     return f"Its colours do not decide: all in grey, {_after(in_grey, unhidden, classes)}."
 
@@ -114,11 +114,6 @@ def _known_sentence(known: Sequence[str]) -> str:
     counts = [f"{gem} ({count})" for gem, count in Counter(known).most_common()]
     text = " and ".join([", ".join(counts[:-1]), counts[-1]] if len(counts) > 1 else counts)
     return f"The {len(known)} known photos most like it show {text}."
-
-
-def _matters(probs: np.ndarray, unhidden: np.ndarray) -> bool:
-    answer = int(unhidden.argmax())
-    return bool(probs.argmax() != answer or unhidden[answer] - probs[answer] >= MIN_FALL)
 
 
 def _after(probs: np.ndarray, unhidden: np.ndarray, classes: Sequence[str]) -> str:

@@ -133,6 +133,12 @@ def explain(probabilities: Probabilities, pixels: np.ndarray, unhidden: np.ndarr
     return part_of(values, unhidden, without, others)
 
 
+def matters(probs: np.ndarray, unhidden: np.ndarray) -> bool:
+    """Returns whether a changed photo has another answer, or the answer at a probability that is lower by MIN_FALL."""
+    answer = int(unhidden.argmax())
+    return bool(probs.argmax() != answer or unhidden[answer] - probs[answer] >= MIN_FALL)
+
+
 def part_of(values: np.ndarray, unhidden: np.ndarray, without: np.ndarray, others: Sequence[np.ndarray]) -> Part:
     """Returns the part with the highest values, and whether it carries the answer.
 
@@ -143,6 +149,5 @@ def part_of(values: np.ndarray, unhidden: np.ndarray, without: np.ndarray, other
         others: those without each of the random parts.
     """
     answer = int(unhidden.argmax())
-    matters = without.argmax() != answer or unhidden[answer] - without[answer] >= MIN_FALL
-    carries = matters and without[answer] < np.quantile([other[answer] for other in others], SPREAD)
+    carries = matters(without, unhidden) and without[answer] < np.quantile([other[answer] for other in others], SPREAD)
     return Part(values, bool(carries), without)
