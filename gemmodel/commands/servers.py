@@ -12,6 +12,7 @@ from typing import Any
 
 from gemmodel.commands.arguments import add_command, check_port
 from gemmodel.commands.registry import registered_name
+from gemmodel.core import hashing
 from gemmodel.core.errors import TrackingError
 from gemmodel.tracking import store
 
@@ -49,12 +50,14 @@ def serve_champion(host: str, port: int) -> None:
     Raises:
         ParameterError: the port is none.
         DataError: there is no champion.
+        ModelError: a file of it is damaged.
     """
     check_port(port)
     from gemmodel.register import locate
 
     name = registered_name()
     model = locate.mlflow_model(name)
+    hashing.check(model)
     with tempfile.TemporaryDirectory() as scratch:
         if "%" in str(model.parent):  # which MLflow would decode; a link to the model itself it refuses
             (link := Path(scratch) / "models").symlink_to(model.parent)

@@ -110,7 +110,7 @@ def _is_whole(shard: Path) -> bool:
     """Returns whether an earlier call wrote this shard to its end; a damaged one is named."""
     if not shard.is_file() or not _digest_file(shard).is_file():
         return False
-    if hashing.sha256(shard) == _digest_file(shard).read_text("ascii"):
+    if hashing.sha256(shard).encode() == _digest_file(shard).read_bytes():
         return True
     print(f"embed: {shard}: damaged; computed again")
     return False

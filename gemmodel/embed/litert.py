@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,19 +24,23 @@ class Graph:
         size: side of its square input in pixels.
     """
 
-    def __init__(self, path: Path, *, threads: int = 1) -> None:
-        """Opens what `export` wrote.
+    _opening = Lock()  # standard error is hidden for all threads
+
+    def __init__(self, path: Path, *, content: bytes | None = None, threads: int = 1) -> None:
+        """Reads what `export` wrote into memory: the file may then be replaced.
 
         Args:
             path: the file.
+            content: of the file, where it is read already.
             threads: of one interpreter. With one thread, equal photos give equal bits in any number of calls at a time.
 
         Raises:
             ModelError: the file is damaged or of another version.
         """
         self._path, self._threads = path, threads
+        self._content = path.read_bytes() if content is None else content
         self._idle: queue.SimpleQueue[SignatureRunner] = queue.SimpleQueue()  # each serves one thread at a time
-        with suppress_stderr():  # LiteRT reports once per process that it computes on the CPU
+        with self._opening, suppress_stderr():  # LiteRT reports once per process that it computes on the CPU
             self._idle.put(first := self._runner())
         self.size: int = first.get_input_details()["pixels"]["shape"][1]
 
@@ -50,9 +55,13 @@ class Graph:
         finally:
             self._idle.put(runner)
 
+    def with_threads(self, threads: int) -> "Graph":
+        """Returns the same graph with another number of threads."""
+        return Graph(self._path, content=self._content, threads=threads)
+
     def _runner(self) -> SignatureRunner:
         try:
-            interpreter = Interpreter(str(self._path), num_threads=self._threads)
+            interpreter = Interpreter(model_content=self._content, num_threads=self._threads)
             interpreter.allocate_tensors()
             return interpreter.get_signature_runner()
         except (ValueError, RuntimeError) as error:

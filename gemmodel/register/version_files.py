@@ -1,4 +1,4 @@
-"""Tables that are stored beside a registered version, and predictions by it in a process of its own."""
+"""What is stored of a registered version: whether it is whole, its tables, and predictions by it."""
 
 import base64
 import subprocess
@@ -11,31 +11,84 @@ import mlflow
 import pandas as pd
 from mlflow.entities.model_registry import ModelVersion
 
-from gemmodel.core import files
-from gemmodel.core.errors import ModelError
+from gemmodel.core import files, hashing
+from gemmodel.core.errors import DataError, ModelError
+from gemmodel.tracking import runs
 
 TRAINING_SET, TEST_PREDICTIONS = "training_fingerprints.csv", "test_predictions.csv"
 FORMER_NAMES = {TRAINING_SET: "learnt_from.csv", TEST_PREDICTIONS: "answers.csv"}  # of version 0.1
 BATCH = 200  # photos in one request to a former model
 
 
-def save_table(version: ModelVersion, file: str, table: pd.DataFrame) -> None:
-    """Stores a table with one row per photo beside a version's model; replaces an older one."""
+def has_files(version: ModelVersion) -> bool:
+    """Returns whether a version has files: one whose store was moved without its artefacts, or cleared, has none."""
+    with runs.ignoring("RESOURCE_DOES_NOT_EXIST"):  # somebody has deleted the logged model
+        return bool(mlflow.artifacts.list_artifacts(artifact_uri=f"models:/{version.name}/{version.version}"))
+    return False
+
+
+def damage(version: ModelVersion) -> str | None:
+    """Returns what is wrong with the files of a version's model, or None; a former version's have one hash only."""
     with tempfile.TemporaryDirectory() as scratch:
-        table.drop_duplicates("photo", keep="last").to_csv(Path(scratch) / file, index=False)
-        mlflow.MlflowClient().log_model_artifact(str(version.source).removeprefix("models:/"), f"{scratch}/{file}")
+        try:
+            _download(version, scratch)
+        except ModelError as error:
+            return str(error)
+    return None
+
+
+def _download(version: ModelVersion, scratch: str) -> Path:
+    """Downloads a version's model, as MLflow stores it, and compares it with its hashes.
+
+    Raises:
+        ModelError: a file is not there, damaged, or of another model.
+    """
+    if not has_files(version):
+        raise ModelError("its files are not there")
+    folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=version.source, dst_path=scratch))
+    try:
+        hashing.check(folder)
+    except ModelError as error:
+        raise ModelError(str(error).removeprefix(f"{folder}/").partition(";")[0]) from None
+    network = next(folder.glob("artifacts/*/model.keras"), None)
+    if network is None or hashing.sha256(network) != version.tags.get(runs.MODEL_TAG):
+        raise ModelError("model.keras: not there, damaged, or of another model")
+    if not (folder / hashing.HASHES).is_file() and network.with_name(hashing.HASHES).is_file():
+        raise ModelError(f"{hashing.HASHES}: not there")
+    return folder
+
+
+def save_table(version: ModelVersion, file: str, table: pd.DataFrame) -> None:
+    """Stores a table with one row per photo beside a version's model, and its hash as a tag; replaces an older one."""
+    client = mlflow.MlflowClient()
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / file
+        table.drop_duplicates("photo", keep="last").to_csv(path, index=False)
+        client.log_model_artifact(str(version.source).removeprefix("models:/"), str(path))
+        client.set_model_version_tag(version.name, version.version, f"{file}.sha256", hashing.sha256(path))
 
 
 def load_table(version: ModelVersion, file: str) -> pd.DataFrame | None:
-    """Returns a table that `save_table` stored, also of version 0.1 under its former name; None where there is none."""
+    """Returns a table that `save_table` stored, also of version 0.1 under its former name.
+
+    None where there is none, or it is damaged, which is printed.
+    """
     source = f"models:/{version.name}/{version.version}"
     stored = {Path(artifact.path).name for artifact in mlflow.artifacts.list_artifacts(artifact_uri=source) or []}
     name = next((name for name in (file, FORMER_NAMES[file]) if name in stored), None)
     if name is None:
         return None
+    tags = mlflow.MlflowClient().get_model_version(version.name, version.version).tags
     with tempfile.TemporaryDirectory() as scratch:
-        path = mlflow.artifacts.download_artifacts(artifact_uri=f"{source}/{name}", dst_path=scratch)
-        return files.read_table(Path(path))
+        path = Path(mlflow.artifacts.download_artifacts(artifact_uri=f"{source}/{name}", dst_path=scratch))
+        try:
+            table = files.read_table(path)
+            if "photo" in table and hashing.sha256(path) == tags.get(f"{name}.sha256", hashing.sha256(path)):
+                return table
+        except DataError:
+            pass
+    print(f"register: {version.name} version {version.version}: {name} is damaged, so it is not used", flush=True)
+    return None
 
 
 def predict_in_subprocess(version: ModelVersion, photos: Sequence[Path]) -> list[str]:
@@ -44,13 +97,23 @@ def predict_in_subprocess(version: ModelVersion, photos: Sequence[Path]) -> list
     The version brings its own package `gemmodel`, which may be older than the one of this process.
 
     Raises:
-        ModelError: the version cannot be loaded, or fails.
+        ModelError: the version is damaged, cannot be loaded, or fails.
     """
     gems: list[str] = []
     with tempfile.TemporaryDirectory() as scratch:
         request, response = Path(scratch) / "request.json", Path(scratch) / "response.json"
-        model = mlflow.artifacts.download_artifacts(artifact_uri=version.source, dst_path=scratch)
-        options = ["-m", model, "-i", str(request), "-o", str(response), "-t", "json", "--env-manager", "local"]
+        options = [
+            "-m",
+            str(_download(version, scratch)),
+            "-i",
+            str(request),
+            "-o",
+            str(response),
+            "-t",
+            "json",
+            "--env-manager",
+            "local",
+        ]
         for start in range(0, len(photos), BATCH):
             rows = [[base64.b64encode(path.read_bytes()).decode()] for path in photos[start : start + BATCH]]
             files.write_json(request, {"dataframe_split": {"columns": ["photo"], "data": rows}})
