@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from gemmodel.commands import dvc_files
 from gemmodel.commands.arguments import add_command
 from gemmodel.commands.registry import registered_name
-from gemmodel.core import params
+from gemmodel.core import hashing, params
 from gemmodel.core.errors import DataError, GemmodelError, ParameterError
 from gemmodel.tracking import store
 
@@ -163,7 +163,7 @@ def check_remote() -> Iterator[Finding]:
 
 
 def check_store() -> Iterator[Finding]:
-    """Yields whether the store of runs and models answers, has this MLflow's tables, and a champion."""
+    """Yields whether the store of runs and models answers, has this MLflow's tables, and a whole champion."""
     uri, file = store.tracking_uri(), store.sqlite_file()
     if file is not None and not file.is_file():
         yield Finding(True, f"{store.display_uri(uri)}: not there yet; `dvc repro` creates it")
@@ -179,7 +179,7 @@ def check_store() -> Iterator[Finding]:
 
     name = registered_name()
     try:
-        locate.champion_path(name)
+        hashing.check(locate.mlflow_model(name))
         yield Finding(True, f"{text}, with a champion of {name}")
     except DataError as error:
         if "has no champion" not in str(error):

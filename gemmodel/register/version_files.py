@@ -21,10 +21,13 @@ BATCH = 200  # photos in one request to a former model
 
 
 def has_files(version: ModelVersion) -> bool:
-    """Returns whether a version has files: one whose store was moved without its artefacts, or cleared, has none."""
-    with runs.ignoring("RESOURCE_DOES_NOT_EXIST"):  # somebody has deleted the logged model
-        return bool(mlflow.artifacts.list_artifacts(artifact_uri=f"models:/{version.name}/{version.version}"))
-    return False
+    """Returns whether a version has files: one whose store was moved without its artefacts has none."""
+    return bool(mlflow.artifacts.list_artifacts(artifact_uri=_uri(version)))
+
+
+def _uri(version: ModelVersion) -> str:
+    """Returns where a version's files are, also once its logged model, which `source` names, is deleted."""
+    return f"models:/{version.name}/{version.version}"
 
 
 def damage(version: ModelVersion) -> str | None:
@@ -45,7 +48,7 @@ def _download(version: ModelVersion, scratch: str) -> Path:
     """
     if not has_files(version):
         raise ModelError("its files are not there")
-    folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=version.source, dst_path=scratch))
+    folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=_uri(version), dst_path=scratch))
     try:
         hashing.check(folder)
     except ModelError as error:
@@ -73,14 +76,13 @@ def load_table(version: ModelVersion, file: str) -> pd.DataFrame | None:
 
     None where there is none, or it is damaged, which is printed.
     """
-    source = f"models:/{version.name}/{version.version}"
-    stored = {Path(artifact.path).name for artifact in mlflow.artifacts.list_artifacts(artifact_uri=source) or []}
+    stored = {Path(listed.path).name for listed in mlflow.artifacts.list_artifacts(artifact_uri=_uri(version)) or []}
     name = next((name for name in (file, FORMER_NAMES[file]) if name in stored), None)
     if name is None:
         return None
     tags = mlflow.MlflowClient().get_model_version(version.name, version.version).tags
     with tempfile.TemporaryDirectory() as scratch:
-        path = Path(mlflow.artifacts.download_artifacts(artifact_uri=f"{source}/{name}", dst_path=scratch))
+        path = Path(mlflow.artifacts.download_artifacts(artifact_uri=f"{_uri(version)}/{name}", dst_path=scratch))
         try:
             table = files.read_table(path)
             if "photo" in table and hashing.sha256(path) == tags.get(f"{name}.sha256", hashing.sha256(path)):

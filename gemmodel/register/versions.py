@@ -37,7 +37,10 @@ def ensure(name: str, folder: Path, example: pd.DataFrame, model_sha256: str) ->
         if reason := version_files.damage(version):
             with runs.ignoring("RESOURCE_DOES_NOT_EXIST"):  # without its logged model there is no place for them
                 registration.upload(
-                    str(version.source).removeprefix("models:/"), version.run_id or runs.active_run_id(), folder, example
+                    str(version.source).removeprefix("models:/"),
+                    version.run_id or runs.active_run_id(),
+                    folder,
+                    example,
                 )
                 print(f"register: {name} version {version.version}: {reason}; its files were uploaded again")
                 reason = None

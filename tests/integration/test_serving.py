@@ -265,6 +265,14 @@ def test_scoring_server_predicts_and_refuses_bad_requests(
     assert post(url, {"dataframe_records": [{"photo": good}]})[0] == 200
 
 
+def test_a_damaged_version_is_not_served(registered: str, folder: Path, run: Any, refused: Any) -> None:
+    code = locate.mlflow_model("gemstones") / "code" / "gemmodel" / "serve" / "predictions.py"
+    whole = code.read_bytes()
+    code.write_bytes(whole[: len(whole) // 2])
+    refused(run("-m", "gemmodel.cli", "serve", cwd=folder), "gemmodel", f"{code}: damaged", "`gemmodel register`")
+    code.write_bytes(whole)
+
+
 def test_champion_of_a_server_is_downloaded_once(
     registered: str,
     folder: Path,
@@ -285,6 +293,9 @@ def test_champion_of_a_server_is_downloaded_once(
         locate.champion_path("nobody")
     path = locate.champion_path("gemstones")
     assert path.is_relative_to(tmp_path / "cache")
+    assert (path / "model.tflite").read_bytes() == (folder / "models" / "model.tflite").read_bytes()
+    (path / "model.tflite").write_bytes(b"damaged")
+    assert locate.champion_path("gemstones") == path
     assert (path / "model.tflite").read_bytes() == (folder / "models" / "model.tflite").read_bytes()
     monkeypatch.setattr(versions, "fetch", lambda source, folder: pytest.fail("downloaded again"))
     assert locate.champion_path("gemstones") == path

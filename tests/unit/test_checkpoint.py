@@ -165,7 +165,9 @@ def test_a_damaged_checkpoint_is_named_and_ignored(tmp_path: Path, capsys: pytes
     whole = path.read_bytes()
     assert TrainingCheckpoint(path, []).initial_epoch == 1
     random = np.random.default_rng(0)
-    flipped = [bytes(whole[:i]) + bytes([whole[i] ^ 1 << 3]) + whole[i + 1 :] for i in random.integers(0, len(whole), 40)]
+    flipped = [
+        bytes(whole[:i]) + bytes([whole[i] ^ 1 << 3]) + whole[i + 1 :] for i in random.integers(0, len(whole), 40)
+    ]
     for content in (*flipped, *(whole[:i] for i in range(0, len(whole), 97)), whole + b"0", b"no pickle"):
         path.write_bytes(content)
         assert TrainingCheckpoint(path, []).initial_epoch == 0
