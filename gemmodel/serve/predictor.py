@@ -32,7 +32,7 @@ class Predictor:
     Attributes:
         metadata: what the model's folder holds beside the network.
         crop: how photos are cropped.
-        checked: whether the model's files had their hashes; a former version wrote none.
+        hashes: the content of the model's `sha256.json`; None of a former version, whose files are not checked.
     """
 
     def __init__(self, folder: Path, *, workers: int = 0) -> None:
@@ -50,8 +50,8 @@ class Predictor:
         contents = hashing.read_checked(folder, (metadata.EXPORT, INPUT, *metadata.FILES))
         if metadata.EXPORT not in contents:
             raise DataError(f"{export}: no such model; `dvc repro` trains one, `dvc pull` fetches one")
-        self.checked = hashing.HASHES in contents
-        if not self.checked:
+        self.hashes = contents.get(hashing.HASHES)
+        if self.hashes is None:
             print(f"gemmodel: {folder}: of a former version, without {hashing.HASHES}: not checked", file=sys.stderr)
         self.metadata = metadata.parse(contents, folder)
         with metadata.damage(folder):
@@ -168,10 +168,11 @@ class CurrentPredictor:
         self._files, self._error = present, ""
         try:
             new = Predictor(self._folder)
-            if not new.checked:
+            if new.hashes is None:
                 raise ModelError(f"{self._folder}: without {hashing.HASHES}, so it may be half of two models")
-            self._predictor = new
-            print(f"gemmodel: {self._folder}: another model, in use from now on", file=sys.stderr, flush=True)
+            if new.hashes != self._predictor.hashes:
+                self._predictor = new
+                print(f"gemmodel: {self._folder}: another model, in use from now on", file=sys.stderr, flush=True)
         except (GemmodelError, OSError) as error:
             self._error = str(error)
 
