@@ -104,7 +104,7 @@ def damage(folder: Path) -> Iterator[None]:
     """Turns what may go wrong while damaged files of a model are parsed into a ModelError."""
     try:
         yield
-    except (ValueError, LookupError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, EOFError, RuntimeError, zipfile.BadZipFile) as error:
         raise ModelError(f"{folder}: the model's metadata is damaged: {error}; train it again") from None
 
 
