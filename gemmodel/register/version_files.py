@@ -17,6 +17,7 @@ from gemmodel.tracking import runs
 
 TRAINING_SET, TEST_PREDICTIONS = "training_fingerprints.csv", "test_predictions.csv"
 FORMER_NAMES = {TRAINING_SET: "learnt_from.csv", TEST_PREDICTIONS: "answers.csv"}  # of version 0.1
+FORMER_FILES = ("model.keras", "model.tflite", "classes.json", "hierarchy.json", "input.json", "reference.npz")
 BATCH = 200  # photos in one request to a former model
 
 
@@ -53,10 +54,13 @@ def _download(version: ModelVersion, scratch: str) -> Path:
         hashing.check(folder)
     except ModelError as error:
         raise ModelError(str(error).removeprefix(f"{folder}/").partition(";")[0]) from None
-    network = next(folder.glob("artifacts/*/model.keras"), None)
-    if network is None or hashing.sha256(network) != version.tags.get(runs.MODEL_TAG):
-        raise ModelError("model.keras: not there, damaged, or of another model")
-    if not (folder / hashing.HASHES).is_file() and network.with_name(hashing.HASHES).is_file():
+    model = next(folder.glob("artifacts/*"), folder)
+    for name in FORMER_FILES:  # of a former version nothing else is known
+        if not (model / name).is_file():
+            raise ModelError(f"{name}: not there")
+    if hashing.sha256(model / "model.keras") != version.tags.get(runs.MODEL_TAG):
+        raise ModelError("model.keras: damaged, or of another model")
+    if not (folder / hashing.HASHES).is_file() and (model / hashing.HASHES).is_file():
         raise ModelError(f"{hashing.HASHES}: not there")
     return folder
 

@@ -49,7 +49,10 @@ class Predictor:
         export = folder / metadata.EXPORT
         contents = hashing.read_checked(folder, (metadata.EXPORT, INPUT, *metadata.FILES))
         if metadata.EXPORT not in contents:
-            raise DataError(f"{export}: no such model; `dvc repro` trains one, `dvc pull` fetches one")
+            raise DataError(
+                f"{export}: no such model; `dvc repro` trains one, `dvc pull` fetches one, "
+                "`gemmodel register` uploads a registered one again"
+            )
         self.hashes = contents.get(hashing.HASHES)
         if self.hashes is None:
             print(f"gemmodel: {folder}: of a former version, without {hashing.HASHES}: not checked", file=sys.stderr)
