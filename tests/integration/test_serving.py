@@ -266,11 +266,11 @@ def test_scoring_server_predicts_and_refuses_bad_requests(
 
 
 def test_a_damaged_version_is_not_served(registered: str, folder: Path, run: Any, refused: Any) -> None:
-    code = locate.mlflow_model("gemstones") / "code" / "gemmodel" / "serve" / "predictions.py"
-    whole = code.read_bytes()
-    code.write_bytes(whole[: len(whole) // 2])
-    refused(run("-m", "gemmodel.cli", "serve", cwd=folder), "gemmodel", f"{code}: damaged", "`gemmodel register`")
-    code.write_bytes(whole)
+    path = locate.champion_path("gemstones") / "input.json"
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    refused(run("-m", "gemmodel.cli", "serve", cwd=folder), "gemmodel", f"{path}: damaged", "`gemmodel register`")
+    path.write_bytes(whole)
 
 
 def test_champion_of_a_server_is_downloaded_once(
