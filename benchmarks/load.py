@@ -140,7 +140,8 @@ def report(responses: list, duration: float, who: str) -> None:
     """Print the rate, the latencies and the count of responses by status."""
     good = [seconds for kind, status, seconds in responses if (kind, status) == ("photo", 200)]
     print(f"{who}, {duration:.0f} s: {len(good) / duration:.1f} photos a second")
-    print(f"latency of a photo: p50 {np.quantile(good, 0.5):.3f} s, p99 {np.quantile(good, 0.99):.3f} s")
+    if good:
+        print(f"latency of a photo: p50 {np.quantile(good, 0.5):.3f} s, p99 {np.quantile(good, 0.99):.3f} s")
     for (kind, status), count in sorted(Counter((kind, str(status)) for kind, status, _ in responses).items()):
         print(f"{kind}: {count} times {status}{'' if status == str(EXPECTED[kind]) else ', UNEXPECTED'}")
 
