@@ -125,9 +125,10 @@ def main() -> None:
                 [(arguments.slow, f" beside 2 x {arguments.slow} slow ones")] if arguments.slow else []
             )
             for slow, beside in phases:
-                start = time.monotonic()
+                start, used = time.monotonic(), sum(process.cpu_times()[:2])
                 responses = measure(port, photos, bad, arguments.clients, arguments.seconds, slow)
                 report(responses, time.monotonic() - start, f"{arguments.clients} clients{beside}")
+                print(f"server: {sum(process.cpu_times()[:2]) - used:.1f} s of a core")
             done.set()
             watcher.join()
         finally:

@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gemmodel.register.pyfunc import Classifier
 from gemmodel.register.registration import SIGNATURE
+from gemmodel.serve.predictor import Predictor
 from gemmodel.serve.uploads import Uploads
 
 MAX_BYTES = 32_000_000  # of a body; MLflow and pandas take some eight times as much memory for it
@@ -63,7 +64,7 @@ def create_app(model: Path) -> ASGIApp:
         ModelError: a file of the model is damaged.
     """
     classifier = Classifier()
-    classifier.load_context(SimpleNamespace(artifacts={"model": model}))
+    classifier.predictor = Predictor(model)
     implementation = SimpleNamespace(predict=partial(classifier.predict, None))
     app = scoring_server.init(PyFuncModel(Model(signature=SIGNATURE), implementation))
     for error in (RecursionError, ValueError):  # of JSON with many brackets or digits, which MLflow does not expect
