@@ -1,11 +1,8 @@
 """A web page that names the gem of a photo. Uploads stay in memory; only feedback, with consent, is written to disk."""
 
-import contextlib
-import errno
 import io
 import json
 import os
-import socket
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -14,9 +11,9 @@ from urllib.parse import quote
 
 import anyio
 import numpy as np
-import uvicorn
 from PIL import Image
 from starlette.applications import Starlette
+from starlette.convertors import IntegerConvertor, register_url_convertor
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
@@ -26,7 +23,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from gemmodel.core import files
-from gemmodel.core.errors import DataError, ParameterError
+from gemmodel.core.errors import DataError
 from gemmodel.figures import tiles
 from gemmodel.images import crop, decode
 from gemmodel.serve import about, feedback, predictions, stones, uploads
@@ -36,7 +33,6 @@ from gemmodel.serve.recent import ModelPhoto, RecentPhotos
 from gemmodel.serve.uploads import Uploads
 
 PAGE = Path(__file__).parent / "page"
-MAX_CLIENTS = 64  # at once; further ones get status 503, so uploads never take more than 1.3 GB
 MAX_STONE_PHOTOS = 20
 THUMBNAIL_SIDE = 160  # pixels
 EXAMPLE_SIDE = 800  # pixels
@@ -49,6 +45,15 @@ HEADERS = {
     "Cache-Control": "no-store",
 }
 T = TypeVar("T")
+
+
+class IndexConvertor(IntegerConvertor):
+    """An index in a path, short enough to be parsed as a number."""
+
+    regex = "[0-9]{1,9}"
+
+
+register_url_convertor("index", IndexConvertor())
 
 
 class GemApp:
@@ -69,7 +74,12 @@ class GemApp:
         self.examples = about.find_examples(examples)
         self.feedback_folder = feedback
         self.feedback_limiter = anyio.CapacityLimiter(1)
-        self.uploads = Uploads(per_minute)
+        self.uploads = Uploads(
+            max_bytes=uploads.MAX_BYTES,
+            address_bytes=2 * uploads.MAX_BYTES,
+            total_bytes=16 * uploads.MAX_BYTES,
+            per_minute=per_minute,
+        )
 
     async def page(self, request: Request) -> Response:
         """Returns the page."""
@@ -125,8 +135,6 @@ class GemApp:
         """Saves the photo in the request's body under the name of its gem, which the parameter `gem` gives."""
         if self.feedback_folder is None:
             raise HTTPException(404, "this page takes no feedback")
-        if request.headers.get("sec-fetch-site", "same-origin") != "same-origin":
-            raise HTTPException(403, "sent by the page of another site")
         if request.query_params.get("consent") != "yes":
             raise HTTPException(400, "a photo is stored only with consent=yes")
         gem = request.query_params.get("gem", "")
@@ -182,9 +190,9 @@ class GemApp:
         self, request: Request, process: Callable[[bytes], T], limiter: anyio.CapacityLimiter | None = None
     ) -> T:
         """Returns what a function makes of the request's body; the function runs in a thread."""
-        photo = await self.uploads.read(request)
         try:
-            return await anyio.to_thread.run_sync(process, photo, limiter=limiter or self.predict_limiter)
+            async with self.uploads.read(request) as photo:
+                return await anyio.to_thread.run_sync(process, photo, limiter=limiter or self.predict_limiter)
         except feedback.FolderFullError as error:
             raise HTTPException(507, str(error)) from None
         except DataError as error:
@@ -220,42 +228,13 @@ def create_app(
             Route("/stone", app.stone),
             Route("/explain/{token}", app.explain),
             Route("/feedback", app.feedback, methods=["POST"]),
-            Route("/reference/{index:int}", app.reference_photo),
-            Route("/example/{index:int}", app.example),
+            Route("/reference/{index:index}", app.reference_photo),
+            Route("/example/{index:index}", app.example),
             Mount("/", StaticFiles(directory=PAGE)),
         ],
         exception_handlers={HTTPException: _error_response},
         middleware=[Middleware(BaseHTTPMiddleware, dispatch=_add_headers)],
     )
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """Returns a socket that listens, so that a port in use is refused before an address is printed.
-
-    Raises:
-        ParameterError: the port is in use, or the host is none of this machine.
-    """
-    try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        return socket.create_server(address[:2], family=family, backlog=2048)
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            raise ParameterError(f"--port: {port} is in use on {host}; name another one") from None
-        if error.errno == errno.EACCES:
-            raise ParameterError(f"--port: {port} is not open to this user; name one from 1024 on") from None
-        reason = str(error.strerror).split(" (while")[0]  # asyncio and socket append the address
-        raise ParameterError(f"--host: {host}: {reason}; name an address of this machine") from None
-
-
-def serve(app: Starlette, listening: socket.socket) -> None:
-    """Serves the application on a socket of `listen` until it is interrupted. No request is logged."""
-    host, port = listening.getsockname()[:2]
-    print(f"http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
-    config = uvicorn.Config(
-        app, log_level="warning", access_log=False, server_header=False, limit_concurrency=MAX_CLIENTS
-    )  # fmt: skip
-    with contextlib.suppress(KeyboardInterrupt):  # Ctrl+C, which the server raises again once it has ended
-        uvicorn.Server(config).run(sockets=[listening])
 
 
 def read_properties(manifest: Path) -> dict[str, Mapping[str, str]]:

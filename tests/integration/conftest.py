@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from filelock import FileLock
 
 from tests.conftest import RUN_STAGES, stage_options
 
+SIDE, CLASSES = 32, ["Agate", "Ruby", "Topaz"]  # of `tiny_model`
 GEMS = ["Ruby", "Citrine", "Turquoise", "Malachite"]
 TINY = {
     "crawl.only": GEMS,
@@ -128,6 +130,27 @@ def finished_project(
         project.run("embed", "train", "evaluate", "explore", "register", "report")
 
     return new_project(made_once(tmp_path_factory, "finished_project", make))
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a model of CLASSES that is not trained; the tests that share it only read it."""
+
+    def make(folder: Path) -> None:
+        import keras
+
+        from gemmodel.models import saving
+        from gemmodel.models.conformal import ReferenceSet, Thresholds
+        from gemmodel.models.metadata import ModelMetadata
+
+        keras.utils.set_random_seed(1)
+        layers = [keras.layers.Rescaling(1 / 255), keras.layers.AveragePooling2D(8), keras.layers.Flatten()]
+        network = keras.Sequential([keras.Input((SIDE, SIDE, 3)), *layers, keras.layers.Dense(3, activation="softmax")])
+        reference = ReferenceSet(np.eye(3, 48, dtype=np.float32), np.arange(3, dtype=np.int32), np.array(CLASSES))
+        metadata = ModelMetadata(CLASSES, dict.fromkeys(CLASSES, "Stone"), Thresholds(0.9, 0.3, 1, 2.0), reference)
+        saving.save(network, CLASSES, folder / "models", metadata=metadata)
+
+    return made_once(tmp_path_factory, "tiny_model", make) / "models"
 
 
 @pytest.fixture(scope="module")
