@@ -84,8 +84,8 @@ def match(
         if unknown := new - gems - {DROP}:
             gem = unknown.pop()
             raise DataError(
-                f"clean.corrections: {shortened(names[1])} is corrected to {shortened(gem)}, but no photo is of that gem"
-                + (did_you_mean(gem, gems) or f"; use the name of one of their folders, or `{DROP}`")
+                f"clean.corrections: {shortened(names[1])} is corrected to {shortened(gem)}, but no photo is of that "
+                "gem" + (did_you_mean(gem, gems) or f"; use the name of one of their folders, or `{DROP}`")
             )
         if new:
             corrected[i] = new.pop()

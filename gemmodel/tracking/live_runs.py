@@ -52,22 +52,24 @@ def _end_killed(folder: Path) -> None:
             continue
         try:
             if files.read_json(file)["store"] == store.without_login(mlflow.get_tracking_uri()):
-                _end_runs(file.stem)
+                if not _end_runs(file.stem):
+                    continue
                 file.unlink()
                 Path(lock.lock_file).unlink(missing_ok=True)
         finally:
             lock.release()
 
 
-def _end_runs(process: str) -> None:
-    """Ends the runs with a process's tag that are still open, and a study whose last trial was among them."""
-    client = mlflow.MlflowClient()
-    for run in _running(f"tags.`{PROCESS_TAG}` = '{process}'"):
-        parent = run.data.tags.get(PARENT_TAG)
-        for run_id in [run.info.run_id, *([parent] if parent else [])]:
-            if client.get_run(run_id).info.status == "RUNNING" and not _running(f"tags.`{PARENT_TAG}` = '{run_id}'"):
-                client.set_terminated(run_id, "KILLED")
-                print(f"{run.info.run_name}: its process was killed; the run is ended as KILLED", flush=True)
+def _end_runs(process: str) -> bool:
+    """Ends the open runs with a process's tag; returns whether none is left, such as a study with others' trials."""
+    left = False
+    for run in _running(f"tags.`{PROCESS_TAG}` = '{process}'"):  # the latest first, so trials before their study
+        if _running(f"tags.`{PARENT_TAG}` = '{run.info.run_id}'"):
+            left = True
+            continue
+        mlflow.MlflowClient().set_terminated(run.info.run_id, "KILLED")
+        print(f"MLflow: {run.info.run_name}: its process was killed; the run is ended as KILLED", flush=True)
+    return not left
 
 
 def _running(query: str) -> list[mlflow.entities.Run]:

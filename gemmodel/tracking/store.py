@@ -58,7 +58,10 @@ def tracking_uri() -> str:
     """
     uri = _configured()
     if (file := sqlite_file()) is None:
-        parts = urllib.parse.urlsplit(uri)
+        try:
+            parts = urllib.parse.urlsplit(uri)
+        except ValueError as error:
+            raise TrackingError(f"MLFLOW_TRACKING_URI: not a URI: {error}; it is like https://mlflow.example") from None
         login, at, host = parts.netloc.rpartition("@")
         if parts.scheme not in ("http", "https") or not at:
             return uri

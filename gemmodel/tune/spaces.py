@@ -50,7 +50,7 @@ class Space:
         points = math.prod(_grid_size(key, axis) for key, axis in self.axes.items())
         if points > MAX_POINTS:
             raise ParameterError(
-                f"the space is a grid of {points:.3g} points, at most {MAX_POINTS}; leave values out, or take --sampler tpe"
+                f"the space is a grid of {points:.3g} points, more than {MAX_POINTS}; shorten it, or use --sampler tpe"
             )
         values = [list(_grid_values(axis)) for axis in self.axes.values()]
         return [dict(zip(self.axes, point, strict=True)) for point in itertools.product(*values)]
