@@ -28,6 +28,7 @@ REMEDIES = {  # by what a database says
     "malformed": "it is damaged: restore a copy, or move it away, and `dvc repro -f train` begins a new one",
     "not a database": "it is damaged: restore a copy, or move it away, and `dvc repro -f train` begins a new one",
     "disk I/O error": "its disk fails or is full; see the system's log",
+    "not authenticated": "correct MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
     "authentication failed": "correct the user and the password in MLFLOW_TRACKING_URI",
 }
 LOCATIONS = {  # columns of MLflow's tables
@@ -171,7 +172,8 @@ def explain(uri: str, error: BaseException) -> str:
         if following is None:
             break
         error = following
-    line = shortened((reason.strip() or type(error).__name__).splitlines()[0], 140)
+    reason = reason.rpartition("Response body: ")[2].strip() or type(error).__name__
+    line = shortened(reason.splitlines()[0], 140)
     remedy = next((remedy for text, remedy in REMEDIES.items() if text in reason), "")
     if not remedy and not answers:
         remedy = "start it, or name another store in MLFLOW_TRACKING_URI"
