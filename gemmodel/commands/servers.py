@@ -11,7 +11,7 @@ from typing import Any
 
 from gemmodel.commands.arguments import add_command, add_server_arguments, check_port, check_server
 from gemmodel.commands.registry import registered_name
-from gemmodel.core.errors import TrackingError
+from gemmodel.core.errors import TrackingError, without_secrets
 from gemmodel.tracking import store
 
 # Options of `mlflow server` that would show another store than the project's.
@@ -79,7 +79,7 @@ def serve_ui(host: str, port: int) -> None:
     check_port(port)
     uri = store.tracking_uri()
     if uri.startswith("http"):
-        print(f"the runs are on a server: open {store.display_uri(uri)}")
+        print(f"the runs are on a server: open {without_secrets(uri)}")
         return
     if store.sqlite_file() is None:
         from gemmodel.tracking import runs
@@ -89,13 +89,14 @@ def serve_ui(host: str, port: int) -> None:
     try:
         store.relocate()
     except sqlite3.Error as error:
-        raise TrackingError(f"{store.display_uri(uri)}: {error}") from None
+        raise TrackingError(store.explain(uri, error)) from None
     command = [sys.executable, "-m", "mlflow", "server", "--workers", "1", "--host", host, "--port", str(port)]
     variables = {name: value for name, value in os.environ.items() if name not in SERVER_VARIABLES}
     address = f"http://{host}:{port}/#{runs_route()}"
     print(f"gemmodel: the runs are at {address}; ready in about 15 seconds; Ctrl+C ends it", flush=True)
-    command += ["--backend-store-uri", uri, "--uvicorn-opts", "--log-level warning"]
-    sys.exit(run_server(command, variables | QUIET))
+    command += ["--uvicorn-opts", "--log-level warning"]
+    # The URI may hold a password, and arguments show in `ps`.
+    sys.exit(run_server(command, variables | QUIET | {"MLFLOW_BACKEND_STORE_URI": uri}))
 
 
 def runs_route() -> str:

@@ -7,6 +7,7 @@ downloads models that are not on this machine; downloads are cached by the model
 import base64
 import contextlib
 import hashlib
+import http.client
 import json
 import os
 import sqlite3
@@ -16,7 +17,7 @@ import urllib.request
 from pathlib import Path
 
 from gemmodel.core import files, hashing
-from gemmodel.core.errors import DataError, ModelError
+from gemmodel.core.errors import DataError, ModelError, without_secrets
 from gemmodel.tracking import store
 
 REMEDY = "`gemmodel register` uploads it if models/ is that model, else `gemmodel promote` names another champion"
@@ -46,13 +47,19 @@ def mlflow_model(name: str) -> Path:
     uri, file = store.tracking_uri(), store.sqlite_file()
     try:
         champion = _query_sqlite(file, name) if file else _query_server(uri, name)
-    except (sqlite3.Error, OSError, ValueError, KeyError):  # another schema, or a server with another kind of login
+    except (
+        sqlite3.Error,
+        OSError,
+        ValueError,
+        KeyError,
+        http.client.HTTPException,
+    ):  # another schema, or a server with another kind of login
         from gemmodel.register import versions
 
         champion = versions.champion_source(name)
     if champion is None:
         raise DataError(
-            f"{store.display_uri(uri)}: {name} has no champion; `dvc repro` registers one, or name a folder by --model"
+            f"{without_secrets(uri)}: {name} has no champion; `dvc repro` registers one, or name a folder by --model"
         )
     source, location = champion
     local = location.startswith(("file:", "/"))

@@ -34,6 +34,18 @@ TINY = {
     "train.batch_size": 16,
 }
 
+MARK = "marked-s3cret"
+SECRETS = {  # in the environment of the finished project's stages, though its store and remote need none
+    name: f"{MARK}-{name}"
+    for name in (
+        "MLFLOW_TRACKING_PASSWORD",
+        "MLFLOW_TRACKING_TOKEN",
+        "AWS_ACCESS_KEY_ID",
+        "AWS_SECRET_ACCESS_KEY",
+        "AWS_SESSION_TOKEN",
+    )
+} | {"MLFLOW_READ_REPLICA_BACKEND_STORE_URI": f"postgresql://me:{MARK}@db.example/runs"}  # which is ignored, and said
+
 
 @dataclass(frozen=True)
 class Project:
@@ -59,12 +71,16 @@ class Project:
         return self.python("-m", f"stages.{name}", *stage_options(name), *options, cwd=self.root, **variables)
 
     def run(self, *names: str, options: Sequence[str] = (), **variables: str) -> None:
-        """Run stages one after the other in one process, each with the options of `stage`; all must succeed."""
+        """Run stages one after the other in one process, each with the options of `stage`; all must succeed.
+
+        What they print is kept in log/output.txt.
+        """
         (self.root / "log").mkdir(exist_ok=True)
         stages = [(name, [*stage_options(name), *options]) for name in names]
         variables = {"MLFLOW_TRACKING_URI": self.store} | variables
         ended = self.python("-c", RUN_STAGES, json.dumps(stages), cwd=self.root, **variables)
         assert ended.returncode == 0, f"{ended.stdout}\n{ended.stderr}"
+        (self.root / "log" / "output.txt").write_text(ended.stdout + ended.stderr, encoding="utf-8")
 
 
 @pytest.fixture(scope="session")
@@ -127,7 +143,7 @@ def finished_project(
         commit = ["-c", "user.name=Test", "-c", "user.email=test@gemmodel.example", "commit", "-qm", "settings"]
         for command in (["init", "-q"], ["add", "params.yaml"], commit):
             subprocess.run(["git", *command], cwd=folder, check=True)
-        project.run("embed", "train", "evaluate", "explore", "register", "report")
+        project.run("embed", "train", "evaluate", "explore", "register", "report", **SECRETS)
 
     return new_project(made_once(tmp_path_factory, "finished_project", make))
 
