@@ -1,8 +1,10 @@
 """LiteRT graphs: an exported Keras model runs without TensorFlow, and faster on CPUs."""
 
+import os
 import queue
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter, SignatureRunner
 
-from gemmodel.core.errors import ModelError, suppress_stderr
+from gemmodel.core.errors import DataError, ModelError, suppress_stderr
+from gemmodel.images import decode
 
 if TYPE_CHECKING:
     import keras
@@ -50,6 +53,26 @@ class Graph:
         finally:
             self._idle.put(runner)
 
+    def read(self, path: Path) -> np.ndarray:
+        """Returns a photo of a part of the split as pixels, uint8 (side, side, 3).
+
+        Raises:
+            DataError: it cannot be read.
+        """
+        try:
+            return decode.load(path, self.size)
+        except DataError as error:
+            raise DataError(f"{path}: {error}; `dvc checkout --force` restores the photos") from None
+
+    def probabilities(self, photos: Iterable[Path | np.ndarray]) -> np.ndarray:
+        """Returns a classifier's probabilities, float32 (photos, classes), of photos' paths or pixels, one per core."""
+
+        def predict(photo: Path | np.ndarray) -> np.ndarray:
+            return self(self.read(photo) if isinstance(photo, Path) else photo)["probabilities"]
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            return np.concatenate(list(pool.map(predict, photos)))
+
     def _runner(self) -> SignatureRunner:
         try:
             interpreter = Interpreter(str(self._path), num_threads=self._threads)
@@ -70,8 +93,10 @@ def export(outputs: Mapping[str, Any], pixels: Any, path: Path) -> None:
     """
     import keras
 
+    # Keras would leave the batch size open, and LiteRT then plans its memory anew for each photo.
+    signature = [keras.layers.InputSpec(shape=pixels.shape, dtype=pixels.dtype, name=pixels.name)]
     with suppress_stderr():
-        keras.Model(pixels, dict(outputs)).export(path, format="litert", verbose=False)
+        keras.Model(pixels, dict(outputs)).export(path, format="litert", verbose=False, input_signature=signature)
 
 
 @contextmanager
