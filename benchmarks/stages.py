@@ -3,12 +3,13 @@
 python benchmarks/stages.py [--photos ../shared/gemstones] [--against FOLDER] [--runs 3] [--stages embed train ...]
 
 Each stage runs as dvc.yaml has it, in a copy of the checkout and outside of DVC: from the sample site, or from a folder
-of photos. Seconds, seconds of cores and peak memory are those of `scaling.py`. Of the seconds, `imports`, `graphs`
-(Keras models that are built or loaded), `export` (to LiteRT) and `MLflow` are measured by `stage_parts.py`; the rest is
-`work`, the start and the end of the process included.
+of photos. Seconds, seconds of cores and peak memory in GB are those of `scaling.py`. Of the seconds of cores,
+`imports`, `graphs` (Keras models that are built or loaded), `export` (to LiteRT) and `MLflow` are measured by
+`stage_parts.py`; the rest is `work`, in other processes too.
 
 With --against, each stage of the other checkout runs directly before that of this one, so what else the machine does
-slows both; the ratio is this one's seconds of cores and of the clock by those. With --runs the numbers are medians.
+slows both. The ratios are this one's numbers by those; of a busy machine only the seconds of cores say something. With
+--runs the numbers are medians.
 """
 
 import argparse
@@ -35,7 +36,7 @@ def run(stage: str, checkout: Path) -> dict[str, float]:
     module, *arguments = shlex.split(command)[2:]  # after `python -m`
     row = scaling.measure(stage, [sys.executable, str(PARTS), module, *arguments], checkout)
     parts = json.loads(row["output"])
-    return row | parts | {"work": row["seconds"] - sum(parts.values())}
+    return row | parts | {"work": row["core_seconds"] - sum(parts.values())}
 
 
 def table(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, dict[str, float]]:

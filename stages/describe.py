@@ -6,9 +6,7 @@ from gemmodel.describe import report
 from stages import command
 
 
-def main(
-    raw: Path, clean: Path, split: Path, augmented: Path, page: Path, pictures: Path
-) -> None:
+def main(raw: Path, clean: Path, split: Path, augmented: Path, page: Path, pictures: Path) -> None:
     """Write a page on the data: how much there is, what it looks like, and which files were rejected and why."""
     parts = {name: split / name for name in ("train", "val", "test")}
     report.write(raw, clean, parts, augmented, page=page, pictures=pictures)

@@ -89,7 +89,10 @@ def write(
     with files.atomic_write(out) as new:
         (new / "photos").mkdir(parents=True)
         with _timed(f"occlusion and Grad-CAM of {len(shown)} photos"):
-            explanations = [_explain(graph, photo, classes, params) for photo in shown]
+            # As `gemmodel predict --explain` does, but for the known photos.
+            explanations = [
+                cues.explain(graph.probabilities, photo.pixels, classes, cells=params.occlusion) for photo in shown
+            ]
             for i, (photo, explanation) in enumerate(zip(shown, explanations, strict=True)):
                 picture = _gallery_picture(explainer, photo, explanation)
                 picture.save(new / "photos" / f"{i:02d}.jpg", quality=QUALITY)
@@ -137,9 +140,7 @@ def write(
     return ablation_table
 
 
-def predict(
-    graph: Graph, test: Path, classes: Sequence[str], *, count: int | None, seed: int
-) -> list[ExplainedPhoto]:
+def predict(graph: Graph, test: Path, classes: Sequence[str], *, count: int | None, seed: int) -> list[ExplainedPhoto]:
     """Returns the model's predictions of a random sample, or of all photos, of a folder, in random order."""
     paths, labels = image_folder.list_samples(test, classes)
     order = np.random.default_rng(seed).permutation(len(paths))[:count]
@@ -203,13 +204,6 @@ def compare(
         correlations = {name: attribution.rank_correlation(trained_maps[name], shuffled_maps[name]) for name in methods}
         rows.append({"photo": photo.path.name, "gem": gem, "completeness_error": error} | correlations)
     return Gallery(cells, columns=1 + len(methods), side=200), pd.DataFrame(rows).round(4)
-
-
-def _explain(
-    graph: Graph, photo: ExplainedPhoto, classes: Sequence[str], params: ExplainParams
-) -> cues.Explanation:
-    """Returns the explanation that `gemmodel predict --explain` gives, but for the known photos."""
-    return cues.explain(graph.probabilities, photo.pixels, classes, cells=params.occlusion)
 
 
 def _gallery_picture(explainer: Explainer, photo: ExplainedPhoto, explanation: cues.Explanation) -> Image.Image:
