@@ -92,11 +92,19 @@ def export(outputs: Mapping[str, Any], pixels: Any, path: Path) -> None:
         path: the file to write.
     """
     import keras
+    import tensorflow as tf
 
-    # Keras would leave the batch size open, and LiteRT then plans its memory anew for each photo.
-    signature = [keras.layers.InputSpec(shape=pixels.shape, dtype=pixels.dtype, name=pixels.name)]
+    # Keras' own export traces each layer several times, which takes longer than the conversion, and it leaves the batch
+    # size open: then LiteRT plans its memory anew for each photo.
+    model, module = keras.Model(pixels, dict(outputs)), tf.Module()
+    module.model_variables = [variable.value for variable in model.variables]
+    function = tf.function(
+        lambda pixels: model(pixels, training=False),
+        input_signature=[tf.TensorSpec(pixels.shape, tf.float32, name="pixels")],
+    )
     with suppress_stderr():
-        keras.Model(pixels, dict(outputs)).export(path, format="litert", verbose=False, input_signature=signature)
+        converter = tf.lite.TFLiteConverter.from_concrete_functions([function.get_concrete_function()], module)
+        path.write_bytes(converter.convert())
 
 
 @contextmanager
