@@ -1,8 +1,10 @@
 """LiteRT graphs: an exported Keras model runs without TensorFlow, and faster on CPUs."""
 
+import os
 import queue
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
@@ -11,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter, SignatureRunner
 
-from gemmodel.core.errors import ModelError, suppress_stderr
+from gemmodel.core.errors import DataError, ModelError, suppress_stderr
+from gemmodel.images import decode
 
 if TYPE_CHECKING:
     import keras
@@ -59,6 +62,26 @@ class Graph:
         """Returns the same graph with another number of threads."""
         return Graph(self._path, content=self._content, threads=threads)
 
+    def read(self, path: Path) -> np.ndarray:
+        """Returns a photo of a part of the split as pixels, uint8 (side, side, 3).
+
+        Raises:
+            DataError: it cannot be read.
+        """
+        try:
+            return decode.load(path, self.size)
+        except DataError as error:
+            raise DataError(f"{path}: {error}; `dvc checkout --force` restores the photos") from None
+
+    def probabilities(self, photos: Iterable[Path | np.ndarray]) -> np.ndarray:
+        """Returns a classifier's probabilities, float32 (photos, classes), of photos' paths or pixels, one per core."""
+
+        def predict(photo: Path | np.ndarray) -> np.ndarray:
+            return self(self.read(photo) if isinstance(photo, Path) else photo)["probabilities"]
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            return np.concatenate(list(pool.map(predict, photos)))
+
     def _runner(self) -> SignatureRunner:
         try:
             interpreter = Interpreter(model_content=self._content, num_threads=self._threads)
@@ -78,9 +101,19 @@ def export(outputs: Mapping[str, Any], pixels: Any, path: Path) -> None:
         path: the file to write.
     """
     import keras
+    import tensorflow as tf
 
+    # Keras' own export traces each layer several times, which takes longer than the conversion, and it leaves the batch
+    # size open: then LiteRT plans its memory anew for each photo.
+    model, module = keras.Model(pixels, dict(outputs)), tf.Module()
+    module.model_variables = [variable.value for variable in model.variables]
+    function = tf.function(
+        lambda pixels: model(pixels, training=False),
+        input_signature=[tf.TensorSpec(pixels.shape, tf.float32, name="pixels")],
+    )
     with suppress_stderr():
-        keras.Model(pixels, dict(outputs)).export(path, format="litert", verbose=False)
+        converter = tf.lite.TFLiteConverter.from_concrete_functions([function.get_concrete_function()], module)
+        path.write_bytes(converter.convert())
 
 
 @contextmanager

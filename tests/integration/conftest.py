@@ -123,7 +123,7 @@ def split_project(tmp_path_factory: pytest.TempPathFactory, new_project: Callabl
     """Return a folder with raw, clean, split and augmented photos."""
 
     def make(folder: Path) -> None:
-        new_project(folder).run("crawl", "clean", "split", "describe", "augment")
+        new_project(folder).run("crawl", "clean", "split", "augment", "describe")
 
     root = tmp_path_factory.mktemp("project")
     shutil.copytree(made_once(tmp_path_factory, "split_project", make), root, dirs_exist_ok=True)

@@ -12,6 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+from ai_edge_litert.interpreter import Interpreter
 from PIL import Image
 
 from gemmodel.core import files, image_folder
@@ -142,6 +143,12 @@ def photos(tmp_path_factory: pytest.TempPathFactory, draw: Any) -> Path:
 
 def test_same_model_is_exported_as_the_same_bytes(save_small: Callable[..., Path], model: Path) -> None:
     assert (save_small() / EXPORT).read_bytes() == (model / EXPORT).read_bytes()
+
+
+def test_export_leaves_no_shape_open(model: Path) -> None:
+    """For an open one, LiteRT plans its memory anew for each photo."""
+    tensors = Interpreter(str(model / EXPORT)).get_tensor_details()
+    assert tensors and not any(-1 in tensor["shape_signature"] for tensor in tensors)
 
 
 @pytest.mark.parametrize("crop_method", ["canny", "otsu"])
