@@ -29,8 +29,9 @@ def sha256(path: Path) -> str:
 
 
 def write_hashes(folder: Path) -> None:
-    """Writes the SHA-256 of each file below a folder to its `sha256.json`."""
-    write_json(folder / HASHES, {name: sha256(path) for name, path in sorted(_files(folder).items())})
+    """Writes the SHA-256 of each other file below a folder to its `sha256.json`."""
+    others = {name: path for name, path in sorted(_files(folder).items()) if name != HASHES}
+    write_json(folder / HASHES, {name: sha256(path) for name, path in others.items()})
 
 
 def check(folder: Path) -> None:

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import pytest
 
+from gemmodel.core import hashing
 from gemmodel.core.errors import ModelError
 from gemmodel.models import metadata, saving
 from gemmodel.models.conformal import ReferenceSet, Thresholds
@@ -76,6 +77,7 @@ def model_folder(tmp_path: Path) -> Path:
     reference = ReferenceSet(np.eye(2, 4, dtype=np.float32), np.arange(2, dtype=np.int32), np.array(["a", "b"]))
     described = metadata.ModelMetadata(["a", "b"], {"a": "A", "b": "B"}, Thresholds(0.9, 0.3, 1, 2.0), reference)
     metadata.write(described, tmp_path / "models")
+    hashing.write_hashes(tmp_path / "models")
     return tmp_path / "models"
 
 
@@ -100,7 +102,8 @@ def test_model_that_names_a_function_of_another_package_is_refused(model_folder:
     with zipfile.ZipFile(archive, "w") as changed:
         for name, content in contents.items():
             changed.writestr(name, content)
-    with pytest.raises(ModelError):
+    hashing.write_hashes(model_folder)  # as an attacker does
+    with pytest.raises(ModelError, match="its model is damaged or of another version"):
         saving.load(model_folder)
     assert not (tmp_path / "ran").exists()
 
@@ -119,6 +122,7 @@ def test_pickle_in_a_model_folder_is_not_loaded(model_folder: Path, tmp_path: Pa
     assert metadata.read(model_folder).classes == ["a", "b"]
     bad = np.array([RunsCode(tmp_path / "ran")], dtype=object)
     np.savez(model_folder / "reference.npz", embedding=bad, labels=bad, files=bad)
+    hashing.write_hashes(model_folder)
     with pytest.raises(ModelError, match="the model's metadata is damaged"):
         metadata.read(model_folder)
     assert not (tmp_path / "ran").exists()
