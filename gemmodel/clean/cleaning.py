@@ -232,9 +232,7 @@ def _check_unchanged(raw: Path, listed: Sequence[Photo], inspected: Sequence[Pho
         DataError: a photo differs, so that this result would be another one than of the same commit elsewhere.
     """
     changed = [
-        photo.source
-        for before, photo in zip(listed, inspected, strict=True)
-        if before.sha256 not in ("", photo.sha256)
+        photo.source for before, photo in zip(listed, inspected, strict=True) if before.sha256 not in ("", photo.sha256)
     ]
     if changed:
         raise DataError(

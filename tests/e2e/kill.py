@@ -9,26 +9,19 @@ and nothing is left in the project or the temporary folder. `--seed N --first I 
 """
 
 import argparse
-import json
 import os
 import random
-import shlex
-import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import psutil
 import yaml
-
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
-from repository import Run, digests, environment, runner
+from repository import Run, build, digests, environment, runner
 
 REPRO = "make -o .venv/installed repro"
 SPACE = {"model.fusion.clip": [4.0, 5.0]}
@@ -244,10 +237,8 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=0, metavar="I")
     parser.add_argument("--only", nargs="+", choices=COMMANDS, default=list(COMMANDS))
     given = parser.parse_args()
-    import small
-
     with tempfile.TemporaryDirectory() as folder:
-        small.build(Path(folder) / "project")
+        build(Path(folder) / "project")
         site = prepare(Path(folder) / "project")
         for i in range(given.first, given.first + given.kills):
             kill_and_heal(site, given.only[i % len(given.only)], i, given.seed)
