@@ -6,7 +6,10 @@ import re
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+
+import psutil
 
 from gemmodel.core import params
 from gemmodel.core.errors import ParameterError
@@ -60,3 +63,15 @@ def is_whole(file: Path) -> bool:
     """Returns whether a file of DVC's cache has the content that its name says. DVC itself does not compare them."""
     with file.open("rb") as content:
         return hashlib.file_digest(content, "md5").hexdigest() == file.parent.name + file.name.removesuffix(".dir")
+
+
+def abandoned_copies() -> list[Path]:
+    """Returns the copies of the workspace of `dvc exp run --temp` and `--queue` in which no process works any more."""
+    folder = Path(".dvc/tmp/exps").absolute()
+    copies = [copy for copy in (*folder.glob("tmp*"), *folder.glob("standalone/tmp*")) if (copy / ".dvc").is_dir()]
+    busy = set()
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            place = Path(process.cwd())
+            busy |= {place, *place.parents}
+    return sorted(copy for copy in copies if copy.resolve() not in busy)

@@ -269,6 +269,21 @@ def test_doctor_finds_what_is_damaged_in_dvcs_cache(run: Run, tmp_path: Path) ->
     assert finding == (f"{damaged} is damaged", str(damaged))
 
 
+def test_copies_of_killed_experiments_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copies = [tmp_path / ".dvc" / "tmp" / "exps" / name for name in ("standalone/tmpa", "tmpb", "tmpc")]
+    for copy in copies:
+        (copy / ".dvc").mkdir(parents=True)
+    monkeypatch.chdir(copies[1])  # as a process that still works there
+    sleeping = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    monkeypatch.chdir(tmp_path)
+    try:
+        assert dvc_files.abandoned_copies() == [copies[0], copies[2]]
+        texts = [finding.remedy for finding in doctor.check_dvc() if not finding.ok]
+        assert "rm -r .dvc/tmp/exps/standalone/tmpa .dvc/tmp/exps/tmpc" in texts
+    finally:
+        sleeping.communicate(b"\n")
+
+
 @pytest.mark.parametrize("arguments", [[], ["nonsense"], ["serve", "--port", "abc"], ["predict"]])
 def test_a_wrong_command_line_is_refused_in_one_line(run: Run, tmp_path: Path, arguments: list[str]) -> None:
     ended = run("-m", "gemmodel.cli", *arguments, cwd=tmp_path)
