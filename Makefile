@@ -3,7 +3,7 @@ BIN := .venv/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 INSTALLED := .venv/installed
 
-.PHONY: help repro pull demo test fuzz lint ui server bench lock clean
+.PHONY: help repro pull demo test fuzz kill lint ui server bench lock clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -26,6 +26,9 @@ test: $(INSTALLED) ## set up and run all tests
 
 fuzz: $(INSTALLED) ## read damaged photos for about an hour (NUMBER=10000000 SEED=0)
 	python -W ignore tests/fuzz.py --number $(or $(NUMBER),10000000) --seed $(or $(SEED),0)
+
+kill: $(INSTALLED) ## kill commands at random moments and check what heals them, for about an hour (NUMBER=100 SEED=0)
+	python tests/e2e/kill.py --kills $(or $(NUMBER),100) --seed $(or $(SEED),0)
 
 lint: $(INSTALLED) ## check format, lint, imports and types, as CI does
 	ruff format --check .

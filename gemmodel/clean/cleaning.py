@@ -31,7 +31,7 @@ class Photo:
         number: number of the photo among those of its gem.
         mineral_class: the gem's mineral class, None where the manifest has none.
         part: the publisher's part that it is kept in (`crawl.parts`), None where the manifest has none.
-        sha256: of the file, as hexadecimal digits.
+        sha256: of the file, as hexadecimal digits; before `inspect`, what the raw manifest says, empty in old ones.
         problem: why the file cannot be used; None for a usable photo. The attributes below are set only for one.
         pixels: width times height.
         conversions: what has to be done to the file.
@@ -167,14 +167,15 @@ def clean(raw: Path, out: Path, params: CleanParams, workers: int = -1) -> dict[
         with its reason, the `corrected` gems (or `drop`) by raw path, and the corrections that match no photo.
 
     Raises:
-        DataError: a file of the manifest is missing, a line of it has no number, no photo is usable, or the table of
-            corrections is missing or malformed.
+        DataError: a file of the manifest is missing or has other bytes than it says, a line of it has no number, no
+            photo is usable, or the table of corrections is missing or malformed.
     """
     listed = _listed(raw / "manifest.jsonl")
     table = corrections.read(Path(params.corrections))
     parallel = Parallel(n_jobs=workers, return_as="generator")
     inspected = parallel(delayed(inspect)(raw, photo, params) for photo in listed)
     photos = list(tqdm(inspected, "clean", total=len(listed), unit=" files", disable=None))
+    _check_unchanged(raw, listed, photos)
     photos, corrected, unknown = _correct(photos, table)
     decisions = decide(photos, params)
     kept = [decision for decision in decisions if not decision.reason]
@@ -216,11 +217,29 @@ def _listed(manifest: Path) -> list[Photo]:
             raise DataError(f"{manifest}: {source} has no number (of an older version); `dvc repro -f crawl` helps")
         gem = Path(source).parts[0]
         path = f"{gem}/{gem.lower().replace(' ', '_')}_{number}.jpg"
-        photos[source] = Photo(source, path, gem, number, line.get("mineral_class"), line.get("part"))
+        recorded = line.get("sha256", "")
+        photos[source] = Photo(source, path, gem, number, line.get("mineral_class"), line.get("part"), recorded)
     repeated = [path for path, count in Counter(photo.path for photo in photos.values()).items() if count > 1]
     if repeated:
         raise DataError(f"{manifest}: two files become {repeated[0]}; `dvc repro -f crawl` numbers them again")
     return [photos[source] for source in sorted(photos)]
+
+
+def _check_unchanged(raw: Path, listed: Sequence[Photo], inspected: Sequence[Photo]) -> None:
+    """Compares photos with the hashes that the crawl recorded: DVC itself trusts the files in its cache.
+
+    Raises:
+        DataError: a photo differs, so that this result would be another one than of the same commit elsewhere.
+    """
+    changed = [
+        photo.source for before, photo in zip(listed, inspected, strict=True) if before.sha256 not in ("", photo.sha256)
+    ]
+    if changed:
+        raise DataError(
+            f"{raw / changed[0]}{f' and {len(changed) - 1} more' if changed[1:] else ''}: not the bytes that the crawl "
+            "stored (SHA-256 in manifest.jsonl); `gemmodel doctor --cache` says whether DVC's copy is damaged too and "
+            "how to restore it"
+        )
 
 
 def _correct(photos: Sequence[Photo], table: Mapping[str, str]) -> tuple[list[Photo], dict[str, str], list[str]]:

@@ -1,15 +1,21 @@
-"""DVC's own files, which a killed `dvc repro` or a full disk may cut off: DVC then refuses every command."""
+"""DVC's own files: what a killed command or a full disk leaves of them, and what of the cache is damaged."""
 
+import hashlib
 import json
+import re
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+
+import psutil
 
 from gemmodel.core import params
 from gemmodel.core.errors import ParameterError
 
 LOCK, RWLOCK = Path("dvc.lock"), Path(".dvc/tmp/rwlock")
+OBJECT = re.compile(r"[0-9a-f]{30}(\.dir)?")  # the name of a file in the cache
 WRITING_S = 1.0  # DVC empties its files before it writes them
 
 
@@ -46,3 +52,26 @@ def mend() -> Iterator[str]:
             LOCK.unlink()
         done = "taken from the last commit" if LOCK.is_file() else "removed"
         yield f"{LOCK} was cut off, as by a killed run: {done}; `dvc repro` takes what ran since from its cache"
+
+
+def cached(cache: Path) -> list[Path]:
+    """Returns the files of DVC's cache, which are named by their MD5."""
+    return sorted(file for file in (cache / "files" / "md5").glob("??/*") if OBJECT.fullmatch(file.name))
+
+
+def is_whole(file: Path) -> bool:
+    """Returns whether a file of DVC's cache has the content that its name says. DVC itself does not compare them."""
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "md5").hexdigest() == file.parent.name + file.name.removesuffix(".dir")
+
+
+def abandoned_copies() -> list[Path]:
+    """Returns the copies of the workspace of `dvc exp run --temp` and `--queue` in which no process works any more."""
+    folder = Path(".dvc/tmp/exps").absolute()
+    copies = [copy for copy in (*folder.glob("tmp*"), *folder.glob("standalone/tmp*")) if (copy / ".dvc").is_dir()]
+    busy = set()
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            place = Path(process.cwd())
+            busy |= {place, *place.parents}
+    return sorted(copy for copy in copies if copy.resolve() not in busy)

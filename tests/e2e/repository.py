@@ -13,6 +13,22 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = ("MLFLOW_", "DVC_", "GIT_", "AWS_", "SSH_")
+SMALL = {
+    "crawl": {"only": ["Ruby", "Spinel", "Malachite", "Diamond"], "max_per_gem": 12},
+    "base": {"image_size": 64},
+    "augment": {"images_per_class": 3},
+    "model": {"fusion": {"penalties": [0.03, 0.1, 0.3, 1]}},  # each counts as an epoch
+    "explain": {
+        "photos": 4,
+        "occlusion": 2,
+        "comparison_photos": 1,
+        "steps": 2,
+        "ablation_photos": 4,
+        "hue_shifts": [180],
+        "patches": [4],
+    },
+    "explore": {"elbow": [2, 4]},
+}
 Run = Callable[..., str]
 
 
@@ -54,6 +70,18 @@ def copy_project(folder: Path) -> None:
         if (ROOT / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, folder / name)
+
+
+def build(folder: Path) -> str:
+    """Make a repository with this working tree's files and small settings; returns what `dvc repro` printed."""
+    copy_project(folder)
+    change(folder, **SMALL)
+    run = runner(folder)
+    run("git", "init", "-q", "-b", "main")
+    output = run("dvc", "repro")
+    run("git", "add", "-A")
+    run("git", "commit", "-qm", "small sample")
+    return output
 
 
 def change(folder: Path, **sections: dict[str, Any]) -> None:

@@ -16,24 +16,8 @@ from typing import Any
 
 import pytest
 import yaml
-from repository import ROOT, change, copy_project, digests, environment, runner, stages_run
+from repository import ROOT, SMALL, build, change, digests, environment, runner, stages_run
 
-SMALL = {
-    "crawl": {"only": ["Ruby", "Spinel", "Malachite", "Diamond"], "max_per_gem": 12},
-    "base": {"image_size": 64},
-    "augment": {"images_per_class": 3},
-    "model": {"fusion": {"penalties": [0.03, 0.1, 0.3, 1]}},  # each counts as an epoch
-    "explain": {
-        "photos": 4,
-        "occlusion": 2,
-        "comparison_photos": 1,
-        "steps": 2,
-        "ablation_photos": 4,
-        "hue_shifts": [180],
-        "patches": [4],
-    },
-    "explore": {"elbow": [2, 4]},
-}
 STAGES = list(yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"])
 
 
@@ -49,13 +33,7 @@ def mlflow_runs(folder: Path) -> list[Any]:
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A repository with this working tree's files and small settings, after one `dvc repro`."""
     folder = tmp_path_factory.mktemp("e2e") / "project"
-    copy_project(folder)
-    change(folder, **SMALL)
-    run = runner(folder)
-    run("git", "init", "-q", "-b", "main")
-    assert stages_run(run("dvc", "repro")) == STAGES
-    run("git", "add", "-A")
-    run("git", "commit", "-qm", "small sample")
+    assert stages_run(build(folder)) == STAGES
     return folder
 
 

@@ -300,6 +300,25 @@ def test_each_conversion_is_counted_by_its_kind(tmp_path: Path, settings: Settin
         assert picture.size == (max_side, max_side // 2)
 
 
+def test_a_photo_with_other_bytes_than_the_crawl_stored_is_named(
+    tmp_path: Path, settings: Settings, clean: Clean, draw: Draw
+) -> None:
+    contents = {f"Gem/{seed}.jpg": jpeg(draw(seed)) for seed in range(3)}
+    clean(contents)
+    rows = files.read_jsonl(tmp_path / "raw" / "manifest.jsonl")
+    rows = [row | {"sha256": hashlib.sha256(contents[row["path"]]).hexdigest()} for row in rows]
+    files.write_jsonl(tmp_path / "raw" / "manifest.jsonl", rows)
+    cleaning.clean(tmp_path / "raw", tmp_path / "clean", settings().clean)
+    before = {name: (tmp_path / "clean" / name).read_bytes() for name in kept(tmp_path / "clean")}
+    for name in ("Gem/1.jpg", "Gem/2.jpg"):  # one bit in the pixels: the photos can still be read
+        content = bytearray(contents[name])
+        content[-20] ^= 1
+        (tmp_path / "raw" / name).write_bytes(content)
+    with pytest.raises(DataError, match=r"raw/Gem/1\.jpg and 1 more: .*`gemmodel doctor --cache`"):
+        cleaning.clean(tmp_path / "raw", tmp_path / "clean", settings().clean)
+    assert {name: (tmp_path / "clean" / name).read_bytes() for name in kept(tmp_path / "clean")} == before
+
+
 def test_the_result_does_not_depend_on_the_number_of_workers(
     tmp_path: Path, settings: Settings, clean: Clean, draw: Draw
 ) -> None:

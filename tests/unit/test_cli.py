@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -247,6 +248,40 @@ def test_check_mends_what_a_killed_run_left_of_dvcs_files(
         cli.main()
     assert "dvc.lock was cut off, as by a killed run: removed" in capsys.readouterr().err
     assert not lock.exists()
+
+
+def test_doctor_finds_what_is_damaged_in_dvcs_cache(run: Run, tmp_path: Path) -> None:
+    dvc = partial(run, "-m", "dvc", cwd=tmp_path)
+    assert dvc("init", "--no-scm", "-q").returncode == 0
+    (tmp_path / "raw").mkdir()
+    for name in ("1", "2"):
+        (tmp_path / "raw" / name).write_text(name)
+    assert dvc("add", "-q", "raw").returncode == 0
+    objects = dvc_files.cached(tmp_path / ".dvc" / "cache")
+    assert len(objects) == 3 and all(map(dvc_files.is_whole, objects))  # the third one lists the folder
+    damaged = next(file for file in objects if file.read_text() == "2")
+    damaged.chmod(0o644)
+    damaged.write_text("3")
+    damaged.chmod(0o444)
+    assert dvc("status", "-q").returncode == 0  # DVC does not notice
+    ended = run("-m", "gemmodel.cli", "doctor", "--cache", cwd=tmp_path)
+    (finding,) = re.findall(r"WRONG  DVC cache   (.*)\n.*-> rm -f (.*), delete", ended.stdout)
+    assert finding == (f"{damaged} is damaged", str(damaged))
+
+
+def test_copies_of_killed_experiments_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copies = [tmp_path / ".dvc" / "tmp" / "exps" / name for name in ("standalone/tmpa", "tmpb", "tmpc")]
+    for copy in copies:
+        (copy / ".dvc").mkdir(parents=True)
+    monkeypatch.chdir(copies[1])  # as a process that still works there
+    sleeping = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    monkeypatch.chdir(tmp_path)
+    try:
+        assert dvc_files.abandoned_copies() == [copies[0], copies[2]]
+        texts = [finding.remedy for finding in doctor.check_dvc() if not finding.ok]
+        assert "rm -r .dvc/tmp/exps/standalone/tmpa .dvc/tmp/exps/tmpc" in texts
+    finally:
+        sleeping.communicate(b"\n")
 
 
 @pytest.mark.parametrize("arguments", [[], ["nonsense"], ["serve", "--port", "abc"], ["predict"]])
