@@ -23,7 +23,10 @@ def add(commands: Any) -> None:
     )
     summary.set_defaults(run=lambda arguments: print_summary(arguments.reports))
     check = add_command(
-        commands, "check", "Check params.yaml, and mend DVC's files where a killed run cut them off", "gemmodel check"
+        commands,
+        "check",
+        "Check params.yaml, and mend what a killed run left: DVC's files, open runs",
+        "gemmodel check",
     )
     check.set_defaults(run=lambda arguments: check_params(Path("params.yaml")))
     count = add_command(
@@ -69,14 +72,21 @@ def add(commands: Any) -> None:
 
 
 def check_params(path: Path) -> None:
-    """Checks a parameter file, and the files and folders that it names. Mends DVC's own files (`dvc_files`).
+    """Checks a parameter file, and the files and folders that it names; mends what killed processes left.
+
+    That is DVC's own files (`dvc_files`), and runs in MLflow that are still open.
 
     Raises:
         ParameterError: a key, a value or a path is wrong.
+        TrackingError: runs may be open, and the store does not answer.
     """
     for sentence in dvc_files.mend():
         print(f"gemmodel: {sentence}", file=sys.stderr)
     params.check_paths(params.load(path))
+    if any(Path("logs/running").glob("*.json")):
+        from gemmodel.tracking import runs  # imports MLflow, which takes seconds
+
+        runs.end_killed()
 
 
 def print_summary(reports: Path) -> None:

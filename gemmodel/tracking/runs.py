@@ -330,6 +330,16 @@ def running() -> Path:
     return store.project_root() / "logs" / "running"
 
 
+def end_killed() -> None:
+    """Ends the runs of killed processes of this project.
+
+    Raises:
+        TrackingError: the store does not answer.
+    """
+    with mlflow_store(), live_runs.live_process(running()):
+        pass
+
+
 def _unsent() -> Path:
     return store.project_root() / "logs" / "unsent"
 
