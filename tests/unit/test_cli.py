@@ -40,6 +40,7 @@ def test_help_lists_all_commands(run: Run, tmp_path: Path) -> None:
         "app",
         "tune",
         "pin-test",
+        "register",
         "promote",
         "rollback",
         "worker",
