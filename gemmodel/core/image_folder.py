@@ -4,10 +4,12 @@ import os
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePath, PurePosixPath
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from gemmodel.core.errors import DataError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 # What is read as a photo: Pillow's names of the formats, and their suffixes. Formats without a signature (TGA), of
 # documents and icons, and those for which Pillow runs another program (EPS) are left out. HEIF needs the extra `heic`.
@@ -110,7 +112,7 @@ def list_images(folder: Path) -> dict[str, list[Path]]:
     return classes
 
 
-def list_samples(folder: Path, classes: Sequence[str]) -> tuple[list[Path], np.ndarray]:
+def list_samples(folder: Path, classes: Sequence[str]) -> tuple[list[Path], "np.ndarray"]:
     """Lists the photos of a part with their class indices.
 
     Args:
@@ -123,6 +125,8 @@ def list_samples(folder: Path, classes: Sequence[str]) -> tuple[list[Path], np.n
     Raises:
         DataError: the folder holds a class that is not among the names.
     """
+    import numpy as np  # not for commands that only list files
+
     photos = list_images(folder)
     if unknown := sorted(set(photos) - set(classes)):
         raise DataError(
