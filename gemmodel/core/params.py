@@ -141,7 +141,7 @@ class AugmentParams:
 class EmbedParams:
     """The features of a photo: backbone, views, covariances and colour histograms."""
 
-    backbone: str
+    backbone: Annotated[tuple[str, ...], Range(1)]
     weights: str
     views: Annotated[tuple[str, ...], Range(1)]
     covariance_channels: Count
@@ -422,7 +422,7 @@ def _checked(value: Any, kind: Any, name: str) -> Any:
             raise ParameterError(f"{name} is {size}{unit}; it must be at least {limits.low}{upper}")
         return value
     if is_dataclass(kind):
-        return _section(value, kind, name)
+        return check_section(value, kind, name)
     if get_origin(kind) is Literal:
         if value not in get_args(kind):
             new = RENAMED_VALUES.get(str(value))
@@ -471,7 +471,17 @@ def _registry_name(value: str, rule: RegistryName, name: str) -> str:
     return value
 
 
-def _section(value: Any, kind: Any, name: str) -> Any:
+def check_section(value: Any, kind: Any, name: str) -> Any:
+    """Returns a mapping as the dataclass that is its schema.
+
+    Args:
+        value: the mapping, as `read` returns it.
+        kind: the dataclass.
+        name: the section's full name, or a file's name and a colon.
+
+    Raises:
+        ParameterError: a key is unknown, missing, ill-typed or out of range.
+    """
     prefix = name if name.endswith(": ") else f"{name}."
     if not isinstance(value, dict):
         raise ParameterError(f"{name.rstrip(': ')} is not a section; it must map keys to values")

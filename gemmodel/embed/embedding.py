@@ -102,6 +102,19 @@ def write_shard(shard: Path, paths: Sequence[Path], embed_fn: EmbedFn) -> Iterat
     files.write_text(_digest_file(shard), feature_set.write_shard(shard, np.stack(features)))
 
 
+def is_complete(folder: Path) -> bool:
+    """Returns whether an earlier call of `embed` wrote a part to its end; a damaged one is named and removed."""
+    if not (folder / feature_set.TABLE).is_file():
+        return False
+    try:
+        feature_set.read(folder)
+    except DataError as error:
+        print(f"embed: {error}; computed again")
+        shutil.rmtree(folder)
+        return False
+    return True
+
+
 def _digest_file(shard: Path) -> Path:
     return shard.with_suffix(".sha256")
 

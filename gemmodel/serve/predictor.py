@@ -11,7 +11,7 @@ from PIL import Image
 
 from gemmodel.core import files
 from gemmodel.core.errors import DataError
-from gemmodel.embed.litert import Graph
+from gemmodel.embed.litert import Graph, exported
 from gemmodel.images import crop, decode
 from gemmodel.models import metadata
 from gemmodel.serve import predictions
@@ -35,12 +35,12 @@ class Predictor:
             ModelError: a file of the model is damaged.
         """
         cores = os.cpu_count() or 1
-        self.export = folder / metadata.EXPORT
+        self.export = exported(folder / metadata.EXPORT)
         if not self.export.is_file():
             raise DataError(f"{self.export}: no such model; `dvc repro` trains one, `dvc pull` fetches one")
         self.metadata = metadata.read(folder)
         self.crop: crop.Method = files.read_json(folder / "input.json")["crop"]
-        self._graph = Graph(self.export, threads=max(1, cores // (workers or cores)))
+        self._graph = Graph(folder / metadata.EXPORT, threads=max(1, cores // (workers or cores)))
         self._pool = ThreadPoolExecutor(workers or cores)
 
     def predict(self, photos: Sequence[Photo], *, top: int = 5) -> Iterator[Prediction | DataError]:
