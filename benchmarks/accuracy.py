@@ -40,7 +40,8 @@ from gemmodel.models import npz
 
 FOLDS, TOP = 5, 5
 SCORES = ("accuracy", f"top_{TOP}_accuracy", "log_loss", "calibration_error")
-LITE2 = {"embed": {"backbone": "efficientnet_lite2"}, "base": {"image_size": 260}}
+LITE2 = {"embed": {"backbone": ("efficientnet_lite2",)}, "base": {"image_size": 260}}
+BOTH = {"embed": {"backbone": ("efficientnet_lite0@224", "efficientnet_lite2")}, "base": {"image_size": 260}}
 FINE_TUNED: dict[str, Any] = {
     "fusion": {"fine_tune_epochs": 16, "learning_rate": 0.0007, "unfreeze": "blocks.5"},
     "train": {"batch_size": 32, "mixup": 0.4},
@@ -61,6 +62,7 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "512 components": {"fusion": {"components": 512}},
     "penalty of 0.03, 0.1 or 0.3": {"fusion": {"penalties": (0.03, 0.1, 0.3)}},
     "Lite2 at 260 pixels": LITE2,
+    "Lite0 at 224 pixels with Lite2 at 260": BOTH,
 }
 SLOW = {"fine-tuned": FINE_TUNED, "Lite2 at 260 pixels, fine-tuned": LITE2 | FINE_TUNED}
 
@@ -147,15 +149,19 @@ def clean_photos(photos: Path, out: Path, scratch: Path, settings: Params) -> No
 
 def read_features(settings: Params, keep: Path) -> tuple[Path, FeatureSet]:
     """Returns the table of the features of the clean photos, computed if it is not there yet, and the features."""
-    from gemmodel.embed import embedding
-    from gemmodel.embed.extractor import extractor
+    from gemmodel.embed import embedding, extractor
 
-    embed, size = settings.embed, settings.base.image_size
-    name = "-".join(map(str, (embed.backbone, size, *embed.views, embed.covariance_channels, *embed.colour_spaces)))
-    folder = keep / name
+    size, folders = settings.base.image_size, {}
+    classes = list(image_folder.list_images(keep / "clean"))
+    for label, one in extractor.apart(settings.embed).items():  # each backbone apart, for other sets of them
+        parts = (label, size, *one.views, one.covariance_channels, *one.colour_spaces)
+        folders[label] = keep / "-".join(map(str, parts))
+        if not folders[label].is_dir():
+            model = extractor.extractor(one, image_size=size)
+            embedding.embed({keep / "clean": folders[label]}, model, classes=classes)
+    folder = keep / "+".join(path.name for path in folders.values())
     if not folder.is_dir():
-        classes = list(image_folder.list_images(keep / "clean"))
-        embedding.embed({keep / "clean": folder}, extractor(embed, image_size=size), classes=classes)
+        feature_set.join(folders, folder, settings={})
     photos = feature_set.read(folder)
     return folder / feature_set.TABLE, photos._replace(features=photos.features[:])
 

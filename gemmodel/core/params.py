@@ -65,6 +65,7 @@ REMOVED = {  # keys of version 0.1 that nothing replaces, and why
     "model.fusion.head": "kernel ridge regression is the only head, for any number of photos (model.fusion.landmarks)",
 }
 YAML_1_1_BOOLEANS = {"yes", "no", "on", "off", "y", "n"}  # text to YAML 1.2, which DVC and this project read
+BACKBONES, BACKBONE_FILES = "backbones", (".keras", ".tflite", ".onnx")  # the folder that dvc.yaml takes as an input
 OUTPUTS = ("data", "models", "reports", "mlruns", "mlflow.db", "logs", ".dvc")  # what a run of the pipeline changes
 RENAMED_VALUES = {"fly": "on_the_fly", "by_hand": "manual"}
 
@@ -359,6 +360,17 @@ def check_paths(params: Params) -> None:
     ):
         if weights not in ("imagenet", "none") and not Path(weights).is_file():
             raise ParameterError(f"{name}: {weights}: no such file; it must be imagenet, none or a weights file")
+    for name, backbones in (
+        ("embed.backbone", params.embed.backbone),
+        ("model.transfer.backbone", (params.model.transfer.backbone,)),
+    ):
+        for path in (Path(re.sub(r"@\d+$", "", backbone)) for backbone in backbones):
+            if path.suffix in BACKBONE_FILES and not path.is_file():
+                raise ParameterError(f"{name}: {path}: no such file; put it into {BACKBONES}, and its .yaml beside it")
+            is_local = path.suffix in BACKBONE_FILES or (path / "config.json").is_file()
+            if is_local and not path.resolve().is_relative_to(Path(BACKBONES).resolve()):
+                raise ParameterError(f"{name}: {path}: DVC would not see a change of it; move it into {BACKBONES}")
+
 
 
 def read(path: Path) -> Any:

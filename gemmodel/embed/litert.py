@@ -43,7 +43,9 @@ class Graph:
         opened = {}
         for part in [*parts, _front(path)] if links else parts:
             file = exported(part)
-            opened[part.name] = engines.open_engine(file, file.suffix, name=str(file), threads=threads)
+            opened[part.name] = engines.open_engine(
+                file, file.suffix, name=str(file), threads=threads, remedy="; train it again"
+            )
         self._links = [(opened[link["file"]], link["outputs"]) for link in links]
         self._end, self._front = opened[path.name], opened[(_front(path) if links else path).name]
         self.size: int = self._front.inputs["pixels"][0][1]

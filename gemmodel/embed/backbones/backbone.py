@@ -14,6 +14,7 @@ import numpy as np
 from keras import layers, ops
 
 from gemmodel.core.errors import ModelError, did_you_mean
+from gemmodel.core.params import BACKBONE_FILES
 from gemmodel.embed.backbones import backbone_file, hub
 from gemmodel.embed.backbones.applications import APPLICATIONS, application
 from gemmodel.embed.backbones.lite import LITES, lite
@@ -41,7 +42,7 @@ class Spec(NamedTuple):
     @property
     def is_file(self) -> bool:
         """Whether it is a file with a description beside it."""
-        return Path(self.name).suffix in backbone_file.SUFFIXES
+        return Path(self.name).suffix in BACKBONE_FILES
 
 
 def parse(text: str) -> Spec:
@@ -88,7 +89,7 @@ def backbone(text: str, *, weights: str, image_size: int) -> keras.Model:
         known = [*LITES, *APPLICATIONS]
         raise ModelError(
             f"no backbone {spec.name!r}; choose from {', '.join(known)}, a preset of keras-hub, or a "
-            f"{', '.join(backbone_file.SUFFIXES)} file{did_you_mean(spec.name, known)}"
+            f"{', '.join(BACKBONE_FILES)} file{did_you_mean(spec.name, known)}"
         )
     if weights == "none" and not spec.is_file:  # the same each time, since embed and train build it in two processes
         for i, variable in enumerate(model.trainable_variables):
@@ -100,7 +101,7 @@ def backbone(text: str, *, weights: str, image_size: int) -> keras.Model:
 def input_files(names: Sequence[str], weights: str) -> list[Path]:
     """Returns the files that backbones are read from: their own, the descriptions beside them, presets, weights."""
     paths = [Path(parse(name).name) for name in names]
-    inputs = [file for path in paths if path.suffix in backbone_file.SUFFIXES for file in (path, path.with_suffix(".yaml"))]
+    inputs = [file for path in paths if path.suffix in BACKBONE_FILES for file in (path, path.with_suffix(".yaml"))]
     inputs += [file for path in paths if (path / "config.json").is_file() for file in sorted(path.rglob("*"))]
     return [file for file in [*inputs, Path(weights)] if file.is_file()]
 

@@ -15,8 +15,6 @@ from gemmodel.core.errors import ModelError, ParameterError
 from gemmodel.core.params import Range
 from gemmodel.embed.backbones import engines
 
-SUFFIXES = (".keras", ".tflite", ".onnx")
-
 
 @dataclass(frozen=True)
 class Description:

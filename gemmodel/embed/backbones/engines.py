@@ -44,7 +44,8 @@ class LiteRT:
             self._idle.put(runner)
 
     def _open(self) -> Any:
-        source = {"model_path": str(self._content)} if isinstance(self._content, Path) else {"model_content": self._content}
+        is_path = isinstance(self._content, Path)
+        source = {"model_path": str(self._content)} if is_path else {"model_content": self._content}
         interpreter = Interpreter(**source, num_threads=self._threads)
         interpreter.allocate_tensors()
         return interpreter.get_signature_runner() if interpreter.get_signature_list() else _Unsigned(interpreter)
@@ -94,7 +95,7 @@ Engine = LiteRT | OnnxRuntime
 ENGINES: dict[str, Callable[..., Engine]] = {".tflite": LiteRT, ".onnx": OnnxRuntime}
 
 
-def open_engine(content: bytes | Path, suffix: str, *, name: str, threads: int = 1) -> Engine:
+def open_engine(content: bytes | Path, suffix: str, *, name: str, threads: int = 1, remedy: str = "") -> Engine:
     """Returns a network of a file, which any number of threads may call at a time.
 
     Args:
@@ -102,6 +103,7 @@ def open_engine(content: bytes | Path, suffix: str, *, name: str, threads: int =
         suffix: `.tflite` or `.onnx`.
         name: of the file, for messages.
         threads: of one computation. With one, equal photos give equal bits in any number of calls at a time.
+        remedy: of a damaged file, the end of the message.
 
     Raises:
         ModelError: the file is damaged or of another version, or ONNX Runtime is not installed.
@@ -112,4 +114,4 @@ def open_engine(content: bytes | Path, suffix: str, *, name: str, threads: int =
         raise ModelError(f"{name}: ONNX Runtime, which computes it, is not installed; {INSTALL}") from None
     except Exception as error:  # ONNX Runtime's errors have no common class
         line = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        raise ModelError(f"{name}: damaged or of another version: {line}") from None
+        raise ModelError(f"{name}: damaged or of another version: {line}{remedy}") from None

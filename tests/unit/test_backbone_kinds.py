@@ -1,0 +1,280 @@
+"""Backbones of every kind, small and with random weights: features, saving, export and explanation."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+from PIL import Image
+
+from gemmodel.core.errors import GemmodelError
+from gemmodel.core.params import BACKBONE_FILES, Params
+from gemmodel.embed import extractor, litert
+from gemmodel.embed.backbones.backbone import Downscale, backbone, parse
+from gemmodel.explain.explainer import Explainer
+from gemmodel.models import fusion, metadata, saving
+from gemmodel.train.fusion_head import to_keras
+from gemmodel.train.ridge.kernel_ridge import KernelRidge
+from tests.conftest import LITERT_ATOL
+
+Settings = Callable[..., Params]
+SIDE = 48  # of the model's input; the backbones read 32 pixels
+CLASSES = ["Agate", "Ruby", "Topaz"]
+DESCRIPTION = {
+    "image_size": "32", "channels": "last", "mean": "[120, 110, 100]", "std": "60.5", "maps": "[fine, coarse]",
+    "tokens": "[]", "vectors": "[embedding]", "licence": "Apache-2.0",
+}  # fmt: skip
+SCALE = (np.array([120, 110, 100], np.float32), np.float32(60.5))
+
+
+def network(batch: int | None = None, activation: str = "relu") -> keras.Model:
+    """Two feature maps, tokens of a 4 x 4 grid after a class token and two registers, and a vector."""
+    keras.utils.set_random_seed(3)
+    image = keras.Input(batch_shape=(batch, 32, 32, 3), name="image")
+    fine = layers.Conv2D(8, 3, 2, padding="same", activation="relu", name="fine")(image)
+    x = layers.Conv2D(12, 3, 4, padding="same", name="convolution")(fine)
+    coarse = layers.Activation(activation, name="coarse")(x)
+    embedding = layers.GlobalAveragePooling2D(name="embedding")(coarse)
+    patches = layers.Reshape((16, 12))(coarse)
+    tokens = layers.Concatenate(axis=1, name="tokens")([layers.RepeatVector(3)(embedding), patches])
+    outputs = {"fine": fine, "coarse": coarse, "embedding": embedding, "tokens": tokens}
+    return keras.Model(image, outputs if batch else list(outputs.values()), name="net")
+
+
+def describe(path: Path, **changes: str) -> Path:
+    text = "".join(f"{name}: {value}\n" for name, value in (DESCRIPTION | changes).items())
+    path.with_suffix(".yaml").write_text(text)
+    return path
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
+    """Make a backbone of a kind, once; return its name for `embed.backbone`."""
+    folder = tmp_path_factory.mktemp("backbones")
+
+    def make(kind: str) -> str:
+        if kind == "keras":
+            path = describe(folder / "net.keras")
+            network().save(path)
+        elif kind == "no LiteRT operation":
+            pytest.importorskip("onnxruntime")
+            pytest.importorskip("tf2onnx")
+            path = describe(folder / "asinh.keras")
+            network(activation="arcsinh").save(path)
+        elif kind == "tflite":
+            path = describe(folder / "lite.tflite")
+            network(1).export(path, format="litert", verbose=False)
+        elif kind == "tokens":
+            path = describe(folder / "transformer.keras", maps="[]", tokens="[tokens]", vectors="[]")
+            network().save(path)
+        elif kind == "onnx":
+            pytest.importorskip("onnxruntime")
+            pytest.importorskip("tf2onnx")
+            path = describe(folder / "open.onnx")
+            network(1).export(path, format="onnx", verbose=False)
+        elif kind == "application":
+            return "mobilenet_v3_small@32"
+        else:
+            path = hub_preset(folder / kind, kind)
+        return str(path)
+
+    names: dict[str, str] = {}
+    return lambda kind: names.get(kind) or names.setdefault(kind, make(kind))
+
+
+def hub_preset(folder: Path, kind: str) -> Path:
+    """Write a small preset of keras-hub to a folder, as its users do."""
+    hub = pytest.importorskip("keras_hub")
+    sizes = {"num_layers": 4, "hidden_dim": 16, "num_heads": 2, "image_shape": (32, 32, 3)}
+    keras.utils.set_random_seed(4)
+    if kind == "dinov2":
+        model = hub.models.DINOV2Backbone(
+            patch_size=8, intermediate_dim=32, num_register_tokens=2, position_embedding_shape=(32, 32), **sizes
+        )
+    elif kind == "siglip":
+        model = hub.models.SigLIPVisionEncoder(patch_size=8, intermediate_dim=32, **sizes)
+    else:
+        model = hub.models.ViTBackbone(patch_size=8, mlp_dim=32, **sizes)
+    model.save_to_preset(folder)
+    converters = {"dinov2": hub.layers.DINOV2ImageConverter, "vit": hub.layers.ViTImageConverter}
+    converter = converters.get(kind, hub.layers.SigLIPImageConverter)
+    converter(image_size=(32, 32), scale=1 / 127.5, offset=-1).save_to_preset(folder)
+    return folder
+
+
+def photos(count: int = 3, side: int = SIDE) -> np.ndarray:
+    noise = np.random.default_rng(1).integers(0, 256, (count, 6, 6, 3)).astype(np.uint8)
+    return np.stack([np.asarray(Image.fromarray(x).resize((side, side)), np.float32) for x in noise])
+
+
+def whole_model(settings: Settings, names: Any, image_size: int = SIDE) -> tuple[keras.Model, dict[str, int]]:
+    """A fusion model on backbones, and its blocks."""
+    params = settings({"embed.backbone": names, "embed.weights": "none", "embed.histogram_bins": 2})
+    features = extractor.extractor(params.embed, image_size=image_size)
+    sizes = extractor.blocks(features)
+    ridge = KernelRidge(params.model.fusion, classes=3, blocks=list(sizes.values()), penalty=0.1)
+    ridge.fit(features.predict(photos(12, image_size), verbose=0), np.arange(12) % 3)
+    return fusion.attach(features, to_keras(ridge)), sizes
+
+
+CNN = {"maps": 2 * (8 + 12), "covariances": 12 * 13 // 2, "vectors": 12, "colours": 24}
+PATCHES = {"covariances": 16 * 17 // 2, "vectors": 4 * 16, "colours": 24}
+KINDS = {
+    "keras": CNN, "tflite": CNN, "onnx": CNN, "no LiteRT operation": CNN,
+    "tokens": {"maps": 2 * 12, "covariances": 12 * 13 // 2, "vectors": 12, "colours": 24},
+    "dinov2": {"maps": 2 * 4 * 16} | PATCHES, "vit": {"maps": 2 * 4 * 16} | PATCHES,
+    "siglip": {"maps": 2 * 4 * 16} | PATCHES | {"vectors": 16},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "application"])
+def test_a_model_on_any_backbone_is_saved_exported_and_explained(
+    tmp_path: Path, settings: Settings, made: Callable[[str], str], kind: str
+) -> None:
+    name = made(kind)
+    model, sizes = whole_model(settings, name)
+    if kind in KINDS:
+        assert sizes == KINDS[kind]
+    expected = np.asarray(model.predict(photos(), verbose=0)[0])
+    assert np.abs(expected - expected.mean(axis=0)).max() > 1e-3  # it tells the photos apart
+    saving.save(model, CLASSES, tmp_path / "models")
+    loaded, _ = saving.load(tmp_path / "models")
+    np.testing.assert_allclose(loaded.predict(photos(), verbose=0), expected, atol=1e-6)
+    assert extractor.blocks(keras.Model(loaded.inputs[0], loaded.get_layer("blocks").output)) == sizes
+
+    saving.export(loaded, tmp_path / metadata.EXPORT)
+    engine = ".onnx" if kind == "no LiteRT operation" else ".tflite"
+    assert litert.exported(tmp_path / metadata.EXPORT).suffix == engine
+    graph = litert.Graph(tmp_path / metadata.EXPORT)
+    assert graph.size == SIDE
+    by_graph = np.concatenate([graph(photo)["probabilities"] for photo in photos()])
+    np.testing.assert_allclose(by_graph, expected, atol=LITERT_ATOL)
+
+    explainer = Explainer(loaded)
+    values, gradients = explainer.last_conv_map(photos()[0], 0)
+    assert values.ndim == 3
+    assert np.abs(gradients).max() > 0  # Grad-CAM works on maps of patches, and on those of a file
+
+
+@pytest.mark.parametrize("kind", ["keras", "tflite", "onnx"])
+def test_a_file_gives_the_outputs_that_its_description_names_for_scaled_pixels(
+    made: Callable[[str], str], kind: str
+) -> None:
+    pixels = photos(2, 32)
+    fine, coarse, embedding, _ = network()((pixels - SCALE[0]) / SCALE[1])
+    actual = backbone(made(kind), weights="imagenet", image_size=32)(pixels)
+    for x, expected in zip(actual, (fine, coarse, embedding), strict=True):
+        np.testing.assert_allclose(np.asarray(x), np.asarray(expected), atol=1e-5)
+
+
+def test_tokens_are_a_class_token_and_a_map_of_patches(made: Callable[[str], str]) -> None:
+    pixels = photos(2, 32)
+    _, coarse, embedding, _ = network()((pixels - SCALE[0]) / SCALE[1])
+    patches, class_token = backbone(made("tokens"), weights="imagenet", image_size=32)(pixels)
+    np.testing.assert_allclose(np.asarray(patches), np.asarray(coarse), atol=1e-5)
+    np.testing.assert_allclose(np.asarray(class_token), np.asarray(embedding), atol=1e-5)
+
+
+def test_channels_may_come_first(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("tf2onnx")
+    inner = network()
+    image = keras.Input(batch_shape=(1, 3, 32, 32), name="image")
+    fine, coarse, embedding, _ = inner(layers.Permute((2, 3, 1))(image))
+    first = {"fine": layers.Permute((3, 1, 2))(fine), "coarse": layers.Permute((3, 1, 2))(coarse), "embedding": embedding}
+    path = describe(tmp_path / "first.onnx", channels="first")
+    keras.Model(image, first).export(path, format="onnx", verbose=False)
+    pixels = photos(2, 32)
+    expected = inner((pixels - SCALE[0]) / SCALE[1])
+    for x, y in zip(backbone(str(path), weights="none", image_size=32)(pixels), expected, strict=False):
+        np.testing.assert_allclose(np.asarray(x), np.asarray(y), atol=1e-5)
+
+
+def test_several_backbones_are_blocks_of_one_graph_each_at_its_own_size(
+    settings: Settings, made: Callable[[str], str], tmp_path: Path
+) -> None:
+    names = ["efficientnet_lite0@40", made("tflite"), "efficientnet_lite1"]
+    model, sizes = whole_model(settings, names)
+    blocks = ["efficientnet_lite0@40.maps", "efficientnet_lite0@40.covariances", "colours", "lite.maps",
+              "lite.covariances", "lite.vectors", "efficientnet_lite1.maps", "efficientnet_lite1.covariances"]  # fmt: skip
+    assert list(sizes) == blocks
+    together = keras.Model(model.inputs[0], model.get_layer("blocks").output)(photos())
+    params = settings({"embed.backbone": names, "embed.weights": "none", "embed.histogram_bins": 2}).embed
+    alone = [extractor.extractor(one, image_size=SIDE)(photos()) for one in extractor.apart(params).values()]
+    np.testing.assert_allclose(np.asarray(together), np.hstack(alone), atol=1e-4)
+    saving.export(model, tmp_path / metadata.EXPORT)
+    graph = litert.Graph(tmp_path / metadata.EXPORT)
+    by_graph = np.concatenate([graph(photo)["probabilities"] for photo in photos()])
+    np.testing.assert_allclose(by_graph, model.predict(photos(), verbose=0)[0], atol=LITERT_ATOL)
+
+
+@pytest.mark.parametrize(("size", "side"), [(48, 32), (97, 32), (64, 64)])
+def test_photos_are_scaled_down_as_pillow_does(size: int, side: int) -> None:
+    photo = np.random.default_rng(0).integers(0, 256, (size, size, 3)).astype(np.uint8)
+    expected = np.asarray(Image.fromarray(photo).resize((side, side), Image.Resampling.BILINEAR), np.float32)
+    actual = np.asarray(Downscale(side=side)(photo[None].astype(np.float32)))[0]
+    np.testing.assert_allclose(actual, expected, atol=1.01)  # Pillow rounds twice to whole grey levels
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "side", "label"),
+    [
+        ("efficientnet_lite2", "efficientnet_lite2", None, "efficientnet_lite2"),
+        ("MobileNetV3Small@96", "mobilenet_v3_small", 96, "mobilenet_v3_small@96"),
+        ("backbones/dino.v2.onnx", "backbones/dino.v2.onnx", None, "dino.v2"),
+        ("name@", "name@", None, "name@"),
+    ],
+)
+def test_an_entry_names_a_backbone_and_its_side(text: str, name: str, side: int | None, label: str) -> None:
+    assert (parse(text), parse(text).label) == ((name, side), label)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"maps": "[fine, middle]"}, r"no layer 'middle'; its last ones are .*coarse"),
+        ({"maps": "[embedding]", "vectors": "[]"}, r"output embedding has the shape .*maps have 4 axes"),
+        ({"maps": "[]", "vectors": "[]"}, r"net\.yaml: name at least one output"),
+        ({"channels": "middle"}, r"net\.yaml: channels is 'middle'; it must be one of last, first"),
+        ({"std": "0"}, r"net\.yaml: std\[?0?\]? ?is 0.0; it must be at least"),
+        ({"mean": "[1, 2]"}, r"net\.yaml: mean and std are one number or three"),
+        ({"image_size": "33"}, r"net\.keras: not for 33 pixels"),
+        ({"colour": "red"}, r"net\.yaml: colour is not a known key"),
+    ],
+)
+def test_a_wrong_description_is_an_error_of_one_line(tmp_path: Path, changes: dict[str, str], named: str) -> None:
+    path = describe(tmp_path / "net.keras", **changes)
+    network().save(path)
+    with pytest.raises(GemmodelError, match=named) as caught:
+        backbone(str(path), weights="imagenet", image_size=64)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("suffix", BACKBONE_FILES)
+def test_a_damaged_file_is_an_error_that_names_it(tmp_path: Path, suffix: str) -> None:
+    if suffix == ".onnx":
+        pytest.importorskip("onnxruntime")
+    path = describe(tmp_path / f"net{suffix}")
+    with pytest.raises(GemmodelError, match=rf"backbone .*net\{suffix}: no such file"):
+        backbone(str(path), weights="imagenet", image_size=32)
+    path.write_bytes(b"no network")
+    with pytest.raises(GemmodelError, match=rf"net\{suffix}: ") as caught:
+        backbone(str(path), weights="imagenet", image_size=32)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["efficientnet_lite0", "efficientnet_lite0"], r"embed\.backbone: efficientnet_lite0 is there twice"),
+        (["efficientnet_lite0", "efficientnet_lite2@260"], r"efficientnet_lite2@260 reads photos of 260 pixels, base"),
+        (["efficientnet_lite3"], r"no backbone 'efficientnet_lite3'.*did you mean efficientnet_lite"),
+    ],
+)
+def test_wrong_backbones_are_errors(settings: Settings, names: list[str], message: str) -> None:
+    params = settings({"embed.backbone": names, "embed.weights": "none"}).embed
+    with pytest.raises(GemmodelError, match=message):
+        extractor.extractor(params, image_size=64)
