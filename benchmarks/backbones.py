@@ -49,12 +49,16 @@ def dinov2_small() -> Any:
 
 
 def siglip2_base() -> Any:
-    """Returns the image tower of SigLIP 2 B/16 with random weights (Michael Tschannen and others, arXiv 2502.14786)."""
+    """Returns the image tower of SigLIP 2 B/16 with random weights (Michael Tschannen and others, 2502.14786)."""
     import keras_hub
 
-    return keras_hub.models.SigLIPVisionEncoder(
+    images = keras_hub.models.SigLIPVisionEncoder(
         patch_size=16, num_layers=12, hidden_dim=768, num_heads=12, intermediate_dim=3072, image_shape=(224, 224, 3)
     )
+    text = keras_hub.models.SigLIPTextEncoder(  # as small as possible: no photo needs it
+        vocabulary_size=8, embedding_dim=768, hidden_dim=768, num_layers=1, num_heads=1, intermediate_dim=8
+    )
+    return keras_hub.models.SigLIPBackbone(images, text)
 
 
 PRESETS: dict[str, Callable[[], Any]] = {"dinov2_small@224": dinov2_small, "siglip2_base_patch16_224": siglip2_base}
@@ -85,7 +89,9 @@ def measure(name: str, scratch: Path, photos: int) -> dict[str, Any]:
     model = extractor.extractor(embed, image_size=int(side or 224))
     pixels = keras.Input(batch_shape=(1, *model.input_shape[1:]), name="pixels")
     litert.export({"output": model(pixels)}, pixels, file := scratch / f"{label}.tflite")
-    ended = subprocess.run([sys.executable, "-c", MEASURE, str(file), str(photos)], capture_output=True, text=True, check=True)
+    ended = subprocess.run(
+        [sys.executable, "-c", MEASURE, str(file), str(photos)], capture_output=True, text=True, check=True
+    )
     milliseconds, peak = json.loads(ended.stdout)
     size = litert.exported(file).stat().st_size / 1e6
     return {"name": name, "features": model.output_shape[1], "ms": milliseconds, "MiB": peak, "MB": size}
@@ -105,7 +111,9 @@ def main() -> None:
             row = measure(arguments.one, Path(scratch), arguments.photos)
         print("| {name} | {features:,} | {ms:.0f} | {MiB:.0f} | {MB:.0f} | not measured |".format(**row), flush=True)
         return
-    print("| backbone | features | ms a photo | memory, MiB | model, MB | top-1 |\n| --- | --- | --- | --- | --- | --- |")
+    print(
+        "| backbone | features | ms a photo | memory, MiB | model, MB | top-1 |\n| --- | --- | --- | --- | --- | --- |"
+    )
     for name in arguments.only:  # a process each: TensorFlow keeps the memory of the networks before
         subprocess.run([sys.executable, __file__, "--one", name, "--photos", str(arguments.photos)], check=True)
 

@@ -372,7 +372,6 @@ def check_paths(params: Params) -> None:
                 raise ParameterError(f"{name}: {path}: DVC would not see a change of it; move it into {BACKBONES}")
 
 
-
 def read(path: Path) -> Any:
     """Reads a YAML file as DVC does, by the same library and by YAML 1.2, so both see the same values.
 

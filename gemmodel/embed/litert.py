@@ -186,7 +186,6 @@ def _cut(model: "keras.Model") -> _Cut:
     return _Cut(networks, front, keras.Model([pixels, *inputs], end([pixels, *inputs])))
 
 
-
 @contextmanager
 def as_litert(model: "keras.Model") -> Iterator[Graph]:
     """Yields a model from pixels to one tensor as a graph, whose output is named `output`; its files are temporary."""

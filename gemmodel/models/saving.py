@@ -91,7 +91,7 @@ def load(folder: Path, *, embedding: bool = False) -> tuple[keras.Model, list[st
         classes = json.loads((folder / "classes.json").read_text(encoding="utf-8"))
         model = keras.saving.load_model(folder / "model.keras", compile=False)
     except (ValueError, OSError, KeyError, TypeError, zipfile.BadZipFile) as error:
-        line = str(error).splitlines()[0] if str(error) else type(error).__name__
+        line = (str(error).splitlines() or [type(error).__name__])[0][:300]
         raise ModelError(f"{folder}: its model is damaged or of another version: {line}; train it again") from error
     probs = model.outputs[0]
     if probs.shape[-1] != len(classes):
@@ -100,7 +100,10 @@ def load(folder: Path, *, embedding: bool = False) -> tuple[keras.Model, list[st
 
 
 def export(model: keras.Model, path: Path) -> None:
-    """Writes a model as a LiteRT graph: `pixels` (1, side, side, 3) in [0, 255] to `probabilities` and `embedding`."""
+    """Writes a model as a LiteRT graph: `pixels` (1, side, side, 3) in [0, 255] to `probabilities` and `embedding`.
+
+    With some backbones it becomes several files, or one for ONNX Runtime; see `litert.export`.
+    """
     pixels = keras.Input(batch_shape=(1, *model.input_shape[1:]), name="pixels")
     litert.export(dict(zip(("probabilities", "embedding"), with_embedding(model)(pixels), strict=True)), pixels, path)
 

@@ -49,6 +49,7 @@ def register(name: str, folder: Path, example: pd.DataFrame, model_sha256: str) 
     Returns:
         The version's number.
     """
+    packages = [*SERVING_PACKAGES, *(["onnxruntime"] if any(folder.glob("*.onnx")) else [])]
     package, client, run_id = Path(gemmodel.__file__).parent, mlflow.MlflowClient(), runs.active_run_id()
     run, step = client.get_run(run_id), runs.best_epoch()
     title = re.sub(r"\W+", "-", re.sub(r" \d\.\d+,", "", run.info.run_name or "")).strip("-") or "model"
@@ -66,7 +67,7 @@ def register(name: str, folder: Path, example: pd.DataFrame, model_sha256: str) 
             code_paths=[str(package)],
             signature=SIGNATURE,
             input_example=example,
-            pip_requirements=[f"{requirement}=={version(requirement)}" for requirement in SERVING_PACKAGES],
+            pip_requirements=[f"{requirement}=={version(requirement)}" for requirement in packages],
         )
         mlflow.pyfunc.load_model(str(path)).predict(example)
         client.log_model_artifacts(logged.model_id, str(path))

@@ -6,6 +6,7 @@ After Mitchell and others, "Model Cards for Model Reporting", arXiv 1810.03993.
 import re
 from collections.abc import Mapping
 from pathlib import Path
+
 from gemmodel.core import files, hashing
 from gemmodel.core.params import BACKBONE_FILES, Params, read
 from gemmodel.figures import html
@@ -60,7 +61,7 @@ def _markdown(text: str) -> str:
 
 
 def _backbones(settings: Params) -> list[dict[str, str]]:
-    """Returns the pretrained backbones in words, none for a model trained from scratch; of files their hash and licence."""
+    """Returns the pretrained backbones, of files with hash and licence; none for a model trained from scratch."""
     section = {"fusion": settings.embed, "transfer": settings.model.transfer}.get(settings.model.name)
     if section is None:
         return []

@@ -95,7 +95,11 @@ def hub_preset(folder: Path, kind: str) -> Path:
             patch_size=8, intermediate_dim=32, num_register_tokens=2, position_embedding_shape=(32, 32), **sizes
         )
     elif kind == "siglip":
-        model = hub.models.SigLIPVisionEncoder(patch_size=8, intermediate_dim=32, **sizes)
+        images = hub.models.SigLIPVisionEncoder(patch_size=8, intermediate_dim=32, **sizes)
+        text = hub.models.SigLIPTextEncoder(
+            vocabulary_size=8, embedding_dim=16, hidden_dim=16, num_layers=1, num_heads=2, intermediate_dim=8
+        )
+        model = hub.models.SigLIPBackbone(images, text)
     else:
         model = hub.models.ViTBackbone(patch_size=8, mlp_dim=32, **sizes)
     model.save_to_preset(folder)
@@ -184,7 +188,11 @@ def test_channels_may_come_first(tmp_path: Path) -> None:
     inner = network()
     image = keras.Input(batch_shape=(1, 3, 32, 32), name="image")
     fine, coarse, embedding, _ = inner(layers.Permute((2, 3, 1))(image))
-    first = {"fine": layers.Permute((3, 1, 2))(fine), "coarse": layers.Permute((3, 1, 2))(coarse), "embedding": embedding}
+    first = {
+        "fine": layers.Permute((3, 1, 2))(fine),
+        "coarse": layers.Permute((3, 1, 2))(coarse),
+        "embedding": embedding,
+    }
     path = describe(tmp_path / "first.onnx", channels="first")
     keras.Model(image, first).export(path, format="onnx", verbose=False)
     pixels = photos(2, 32)
@@ -198,8 +206,8 @@ def test_several_backbones_are_blocks_of_one_graph_each_at_its_own_size(
 ) -> None:
     names = ["efficientnet_lite0@40", made("tflite"), "efficientnet_lite1"]
     model, sizes = whole_model(settings, names)
-    blocks = ["efficientnet_lite0@40.maps", "efficientnet_lite0@40.covariances", "colours", "lite.maps",
-              "lite.covariances", "lite.vectors", "efficientnet_lite1.maps", "efficientnet_lite1.covariances"]  # fmt: skip
+    lites = [f"{name}.{kind}" for name in (names[0], names[2]) for kind in ("maps", "covariances")]
+    blocks = [*lites[:2], "colours", *(f"lite.{kind}" for kind in ("maps", "covariances", "vectors")), *lites[2:]]
     assert list(sizes) == blocks
     together = keras.Model(model.inputs[0], model.get_layer("blocks").output)(photos())
     params = settings({"embed.backbone": names, "embed.weights": "none", "embed.histogram_bins": 2}).embed

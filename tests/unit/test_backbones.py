@@ -257,9 +257,7 @@ def test_pixels_are_scaled_once_inside_the_backbone(name: str) -> None:
     assert model.output_names == ends
     sides = [tensor.shape[1] for tensor in model.outputs]
     assert sides == [64 // 2**n for n in range(6) if name == "vgg16" or n > 0]
-    bare = getattr(keras.applications, APPLICATIONS[name])(
-        include_top=False, weights=None, input_shape=(64, 64, 3)
-    )
+    bare = getattr(keras.applications, APPLICATIONS[name])(include_top=False, weights=None, input_shape=(64, 64, 3))
     for layer in bare.layers:
         if layer.weights:
             layer.set_weights(model.get_layer(layer.name).get_weights())

@@ -114,7 +114,9 @@ def _keras_outputs(path: Path, description: Description, x: Any) -> list[Any]:
     try:
         return list(keras.tree.flatten(inner(x)))
     except ValueError as error:
-        raise ModelError(f"backbone {path}: not for {description.image_size} pixels: {str(error).splitlines()[0]}") from None
+        raise ModelError(
+            f"backbone {path}: not for {description.image_size} pixels: {str(error).splitlines()[0]}"
+        ) from None
 
 
 @keras.saving.register_keras_serializable(package="gemmodel")
@@ -127,9 +129,7 @@ class FileNetwork(layers.Layer):
     Input: scaled photos in the file's layout. Output: the tensors of the given names.
     """
 
-    def __init__(
-        self, *, suffix: str, size: int, outputs: list[str], shapes: list[list[int]], **kwargs: Any
-    ) -> None:
+    def __init__(self, *, suffix: str, size: int, outputs: list[str], shapes: list[list[int]], **kwargs: Any) -> None:
         """Makes a layer without its file.
 
         Args:

@@ -54,7 +54,9 @@ def preset(name: str, *, weights: str, side: int | None) -> keras.Model:
             f"{name}: keras-hub cannot load it: {line}; go online once, or name a folder with the preset's files"
         ) from None
     model = getattr(model, "vision_encoder", model)
-    size = model.input_shape[1] if not isinstance(model.input_shape, dict) else next(iter(model.input_shape.values()))[1]
+    size = (
+        model.input_shape[1] if not isinstance(model.input_shape, dict) else next(iter(model.input_shape.values()))[1]
+    )
     if size is None:
         raise ModelError(f"{name}: it takes photos of any size; name one, as in {name}@224")
     pixels = keras.Input((size, size, 3), name="pixels")
@@ -88,6 +90,8 @@ def _outputs(name: str, model: Any) -> list[Any]:
         repeated = max(kinds, key=kinds.count)
         blocks = [layer.output for layer in model.layers if type(layer) is repeated]
     if len(blocks) < DEPTHS // 2 or any(len(x.shape) != 3 for x in blocks):
-        raise ModelError(f"{name}: gemmodel does not know the layers of a {type(model).__name__}; save it as a .keras file")
+        raise ModelError(
+            f"{name}: gemmodel does not know the layers of a {type(model).__name__}; save it as a .keras file"
+        )
     depths = sorted({(i + 1) * len(blocks) // DEPTHS for i in range(DEPTHS)} - {0})
     return [*(blocks[depth - 1] for depth in depths[:-1]), *([blocks[-1]] if len(end.shape) == 2 else []), end]
