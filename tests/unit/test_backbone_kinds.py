@@ -1,5 +1,6 @@
 """Backbones of every kind, small and with random weights: features, saving, export and explanation."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,14 @@ from PIL import Image
 
 from gemmodel.core.errors import GemmodelError
 from gemmodel.core.params import BACKBONE_FILES, Params
-from gemmodel.embed import extractor, litert
+from gemmodel.embed import extractor, feature_set, litert
 from gemmodel.embed.backbones.backbone import Downscale, backbone, parse
+from gemmodel.embed.feature_set import FeatureSet
 from gemmodel.explain.explainer import Explainer
 from gemmodel.models import fusion, metadata, saving
 from gemmodel.train.fusion_head import to_keras
 from gemmodel.train.ridge.kernel_ridge import KernelRidge
+from stages import embed
 from tests.conftest import LITERT_ATOL
 
 Settings = Callable[..., Params]
@@ -286,3 +289,38 @@ def test_wrong_backbones_are_errors(settings: Settings, names: list[str], messag
     params = settings({"embed.backbone": names, "embed.weights": "none"}).embed
     with pytest.raises(GemmodelError, match=message):
         extractor.extractor(params, image_size=64)
+
+
+def test_one_more_backbone_recomputes_none_of_the_others(
+    tmp_path: Path, write_params: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for i, name in enumerate(["train/Ruby/1.png", "train/Topaz/2.png", "val/Ruby/3.png"]):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(photos(i + 1)[i].astype(np.uint8)).save(tmp_path / name)
+
+    def run(*names: str) -> FeatureSet:
+        changes = {"embed.backbone": list(names), "embed.weights": "none", "embed.views": ["photo"]}
+        file = write_params(tmp_path, changes | {"base.image_size": SIDE, "base.deterministic": False})
+        embed.main(tmp_path / "train", tmp_path / "val", tmp_path / "out", tmp_path / "backup", file)
+        return feature_set.read(tmp_path / "out" / "train")
+
+    first = run("efficientnet_lite0")
+    assert list(first.blocks) == ["maps", "covariances", "colours"]
+    assert first.settings["embed.backbone"] == "efficientnet_lite0"
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "backup").rglob("*.npy")}
+    shutil.rmtree(tmp_path / "out")  # as DVC does
+    capsys.readouterr()
+
+    both = run("efficientnet_lite0", "mobilenet_v3_small@32")
+    assert "features of efficientnet_lite0 are those of an earlier run" in capsys.readouterr().out
+    assert kept.items() <= {path: path.stat().st_mtime_ns for path in (tmp_path / "backup").rglob("*.npy")}.items()
+    assert list(both.blocks)[:3] == [f"efficientnet_lite0.{kind}" for kind in ("maps", "covariances")] + ["colours"]
+    assert all(name.startswith("mobilenet_v3_small@32.") for name in list(both.blocks)[3:])
+    np.testing.assert_array_equal(both.features[:, : first.features.shape[1]], first.features[:])
+    assert both.files.tolist() == first.files.tolist() == ["Ruby/1.png", "Topaz/2.png"]
+
+    for path in kept:  # a damaged shard is computed again
+        path.write_bytes(b"no array")
+    run("efficientnet_lite0")
+    assert "computed again" in capsys.readouterr().out
+    np.testing.assert_array_equal(feature_set.read(tmp_path / "out" / "train").features[:], first.features[:])
