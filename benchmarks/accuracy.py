@@ -12,6 +12,9 @@ Expected on 2,778 cleaned photos of 87 gems: "default" has top-1 0.83 to 0.84, t
 Two cores take 6 minutes for the features, and up to a minute per fold for each row. The rows in SLOW run only if
 --only names them: "fine-tuned" takes ten minutes per fold; try it with --folds 0.
 
+--backbones measures what embed.backbone may name: --backbones dinov2_small@224 efficientnet_lite0@224+resnet50. Weights
+that are not installed are fetched.
+
 --keep FOLDER stores photos, features and predictions, the latter under a hash of parameters, features and code. An
 interrupted benchmark resumes from it. Several processes may share the folder and run different --folds; a last one
 prints the scores of all. Let one process make the photos and features first (--only default --folds 0). They are not
@@ -179,9 +182,15 @@ def main() -> None:
     parser.add_argument("--photos", type=Path, default=Path("../shared/gemstones"), help="a folder per class")
     parser.add_argument("--keep", type=Path, help="stores photos, features and predictions for other runs")
     parser.add_argument("--seed", type=int, nargs="+", help="of the folds and the head (default: base.seed)")
-    parser.add_argument("--only", choices=ABLATIONS | SLOW, nargs="+", default=list(ABLATIONS), help="rows")
+    parser.add_argument("--only", choices=ABLATIONS | SLOW, nargs="+", help="rows (default: all that are not slow)")
+    parser.add_argument("--backbones", nargs="+", default=[], metavar="NAME", help="rows instead: NAME or NAME+NAME")
+    parser.add_argument("--image-size", type=int, default=224, help="of these rows, in pixels")
     parser.add_argument("--folds", type=int, nargs="+", choices=range(FOLDS), default=[*range(FOLDS)])
     arguments = parser.parse_args()
+    rows = ABLATIONS | SLOW
+    for names in arguments.backbones:
+        size = {"image_size": arguments.image_size}
+        rows |= {names: {"embed": {"backbone": tuple(names.split("+"))}, "base": size}}
     if not arguments.photos.is_dir():
         raise SystemExit(f"accuracy: {arguments.photos}: no such folder; --photos takes one with a folder per class")
     shipped = params.load(Path("params.yaml"))
@@ -196,8 +205,8 @@ def main() -> None:
         if not (keep / "clean").is_dir():
             clean_photos(arguments.photos, keep / "clean", scratch, shipped)
         print("| setting | top-1 | top-5 | log loss | calibration error | seconds per fit |\n| --- |" + 5 * " ---: |")
-        for name in arguments.only:
-            changes = (ABLATIONS | SLOW)[name]
+        for name in [*(arguments.only or ([] if arguments.backbones else ABLATIONS)), *arguments.backbones]:
+            changes = rows[name]
             changed = with_changes(shipped, changes)
             file, photos = read_features(changed, keep)
             photos = without_blocks(photos, changes.get("without", []))
@@ -212,7 +221,7 @@ def main() -> None:
                 scores_by_fold, predicted = [], []
                 for fold in arguments.folds:
                     train, test = splits[fold]
-                    stored = keep / f"{name}-{fold}-{key}.npz"
+                    stored = keep / f"{name.replace('/', '_')}-{fold}-{key}.npz"
                     if not stored.is_file():
                         keras.utils.set_random_seed(seed)
                         if settings.model.fusion.fine_tune_epochs:

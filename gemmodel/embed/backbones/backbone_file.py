@@ -103,14 +103,15 @@ def load(path: Path, *, side: int | None) -> keras.Model:
 def _keras_outputs(path: Path, description: Description, x: Any) -> list[Any]:
     try:
         model = keras.saving.load_model(path, compile=False)
-        layer_outputs = {layer.name: layer.output for layer in model.layers}
+        by_name = {layer.name: layer for layer in model.layers}
+        outputs = [by_name[name].output for name in description.outputs if name in by_name]
     except Exception as error:  # of Keras, or of the file's layers
         line = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise ModelError(f"backbone {path}: Keras cannot read it: {line}") from None
-    if unknown := [name for name in description.outputs if name not in layer_outputs]:
-        some = ", ".join(list(layer_outputs)[-12:])
+    if unknown := [name for name in description.outputs if name not in by_name]:
+        some = ", ".join(list(by_name)[-12:])
         raise ModelError(f"backbone {path}: no layer {unknown[0]!r}; its last ones are {some}")
-    inner = keras.Model(model.inputs, [layer_outputs[name] for name in description.outputs], name=path.stem)
+    inner = keras.Model(model.inputs, outputs, name=path.stem)
     try:
         return list(keras.tree.flatten(inner(x)))
     except ValueError as error:
