@@ -114,8 +114,8 @@ def hub_preset(folder: Path, kind: str) -> Path:
 
 def photos(count: int = 3, side: int = SIDE) -> np.ndarray:
     """Noise in which one channel is brighter: that of the photo's class, the index modulo 3."""
-    noise = np.random.default_rng(1).integers(0, 120, (count, 6, 6, 3))
-    noise[np.arange(count), :, :, np.arange(count) % 3] += 120
+    noise = np.random.default_rng(1).integers(0, 180, (count, 6, 6, 3))
+    noise[np.arange(count), :, :, np.arange(count) % 3] += 60
     return np.stack([np.asarray(Image.fromarray(x).resize((side, side)), np.float32) for x in noise.astype(np.uint8)])
 
 
@@ -154,7 +154,7 @@ def test_a_model_on_any_backbone_is_saved_exported_and_explained(
     np.testing.assert_allclose(loaded.predict(photos(), verbose=0), expected, atol=1e-6)
     assert extractor.blocks(keras.Model(loaded.inputs[0], loaded.get_layer("blocks").output)) == sizes
 
-    saving.export(loaded, tmp_path / metadata.EXPORT)
+    saving.export(model, tmp_path / metadata.EXPORT)
     engine = ".onnx" if kind == "no LiteRT operation" else ".tflite"
     assert litert.exported(tmp_path / metadata.EXPORT).suffix == engine
     graph = litert.Graph(tmp_path / metadata.EXPORT)
