@@ -87,9 +87,10 @@ def load(path: Path, *, side: int | None) -> keras.Model:
         if first:
             x = layers.Permute((3, 1, 2), name="channels_first")(x)
         network = FileNetwork.read(path, description.outputs, x.shape[1:])
-        outputs = keras.tree.flatten(network(x))
-        if first:
-            outputs = [layers.Permute((2, 3, 1))(y) if len(y.shape) == 4 else y for y in outputs]
+        outputs = [  # each map as the output of a layer of its own, which explanations look for
+            (layers.Permute((2, 3, 1)) if first else layers.Identity())(y) if len(y.shape) == 4 else y
+            for y in keras.tree.flatten(network(x))
+        ]
     ranks = {4: description.maps, 3: description.tokens, 2: description.vectors}
     for name, output in zip(description.outputs, outputs, strict=True):
         if name not in ranks.get(len(output.shape), ()) or None in output.shape[1:]:
