@@ -3,6 +3,7 @@
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -115,13 +116,10 @@ def _write(model: "keras.Model", path: Path) -> None:
 
 
 def _write_onnx(model: "keras.Model", path: Path, reason: str) -> None:
-    try:
-        import onnxruntime  # noqa: F401  # computes it
-        import tf2onnx  # noqa: F401  # Keras writes it with this
-    except ModuleNotFoundError:
+    if not all(find_spec(package) for package in ("onnxruntime", "tf2onnx")):  # Keras prepares NumPy for tf2onnx
         raise ModelError(
             f"this model cannot be exported for LiteRT ({reason}); {engines.INSTALL} installs ONNX Runtime"
-        ) from None
+        )
     try:
         with suppress_stderr():
             model.export(path, format="onnx", verbose=False)

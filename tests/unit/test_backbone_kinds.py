@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,12 @@ DESCRIPTION = {
     "tokens": "[]", "vectors": "[embedding]", "licence": "Apache-2.0",
 }  # fmt: skip
 SCALE = (np.array([120, 110, 100], np.float32), np.float32(60.5))
+
+
+def require_onnx() -> None:
+    """Skip a test that writes ONNX, where the packages for it are not installed. Keras alone can import tf2onnx."""
+    if not all(find_spec(package) for package in ("onnxruntime", "tf2onnx")):
+        pytest.skip("pip install -e '.[onnx]'")
 
 
 def network(batch: int | None = None, activation: str = "relu") -> keras.Model:
@@ -63,8 +70,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
             path = describe(folder / "net.keras")
             network().save(path)
         elif kind == "no LiteRT operation":
-            pytest.importorskip("onnxruntime")
-            pytest.importorskip("tf2onnx")
+            require_onnx()
             path = describe(folder / "asinh.keras")
             network(activation="arcsinh").save(path)
         elif kind == "tflite":
@@ -74,8 +80,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
             path = describe(folder / "transformer.keras", maps="[]", tokens="[tokens]", vectors="[]")
             network().save(path)
         elif kind == "onnx":
-            pytest.importorskip("onnxruntime")
-            pytest.importorskip("tf2onnx")
+            require_onnx()
             path = describe(folder / "open.onnx")
             network(1).export(path, format="onnx", verbose=False)
         elif kind == "application":
@@ -188,8 +193,7 @@ def test_tokens_are_a_class_token_and_a_map_of_patches(made: Callable[[str], str
 
 
 def test_channels_may_come_first(tmp_path: Path) -> None:
-    pytest.importorskip("onnxruntime")
-    pytest.importorskip("tf2onnx")
+    require_onnx()
     inner = network()
     image = keras.Input(batch_shape=(1, 3, 32, 32), name="image")
     fine, coarse, embedding, _ = inner(layers.Permute((2, 3, 1))(image))
