@@ -40,6 +40,11 @@ def require_onnx() -> None:
         pytest.skip("pip install -e '.[onnx]'")
 
 
+def export_onnx(model: keras.Model, path: Path) -> None:
+    model(np.zeros(model.inputs[0].shape, np.float32))  # Keras exports only a model that was called
+    model.export(path, format="onnx", verbose=False)
+
+
 def network(batch: int | None = None, activation: str = "relu") -> keras.Model:
     """Two feature maps, tokens of a 4 x 4 grid after a class token and two registers, and a vector."""
     keras.utils.set_random_seed(3)
@@ -82,7 +87,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
         elif kind == "onnx":
             require_onnx()
             path = describe(folder / "open.onnx")
-            network(1).export(path, format="onnx", verbose=False)
+            export_onnx(network(1), path)
         elif kind == "application":
             return "mobilenet_v3_small@32"
         else:
@@ -203,7 +208,7 @@ def test_channels_may_come_first(tmp_path: Path) -> None:
         "embedding": embedding,
     }
     path = describe(tmp_path / "first.onnx", channels="first")
-    keras.Model(image, first).export(path, format="onnx", verbose=False)
+    export_onnx(keras.Model(image, first), path)
     pixels = photos(2, 32)
     expected = inner((pixels - SCALE[0]) / SCALE[1])
     for x, y in zip(backbone(str(path), weights="none", image_size=32)(pixels), expected, strict=False):
