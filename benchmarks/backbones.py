@@ -93,7 +93,7 @@ def measure(name: str, scratch: Path, photos: int) -> dict[str, Any]:
         [sys.executable, "-c", MEASURE, str(file), str(photos)], capture_output=True, text=True, check=True
     )
     milliseconds, peak = json.loads(ended.stdout)
-    size = litert.exported(file).stat().st_size / 1e6
+    size = file.stat().st_size / 1e6
     return {"name": name, "features": model.output_shape[1], "ms": milliseconds, "MiB": peak, "MB": size}
 
 

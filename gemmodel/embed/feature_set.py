@@ -181,7 +181,7 @@ def join(folders: Mapping[str, Path], out: Path, *, settings: Mapping[str, Any])
         settings: the parameters that all of them were computed with.
     """
     if len(folders) == 1:
-        shutil.copytree(*folders.values(), out, copy_function=_link)
+        shutil.copytree(next(iter(folders.values())), out, copy_function=_link)
         return
     photos = {name: read(folder) for name, folder in folders.items()}
     blocks = {

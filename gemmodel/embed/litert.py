@@ -1,131 +1,162 @@
-"""Exported graphs: they run without TensorFlow, and faster on CPUs."""
+"""LiteRT graphs: an exported Keras model runs without TensorFlow, and faster on CPUs."""
 
+import io
+import json
+import os
 import tempfile
-from collections.abc import Iterator, Mapping
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from gemmodel.core import files
-from gemmodel.core.errors import ModelError, suppress_stderr
+from gemmodel.core.errors import DataError, ModelError, suppress_stderr
 from gemmodel.embed.backbones import engines
+from gemmodel.images import decode
 
 if TYPE_CHECKING:
     import keras
 
     from gemmodel.embed.backbones.backbone_file import FileNetwork
 
+# A graph with backbone files in it is a chain: from pixels to what each file reads, the files, and the rest. The rest is
+# the LiteRT graph of model.tflite; the others are a ZIP archive at its end, as LiteRT's metadata are, which it ignores.
+FRONT, CALLS = "front.tflite", "calls.json"
+
 
 class Graph:
     """A graph that any number of threads may call at a time.
-
-    A backbone in a `.tflite` or `.onnx` file stays this file. The graph is a chain then: one part computes what these
-    files read, and another takes what they give. `export` describes the files.
 
     Attributes:
         size: side of its square input in pixels.
     """
 
-    def __init__(self, path: Path, *, threads: int = 1) -> None:
-        """Opens what `export` wrote.
+    def __init__(self, path: Path, *, content: bytes | None = None, threads: int = 1) -> None:
+        """Reads what `export` wrote into memory: the file may then be replaced.
 
         Args:
-            path: the file that was given to `export`.
+            path: the file.
+            content: of the file, where it is read already.
             threads: of one computation. With one, equal photos give equal bits in any number of calls at a time.
 
         Raises:
-            ModelError: a file is missing, damaged or of another version, or what computes it is not installed.
+            ModelError: the file is damaged or of another version, or ONNX Runtime, which it needs, is not installed.
         """
-        links = files.read_json(_links(path)) if _links(path).is_file() else []
-        parts = [path, *(path.with_name(name) for name in sorted({link["file"] for link in links}))]
-        opened = {}
-        for part in [*parts, _front(path)] if links else parts:
-            file = exported(part)
-            opened[part.name] = engines.open_engine(
-                file, file.suffix, name=str(file), threads=threads, remedy="; train it again"
-            )
-        self._links = [(opened[link["file"]], link["outputs"]) for link in links]
-        self._end, self._front = opened[path.name], opened[(_front(path) if links else path).name]
+        self._path, self._threads = path, threads
+        self._content = path.read_bytes() if content is None else content
+        try:
+            parts = _other_parts(self._content)
+            calls = json.loads(parts.pop(CALLS, b"[]"))
+        except (ValueError, zipfile.BadZipFile):
+            raise ModelError(f"{path}: damaged; train it again") from None
+        opened = {name: self._open(part, name) for name, part in parts.items()}
+        self._calls = [(opened[call["file"]], call["outputs"]) for call in calls]  # what each backbone file computes
+        self._end = self._open(self._content, "")
+        self._front = opened.get(FRONT, self._end)
         self.size: int = self._front.inputs["pixels"][0][1]
 
     def __call__(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
         """Returns the outputs by name, of shape (1, ...), for pixels (side, side, 3) in [0, 255]."""
-        photo = {"pixels": pixels[None].astype(np.float32)}
-        inputs = dict(photo)
-        read = self._front(photo) if self._links else {}
-        for i, (file, outputs) in enumerate(self._links):
-            given = file({next(iter(file.inputs)): read[f"read_{i}"]})
-            inputs |= {f"given_{i}_{j}": given[name] for j, name in enumerate(outputs)}
+        inputs = photo = {"pixels": pixels[None].astype(np.float32)}
+        if self._calls:
+            read = self._front(photo)
+            for i, (file, outputs) in enumerate(self._calls):
+                given = file({next(iter(file.inputs)): read[f"read_{i}"]})
+                inputs = inputs | {f"given_{i}_{j}": given[name] for j, name in enumerate(outputs)}
         return self._end({name: inputs[name] for name in self._end.inputs})
+
+    def with_threads(self, threads: int) -> "Graph":
+        """Returns the same graph with another number of threads."""
+        return Graph(self._path, content=self._content, threads=threads)
+
+    def read(self, path: Path) -> np.ndarray:
+        """Returns a photo of a part of the split as pixels, uint8 (side, side, 3).
+
+        Raises:
+            DataError: it cannot be read.
+        """
+        try:
+            return decode.load(path, self.size)
+        except DataError as error:
+            raise DataError(f"{path}: {error}; `dvc checkout --force` restores the photos") from None
+
+    def probabilities(self, photos: Iterable[Path | np.ndarray]) -> np.ndarray:
+        """Returns a classifier's probabilities, float32 (photos, classes), of photos' paths or pixels, one per core."""
+
+        def predict(photo: Path | np.ndarray) -> np.ndarray:
+            return self(self.read(photo) if isinstance(photo, Path) else photo)["probabilities"]
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            return np.concatenate(list(pool.map(predict, photos)))
+
+    def _open(self, content: bytes, part: str) -> engines.Engine:
+        name, suffix = (f"{self._path}: {part}", Path(part).suffix) if part else (str(self._path), ".tflite")
+        return engines.open_engine(content, suffix, name=name, threads=self._threads, remedy="; train it again")
+
+
+def _other_parts(content: bytes) -> dict[str, bytes]:
+    """Returns the parts of a chain but the last, by name."""
+    if content[-22:-18] != b"PK\5\6":  # the end of a ZIP archive without a comment
+        return {}
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def needs_onnx(path: Path) -> bool:
+    """Returns whether ONNX Runtime computes a part of a graph that `export` wrote."""
+    return any(name.endswith(".onnx") for name in _other_parts(path.read_bytes()))
 
 
 def export(outputs: Mapping[str, Any], pixels: Any, path: Path) -> None:
     """Writes a graph for one photo at a time: batches are no faster, and an unknown batch size leaves shapes undefined.
 
-    It is written for LiteRT or, where that lacks an operation, for ONNX Runtime, with the suffix `.onnx`. Backbone
-    files within it are written beside it, with their names in `..._files.json`; `..._front` computes what they read.
-
     Args:
         outputs: Keras tensors by name, of batch size 1.
         pixels: Keras' input tensor of batch size 1, named `pixels`.
-        path: the file to write, with the suffix `.tflite`.
+        path: the file to write.
 
     Raises:
-        ModelError: neither LiteRT nor ONNX has all its operations, or the packages for ONNX are not installed.
+        ModelError: LiteRT does not have all its operations.
     """
     import keras
 
     model = keras.Model(pixels, dict(outputs))
     if not _has_files(model):
-        _write(model, path)
+        path.write_bytes(_converted(model))
         return
     cut = _cut(model)
-    networks = list({id(network): network for network in cut.networks}.values())
-    names = {id(network): f"{path.stem}_{i}{network.suffix}" for i, network in enumerate(networks)}
-    for network in networks:
-        path.with_name(names[id(network)]).write_bytes(network.file_bytes())
-    links = [{"file": names[id(network)], "outputs": network.outputs} for network in cut.networks]
-    files.write_json(_links(path), links)
-    _write(cut.front, _front(path))
-    _write(cut.end, path)
+    files = {id(network): network for network in cut.networks}
+    names = {key: f"backbone_{i}{network.suffix}" for i, (key, network) in enumerate(files.items())}
+    calls = [{"file": names[id(network)], "outputs": network.outputs} for network in cut.networks]
+    path.write_bytes(_converted(cut.end))
+    with zipfile.ZipFile(path, "a") as archive:  # of a constant date, so that the same model has the same bytes
+        archive.writestr(zipfile.ZipInfo(CALLS), json.dumps(calls))
+        archive.writestr(zipfile.ZipInfo(FRONT), _converted(cut.front))
+        for key, network in files.items():
+            archive.writestr(zipfile.ZipInfo(names[key]), network.file_bytes())
 
 
-def exported(path: Path) -> Path:
-    """Returns the file that `export` wrote for a path: itself, or the one for ONNX Runtime."""
-    onnx = path.with_suffix(".onnx")
-    return onnx if onnx.is_file() and not path.is_file() else path
+def _converted(model: "keras.Model") -> bytes:
+    import tensorflow as tf
 
-
-def _links(path: Path) -> Path:
-    return path.with_name(f"{path.stem}_files.json")
-
-
-def _front(path: Path) -> Path:
-    return path.with_name(f"{path.stem}_front{path.suffix}")
-
-
-def _write(model: "keras.Model", path: Path) -> None:
+    # Keras' own export traces each layer several times, which takes longer than the conversion, and it leaves the batch
+    # size open: then LiteRT plans its memory anew for each photo.
+    module = tf.Module()
+    module.model_variables = [variable.value for variable in model.variables]
+    function = tf.function(
+        lambda *inputs: model(list(inputs) if len(inputs) > 1 else inputs[0], training=False),
+        input_signature=[tf.TensorSpec(x.shape, tf.float32, name=x.name) for x in model.inputs],
+    )
     try:
         with suppress_stderr():
-            model.export(path, format="litert", verbose=False)
+            converter = tf.lite.TFLiteConverter.from_concrete_functions([function.get_concrete_function()], module)
+            return converter.convert()
     except Exception as error:  # TensorFlow's converter has no error of its own that can be imported
-        _write_onnx(model, path.with_suffix(".onnx"), (str(error).splitlines() or [type(error).__name__])[0][:200])
-
-
-def _write_onnx(model: "keras.Model", path: Path, reason: str) -> None:
-    if not all(find_spec(package) for package in ("onnxruntime", "tf2onnx")):  # Keras prepares NumPy for tf2onnx
-        raise ModelError(
-            f"this model cannot be exported for LiteRT ({reason}); {engines.INSTALL} installs ONNX Runtime"
-        )
-    try:
-        with suppress_stderr():
-            model.export(path, format="onnx", verbose=False)
-    except Exception as error:
         line = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        raise ModelError(f"this model can be exported neither for LiteRT ({reason}) nor for ONNX ({line})") from None
+        raise ModelError(f"this model cannot be exported for LiteRT: {line}; choose another backbone") from None
 
 
 class _Cut(NamedTuple):
@@ -186,7 +217,7 @@ def _cut(model: "keras.Model") -> _Cut:
 
 @contextmanager
 def as_litert(model: "keras.Model") -> Iterator[Graph]:
-    """Yields a model from pixels to one tensor as a graph, whose output is named `output`; its files are temporary."""
+    """Yields a model from pixels to one tensor as a graph, whose output is named `output`; its file is temporary."""
     import keras
 
     with tempfile.TemporaryDirectory() as scratch:

@@ -62,11 +62,11 @@ def _markdown(text: str) -> str:
 
 def _backbones(settings: Params) -> list[dict[str, str]]:
     """Returns the pretrained backbones, of files with hash and licence; none for a model trained from scratch."""
-    section = {"fusion": settings.embed, "transfer": settings.model.transfer}.get(settings.model.name)
-    if section is None:
-        return []
-    names = [section.backbone] if isinstance(section.backbone, str) else section.backbone
-    return [_in_words(name, section.weights) for name in names]
+    if settings.model.name == "fusion":
+        return [_in_words(name, settings.embed.weights) for name in settings.embed.backbone]
+    if settings.model.name == "transfer":
+        return [_in_words(settings.model.transfer.backbone, settings.model.transfer.weights)]
+    return []
 
 
 def _in_words(name: str, weights: str) -> dict[str, str]:

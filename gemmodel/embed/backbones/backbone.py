@@ -37,7 +37,7 @@ class Spec(NamedTuple):
     def label(self) -> str:
         """The name by which blocks of features are called: without folders and suffix."""
         stem = Path(self.name).stem if self.is_file else Path(self.name).name
-        return stem if self.side is None else f"{stem}@{self.side}"
+        return backbone_file.layer_name(stem if self.side is None else f"{stem}_{self.side}")
 
     @property
     def is_file(self) -> bool:
@@ -95,7 +95,7 @@ def backbone(text: str, *, weights: str, image_size: int) -> keras.Model:
         for i, variable in enumerate(model.trainable_variables):
             if len(variable.shape) > 1:
                 variable.assign(keras.initializers.HeNormal(seed=i)(variable.shape))
-    return _with_pixels(model, spec.label, image_size)
+    return _with_pixels(model, spec.name, image_size)
 
 
 def input_files(names: Sequence[str], weights: str) -> list[Path]:
@@ -118,13 +118,13 @@ def last_map(model: keras.Model) -> Any:
     return maps[-1]
 
 
-def _with_pixels(model: keras.Model, label: str, image_size: int) -> keras.Model:
+def _with_pixels(model: keras.Model, name: str, image_size: int) -> keras.Model:
     """Returns a backbone whose input has the model's side, and whose outputs are maps and vectors only."""
     side = model.input_shape[1]
     if side > image_size:
         raise ModelError(
-            f"{label} reads photos of {side} pixels, base.image_size is {image_size}; set base.image_size to {side}, "
-            f"or a smaller side after the name, as in {label.partition('@')[0]}@{image_size}"
+            f"{name} reads photos of {side} pixels, base.image_size is {image_size}; set base.image_size to {side}, "
+            f"or a smaller side after the name, as in {name}@{image_size}"
         )
     if side == image_size and all(len(x.shape) != 3 for x in model.outputs):
         return model
@@ -133,7 +133,7 @@ def _with_pixels(model: keras.Model, label: str, image_size: int) -> keras.Model
     else:
         pixels = keras.Input((image_size, image_size, 3), name="pixels")
         outputs = keras.tree.flatten(model(Downscale(side=side, name="downscale")(pixels)))
-    split = [part for i, x in enumerate(outputs) for part in _without_tokens(x, f"{label}: output {i}", i)]
+    split = [part for i, x in enumerate(outputs) for part in _without_tokens(x, f"{name}: output {i}", i)]
     ordered = [x for rank in (4, 2) for x in split if len(x.shape) == rank]
     return keras.Model(pixels, ordered, name=model.name)
 

@@ -1,5 +1,6 @@
 """Backbones in files of any origin: `.keras`, `.tflite` or `.onnx`, described by a YAML file of the same name."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,6 +67,11 @@ def describe(path: Path) -> Description:
     return description
 
 
+def layer_name(text: str) -> str:
+    """Returns a text as a name that TensorFlow takes for a layer."""
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", text)
+
+
 def load(path: Path, *, side: int | None) -> keras.Model:
     """Returns the maps, tokens and vectors of a backbone file, from pixels in [0, 255].
 
@@ -98,12 +104,12 @@ def load(path: Path, *, side: int | None) -> keras.Model:
                 f"backbone {path}: output {name} has the shape {tuple(output.shape)}; maps have 4 axes, tokens 3 and "
                 "vectors 2, all of fixed length but the first"
             )
-    return keras.Model(pixels, outputs, name=path.stem)
+    return keras.Model(pixels, outputs, name=layer_name(path.stem))
 
 
 def _keras_outputs(path: Path, description: Description, x: Any) -> list[Any]:
     try:
-        model = keras.saving.load_model(path, compile=False)
+        model = keras.saving.load_model(path, compile=False, safe_mode=True)
         by_name = {layer.name: layer for layer in model.layers}
         outputs = [by_name[name].output for name in description.outputs if name in by_name]
     except Exception as error:  # of Keras, or of the file's layers
@@ -112,7 +118,7 @@ def _keras_outputs(path: Path, description: Description, x: Any) -> list[Any]:
     if unknown := [name for name in description.outputs if name not in by_name]:
         some = ", ".join(list(by_name)[-12:])
         raise ModelError(f"backbone {path}: no layer {unknown[0]!r}; its last ones are {some}")
-    inner = keras.Model(model.inputs, outputs, name=path.stem)
+    inner = keras.Model(model.inputs, outputs, name=layer_name(path.stem))
     try:
         return list(keras.tree.flatten(inner(x)))
     except ValueError as error:

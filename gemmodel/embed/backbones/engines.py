@@ -2,7 +2,7 @@
 
 import queue
 from collections.abc import Callable, Mapping
-from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -21,11 +21,13 @@ class LiteRT:
         outputs: the names of the outputs: those of the file's signature, or of its tensors where it has none.
     """
 
-    def __init__(self, content: bytes | Path, *, threads: int = 1) -> None:
+    _opening = Lock()  # standard error is hidden for all threads
+
+    def __init__(self, content: bytes, *, threads: int = 1) -> None:
         """Opens a network; for the arguments see `open_engine`."""
         self._content, self._threads = content, threads
         self._idle: queue.SimpleQueue[Any] = queue.SimpleQueue()  # each serves one thread at a time
-        with suppress_stderr():  # LiteRT reports once per process that it computes on the CPU
+        with self._opening, suppress_stderr():  # LiteRT reports once per process that it computes on the CPU
             first = self._open()
         details = first.get_input_details()
         self.inputs = {name: (tuple(x["shape"]), np.dtype(x["dtype"]).name) for name, x in details.items()}
@@ -44,9 +46,7 @@ class LiteRT:
             self._idle.put(runner)
 
     def _open(self) -> Any:
-        is_path = isinstance(self._content, Path)
-        source = {"model_path": str(self._content)} if is_path else {"model_content": self._content}
-        interpreter = Interpreter(**source, num_threads=self._threads)
+        interpreter = Interpreter(model_content=self._content, num_threads=self._threads)
         interpreter.allocate_tensors()
         return interpreter.get_signature_runner() if interpreter.get_signature_list() else _Unsigned(interpreter)
 
@@ -73,15 +73,14 @@ class _Unsigned:
 class OnnxRuntime:
     """A network for ONNX Runtime, with the interface of `LiteRT`."""
 
-    def __init__(self, content: bytes | Path, *, threads: int = 1) -> None:
+    def __init__(self, content: bytes, *, threads: int = 1) -> None:
         """Opens a network; for the arguments see `open_engine`."""
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
         options.log_severity_level = 4
-        source = str(content) if isinstance(content, Path) else content
-        self._session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         kinds = {"tensor(float)": "float32"}
         self.inputs = {x.name: (tuple(x.shape), kinds.get(x.type, x.type)) for x in self._session.get_inputs()}
         self.outputs = [x.name for x in self._session.get_outputs()]
@@ -95,11 +94,11 @@ Engine = LiteRT | OnnxRuntime
 ENGINES: dict[str, Callable[..., Engine]] = {".tflite": LiteRT, ".onnx": OnnxRuntime}
 
 
-def open_engine(content: bytes | Path, suffix: str, *, name: str, threads: int = 1, remedy: str = "") -> Engine:
+def open_engine(content: bytes, suffix: str, *, name: str, threads: int = 1, remedy: str = "") -> Engine:
     """Returns a network of a file, which any number of threads may call at a time.
 
     Args:
-        content: the file, or its bytes.
+        content: of the file.
         suffix: `.tflite` or `.onnx`.
         name: of the file, for messages.
         threads: of one computation. With one, equal photos give equal bits in any number of calls at a time.

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import keras
-from keras import layers
+from keras import layers, ops
 
 from gemmodel.core.errors import ModelError
+from gemmodel.embed.backbones.backbone_file import layer_name
 
 DEPTHS = 4  # of a transformer, evenly spaced, the last block's included
 INSTALL = "pip install -e '.[hub]'"
@@ -64,7 +65,36 @@ def preset(name: str, *, weights: str, side: int | None) -> keras.Model:
     offset = [0.0] * 3 if scaling.offset is None else _channels(scaling.offset)
     x = layers.Rescaling(scale, offset=offset, dtype="float32", name="scaling")(pixels)
     inner = keras.Model(keras.tree.flatten(model.inputs), _outputs(name, model), name=model.name)
-    return keras.Model(pixels, keras.tree.flatten(inner(x)), name=Path(name).name)
+    real = keras.tree.flatten(inner(ops.zeros((1, size, size, 3))))
+    outputs = [
+        y if y.shape[1:] == z.shape[1:] else Tokens(count=z.shape[1])(y)
+        for y, z in zip(keras.tree.flatten(inner(x)), real, strict=True)
+    ]
+    return keras.Model(pixels, outputs, name=layer_name(Path(name).name))
+
+
+@keras.saving.register_keras_serializable(package="gemmodel")
+class Tokens(layers.Layer):
+    """Tokens of whose number Keras is wrong: keras-hub says of SigLIP that it has a class token.
+
+    Input and output: (batch, count, channels).
+    """
+
+    def __init__(self, *, count: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.count = count
+
+    def call(self, x: Any) -> Any:
+        """Returns the tokens."""
+        return ops.reshape(x, (-1, self.count, x.shape[2]))
+
+    def compute_output_shape(self, shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        """Returns the tokens' true shape."""
+        return (shape[0], self.count, shape[2])
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments."""
+        return {**super().get_config(), "count": self.count}
 
 
 def _channels(values: Any) -> list[float]:
