@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from gemmodel.embed.backbones.backbone_file import FileNetwork
 
-# A graph with backbone files in it is a chain: from pixels to what each file reads, the files, and the rest. The rest is
+# A graph with backbone files in it is a chain: from pixels to what each file reads, the files, the rest. The rest is
 # the LiteRT graph of model.tflite; the others are a ZIP archive at its end, as LiteRT's metadata are, which it ignores.
 FRONT, CALLS = "front.tflite", "calls.json"
 
@@ -103,11 +103,6 @@ def _other_parts(content: bytes) -> dict[str, bytes]:
         return {}
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         return {name: archive.read(name) for name in archive.namelist()}
-
-
-def needs_onnx(path: Path) -> bool:
-    """Returns whether ONNX Runtime computes a part of a graph that `export` wrote."""
-    return any(name.endswith(".onnx") for name in _other_parts(path.read_bytes()))
 
 
 def export(outputs: Mapping[str, Any], pixels: Any, path: Path) -> None:

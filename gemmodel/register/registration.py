@@ -2,6 +2,7 @@
 
 import re
 import tempfile
+import zipfile
 from importlib.metadata import version
 from pathlib import Path
 
@@ -14,8 +15,6 @@ from mlflow.types.schema import Array
 
 import gemmodel
 from gemmodel.core import hashing
-from gemmodel.embed import litert
-from gemmodel.models import metadata
 from gemmodel.tracking import runs
 
 MAX_DESCRIPTION = 5000  # characters that MLflow's tables hold
@@ -76,7 +75,6 @@ def upload(model_id: str, run_id: str, folder: Path, example: pd.DataFrame) -> N
         example: of the input, which the model predicts first.
     """
     package = Path(gemmodel.__file__).parent
-    packages = [*SERVING_PACKAGES, *(["onnxruntime"] if litert.needs_onnx(folder / metadata.EXPORT) else [])]
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "model"
         mlflow.pyfunc.save_model(
@@ -87,11 +85,21 @@ def upload(model_id: str, run_id: str, folder: Path, example: pd.DataFrame) -> N
             code_paths=[str(package)],
             signature=SIGNATURE,
             input_example=example,
-            pip_requirements=[f"{requirement}=={version(requirement)}" for requirement in packages],
+            pip_requirements=[f"{package}=={version(package)}" for package in packages(folder)],
         )
         hashing.write_hashes(path)
         mlflow.pyfunc.load_model(str(path)).predict(example)
         mlflow.MlflowClient().log_model_artifacts(model_id, str(path))
+
+
+def packages(folder: Path) -> list[str]:
+    """Returns the packages that a model's predictions need: ONNX Runtime where a backbone in its export is for that."""
+    try:
+        with zipfile.ZipFile(folder / "model.tflite") as archive:  # of a chain, see `litert`
+            onnx = any(name.endswith(".onnx") for name in archive.namelist())
+    except zipfile.BadZipFile:
+        onnx = False
+    return [*SERVING_PACKAGES, *(["onnxruntime"] if onnx else [])]
 
 
 def describe_version(name: str, model_sha256: str, card: str) -> None:
