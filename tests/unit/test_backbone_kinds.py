@@ -166,9 +166,12 @@ def test_a_model_on_any_backbone_is_saved_exported_and_explained(
     np.testing.assert_allclose(again.probabilities(photos()), expected, atol=LITERT_ATOL)
 
     # A photo between two classes, of which no score is saturated: Grad-CAM works on maps of patches and of a file.
-    values, gradients = Explainer(loaded).last_conv_map(photos()[:2].mean(axis=0), 0)
+    explainer, photo = Explainer(loaded), photos()[:2].mean(axis=0)
+    values, gradients = explainer.last_conv_map(photo, 0)
     assert values.ndim == 3
     assert np.abs(gradients).max() > 0
+    pixel_gradients = explainer.gradients(photo[None], 0, histogram_photo=photo)
+    assert pixel_gradients.any() == (kind in ("tokens", "dinov2"))  # none passes through a file
 
 
 @pytest.mark.parametrize(("kind", "vectors"), [("vit", 4 * 16), ("siglip", 16)])
