@@ -193,7 +193,7 @@ def test_training_survives_a_killed_server_without_losing_metrics(
     assert trained[0].returncode == 0, trained[0].stderr
     assert "metrics are stored" in trained[0].stdout
     assert (folder / "models" / "model.keras").is_file()
-    assert len((folder / "reports" / "curves.csv").read_text().splitlines()) == EPOCHS + 1
+    assert len((folder / "reports" / "curves.csv").read_text().splitlines()) == 2 * EPOCHS + 1
     second.wait()
     assert "the training continues" in capsys.readouterr().out
 
