@@ -80,7 +80,7 @@ class Ours:
         from gemmodel.train.cnn import cnn
 
         classes = list(image_folder.list_images(train))
-        paths, labels = samples.list_samples(train, classes)
+        paths, labels = image_folder.list_samples(train, classes)
         augmenter = augment.augmenter(replace(settings.augment, **AUGMENTATION), seed=settings.base.seed)
         self.data = samples.batches(
             paths[:PHOTOS], labels[:PHOTOS], classes=len(classes), image_size=SIDE, batch_size=BATCH, cache=True,

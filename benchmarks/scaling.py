@@ -103,14 +103,14 @@ def link(made: list[Path], photos: Path, out: Path) -> None:
                 target.hardlink_to(path)
 
 
-def project(out: Path, photos: Path, changes: dict[str, Any]) -> None:
-    """Copies the checkout with some parameters changed, and without dvc.lock."""
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+def project(out: Path, checkout: Path, changes: dict[str, Any]) -> None:
+    """Copies a checkout with some parameters changed, and without dvc.lock."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=checkout, check=True, capture_output=True, text=True).stdout
     for name in filter(None, listed.split("\0")):
-        if name != "dvc.lock" and (ROOT / name).is_file():
-            files.copy(ROOT / name, out / name)
+        if name != "dvc.lock" and (checkout / name).is_file():
+            files.copy(checkout / name, out / name)
     values = yaml.safe_load((out / "params.yaml").read_text(encoding="utf-8"))
-    for name, value in ({"crawl.source": "folder", "crawl.folder": str(photos)} | changes).items():
+    for name, value in changes.items():
         *sections, key = name.split(".")
         node = values
         for section in sections:
@@ -191,7 +191,7 @@ def measure_all(work: Path, photos: Path, stages: list[str], changes: dict[str, 
     """Returns the rows of a number of photos by name; those that an earlier call has measured are read."""
     stored, checkout, store = work / "rows.jsonl", work / "project", work / "store"
     rows = {row["name"]: row for row in files.read_jsonl(stored)} if stored.exists() else {}
-    project(checkout, photos, changes)
+    project(checkout, ROOT, {"crawl.source": "folder", "crawl.folder": str(photos)} | changes)
     graph = yaml.safe_load((checkout / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
     if not (checkout / ".dvc" / "config.local").exists():
         subprocess.run([*DVC, "remote", "add", "-q", "-d", "--local", "store", str(store)], cwd=checkout, check=True)

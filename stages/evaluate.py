@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from gemmodel import devices
 from gemmodel.core import files, hashing, image_folder, params
+from gemmodel.embed.litert import Graph
 from gemmodel.evaluate import label_issues, report, set_metrics
 from gemmodel.evaluate.metrics import compute_scores, headline, in_words, predict
-from gemmodel.models import conformal, metadata, saving
+from gemmodel.models import conformal, metadata
 from gemmodel.tracking import runs
 from stages import command
 
@@ -17,20 +17,18 @@ def main(
 ) -> None:  # fmt: skip
     """Score a model on the test photos and log tables and pictures to the run that trained it."""
     settings = params.load(params_file)
-    base, evaluate = settings.base, settings.evaluate
-    devices.prepare(base)
-    network, classes = saving.load(model)
-    predictions = predict(network, split / "test", classes)
+    evaluate, seed = settings.evaluate, settings.base.seed
     described = metadata.read(model)
+    predictions = predict(Graph(model / metadata.EXPORT), split / "test", described.classes)
     set_values = set_metrics.per_photo(predictions.actual, predictions.probabilities, described)
     sets = conformal.prediction_sets(predictions.probabilities, described.thresholds)
     scores = compute_scores(
-        predictions, top=evaluate.top, bootstrap_samples=evaluate.bootstrap_samples, seed=base.seed, extra=set_values
+        predictions, top=evaluate.top, bootstrap_samples=evaluate.bootstrap_samples, seed=seed, extra=set_values
     )
     examples = image_folder.list_images(split / "train")
     with files.atomic_write(out) as new:
         new.mkdir()
-        tables = report.write(new, predictions, split / "test", examples, evaluate, seed=base.seed)
+        tables = report.write(new, predictions, split / "test", examples, evaluate, seed=seed)
         issues = label_issues.write(
             new / "label_issues.html", features=features, folds=split / "folds.csv", clean=clean,
             params=settings.model.fusion, max_shown=evaluate.label_issues,
@@ -46,8 +44,8 @@ def main(
         runs.log_table(tables["confusion_summary"], "confusion_matrix.json")
         runs.log_table(tables["classes"], "classes.json")
         runs.log_table(report.for_review(tables["predictions"]), "predictions.json")
-        data = f"{len(classes)} gems, {sum(map(len, examples.values()))} photos"
-        runs.describe_run(f"{network.name} {scores['accuracy']:.3f}, {data}", in_words(scores, data))
+        data = f"{len(described.classes)} gems, {sum(map(len, examples.values()))} photos"
+        runs.describe_run(f"{settings.model.name} {scores['accuracy']:.3f}, {data}", in_words(scores, data))
         runs.log_files(metrics)
         runs.log_files(*sorted(out.iterdir()), folder="evaluation")
     print(

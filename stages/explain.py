@@ -4,8 +4,9 @@ from pathlib import Path
 
 from gemmodel import devices
 from gemmodel.core import hashing, params
+from gemmodel.embed.litert import Graph
 from gemmodel.explain import report
-from gemmodel.models import saving
+from gemmodel.models import metadata, saving
 from gemmodel.tracking import runs
 from stages import command
 
@@ -15,7 +16,8 @@ def main(model: Path, test: Path, out: Path, params_file: Path = Path("params.ya
     settings = params.load(params_file)
     devices.prepare(settings.base)
     network, classes = saving.load(model)
-    ablation = report.write(network, test, classes, settings.explain, out=out, seed=settings.base.seed)
+    graph = Graph(model / metadata.EXPORT)
+    ablation = report.write(network, graph, test, classes, settings.explain, out=out, seed=settings.base.seed)
     with runs.model_run(hashing.sha256(model / "model.keras")):
         runs.log_table(ablation, "ablation.json")
         scores = zip(ablation["perturbation"], ablation["accuracy"], strict=True)

@@ -23,6 +23,7 @@ def main(
         training=training, curves=curves, metrics=metrics, evaluation=evaluation, explanation=explanation,
         exploration_metrics=exploration_metrics, exploration=exploration, registration=registration_report, card=card,
     )  # fmt: skip
+    hashing.check(model)
     sha256 = hashing.sha256(model / "model.keras")
     data = (raw, clean, split / "train", split / "val", split / "test")
     hashes = {path.as_posix(): runs.dvc_hash(path) for path in data}

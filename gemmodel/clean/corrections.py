@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from gemmodel.core import files
-from gemmodel.core.errors import DataError, did_you_mean
+from gemmodel.core.errors import DataError, did_you_mean, shortened
 from gemmodel.core.image_folder import class_key, matcher
 
 DROP = "drop"  # in place of a gem
@@ -35,16 +35,17 @@ def read(path: Path) -> dict[str, str]:
             f"{path}: no such file; clean.corrections names it, and its header is {','.join(COLUMNS)}"
         ) from None
     except csv.Error as error:
-        raise DataError(f"{path}: not a CSV file: {error}") from None
+        raise DataError(f"{path}: not a CSV file: {shortened(str(error))}; its header is {','.join(COLUMNS)}") from None
     if not set(COLUMNS) <= set(header):
-        raise DataError(f"{path}: its first line must be {','.join(COLUMNS)}")
+        raise DataError(f"{path}: its first line must be {','.join(COLUMNS)}, not {shortened(','.join(header))}")
     gems: dict[str, str] = {}
     for row in rows:
         photo, gem = (str(row[column] or "").strip() for column in COLUMNS)
         if not photo or not gem:
-            raise DataError(f"{path}: {photo or gem}: a line needs both a photo and a gem, or `{DROP}`")
+            raise DataError(f"{path}: {shortened(photo or gem)}: a line needs both a photo and a gem, or `{DROP}`")
         if gems.setdefault(photo, gem) != gem:
-            raise DataError(f"{path}: {photo} is both {gems[photo]} and {gem}; keep one line")
+            both = f"{shortened(gems[photo])} and {shortened(gem)}"
+            raise DataError(f"{path}: {shortened(photo)} is both {both}; keep one line")
     return gems
 
 
@@ -78,12 +79,13 @@ def match(
     for i, names in enumerate(photos):
         new = {gem for name in names for gem in new_gems.get(name, ())}
         if len(new) > 1:
-            raise DataError(f"clean.corrections: {names[1]} is both {' and '.join(sorted(new))}; keep one line")
+            both = " and ".join(map(shortened, sorted(new)[:2]))
+            raise DataError(f"clean.corrections: {shortened(names[1])} is both {both}; keep one line")
         if unknown := new - gems - {DROP}:
             gem = unknown.pop()
             raise DataError(
-                f"clean.corrections: {names[1]} is corrected to {gem}, but no photo is of that gem"
-                + (did_you_mean(gem, gems) or f"; use the name of one of their folders, or `{DROP}`")
+                f"clean.corrections: {shortened(names[1])} is corrected to {shortened(gem)}, but no photo is of that "
+                "gem" + (did_you_mean(gem, gems) or f"; use the name of one of their folders, or `{DROP}`")
             )
         if new:
             corrected[i] = new.pop()

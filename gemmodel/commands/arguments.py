@@ -53,6 +53,43 @@ def check_port(port: int) -> None:
         raise ParameterError(f"--port: {port} is no port; it must be 1 to 65535")
 
 
+def add_server_arguments(parser: argparse.ArgumentParser, *, port: int) -> None:
+    """Adds the options of a server that clients reach: where it listens, and for whom.
+
+    Args:
+        parser: of the subcommand.
+        port: the default port.
+    """
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    parser.add_argument("--port", type=int, default=port, help="(default: %(default)s)")
+    parser.add_argument(
+        "--allowed-hosts",
+        type=lambda text: text.split(","),
+        default=[],
+        metavar="NAMES",
+        help="names by which clients reach it, such as that of a proxy, separated by commas",
+    )
+    parser.add_argument(
+        "--per-address", type=int, default=32, help="connections of one address at once (default: %(default)s)"
+    )
+
+
+def check_server(arguments: argparse.Namespace) -> None:
+    """Checks the options of `add_server_arguments`.
+
+    Raises:
+        ParameterError: a value is out of range.
+    """
+    check_port(arguments.port)
+    if arguments.per_address < 1:
+        raise ParameterError(f"--per-address: {arguments.per_address} is less than 1")
+    for name in arguments.allowed_hosts:
+        if not re.fullmatch(r"[\w-]+(\.[\w-]+)*", name):
+            raise ParameterError(
+                f"--allowed-hosts: {name or 'an empty name'} is no host; name it without scheme and port"
+            )
+
+
 def add_command(commands: Any, name: str, about: str, example: str) -> argparse.ArgumentParser:
     """Adds a subcommand.
 

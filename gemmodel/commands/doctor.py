@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 from gemmodel.commands import dvc_files
 from gemmodel.commands.arguments import add_command
 from gemmodel.commands.registry import registered_name
-from gemmodel.core import params
-from gemmodel.core.errors import DataError, GemmodelError, ParameterError
+from gemmodel.core import hashing, params
+from gemmodel.core.errors import DataError, GemmodelError, ParameterError, without_secrets
 from gemmodel.tracking import store
 
 PYTHON = ((3, 11), (3, 14))  # the first version, and the first one that is too new
@@ -68,7 +68,7 @@ def diagnose() -> None:
     wrong = 0
     for name, check in checks.items():
         for finding in _findings(check):
-            print(f"{'ok' if finding.ok else 'WRONG':5}  {name:10}  {finding.text}", flush=True)
+            print(f"{'ok' if finding.ok else 'WRONG':5}  {name:10}  {without_secrets(finding.text)}", flush=True)
             if not finding.ok:
                 wrong += 1
                 print(f"{'':5}  {'':10}  -> {finding.remedy}", flush=True)
@@ -163,15 +163,15 @@ def check_remote() -> Iterator[Finding]:
 
 
 def check_store() -> Iterator[Finding]:
-    """Yields whether the store of runs and models answers, has this MLflow's tables, and a champion."""
+    """Yields whether the store of runs and models answers, has this MLflow's tables, and a whole champion."""
     uri, file = store.tracking_uri(), store.sqlite_file()
     if file is not None and not file.is_file():
-        yield Finding(True, f"{store.display_uri(uri)}: not there yet; `dvc repro` creates it")
+        yield Finding(True, f"{uri}: not there yet; `dvc repro` creates it")
         return
     from gemmodel.tracking import runs
 
     runs.check_store()
-    text = store.display_uri(uri)
+    text = uri
     if file is not None and not os.access(file, os.W_OK):
         yield Finding(False, f"{text} cannot be written", f"chmod u+w {file}")
         return
@@ -179,7 +179,7 @@ def check_store() -> Iterator[Finding]:
 
     name = registered_name()
     try:
-        locate.champion_path(name)
+        hashing.check(locate.mlflow_model(name))
         yield Finding(True, f"{text}, with a champion of {name}")
     except DataError as error:
         if "has no champion" not in str(error):

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from gemmodel.commands.arguments import add_command, check_port, path_argument
+from gemmodel.commands.arguments import add_command, add_server_arguments, check_server, path_argument
 from gemmodel.commands.registry import model_folder
 from gemmodel.core.errors import ParameterError
 
@@ -15,8 +15,7 @@ def add(commands: Any) -> None:
     app.add_argument(
         "--model", type=path_argument, metavar="FOLDER", help="of a model (default: the registry's champion)"
     )
-    app.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
-    app.add_argument("--port", type=int, default=8000, help="(default: %(default)s)")
+    add_server_arguments(app, port=8000)
     app.add_argument(
         "--photos", type=path_argument, default=Path("data/clean"), help="training photos (default: %(default)s)"
     )
@@ -44,17 +43,17 @@ def serve_page(arguments: argparse.Namespace) -> None:
         DataError: there is no model.
         OSError: the folder for feedback cannot be written.
     """
-    check_port(arguments.port)
+    check_server(arguments)
     if arguments.per_minute < 1:
         raise ParameterError(f"--per-minute: {arguments.per_minute} is less than 1")
     if arguments.examples and not arguments.examples.is_dir():
         raise ParameterError(f"--examples: {arguments.examples}: no such folder; it must hold one folder per class")
-    from gemmodel.serve import app
+    from gemmodel.serve import app, server
 
     model = model_folder(arguments)
     if arguments.feedback:
         arguments.feedback.mkdir(parents=True, exist_ok=True)
-    with app.listen(arguments.host, arguments.port) as listening:
+    with server.listen(arguments.host, arguments.port) as listening:
         page = app.create_app(
             model,
             photos=arguments.photos,
@@ -63,4 +62,4 @@ def serve_page(arguments: argparse.Namespace) -> None:
             feedback=arguments.feedback,
             per_minute=arguments.per_minute,
         )
-        app.serve(page, listening)
+        server.serve(page, listening, allowed_hosts=arguments.allowed_hosts, per_address=arguments.per_address)

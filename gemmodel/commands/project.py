@@ -5,7 +5,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from gemmodel.commands import dvc_files
 from gemmodel.commands.arguments import add_command, path_argument
@@ -139,8 +139,13 @@ def run_worker() -> None:
     """
     if not os.environ.get("TF_CONFIG"):
         raise ParameterError("TF_CONFIG is not set: it lists all workers and says which one this is; see docs/gpus.md")
+    run_stage("train")
+
+
+def run_stage(name: str) -> NoReturn:
+    """Runs a stage's command without DVC, and exits with its status."""
     stages = params.read(Path("dvc.yaml"))["stages"]
-    _, *command = shlex.split(stages["train"]["cmd"])
+    _, *command = shlex.split(stages[name]["cmd"])
     sys.exit(subprocess.call([sys.executable, *command]))
 
 

@@ -1,15 +1,23 @@
-"""Commands that change the champion, and how other commands find it."""
+"""Commands that register and change the champion, and how other commands find it."""
 
 import argparse
 from pathlib import Path
 from typing import Any
 
 from gemmodel.commands.arguments import add_command
+from gemmodel.commands.project import run_stage
 from gemmodel.core import params
 
 
 def add(commands: Any) -> None:
     """Adds the commands to the subcommands of `gemmodel`."""
+    register = add_command(
+        commands,
+        "register",
+        "Run the register stage: a registered model whose files are gone or damaged gets them again from models/",
+        "gemmodel register",
+    )
+    register.set_defaults(run=lambda arguments: run_stage("register"))
     promote = add_command(commands, "promote", "Make a version of the registered model champion", "gemmodel promote 3")
     promote.add_argument("version", help="its number in MLflow's registry")
     promote.set_defaults(run=lambda arguments: set_champion(arguments.version))

@@ -1,18 +1,17 @@
-"""Commands that run MLflow's servers: serve and ui."""
+"""The commands serve and ui: the registered model over HTTP, and MLflow's UI."""
 
+import argparse
 import os
 import sqlite3
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import closing, suppress
-from pathlib import Path
 from typing import Any
 
-from gemmodel.commands.arguments import add_command, check_port
+from gemmodel.commands.arguments import add_command, add_server_arguments, check_port, check_server
 from gemmodel.commands.registry import registered_name
-from gemmodel.core.errors import TrackingError
+from gemmodel.core.errors import TrackingError, without_secrets
 from gemmodel.tracking import store
 
 # Options of `mlflow server` that would show another store than the project's.
@@ -29,12 +28,11 @@ def add(commands: Any) -> None:
     serve = add_command(
         commands,
         "serve",
-        "Serve the registry's champion over HTTP, by MLflow's scoring server",
+        "Serve the registry's champion over HTTP, as MLflow's scoring server does",
         "gemmodel serve --port 5002  # docs/serving.md has a request",
     )
-    serve.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
-    serve.add_argument("--port", type=int, default=5002, help="(default: %(default)s)")
-    serve.set_defaults(run=lambda arguments: serve_champion(arguments.host, arguments.port))
+    add_server_arguments(serve, port=5002)
+    serve.set_defaults(run=serve_champion)
     ui = add_command(
         commands, "ui", "Serve MLflow's UI: runs, metrics and registered models", "gemmodel ui --port 5001"
     )
@@ -43,28 +41,31 @@ def add(commands: Any) -> None:
     ui.set_defaults(run=lambda arguments: serve_ui(arguments.host, arguments.port))
 
 
-def serve_champion(host: str, port: int) -> None:
-    """Runs MLflow's scoring server with the champion, in this environment, and exits with the server's status.
+def serve_champion(arguments: argparse.Namespace) -> None:
+    """Serves the champion over HTTP until it is interrupted.
 
     Raises:
-        ParameterError: the port is none.
+        ParameterError: an option is out of range.
         DataError: there is no champion.
+        ModelError: a file of it is damaged.
     """
-    check_port(port)
+    check_server(arguments)
     from gemmodel.register import locate
 
     name = registered_name()
-    model = locate.mlflow_model(name)
-    with tempfile.TemporaryDirectory() as scratch:
-        if "%" in str(model.parent):  # which MLflow would decode; a link to the model itself it refuses
-            (link := Path(scratch) / "models").symlink_to(model.parent)
-            model = link / model.name
-        command = [sys.executable, "-m", "mlflow", "models", "serve", "--model-uri", str(model)]
-        command += ["--env-manager", "local", "--host", host, "--port", str(port)]
-        address = f"http://{host}:{port}/invocations"
-        print(f"gemmodel: champion of {name} at {address}; ready in about 15 seconds; Ctrl+C ends it", flush=True)
-        status = run_server(command, os.environ | {"MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"})
-    sys.exit(status)
+    model = locate.champion_path(name)
+    from gemmodel.serve import server
+
+    with server.listen(arguments.host, arguments.port) as listening:
+        from gemmodel.register import scoring
+
+        print(f"gemmodel: champion of {name} at /invocations; Ctrl+C ends it", flush=True)
+        server.serve(
+            scoring.create_app(model),
+            listening,
+            allowed_hosts=arguments.allowed_hosts,
+            per_address=arguments.per_address,
+        )
 
 
 def serve_ui(host: str, port: int) -> None:
@@ -78,7 +79,7 @@ def serve_ui(host: str, port: int) -> None:
     check_port(port)
     uri = store.tracking_uri()
     if uri.startswith("http"):
-        print(f"the runs are on a server: open {store.display_uri(uri)}")
+        print(f"the runs are on a server: open {without_secrets(uri)}")
         return
     if store.sqlite_file() is None:
         from gemmodel.tracking import runs
@@ -88,13 +89,14 @@ def serve_ui(host: str, port: int) -> None:
     try:
         store.relocate()
     except sqlite3.Error as error:
-        raise TrackingError(f"{store.display_uri(uri)}: {error}") from None
+        raise TrackingError(store.explain(uri, error)) from None
     command = [sys.executable, "-m", "mlflow", "server", "--workers", "1", "--host", host, "--port", str(port)]
     variables = {name: value for name, value in os.environ.items() if name not in SERVER_VARIABLES}
     address = f"http://{host}:{port}/#{runs_route()}"
     print(f"gemmodel: the runs are at {address}; ready in about 15 seconds; Ctrl+C ends it", flush=True)
-    command += ["--backend-store-uri", uri, "--uvicorn-opts", "--log-level warning"]
-    sys.exit(run_server(command, variables | QUIET))
+    command += ["--uvicorn-opts", "--log-level warning"]
+    # The URI may hold a password, and arguments show in `ps`.
+    sys.exit(run_server(command, variables | QUIET | {"MLFLOW_BACKEND_STORE_URI": uri}))
 
 
 def runs_route() -> str:

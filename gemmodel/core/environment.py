@@ -7,6 +7,8 @@ result in silence, are set or ignored here.
 import os
 import sys
 
+from gemmodel.core.errors import without_secrets
+
 FIXED = {  # by variable: the only value with which the project works
     "KERAS_BACKEND": "tensorflow",
     "TF_USE_LEGACY_KERAS": "0",
@@ -43,5 +45,5 @@ def apply_environment() -> list[str]:
         os.environ[name] = value
     for name, reason in IGNORED.items():
         if value := os.environ.pop(name, ""):
-            lines.append(f"{name}={value} is ignored: {reason}")
+            lines.append(f"{name}={without_secrets(value)} is ignored: {reason}")
     return lines

@@ -2,10 +2,15 @@
 
 import difflib
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+MAX_LINE = 300  # characters of an error's line
+SECRET_NAMES = re.compile(r"PASSWORD|PASSWD|TOKEN|SECRET|ACCESS_KEY|API_KEY|CREDENTIAL")  # of variables
+MIN_SECRET = 6  # characters: shorter ones would blank out parts of other words
 
 
 class GemmodelError(Exception):
@@ -43,6 +48,30 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {folded[nearest[0]]}?" if nearest else ""
 
 
+def shortened(text: str, length: int = 60) -> str:
+    """Returns a text in one printable line of at most `length` characters, of a longer one its beginning and its end.
+
+    What files and other programs say goes into a message through this, so that the message still shows its remedy.
+    """
+    text = " ".join("".join(char if char.isprintable() else " " for char in text).split())
+    end = length // 3
+    return text if len(text) <= length else f"{text[: length - end - 3]}...{text[-end:]}"
+
+
+def without_secrets(text: str) -> str:
+    """Returns a text with asterisks for passwords, tokens and keys.
+
+    Those in an URI, `scheme://user:password@host` or `?password=...`, and the values of environment variables whose
+    names say that they hold one, such as MLFLOW_TRACKING_PASSWORD and AWS_SECRET_ACCESS_KEY.
+    """
+    text = re.sub(r"(://[^/@:\s]*:)\S+@", r"\1***@", text)
+    text = re.sub(r"(?i)([?&]\w*(?:password|passwd|pwd|token|secret)=)[^&\s\"']+", r"\1***", text)
+    for name, value in os.environ.items():
+        if SECRET_NAMES.search(name.upper()) and len(value.strip()) >= MIN_SECRET:
+            text = text.replace(value.strip(), "***")
+    return text
+
+
 @contextmanager
 def cli_errors(command: str) -> Iterator[None]:
     """Ends a command on a failure that the user can fix: one line on standard error, exit status 1."""
@@ -50,7 +79,7 @@ def cli_errors(command: str) -> Iterator[None]:
         yield
         print(end="", flush=True)  # here, where a closed pipe is caught
     except GemmodelError as error:
-        sys.exit(f"{command}: {error}")
+        sys.exit(f"{command}: {shortened(without_secrets(str(error)), MAX_LINE)}")
     except BrokenPipeError:  # the reader of the output closed it, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

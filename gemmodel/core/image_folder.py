@@ -2,8 +2,10 @@
 
 import os
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePath, PurePosixPath
+
+import numpy as np
 
 from gemmodel.core.errors import DataError
 
@@ -106,6 +108,28 @@ def list_images(folder: Path) -> dict[str, list[Path]]:
     if not classes:
         raise DataError(f"{folder}: no photos in its class folders; they must end in {', '.join(SUFFIXES)}")
     return classes
+
+
+def list_samples(folder: Path, classes: Sequence[str]) -> tuple[list[Path], np.ndarray]:
+    """Lists the photos of a part with their class indices.
+
+    Args:
+        folder: one folder per class.
+        classes: the class names in the order of their indices.
+
+    Returns:
+        The paths, and int32 labels of shape (photos,).
+
+    Raises:
+        DataError: the folder holds a class that is not among the names.
+    """
+    photos = list_images(folder)
+    if unknown := sorted(set(photos) - set(classes)):
+        raise DataError(
+            f"{folder}: {', '.join(unknown)} is not a class of the training part; run `dvc repro` for all parts"
+        )
+    pairs = [(path, index) for index, name in enumerate(classes) for path in photos.get(name, [])]
+    return [path for path, _ in pairs], np.array([index for _, index in pairs], np.int32)
 
 
 def tree(folder: Path) -> list[str]:

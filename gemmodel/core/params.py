@@ -10,6 +10,7 @@ import os
 import re
 import reprlib
 from dataclasses import dataclass, fields, is_dataclass
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
@@ -471,11 +472,16 @@ def _registry_name(value: str, rule: RegistryName, name: str) -> str:
     return value
 
 
+@cache
+def _type_hints(kind: Any) -> dict[str, Any]:
+    return get_type_hints(kind, include_extras=True)
+
+
 def _section(value: Any, kind: Any, name: str) -> Any:
     prefix = name if name.endswith(": ") else f"{name}."
     if not isinstance(value, dict):
         raise ParameterError(f"{name.rstrip(': ')} is not a section; it must map keys to values")
-    hints = get_type_hints(kind, include_extras=True)
+    hints = _type_hints(kind)
     names = [field.name for field in fields(kind)]
     for key in value:
         if key not in names:

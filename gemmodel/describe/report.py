@@ -11,12 +11,11 @@ from matplotlib.figure import Figure
 
 from gemmodel.core import files, image_folder
 from gemmodel.core.errors import DataError
-from gemmodel.core.params import AugmentParams
 from gemmodel.describe import plots
 from gemmodel.figures import html, mean_colour, tiles
 from gemmodel.figures.plots import save
 from gemmodel.figures.tiles import Gallery
-from gemmodel.images import augment, decode
+from gemmodel.images import decode
 
 CONFLICT = "under several gems"  # a reason begins so
 THUMBNAIL = 112  # pixels
@@ -39,10 +38,8 @@ def write(
     raw: Path,
     clean: Path,
     parts: Mapping[str, Path],
-    augmentation: AugmentParams,
+    augmented: Path,
     *,
-    image_size: int,
-    seed: int,
     page: Path,
     pictures: Path,
 ) -> None:
@@ -52,9 +49,7 @@ def write(
         raw: the raw folder.
         clean: the clean folder, with its manifest of all raw files.
         parts: folders of train, val and test, by name.
-        augmentation: of which examples are shown.
-        image_size: side of the examples in pixels.
-        seed: of the examples.
+        augmented: the examples that `augment.write_examples` wrote.
         page: the output, an HTML page that needs no other file and no network.
         pictures: the output, a folder of the page's pictures, `.png` and `.jpg`, and of the samples one by one,
             `samples.json`.
@@ -79,7 +74,7 @@ def write(
     }
     galleries = {
         "samples": _samples(train),
-        "augmentation": _augmentation(train, augmentation, image_size=image_size, seed=seed),
+        "augmentation": _augmentation(augmented),
         "crop_canny": Gallery(plots.crop_panels(example, "canny"), columns=4, side=CROP_SIDE),
         "crop_otsu": Gallery(plots.crop_panels(example, "otsu"), columns=4, side=CROP_SIDE),
     }
@@ -156,14 +151,12 @@ def _summarise(paths: Sequence[Path]) -> list[PhotoSummary]:
     return list(Parallel(n_jobs=-1, prefer="threads")(delayed(summarise)(path) for path in paths))
 
 
-def _augmentation(train: Mapping[str, Sequence[Path]], params: AugmentParams, *, image_size: int, seed: int) -> Gallery:
-    """Returns one photo of each of five gems, in a row with augmented copies as used in training."""
-    gems = list(train)[:: max(1, len(train) // 5)][:5]
-    photos = [train[gem][0] for gem in gems]
-    rows = augment.examples(photos, 7, params, image_size=image_size, seed=seed)
-    cells = [
-        (image, "augmented" if column else gem)
-        for gem, row in zip(gems, rows, strict=True)
-        for column, image in enumerate(row)
-    ]
-    return Gallery(cells)
+def _augmentation(augmented: Path) -> Gallery:
+    """Returns one photo of each of some gems, in a row with augmented copies as used in training."""
+    return Gallery(
+        [
+            (decode.read(path), "augmented" if column else gem)
+            for gem, row in image_folder.list_images(augmented).items()
+            for column, path in enumerate(row)
+        ]
+    )

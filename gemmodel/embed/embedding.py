@@ -14,12 +14,10 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from gemmodel.core import files, hashing
-from gemmodel.core.errors import DataError
+from gemmodel.core import files, hashing, image_folder
 from gemmodel.embed import feature_set, litert, samples
 from gemmodel.embed.extractor import blocks
 from gemmodel.embed.feature_set import SHARD_SIZE, FeatureSet, ShardedArray
-from gemmodel.images import decode
 
 EmbedFn = Callable[[Sequence[Path]], Iterator[np.ndarray]]  # photos to their features, in the same order
 # Writes shards of photos, in their order; yields numbers of photos that are done.
@@ -58,7 +56,7 @@ def embed(
         for photos, out in parts.items():
             if not resume:
                 shutil.rmtree(out, ignore_errors=True)
-            paths, labels = samples.list_samples(photos, classes)
+            paths, labels = image_folder.list_samples(photos, classes)
             rows = list(feature_set.shard_slices(len(paths), shard_size))
             shards = [out / feature_set.shard_name(i) for i in range(len(rows))]
             missing = [i for i, shard in enumerate(shards) if not _is_whole(shard)]
@@ -110,7 +108,7 @@ def _is_whole(shard: Path) -> bool:
     """Returns whether an earlier call wrote this shard to its end; a damaged one is named."""
     if not shard.is_file() or not _digest_file(shard).is_file():
         return False
-    if hashing.sha256(shard) == _digest_file(shard).read_text("ascii"):
+    if hashing.sha256(shard).encode() == _digest_file(shard).read_bytes():
         return True
     print(f"embed: {shard}: damaged; computed again")
     return False
@@ -129,16 +127,8 @@ def features_on_cpu(model: keras.Model) -> Iterator[EmbedFn]:
     kind of graph.
     """
     with litert.as_litert(model) as graph:
-
-        def embed_photo(path: Path) -> np.ndarray:
-            try:
-                pixels = decode.load(path, graph.size)
-            except DataError as error:
-                raise DataError(f"{path}: {error}; `dvc checkout --force` restores the clean photos") from None
-            return graph(pixels)["output"][0]
-
         with ThreadPoolExecutor(tf.config.threading.get_intra_op_parallelism_threads() or os.cpu_count()) as pool:
-            yield lambda paths: pool.map(embed_photo, paths)
+            yield lambda paths: pool.map(lambda path: graph(graph.read(path))["output"][0], paths)
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from gemmodel.core.params import BaseParams, EmbedParams
 from gemmodel.embed.backbones import backbone
 from gemmodel.embed.feature_set import FeatureSet
 
+SMALLEST = 1e-9  # is divided by in place of 0; 8-bit colours are 0 or at least 1 / 255
 EDGE = 1e-4  # of a bin: 8-bit colours lie on the edges of bins, where rounding differs between devices
 
 # Each maps pixels of shape (batch, side, side, 3) to the same shape. A rotated gem is the same gem.
@@ -45,8 +46,9 @@ class ColourHistogram(layers.Layer):
     def call(self, pixels: Any) -> Any:
         """Returns the histograms of a batch of pixels."""
         flat = ops.reshape(ops.cast(pixels, "float32"), (-1, pixels.shape[1] * pixels.shape[2], 3)) / 255.0
-        # Separate channels from here on: LiteRT is slow at concatenating and splitting.
-        rgb = [flat[..., channel] for channel in range(3)]
+        # Channels as whole rows from here on: LiteRT is slow at concatenating and splitting.
+        rows = ops.transpose(flat, (0, 2, 1))
+        rgb = [rows[:, channel] for channel in range(3)]
         return ops.concatenate([self._histogram(COLOUR_SPACES[space](*rgb)) for space in self.spaces], axis=-1)
 
     def _histogram(self, channels: Sequence[Any]) -> Any:
@@ -68,15 +70,15 @@ class ColourHistogram(layers.Layer):
 def _hsv(red: Any, green: Any, blue: Any) -> tuple[Any, Any, Any]:
     value, low = ops.maximum(ops.maximum(red, green), blue), ops.minimum(ops.minimum(red, green), blue)
     chroma = value - low
-    safe = ops.where(chroma > 0, chroma, 1.0)
+    # Not by `where`, at which LiteRT is slow: of grey, 0 / safe is 0, and so is black's saturation.
+    safe = ops.maximum(chroma, SMALLEST)
     sixth = ops.where(
         value == red,
         (green - blue) / safe,
         ops.where(value == green, 2 + (blue - red) / safe, 4 + (red - green) / safe),
     )
-    hue = ops.where(chroma > 0, sixth / 6, 0.0)
-    hue = ops.where(hue < 0, hue + 1, hue)
-    return hue, chroma / ops.where(value > 0, value, 1.0), value
+    hue = sixth / 6
+    return hue - ops.floor(hue), chroma / ops.maximum(value, SMALLEST), value
 
 
 def _ycbcr(red: Any, green: Any, blue: Any) -> tuple[Any, Any, Any]:

@@ -7,31 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from gemmodel.core import image_folder
-from gemmodel.core.errors import DataError
 from gemmodel.images import decode
-
-
-def list_samples(folder: Path, classes: Sequence[str]) -> tuple[list[Path], np.ndarray]:
-    """Lists the photos of a part with their class indices.
-
-    Args:
-        folder: one folder per class.
-        classes: the class names in the order of their indices.
-
-    Returns:
-        The paths, and int32 labels of shape (photos,).
-
-    Raises:
-        DataError: the folder holds a class that is not among the names.
-    """
-    photos = image_folder.list_images(folder)
-    if unknown := sorted(set(photos) - set(classes)):
-        raise DataError(
-            f"{folder}: {', '.join(unknown)} is not a class of the training part; run `dvc repro` for all parts"
-        )
-    pairs = [(path, index) for index, name in enumerate(classes) for path in photos.get(name, [])]
-    return [path for path, _ in pairs], np.array([index for _, index in pairs], np.int32)
 
 
 def batches(

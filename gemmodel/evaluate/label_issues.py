@@ -41,7 +41,7 @@ def out_of_fold(
     ridges = {}
     for fold in np.unique(folds):
         train = np.random.default_rng(0).permutation(np.flatnonzero(folds != fold))[:max_fitted]
-        ridge = KernelRidge(replace(params, labels="all"), classes=classes, blocks=blocks, penalty=penalty)
+        ridge = KernelRidge(replace(params, labels="all"), classes=classes, blocks=blocks, penalty=penalty, loo=False)
         ridges[fold] = ridge.fit(photos.features[train], photos.labels[train])
     probs = np.zeros((len(photos.labels), classes), np.float32)
     for rows in feature_set.shard_slices(len(photos.labels)):  # so each photo is read once

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 import pandas as pd
 from scipy.cluster.hierarchy import leaves_list, linkage
@@ -13,7 +12,8 @@ from scipy.spatial.distance import squareform
 from scipy.stats import binomtest
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
-from gemmodel.embed import samples
+from gemmodel.core import image_folder
+from gemmodel.embed.litert import Graph
 from gemmodel.figures.plots import normalize_rows
 
 CALIBRATION_BINS = 10
@@ -57,12 +57,11 @@ class Predictions:
         return self.probabilities.max(axis=1)
 
 
-def predict(model: keras.Model, photos: Path, classes: Sequence[str]) -> Predictions:
-    """Returns the model's predictions of the photos in a folder of class folders."""
-    paths, labels = samples.list_samples(photos, classes)
-    data = samples.batches(paths, labels, classes=len(classes), image_size=model.input_shape[1], batch_size=8)
+def predict(graph: Graph, photos: Path, classes: Sequence[str]) -> Predictions:
+    """Returns a model's predictions of the photos in a folder of class folders, by its export: what is served."""
+    paths, labels = image_folder.list_samples(photos, classes)
     files = [path.relative_to(photos).as_posix() for path in paths]
-    return Predictions(files, labels, model.predict(data, verbose=0), list(classes))
+    return Predictions(files, labels, graph.probabilities(paths), list(classes))
 
 
 def compute_scores(

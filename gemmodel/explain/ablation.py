@@ -1,6 +1,6 @@
 """Ablation of cues: the accuracy of a model on photos without their colour, shape or texture."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -85,12 +85,15 @@ def shuffle_patches(photo: np.ndarray, grid: int, seed: int) -> np.ndarray:
 
 
 def measure(
-    predict: Callable[[np.ndarray], np.ndarray], pixels: np.ndarray, actual: np.ndarray, perturbations: Perturbations
+    predict: Callable[[Iterable[np.ndarray]], np.ndarray],
+    pixels: np.ndarray,
+    actual: np.ndarray,
+    perturbations: Perturbations,
 ) -> pd.DataFrame:
     """Scores a model on the same photos under each perturbation.
 
     Args:
-        predict: a function of pixels float32 (photos, side, side, 3) to probabilities (photos, classes).
+        predict: a function of photos uint8 (side, side, 3) to probabilities (photos, classes).
         pixels: uint8 of shape (photos, side, side, 3).
         actual: class indices of shape (photos,).
         perturbations: by name; the first one changes nothing.
@@ -103,7 +106,7 @@ def measure(
     rows: list[dict[str, Any]] = []
     unperturbed: np.ndarray | None = None
     for name, (removed_cue, perturb) in perturbations.items():
-        probs = predict(np.stack([perturb(photo) for photo in pixels]).astype(np.float32))
+        probs = predict(perturb(photo) for photo in pixels)
         predicted = probs.argmax(axis=1)
         unperturbed = predicted if unperturbed is None else unperturbed
         right = int((predicted == actual).sum())

@@ -14,6 +14,7 @@ from gemmodel.core.params import ExplainParams
 from gemmodel.explain import occlusion
 from gemmodel.explain.explainer import Explainer
 
+OCCLUSION = "occlusion"  # the name of the method without gradients
 Baseline = Literal["black", "noise"]
 
 
@@ -143,7 +144,7 @@ def methods(params: ExplainParams, *, seed: int) -> dict[str, Callable[[Explaine
         "integrated gradients": integrated,
         "SmoothGrad": smooth,
         "Grad-CAM": grad_cam,
-        "occlusion": occluded,
+        OCCLUSION: occluded,
     }
 
 

@@ -13,11 +13,11 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from gemmodel.core import files
+from gemmodel.core import files, image_folder
 from gemmodel.core.params import ExplainParams
-from gemmodel.embed import samples
+from gemmodel.embed.litert import Graph
 from gemmodel.explain import ablation, attribution, cues, feature_maps
-from gemmodel.explain.explainer import BATCH, Explainer
+from gemmodel.explain.explainer import Explainer
 from gemmodel.figures import html, overlays, plots
 from gemmodel.figures.tiles import Gallery
 from gemmodel.images import decode
@@ -60,12 +60,13 @@ class ExplainedPhoto:
 
 
 def write(
-    model: keras.Model, test: Path, classes: Sequence[str], params: ExplainParams, *, out: Path, seed: int
+    model: keras.Model, graph: Graph, test: Path, classes: Sequence[str], params: ExplainParams, *, out: Path, seed: int
 ) -> pd.DataFrame:
     """Writes the page `index.html`, which needs no other file, and its pictures and tables.
 
     Args:
         model: from pixels in [0, 255] to probabilities.
+        graph: its export, for all that needs no gradients: it is faster, and what is served.
         test: a folder of class folders; nothing is selected by it.
         classes: the class names in the order of the probabilities.
         params: how many photos are explained, and how precisely.
@@ -79,7 +80,7 @@ def write(
         explainer = Explainer(model)
     count = max(PREDICTED_PER_SHOWN * params.photos, params.ablation_photos) if params.ablation_photos else None
     with _timed("predictions of test photos"):
-        photos = predict(explainer, test, classes, count=count, seed=seed)
+        photos = predict(graph, test, classes, count=count, seed=seed)
     shown = choose(photos, params.photos)
     right, wrong = ([photo for photo in shown if photo.right is value] for value in (True, False))
     compared = [photo for pair in zip_longest(right, wrong) for photo in pair if photo][: params.comparison_photos]
@@ -88,16 +89,21 @@ def write(
     with files.atomic_write(out) as new:
         (new / "photos").mkdir(parents=True)
         with _timed(f"occlusion and Grad-CAM of {len(shown)} photos"):
-            explanations = [_explain(explainer, photo, classes, params) for photo in shown]
+            # As `gemmodel predict --explain` does, but for the known photos.
+            explanations = [
+                cues.explain(graph.probabilities, photo.pixels, classes, cells=params.occlusion) for photo in shown
+            ]
             for i, (photo, explanation) in enumerate(zip(shown, explanations, strict=True)):
                 picture = _gallery_picture(explainer, photo, explanation)
                 picture.save(new / "photos" / f"{i:02d}.jpg", quality=QUALITY)
-        methods_gallery, checks = compare(explainer, compared, classes, params, seed=seed)
+        values = {photo.path: answer.part.values for photo, answer in zip(shown, explanations, strict=True)}
+        occluded = [values[photo.path] for photo in compared]
+        methods_gallery, checks = compare(explainer, compared, occluded, classes, params, seed=seed)
         methods_gallery.picture().save(new / "methods.jpg", quality=QUALITY)
         with _timed(f"{len(perturbations) - 1} perturbations of {len(ablation_photos)} photos"):
             pixels = np.stack([photo.pixels for photo in ablation_photos])
             actual = np.array([photo.actual for photo in ablation_photos])
-            ablation_table = ablation.measure(explainer.probabilities, pixels, actual, perturbations)
+            ablation_table = ablation.measure(graph.probabilities, pixels, actual, perturbations)
         plots.save(ablation.plot(ablation_table, classes=len(classes)), new / "ablation.png", dpi=DPI)
         examples = Gallery(ablation.examples(compared[0].pixels, perturbations), columns=5, side=170)
         examples.picture().save(new / "perturbations.jpg", quality=QUALITY)
@@ -134,17 +140,14 @@ def write(
     return ablation_table
 
 
-def predict(
-    explainer: Explainer, test: Path, classes: Sequence[str], *, count: int | None, seed: int
-) -> list[ExplainedPhoto]:
+def predict(graph: Graph, test: Path, classes: Sequence[str], *, count: int | None, seed: int) -> list[ExplainedPhoto]:
     """Returns the model's predictions of a random sample, or of all photos, of a folder, in random order."""
-    paths, labels = samples.list_samples(test, classes)
+    paths, labels = image_folder.list_samples(test, classes)
     order = np.random.default_rng(seed).permutation(len(paths))[:count]
     paths, labels = [paths[i] for i in order], labels[order]
-    data = samples.batches(paths, labels, classes=len(classes), image_size=explainer.side, batch_size=BATCH)
-    probs = np.concatenate([explainer.probabilities(pixels.numpy()) for pixels, _ in data])
+    probs = graph.probabilities(paths)
     return [
-        ExplainedPhoto(path, int(label), p, explainer.side) for path, label, p in zip(paths, labels, probs, strict=True)
+        ExplainedPhoto(path, int(label), p, graph.size) for path, label, p in zip(paths, labels, probs, strict=True)
     ]
 
 
@@ -156,9 +159,18 @@ def choose(photos: Sequence[ExplainedPhoto], count: int) -> list[ExplainedPhoto]
 
 
 def compare(
-    explainer: Explainer, photos: Sequence[ExplainedPhoto], classes: Sequence[str], params: ExplainParams, *, seed: int
-) -> tuple[Gallery, pd.DataFrame]:
+    explainer: Explainer, photos: Sequence[ExplainedPhoto], occluded: Sequence[np.ndarray], classes: Sequence[str],
+    params: ExplainParams, *, seed: int,
+) -> tuple[Gallery, pd.DataFrame]:  # fmt: skip
     """Explains photos by all methods, with the trained and with shuffled weights (Adebayo and others, 1810.03292).
+
+    Args:
+        explainer: of the model.
+        photos: are explained.
+        occluded: their maps by occlusion, with the trained weights.
+        classes: their names in the order of the probabilities.
+        params: of the methods.
+        seed: of noise and of shuffled weights.
 
     Returns:
         A gallery of the maps; and one row per photo: its name (`photo`), the predicted `gem`, the
@@ -169,8 +181,11 @@ def compare(
     shuffled: list[dict[str, np.ndarray]] = [{} for _ in photos]
     for name, method in methods.items():
         with _timed(f"{name} of {len(photos)} photos"):
-            for photo, maps in zip(photos, trained, strict=True):
-                maps[name] = method(explainer, photo.pixels.astype(np.float32), photo.predicted)
+            for photo, values, maps in zip(photos, occluded, trained, strict=True):
+                if name == attribution.OCCLUSION:
+                    maps[name] = np.maximum(values, 0)
+                else:
+                    maps[name] = method(explainer, photo.pixels.astype(np.float32), photo.predicted)
     with _timed("the same with shuffled weights"), explainer.randomised(seed):
         for name, method in methods.items():
             for photo, maps in zip(photos, shuffled, strict=True):
@@ -189,13 +204,6 @@ def compare(
         correlations = {name: attribution.rank_correlation(trained_maps[name], shuffled_maps[name]) for name in methods}
         rows.append({"photo": photo.path.name, "gem": gem, "completeness_error": error} | correlations)
     return Gallery(cells, columns=1 + len(methods), side=200), pd.DataFrame(rows).round(4)
-
-
-def _explain(
-    explainer: Explainer, photo: ExplainedPhoto, classes: Sequence[str], params: ExplainParams
-) -> cues.Explanation:
-    """Returns the explanation that `gemmodel predict --explain` gives, but for the known photos."""
-    return cues.explain(attribution.probabilities(explainer), photo.pixels, classes, cells=params.occlusion)
 
 
 def _gallery_picture(explainer: Explainer, photo: ExplainedPhoto, explanation: cues.Explanation) -> Image.Image:

@@ -125,16 +125,28 @@ def write_copies(
     return copies_by_class
 
 
-def examples(
-    photos: Sequence[Path], copies: int, params: AugmentParams, *, image_size: int, seed: int
-) -> list[list[Image.Image]]:
-    """Returns one row per photo: the photo and `copies` augmented copies of it, all square."""
+def write_examples(
+    train: Path, out: Path, params: AugmentParams, *, image_size: int, seed: int, gems: int = 5, copies: int = 7
+) -> None:
+    """Writes examples for a report: of some gems their first photo and copies of it, as used in training.
+
+    Args:
+        train: one folder per class.
+        out: the output, one folder per gem of `0.png`, the photo, and its copies `1.png`, `2.png` ...
+        params: the transformations.
+        image_size: side of the pictures in pixels.
+        seed: of the transformations.
+        gems: how many, evenly spaced in alphabetical order.
+        copies: of each photo.
+    """
     augment = _seeded(augmenter(params, seed=seed), image_size)
-    rows = []
-    for path in photos:
-        pixels = decode.load(path, image_size)[np.newaxis]
-        rows.append([*pixels, *augment(np.repeat(pixels, copies, axis=0), path.name)])
-    return [[Image.fromarray(image) for image in row] for row in rows]
+    photos = image_folder.list_images(train)
+    with files.atomic_write(out) as new:
+        for gem in list(photos)[:: max(1, len(photos) // gems)][:gems]:
+            (new / gem).mkdir(parents=True)
+            pixels = decode.load(photos[gem][0], image_size)[np.newaxis]
+            for i, image in enumerate([*pixels, *augment(np.repeat(pixels, copies, axis=0), photos[gem][0].name)]):
+                Image.fromarray(image).save(new / gem / f"{i}.png")
 
 
 def reseed_layers(steps: Sequence[keras.Layer], text: str) -> None:

@@ -4,12 +4,17 @@ A file may be made to take hours or all memory. What bounds it: docs/security.md
 """
 
 import io
+import json
+import os
 import re
+import subprocess
+import sys
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from threading import Timer
 from typing import IO, Any, NamedTuple, cast
 
 import numpy as np
@@ -37,6 +42,10 @@ MAX_MEMORY = 512_000_000  # bytes, while a photo is decoded
 BYTES_PER_PIXEL = 4  # of an image in Pillow, measured; and what decoders hold beside it, above those of a baseline JPEG
 DECODER_BYTES = {"WEBP": 12, "AVIF": 6, "JPEG2000": 16, "HEIF": 4}
 PROGRESSIVE_BYTES = 6  # all coefficients of a progressive JPEG
+# Decoders of these take the file in one call, which nothing in this process can end. Above so many pixels, more than
+# most phones' photos have, they run in a process of their own. Below it noise takes at most 7 s, as JPEG 2000.
+AT_ONCE_FORMATS = ("WEBP", "AVIF", "JPEG2000", "HEIF", "TIFF")
+MAX_AT_ONCE_PIXELS = 13_000_000
 BAND = 256  # rows: what needs several copies of an image is done in bands of it
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
@@ -126,7 +135,7 @@ def read(file: Path | IO[bytes]) -> Image.Image:
         DataError: the file is no image, is damaged, or would take more memory or time than a photo.
     """
     with _decoding(file) as image:
-        return to_rgb(image)
+        return _to_rgb_in_time(file, image)
 
 
 def thumbnail(file: Path | IO[bytes], side: int) -> Image.Image:
@@ -134,9 +143,72 @@ def thumbnail(file: Path | IO[bytes], side: int) -> Image.Image:
     with _decoding(file) as image:
         if image.format == "JPEG":
             image.thumbnail((side, side))
-        image = to_rgb(image)
+        image = _to_rgb_in_time(file, image)
         image.thumbnail((side, side))
         return image
+
+
+def _to_rgb_in_time(file: Path | IO[bytes], image: Image.Image) -> Image.Image:
+    """Returns what `to_rgb` does for an open image, in a process that can be ended where it may take long."""
+    if image.format not in AT_ONCE_FORMATS or image.width * image.height <= MAX_AT_ONCE_PIXELS:
+        return to_rgb(image)
+    code = "import json, sys; path, limit = json.loads(sys.argv[1]); sys.path[:] = path; "
+    code += "from gemmodel.images import decode; decode.decode_stdin(limit)"
+    command = [sys.executable, "-c", code, json.dumps([sys.path, MAX_SECONDS])]
+    content = file.read_bytes() if isinstance(file, Path) else _start(file, None)
+    pixels = bytearray(3 * image.width * image.height)
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},  # less memory, and a faster start
+    ) as process:
+        assert process.stdin and process.stdout
+        timer = Timer(10 * MAX_SECONDS, process.kill)  # where the system knows no limit of a process
+        timer.start()
+        try:
+            with suppress(BrokenPipeError):
+                process.stdin.write(content)
+                process.stdin.close()
+            header = json.loads(process.stdout.readline() or "{}")
+            whole = "size" in header and process.stdout.readinto(pixels) == len(pixels)  # type: ignore[attr-defined]
+        finally:
+            timer.cancel()
+            process.kill()
+    if "error" in header:
+        raise DataError(header["error"])
+    if not whole:
+        raise DataError(
+            f"{image.format} that takes more than {MAX_SECONDS:.0f} s or {MAX_MEMORY / 1e6:.0f} MB to decode; {AS_JPEG}"
+        )
+    decoded = Image.frombuffer("RGB", tuple(header["size"]), pixels, "raw", "RGB", 0, 1)
+    decoded.format, decoded.info = header["format"], header["info"]
+    return decoded
+
+
+def decode_stdin(max_seconds: float) -> None:
+    """Writes the photo on standard input as a line of JSON and its RGB pixels, or a line with its error.
+
+    The process ends after `max_seconds` of all its cores, or where it takes twice MAX_MEMORY.
+    """
+    with suppress(ImportError):  # on Windows
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_CPU, (round(max_seconds), round(max_seconds)))
+        resource.setrlimit(resource.RLIMIT_DATA, (2 * MAX_MEMORY, 2 * MAX_MEMORY))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    out = sys.stdout.buffer
+    try:
+        with _decoding(io.BytesIO(sys.stdin.buffer.read())) as image:
+            decoded = to_rgb(image)
+    except DataError as error:
+        out.write(json.dumps({"error": str(error)}).encode())
+        return
+    header = {"size": decoded.size, "format": decoded.format, "info": decoded.info}
+    out.write(json.dumps(header).encode() + b"\n")
+    for box in _bands(decoded.size):
+        out.write(decoded.crop(box).tobytes())
 
 
 @contextmanager

@@ -1,13 +1,16 @@
 """The files beside a trained network on disk. They are read without TensorFlow."""
 
+import io
+import json
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from gemmodel.core import files
+from gemmodel.core import files, hashing
 from gemmodel.core.errors import DataError, ModelError
 from gemmodel.models import npz
 from gemmodel.models.conformal import ReferenceSet, Thresholds
@@ -17,6 +20,7 @@ EXPORT = "model.tflite"  # the network for LiteRT, beside model.keras
 TRAINING = "training.json"
 THRESHOLDS, FORMER_THRESHOLDS = "thresholds.json", "confidence.json"  # the second one in folders of version 0.1
 HELD_OUT = "held_out.json"  # not in folders of former versions
+FILES = ("classes.json", "hierarchy.json", THRESHOLDS, FORMER_THRESHOLDS, HELD_OUT, TRAINING, "reference.npz")
 
 
 @dataclass(frozen=True)
@@ -65,25 +69,42 @@ def read(folder: Path) -> ModelMetadata:
         DataError: a file is missing.
         ModelError: a file is damaged.
     """
-    thresholds_file = THRESHOLDS if (folder / THRESHOLDS).exists() else FORMER_THRESHOLDS
-    try:
-        with np.load(folder / "reference.npz") as arrays:
+    return parse(hashing.read_checked(folder, FILES), folder)
+
+
+def parse(contents: Mapping[str, bytes], folder: Path) -> ModelMetadata:
+    """Returns what `read` does.
+
+    Args:
+        contents: of FILES by name, from `hashing.read_checked`.
+        folder: of the model, for errors.
+    """
+    thresholds_file = THRESHOLDS if THRESHOLDS in contents else FORMER_THRESHOLDS
+    for name in ("classes.json", "hierarchy.json", thresholds_file, "reference.npz"):
+        if name not in contents:
+            raise DataError(f"{folder / name}: no such file; `dvc repro` or `dvc pull` brings it back")
+    with damage(folder):
+        with np.load(io.BytesIO(contents["reference.npz"])) as arrays:
             reference = ReferenceSet(arrays["embedding"], arrays["labels"], arrays["files"])
         classes, hierarchy, thresholds = (
-            files.read_json(folder / name) for name in ("classes.json", "hierarchy.json", thresholds_file)
+            json.loads(contents[name]) for name in ("classes.json", "hierarchy.json", thresholds_file)
         )
         held_out = HeldOutSummary()
-        if (folder / HELD_OUT).exists():
-            content = files.read_json(folder / HELD_OUT)
+        if HELD_OUT in contents:
+            content = json.loads(contents[HELD_OUT])
             frequencies = [SetFrequency(**row) for row in content["set_frequencies"]]
             held_out = HeldOutSummary(frequencies, [(a, b) for a, b in content["look_alikes"]])
-        record = folder / TRAINING  # version 0.1 wrote none
-        training = TrainingPhotos(**files.read_json(record)) if record.exists() else None
+        training = TrainingPhotos(**json.loads(contents[TRAINING])) if TRAINING in contents else None
         hierarchy = {gem: hierarchy[gem] for gem in classes}
         return ModelMetadata(classes, hierarchy, Thresholds(**thresholds), reference, held_out, training)
-    except FileNotFoundError as error:
-        raise DataError(f"{error.filename}: no such file; `dvc repro` or `dvc pull` brings it back") from None
-    except (ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+
+
+@contextmanager
+def damage(folder: Path) -> Iterator[None]:
+    """Turns what may go wrong while damaged files of a model are parsed into a ModelError."""
+    try:
+        yield
+    except (ValueError, LookupError, TypeError, AttributeError, EOFError, RuntimeError, zipfile.BadZipFile) as error:
         raise ModelError(f"{folder}: the model's metadata is damaged: {error}; train it again") from None
 
 

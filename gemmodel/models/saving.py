@@ -8,7 +8,7 @@ from typing import Any
 
 import keras
 
-from gemmodel.core import files
+from gemmodel.core import files, hashing
 from gemmodel.core.errors import DataError, ModelError
 from gemmodel.embed import extractor as extractor  # registers its layers, which a saved model may have
 from gemmodel.embed import litert
@@ -29,7 +29,7 @@ def save(
     The folder has `model.keras` (as `with_embedding` returns it), `classes.json` (the names in the order of the
     probabilities) and `input.json` (the crop). Metadata adds `hierarchy.json`, `thresholds.json`, `held_out.json`,
     `training.json`, `reference.npz` and `model.tflite`, the model's LiteRT export: all that a prediction without
-    TensorFlow needs.
+    TensorFlow needs. `sha256.json` has the hash of each file.
 
     Args:
         model: from pixels in [0, 255] to probabilities, or to [probabilities, embedding].
@@ -53,6 +53,7 @@ def save(
         if metadata:
             write(metadata, new)
             export(model, new / EXPORT)
+        hashing.write_hashes(new)
 
 
 def _unstamped(value: Any, seen: dict[int, int]) -> Any:
@@ -81,15 +82,16 @@ def load(folder: Path, *, embedding: bool = False) -> tuple[keras.Model, list[st
 
     Raises:
         DataError: the folder has no model.
-        ModelError: the model is damaged, or does not fit the class names.
+        ModelError: a file of the model is damaged, or the model does not fit the class names.
     """
     if not (folder / "model.keras").is_file():
         raise DataError(f"{folder}: no model here; `dvc repro` trains one, `dvc pull` fetches one")
     if not (folder / "classes.json").is_file():
         raise DataError(f"{folder}: the model's classes.json is missing; `dvc repro` or `dvc pull` brings it back")
+    hashing.check(folder)
     try:
         classes = json.loads((folder / "classes.json").read_text(encoding="utf-8"))
-        model = keras.saving.load_model(folder / "model.keras", compile=False)
+        model = keras.saving.load_model(folder / "model.keras", compile=False, safe_mode=True)
     except (ValueError, OSError, KeyError, TypeError, zipfile.BadZipFile) as error:
         line = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ModelError(f"{folder}: its model is damaged or of another version: {line}; train it again") from error

@@ -7,6 +7,7 @@ downloads models that are not on this machine; downloads are cached by the model
 import base64
 import contextlib
 import hashlib
+import http.client
 import json
 import os
 import sqlite3
@@ -15,10 +16,11 @@ import urllib.parse
 import urllib.request
 from pathlib import Path
 
-from gemmodel.core import files
-from gemmodel.core.errors import DataError
+from gemmodel.core import files, hashing
+from gemmodel.core.errors import DataError, ModelError, without_secrets
 from gemmodel.tracking import store
 
+REMEDY = "`gemmodel register` uploads it if models/ is that model, else `gemmodel promote` names another champion"
 TIMEOUT_S = 5.0  # of the REST request; MLflow, which is used after it, waits longer
 CHAMPION_QUERY = """
     select source, coalesce(storage_location, source) from model_versions
@@ -45,24 +47,30 @@ def mlflow_model(name: str) -> Path:
     uri, file = store.tracking_uri(), store.sqlite_file()
     try:
         champion = _query_sqlite(file, name) if file else _query_server(uri, name)
-    except (sqlite3.Error, OSError, ValueError, KeyError):  # another schema, or a server with another kind of login
+    except (
+        sqlite3.Error,
+        OSError,
+        ValueError,
+        KeyError,
+        http.client.HTTPException,
+    ):  # another schema, or a server with another kind of login
         from gemmodel.register import versions
 
         champion = versions.champion_source(name)
     if champion is None:
         raise DataError(
-            f"{store.display_uri(uri)}: {name} has no champion; `dvc repro` registers one, or name a folder by --model"
+            f"{without_secrets(uri)}: {name} has no champion; `dvc repro` registers one, or name a folder by --model"
         )
     source, location = champion
     local = location.startswith(("file:", "/"))
     folder = store.artifact_path(location) if local else _cached_download(uri, source)
     if not folder.is_dir():
         raise DataError(
-            f"{folder}: the champion's files are not there; copy {store.ARTIFACTS}/ from where the project was, or "
-            "register the model again by `dvc repro -f -s register`, then `gemmodel promote` that version"
+            f"{folder}: the champion's files are not there; copy {store.ARTIFACTS}/ from where the project was, "
+            f"or {REMEDY}"
         )
     if not list(folder.glob("artifacts/*")):
-        raise DataError(f"{folder}: an older version of this project wrote this model; `dvc repro` registers a new one")
+        raise DataError(f"{folder}: the champion's model is not there; {REMEDY}")
     return folder
 
 
@@ -89,13 +97,21 @@ def _query_server(uri: str, name: str) -> tuple[str, str]:
 
 
 def _cached_download(uri: str, source: str) -> Path:
-    """Returns a model's folder in the user's cache. Its source contains a unique id, so the cache is never stale."""
+    """Returns a model's folder in the user's cache, which is filled again where a file of it is damaged.
+
+    The source contains a unique id, so the cache is never stale.
+    """
     try:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gemmodel"
     except RuntimeError:  # a user without a name, as in a container
         raise DataError("no home folder to keep a server's model in; set HOME or XDG_CACHE_HOME") from None
     folder = cache / hashlib.sha256(f"{uri} {source}".encode()).hexdigest()[:16]
-    if not folder.is_dir():
+    try:
+        whole = folder.is_dir()
+        hashing.check(folder)
+    except ModelError:
+        whole = False
+    if not whole:
         from gemmodel.register import versions
 
         with files.atomic_write(folder) as new:

@@ -11,7 +11,7 @@ from mlflow.models import set_model
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
 from gemmodel.core.errors import DataError
-from gemmodel.serve.predictor import Photo, Predictor
+from gemmodel.serve.predictor import CurrentPredictor, Photo
 
 MAX_BYTES = 50_000_000  # of a file; larger than any camera's JPEG
 
@@ -21,7 +21,7 @@ class Classifier(PythonModel):
 
     def load_context(self, context: PythonModelContext) -> None:
         """Loads what `saving.save` wrote."""
-        self.predictor = Predictor(Path(context.artifacts["model"]))
+        self.model = CurrentPredictor(Path(context.artifacts["model"]))
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
         """Predicts the gem of each photo, cropped as the training photos were.
@@ -45,7 +45,7 @@ class Classifier(PythonModel):
                 raise DataError(f"top_k: {top} is less than 1")
             photos = [_photo(row, photo) for row, photo in enumerate(model_input["photo"])]
             predictions = []
-            for row, prediction in enumerate(self.predictor.predict(photos, top=top)):
+            for row, prediction in enumerate(self.model.get().predict(photos, top=top)):
                 if isinstance(prediction, DataError):
                     raise DataError(f"photo {row}: {prediction}")
                 predictions.append(prediction)

@@ -13,6 +13,7 @@ from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 from mlflow.types.schema import Array
 
 import gemmodel
+from gemmodel.core import hashing
 from gemmodel.tracking import runs
 
 MAX_DESCRIPTION = 5000  # characters that MLflow's tables hold
@@ -49,18 +50,35 @@ def register(name: str, folder: Path, example: pd.DataFrame, model_sha256: str) 
     Returns:
         The version's number.
     """
-    package, client, run_id = Path(gemmodel.__file__).parent, mlflow.MlflowClient(), runs.active_run_id()
+    client, run_id = mlflow.MlflowClient(), runs.active_run_id()
     run, step = client.get_run(run_id), runs.best_epoch()
     title = re.sub(r"\W+", "-", re.sub(r" \d\.\d+,", "", run.info.run_name or "")).strip("-") or "model"
     logged = client.create_logged_model(
         run.info.experiment_id, title, run_id, {runs.MODEL_TAG: model_sha256}, run.data.params, "classifier"
     )
     # Not by `log_model`, which links metrics without their datasets, and asks the store once for each of them.
+    upload(logged.model_id, run_id, folder, example)
+    client.finalize_logged_model(logged.model_id, "READY")
+    client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step)])
+    runs.link_metrics(logged.model_id, step)
+    return str(mlflow.register_model(logged.model_uri, name, tags={runs.MODEL_TAG: model_sha256}).version)
+
+
+def upload(model_id: str, run_id: str, folder: Path, example: pd.DataFrame) -> None:
+    """Stores the files of a logged model, over those that may be there: the model, its code and `sha256.json`.
+
+    Args:
+        model_id: of the logged model.
+        run_id: of the run that logged it.
+        folder: of the model.
+        example: of the input, which the model predicts first.
+    """
+    package = Path(gemmodel.__file__).parent
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "model"
         mlflow.pyfunc.save_model(
             str(path),
-            mlflow_model=Model(run_id=run_id, model_uuid=logged.model_id, model_id=logged.model_id),
+            mlflow_model=Model(run_id=run_id, model_uuid=model_id, model_id=model_id),
             python_model=str(package / "register" / "pyfunc.py"),
             artifacts={"model": str(folder)},
             code_paths=[str(package)],
@@ -68,12 +86,9 @@ def register(name: str, folder: Path, example: pd.DataFrame, model_sha256: str) 
             input_example=example,
             pip_requirements=[f"{requirement}=={version(requirement)}" for requirement in SERVING_PACKAGES],
         )
+        hashing.write_hashes(path)
         mlflow.pyfunc.load_model(str(path)).predict(example)
-        client.log_model_artifacts(logged.model_id, str(path))
-    client.finalize_logged_model(logged.model_id, "READY")
-    client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step)])
-    runs.link_metrics(logged.model_id, step)
-    return str(mlflow.register_model(logged.model_uri, name, tags={runs.MODEL_TAG: model_sha256}).version)
+        mlflow.MlflowClient().log_model_artifacts(model_id, str(path))
 
 
 def describe_version(name: str, model_sha256: str, card: str) -> None:

@@ -11,7 +11,7 @@ from mlflow.entities.model_registry import ModelVersion
 
 from gemmodel.core.errors import ModelError, TrackingError
 from gemmodel.core.params import RegisterParams
-from gemmodel.register import comparison, fingerprints, promotion, version_files
+from gemmodel.register import comparison, fingerprints, promotion, registration, version_files
 from gemmodel.register.promotion import RegistryState
 from gemmodel.register.registry_lock import registry_lock
 from gemmodel.register.version_files import TEST_PREDICTIONS, TRAINING_SET
@@ -20,16 +20,33 @@ from gemmodel.tracking import runs
 FORMER_CHAMPIONS = "former_champions"  # a tag of the registered model: version numbers, the latest one last
 
 
-def find(name: str, model_sha256: str) -> ModelVersion | None:
-    """Returns the first version with a model's hash whose files are there, or None."""
+def ensure(name: str, folder: Path, example: pd.DataFrame, model_sha256: str) -> ModelVersion:
+    """Returns a version of a model: the first whose files are whole, else a new one.
+
+    Of versions whose files are not there or damaged, the files are uploaded again first, and this is printed.
+
+    Args:
+        name: of the registered model.
+        folder: of the model, in the open run.
+        example: see `registration.register`.
+        model_sha256: of the model.
+    """
     query = f"name = '{name}' and tags.{runs.MODEL_TAG} = '{model_sha256}'"
-    versions = mlflow.MlflowClient().search_model_versions(query, order_by=["version_number ASC"])
-    return next(filter(has_files, versions), None)
-
-
-def has_files(version: ModelVersion) -> bool:
-    """Returns whether a version's model is stored: a store that was moved without its artefacts lacks them."""
-    return bool(mlflow.artifacts.list_artifacts(artifact_uri=f"models:/{version.name}/{version.version}"))
+    whole = []
+    for version in mlflow.MlflowClient().search_model_versions(query, order_by=["version_number ASC"]):
+        if reason := version_files.damage(version):
+            with runs.ignoring("RESOURCE_DOES_NOT_EXIST"):  # without its logged model there is no place for them
+                registration.upload(
+                    str(version.source).removeprefix("models:/"),
+                    version.run_id or runs.active_run_id(),
+                    folder,
+                    example,
+                )
+                print(f"register: {name} version {version.version}: {reason}; its files were uploaded again")
+                reason = None
+        if not reason:
+            whole.append(version)
+    return whole[0] if whole else get(name, registration.register(name, folder, example, model_sha256))
 
 
 def get(name: str, number: str) -> ModelVersion:
@@ -87,16 +104,14 @@ def decide_and_promote(
         tag: promotion.with_present_names(json.loads(version.tags.get(tag, "{}"))) for tag in ("decision", "pending")
     }
     if key.items() <= stored["decision"].items():
+        if any(version_files.load_table(version, file) is None for file in (TRAINING_SET, TEST_PREDICTIONS)):
+            _save_tables(version, test_predictions, training_set)  # gone or damaged since then
         return stored["decision"]
     present = champion(name)
     if present is not None and present.version == version.version and key.items() <= stored["pending"].items():
         decision = stored["pending"]
     else:
-        version_files.save_table(version, TRAINING_SET, training_set)
-        earlier = version_files.load_table(version, TEST_PREDICTIONS)
-        version_files.save_table(
-            version, TEST_PREDICTIONS, pd.concat([earlier, test_predictions[["photo", "predicted"]]])
-        )
+        _save_tables(version, test_predictions, training_set)
         state = load_state(version, present, test_predictions, training_set, test)
         if state.comparison:
             _log_comparison(state.comparison, test)
@@ -144,7 +159,7 @@ def load_state(
         "champion": str(present.version),
         "champion_sha256": present.tags.get(runs.MODEL_TAG),
     }
-    if not has_files(present):
+    if not version_files.has_files(present):
         return RegistryState(**state, champion_error="its files are not there")
     champion_training_set = version_files.load_table(present, TRAINING_SET)
     champion_predictions = version_files.load_table(present, TEST_PREDICTIONS)
@@ -161,6 +176,12 @@ def load_state(
         champion_accuracy=round(float((predicted == test_predictions["actual"]).mean()), 6),
         comparison=comparison.compare(test_predictions, test_predictions.assign(predicted=predicted)),
     )
+
+
+def _save_tables(version: ModelVersion, test_predictions: pd.DataFrame, training_set: pd.DataFrame) -> None:
+    version_files.save_table(version, TRAINING_SET, training_set)
+    earlier = version_files.load_table(version, TEST_PREDICTIONS)
+    version_files.save_table(version, TEST_PREDICTIONS, pd.concat([earlier, test_predictions[["photo", "predicted"]]]))
 
 
 def promote(name: str, number: str) -> str:

@@ -11,12 +11,12 @@ PICTURES_PER_GEM = 3
 MAX_EXAMPLES = 6
 
 
-def describe(metadata: ModelMetadata, reference_files: Sequence[str]) -> dict[str, Any]:
+def describe(metadata: ModelMetadata, reference: Sequence[int]) -> dict[str, Any]:
     """Returns what a model was trained on, as JSON values.
 
     Args:
         metadata: of the model.
-        reference_files: its reference photos; empty where they cannot be shown.
+        reference: the numbers of its reference photos in their addresses; empty where they cannot be shown.
 
     Returns:
         `sources`, as `crawl.source` names them, `rendered` (whether the model was trained on rendered pictures) and
@@ -25,7 +25,7 @@ def describe(metadata: ModelMetadata, reference_files: Sequence[str]) -> dict[st
     """
     training = metadata.training
     pictures: dict[str, list[str]] = {gem: [] for gem in metadata.classes}
-    for index, label in enumerate(metadata.reference.labels[: len(reference_files)]):
+    for index, label in zip(reference, metadata.reference.labels, strict=False):
         if len(shown := pictures[metadata.classes[label]]) < PICTURES_PER_GEM:
             shown.append(f"reference/{index}")
     return {

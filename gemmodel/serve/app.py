@@ -1,11 +1,8 @@
 """A web page that names the gem of a photo. Uploads stay in memory; only feedback, with consent, is written to disk."""
 
-import contextlib
-import errno
 import io
 import json
 import os
-import socket
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -14,9 +11,9 @@ from urllib.parse import quote
 
 import anyio
 import numpy as np
-import uvicorn
 from PIL import Image
 from starlette.applications import Starlette
+from starlette.convertors import IntegerConvertor, register_url_convertor
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
@@ -26,17 +23,16 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from gemmodel.core import files
-from gemmodel.core.errors import DataError, ParameterError
+from gemmodel.core.errors import DataError
 from gemmodel.figures import tiles
 from gemmodel.images import crop, decode
 from gemmodel.serve import about, feedback, predictions, stones, uploads
 from gemmodel.serve.predictions import Prediction
-from gemmodel.serve.predictor import Predictor
+from gemmodel.serve.predictor import CurrentPredictor
 from gemmodel.serve.recent import ModelPhoto, RecentPhotos
 from gemmodel.serve.uploads import Uploads
 
 PAGE = Path(__file__).parent / "page"
-MAX_CLIENTS = 64  # at once; further ones get status 503, so uploads never take more than 1.3 GB
 MAX_STONE_PHOTOS = 20
 THUMBNAIL_SIDE = 160  # pixels
 EXAMPLE_SIDE = 800  # pixels
@@ -51,26 +47,39 @@ HEADERS = {
 T = TypeVar("T")
 
 
+class IndexConvertor(IntegerConvertor):
+    """An index in a path, short enough to be parsed as a number."""
+
+    regex = "[0-9]{1,9}"
+
+
+register_url_convertor("index", IndexConvertor())
+
+
 class GemApp:
-    """The page and the requests that it makes, by one model."""
+    """The page and the requests that it makes, each of them by one model: the one that is in its folder then."""
 
     def __init__(
         self, model: Path, *, photos: Path, manifest: Path, examples: Path, feedback: Path | None, per_minute: int
     ) -> None:
         """Loads the model; the arguments are those of `create_app`."""
-        self.predictor = Predictor(model)
-        self.explainer = Predictor(model, workers=1)  # an explanation takes long, and must not delay predictions
+        self.model = CurrentPredictor(model)
         self.explain_limiter = anyio.CapacityLimiter(1)
         self.predict_limiter = anyio.CapacityLimiter(os.cpu_count() or 1)  # more decoders would take more memory
         self.recent = RecentPhotos()
         self.photos = photos
-        self.reference_files: list[str] = self.predictor.metadata.reference.files.tolist()
-        self.reference_index = {file: index for index, file in enumerate(self.reference_files)}
+        files = self.model.get().metadata.reference.files.tolist()
+        self.reference_index = {file: index for index, file in enumerate(files)}  # of all models so far
         self.properties = read_properties(manifest)
         self.examples = about.find_examples(examples)
         self.feedback_folder = feedback
         self.feedback_limiter = anyio.CapacityLimiter(1)
-        self.uploads = Uploads(per_minute)
+        self.uploads = Uploads(
+            max_bytes=uploads.MAX_BYTES,
+            address_bytes=2 * uploads.MAX_BYTES,
+            total_bytes=16 * uploads.MAX_BYTES,
+            per_minute=per_minute,
+        )
 
     async def page(self, request: Request) -> Response:
         """Returns the page."""
@@ -78,9 +87,10 @@ class GemApp:
 
     async def about(self, request: Request) -> Response:
         """Returns what the page says of the model, as JSON: see `about.describe`."""
-        pictures = self.reference_files if self.photos.is_dir() else []
+        metadata = (await anyio.to_thread.run_sync(self.model.get)).metadata
+        pictures = [self._reference(file) for file in metadata.reference.files.tolist()] if self.photos.is_dir() else []
         return JSONResponse(
-            about.describe(self.predictor.metadata, pictures)
+            about.describe(metadata, pictures)
             | {
                 "examples": [{"gem": gem, "photo": f"example/{index}"} for index, (gem, _) in enumerate(self.examples)],
                 "feedback": self.feedback_folder is not None,
@@ -96,7 +106,7 @@ class GemApp:
         bottom in [0, 1]), or null.
         """
         photo, box = await self._process_upload(request, self._predict)
-        prediction = predictions.to_predictions(photo.probabilities, photo.embedding, self.predictor.metadata)[0]
+        prediction = predictions.to_predictions(photo.probabilities, photo.embedding, photo.model.metadata)[0]
         return JSONResponse(self._answer(prediction) | {"token": self.recent.add(photo), "box": box})
 
     async def stone(self, request: Request) -> Response:
@@ -106,8 +116,10 @@ class GemApp:
         if not 1 <= len(tokens) <= MAX_STONE_PHOTOS:
             raise HTTPException(400, f"name 1 to {MAX_STONE_PHOTOS} photos of a stone by token=")
         photos = [self._recent_photo(token) for token in tokens]
+        if len({photo.model for photo in photos}) > 1:
+            raise HTTPException(410, "the model was replaced between these photos; send them again")
         probabilities, embedding = (np.concatenate([photo[i] for photo in photos]) for i in (1, 2))
-        return JSONResponse(self._answer(stones.join(probabilities, embedding, self.predictor.metadata)))
+        return JSONResponse(self._answer(stones.join(probabilities, embedding, photos[0].model.metadata)))
 
     async def explain(self, request: Request) -> Response:
         """Returns why the model answers as it does for the photo of a token, as `Predictor.explain` does.
@@ -115,16 +127,14 @@ class GemApp:
         The body is its picture, as a JPEG. The header `Explanation` has its sentences, as URL-encoded JSON.
         """
         await self.uploads.count(request)
-        pixels = self._recent_photo(request.path_params["token"]).pixels
-        picture, sentences = await anyio.to_thread.run_sync(self._explain, pixels, limiter=self.explain_limiter)
+        photo = self._recent_photo(request.path_params["token"])
+        picture, sentences = await anyio.to_thread.run_sync(_explain, photo, limiter=self.explain_limiter)
         return Response(picture, media_type="image/jpeg", headers={"Explanation": quote(json.dumps(sentences))})
 
     async def feedback(self, request: Request) -> Response:
         """Saves the photo in the request's body under the name of its gem, which the parameter `gem` gives."""
         if self.feedback_folder is None:
             raise HTTPException(404, "this page takes no feedback")
-        if request.headers.get("sec-fetch-site", "same-origin") != "same-origin":
-            raise HTTPException(403, "sent by the page of another site")
         if request.query_params.get("consent") != "yes":
             raise HTTPException(400, "a photo is stored only with consent=yes")
         gem = request.query_params.get("gem", "")
@@ -134,7 +144,7 @@ class GemApp:
     async def reference_photo(self, request: Request) -> Response:
         """Returns a thumbnail of the reference photo with an index, as a JPEG."""
         index = request.path_params["index"]
-        path = self.photos / self.reference_files[index] if index < len(self.reference_files) else None
+        path = self.photos / list(self.reference_index)[index] if index < len(self.reference_index) else None
         return await _picture(path, THUMBNAIL_SIDE)
 
     async def example(self, request: Request) -> Response:
@@ -143,15 +153,15 @@ class GemApp:
         return await _picture(self.examples[index][1] if index < len(self.examples) else None, EXAMPLE_SIDE)
 
     def _predict(self, photo: bytes) -> tuple[ModelPhoto, list[float] | None]:
-        image = decode.read(uploads.check(photo))
-        pixels = self.predictor.to_input(image)
+        image, model = decode.read(uploads.check(photo)), self.model.get()
+        pixels = model.to_input(image)
         box = crop.otsu_box(image)
         fractions = box and [edge / side for edge, side in zip(box, 2 * image.size, strict=True)]
-        return ModelPhoto(pixels, *self.predictor.outputs(pixels)), fractions
+        return ModelPhoto(pixels, *model.outputs(pixels), model), fractions
 
     def _answer(self, prediction: Prediction) -> dict[str, Any]:
         nearest = [
-            asdict(neighbour) | {"photo": f"reference/{self.reference_index[neighbour.file]}"}
+            asdict(neighbour) | {"photo": f"reference/{self._reference(neighbour.file)}"}
             for neighbour in prediction.nearest
         ]
         return asdict(prediction) | {
@@ -162,14 +172,14 @@ class GemApp:
             "properties": self.properties.get(prediction.gem, {}),
         }
 
-    def _explain(self, pixels: np.ndarray) -> tuple[bytes, list[str]]:
-        picture, sentences = self.explainer.explain_pixels(pixels)
-        return _jpeg(picture), sentences
+    def _reference(self, file: str) -> int:
+        """Returns a reference photo's number; with another model the numbers so far stay those of the same photos."""
+        return self.reference_index.setdefault(file, len(self.reference_index))
 
     def _save(self, photo: bytes, gem: str) -> None:
         assert self.feedback_folder
         uploads.check(photo)
-        feedback.save(photo, gem, self.feedback_folder, classes=self.predictor.metadata.classes)
+        feedback.save(photo, gem, self.feedback_folder, classes=self.model.get().metadata.classes)
 
     def _recent_photo(self, token: str) -> ModelPhoto:
         if photo := self.recent.get(token):
@@ -180,9 +190,9 @@ class GemApp:
         self, request: Request, process: Callable[[bytes], T], limiter: anyio.CapacityLimiter | None = None
     ) -> T:
         """Returns what a function makes of the request's body; the function runs in a thread."""
-        photo = await self.uploads.read(request)
         try:
-            return await anyio.to_thread.run_sync(process, photo, limiter=limiter or self.predict_limiter)
+            async with self.uploads.read(request) as photo:
+                return await anyio.to_thread.run_sync(process, photo, limiter=limiter or self.predict_limiter)
         except feedback.FolderFullError as error:
             raise HTTPException(507, str(error)) from None
         except DataError as error:
@@ -218,42 +228,13 @@ def create_app(
             Route("/stone", app.stone),
             Route("/explain/{token}", app.explain),
             Route("/feedback", app.feedback, methods=["POST"]),
-            Route("/reference/{index:int}", app.reference_photo),
-            Route("/example/{index:int}", app.example),
+            Route("/reference/{index:index}", app.reference_photo),
+            Route("/example/{index:index}", app.example),
             Mount("/", StaticFiles(directory=PAGE)),
         ],
         exception_handlers={HTTPException: _error_response},
         middleware=[Middleware(BaseHTTPMiddleware, dispatch=_add_headers)],
     )
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """Returns a socket that listens, so that a port in use is refused before an address is printed.
-
-    Raises:
-        ParameterError: the port is in use, or the host is none of this machine.
-    """
-    try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        return socket.create_server(address[:2], family=family, backlog=2048)
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            raise ParameterError(f"--port: {port} is in use on {host}; name another one") from None
-        if error.errno == errno.EACCES:
-            raise ParameterError(f"--port: {port} is not open to this user; name one from 1024 on") from None
-        reason = str(error.strerror).split(" (while")[0]  # asyncio and socket append the address
-        raise ParameterError(f"--host: {host}: {reason}; name an address of this machine") from None
-
-
-def serve(app: Starlette, listening: socket.socket) -> None:
-    """Serves the application on a socket of `listen` until it is interrupted. No request is logged."""
-    host, port = listening.getsockname()[:2]
-    print(f"http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
-    config = uvicorn.Config(
-        app, log_level="warning", access_log=False, server_header=False, limit_concurrency=MAX_CLIENTS
-    )  # fmt: skip
-    with contextlib.suppress(KeyboardInterrupt):  # Ctrl+C, which the server raises again once it has ended
-        uvicorn.Server(config).run(sockets=[listening])
 
 
 def read_properties(manifest: Path) -> dict[str, Mapping[str, str]]:
@@ -277,6 +258,11 @@ async def _add_headers(request: Request, call_next: RequestResponseEndpoint) -> 
 async def _error_response(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     return JSONResponse({"error": error.detail}, error.status_code, error.headers)
+
+
+def _explain(photo: ModelPhoto) -> tuple[bytes, list[str]]:
+    picture, sentences = photo.model.explainer.explain_pixels(photo.pixels)
+    return _jpeg(picture), sentences
 
 
 def _thumbnail(path: Path, side: int) -> bytes:

@@ -1,27 +1,39 @@
 """Predictions of a trained model for photos, by its LiteRT export: without TensorFlow and MLflow, which are slow."""
 
+import copy
+import json
 import os
+import sys
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
-from typing import IO
+from typing import IO, get_args
 
 import numpy as np
 from PIL import Image
 
-from gemmodel.core import files
-from gemmodel.core.errors import DataError
+from gemmodel.core import hashing
+from gemmodel.core.errors import DataError, GemmodelError, ModelError
 from gemmodel.embed.litert import Graph
 from gemmodel.images import crop, decode
 from gemmodel.models import metadata
 from gemmodel.serve import predictions
 from gemmodel.serve.predictions import Prediction
 
+INPUT = "input.json"  # how photos are cropped
 Photo = Path | IO[bytes]
 
 
 class Predictor:
-    """A trained model. It crops and resizes each photo as the training photos were."""
+    """A trained model, all of it in memory. It crops and resizes each photo as the training photos were.
+
+    Attributes:
+        metadata: what the model's folder holds beside the network.
+        crop: how photos are cropped.
+        hashes: the content of the model's `sha256.json`; None of a former version, whose files are not checked.
+    """
 
     def __init__(self, folder: Path, *, workers: int = 0) -> None:
         """Reads what `saving.save` wrote.
@@ -34,14 +46,32 @@ class Predictor:
             DataError: there is no model in the folder, or none with an export.
             ModelError: a file of the model is damaged.
         """
-        cores = os.cpu_count() or 1
-        self.export = folder / metadata.EXPORT
-        if not self.export.is_file():
-            raise DataError(f"{self.export}: no such model; `dvc repro` trains one, `dvc pull` fetches one")
-        self.metadata = metadata.read(folder)
-        self.crop: crop.Method = files.read_json(folder / "input.json")["crop"]
-        self._graph = Graph(self.export, threads=max(1, cores // (workers or cores)))
-        self._pool = ThreadPoolExecutor(workers or cores)
+        export = folder / metadata.EXPORT
+        contents = hashing.read_checked(folder, (metadata.EXPORT, INPUT, *metadata.FILES))
+        if metadata.EXPORT not in contents:
+            raise DataError(
+                f"{export}: no such model; `dvc repro` trains one, `dvc pull` fetches one, "
+                "`gemmodel register` uploads a registered one again"
+            )
+        self.hashes = contents.get(hashing.HASHES)
+        if self.hashes is None:
+            print(f"gemmodel: {folder}: of a former version, without {hashing.HASHES}: not checked", file=sys.stderr)
+        self.metadata = metadata.parse(contents, folder)
+        with metadata.damage(folder):
+            self.crop: crop.Method = json.loads(contents[INPUT])["crop"]
+            if self.crop not in get_args(crop.Method):
+                raise ValueError(f"{INPUT}: crop is {self.crop}")
+        self._use(Graph(export, content=contents[metadata.EXPORT], threads=_threads(workers)), workers)
+
+    def _use(self, graph: Graph, workers: int) -> None:
+        self._graph, self._pool = graph, ThreadPoolExecutor(workers or os.cpu_count())
+
+    @cached_property
+    def explainer(self) -> "Predictor":
+        """The same model with all cores for one photo: an explanation takes long, and must not delay predictions."""
+        other = copy.copy(self)
+        other._use(self._graph.with_threads(_threads(1)), 1)
+        return other
 
     def predict(self, photos: Sequence[Photo], *, top: int = 5) -> Iterator[Prediction | DataError]:
         """Yields the prediction for each photo, in their order, or the error where a photo cannot be read.
@@ -108,3 +138,56 @@ class Predictor:
         # Of a photo unlike all known ones the answer means little, and so does what would change it.
         sentences = explanation.sentences[-1:] if prediction.unknown else explanation.sentences
         return overlays.side_by_side(pixels, explanation.part.shown), sentences
+
+
+class CurrentPredictor:
+    """The model that is in a folder now, for processes that serve.
+
+    Another model in the folder is loaded once it is whole by its hashes. Until then, and for what has begun, the former
+    one remains. Any number of threads may use it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Loads the model; raises what `Predictor` does."""
+        self._folder, self._lock = folder, threading.Lock()
+        self._files, self._error = self._list(), ""
+        self._predictor = Predictor(folder)
+
+    def get(self) -> Predictor:
+        """Returns the model, to be used for all of one request."""
+        if self._lock.acquire(blocking=False):  # one request loads; the others do not wait
+            try:
+                self._renew()
+            finally:
+                self._lock.release()
+        return self._predictor
+
+    def _renew(self) -> None:
+        if (present := self._list()) == self._files:
+            if self._error:  # not at once: a model that is being written is no error
+                print(f"gemmodel: {self._error}; the former model remains in use", file=sys.stderr, flush=True)
+            self._error = ""
+            return
+        self._files, self._error = present, ""
+        try:
+            new = Predictor(self._folder)
+            if new.hashes is None:
+                raise ModelError(f"{self._folder}: without {hashing.HASHES}, so it may be half of two models")
+            if new.hashes != self._predictor.hashes:
+                self._predictor = new
+                print(f"gemmodel: {self._folder}: another model, in use from now on", file=sys.stderr, flush=True)
+        except (GemmodelError, OSError) as error:
+            self._error = str(error)
+
+    def _list(self) -> dict[str, tuple[int, ...]]:
+        """Returns what changes where a file does."""
+        try:
+            stats = {entry.name: entry.stat() for entry in os.scandir(self._folder)}
+        except OSError:  # it is being replaced
+            return {}
+        return {name: (stat.st_ino, stat.st_size, stat.st_mtime_ns) for name, stat in stats.items()}
+
+
+def _threads(workers: int) -> int:
+    cores = os.cpu_count() or 1
+    return max(1, cores // (workers or cores))

@@ -8,16 +8,19 @@ from typing import NamedTuple
 
 import numpy as np
 
+from gemmodel.serve.predictor import Predictor
+
 MAX_PHOTOS = 256  # of 150 kB each at 224 pixels
 MAX_AGE_S = 600
 
 
 class ModelPhoto(NamedTuple):
-    """A photo as the model's input, uint8 (side, side, 3), and its outputs, (1, classes) and (1, D)."""
+    """A photo as a model's input, uint8 (side, side, 3), and the model's outputs, (1, classes) and (1, D)."""
 
     pixels: np.ndarray
     probabilities: np.ndarray
     embedding: np.ndarray
+    model: Predictor
 
 
 class RecentPhotos:

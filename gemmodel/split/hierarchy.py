@@ -8,8 +8,10 @@ from typing import Any
 import yaml
 
 from gemmodel.core import files
-from gemmodel.core.errors import DataError
+from gemmodel.core.errors import DataError, shortened
 from gemmodel.core.image_folder import class_key, class_names
+
+EXAMPLE = "a line of it is like `Ruby: Corundum`"
 
 
 def read_hierarchy(path: Path) -> dict[str, str]:
@@ -25,12 +27,18 @@ def read_hierarchy(path: Path) -> dict[str, str]:
         node = yaml.compose(files.read_text(path))  # keeps the text: No is a name here, not False
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; split.hierarchy names one, an empty one will do") from None
-    except yaml.YAMLError as error:
-        raise DataError(f"{path}: not valid YAML: {error}".replace("\n", " ")) from None
+    except yaml.MarkedYAMLError as error:
+        line = f"{path}:{error.problem_mark.line + 1}" if error.problem_mark else str(path)
+        problem = shortened(error.problem or error.context or "")
+        raise DataError(f"{line}: not valid YAML: {problem}; {EXAMPLE}") from None
+    except (yaml.YAMLError, ValueError) as error:  # such as a character that YAML does not allow
+        raise DataError(f"{path}: not valid YAML: {shortened(str(error))}; {EXAMPLE}") from None
+    except RecursionError:
+        raise DataError(f"{path}: not valid YAML: too many levels; {EXAMPLE}") from None
     if node is None:
         return {}
     if not isinstance(node, yaml.MappingNode):
-        raise DataError(f"{path}: no gems with their mineral classes; a line of it is like `Ruby: Corundum`")
+        raise DataError(f"{path}: no gems with their mineral classes; {EXAMPLE}")
     by_gem: dict[str, str] = {}
     listed = set()
     for key, value in node.value:
@@ -38,7 +46,7 @@ def read_hierarchy(path: Path) -> dict[str, str]:
         if not (isinstance(key, yaml.ScalarNode) and isinstance(value, yaml.ScalarNode) and key.value and value.value):
             raise DataError(f"{line}: a gem needs one mineral class, as in `Ruby: Corundum`")
         if class_key(key.value) in listed:
-            raise DataError(f"{line}: {key.value} is listed twice; remove one line")
+            raise DataError(f"{line}: {shortened(key.value)} is listed twice; remove one line")
         listed.add(class_key(key.value))
         by_gem[key.value] = value.value
     return by_gem

@@ -13,6 +13,7 @@ from mlflow.exceptions import MlflowException
 from requests import RequestException
 
 from gemmodel.core import files
+from gemmodel.core.errors import without_secrets
 from gemmodel.tracking import store
 
 FAILURES = (MlflowException, RequestException)  # of a store that is unreachable; uploads fail with the second
@@ -80,7 +81,8 @@ class MetricBuffer:
             with files.atomic_write(self._folder / model_sha256) as new:
                 new.mkdir()
                 metrics = [[metric.key, metric.value, metric.timestamp, metric.step] for metric in self._pending]
-                unsent = {"store": mlflow.get_tracking_uri(), "run": self._run_id, "tags": {tag: model_sha256}}
+                uri = store.without_login(mlflow.get_tracking_uri())
+                unsent = {"store": uri, "run": self._run_id, "tags": {tag: model_sha256}}
                 files.write_json(new / METRICS, unsent | {"metrics": metrics})
                 curves.savefig(new / CURVES)
             print(f"{_message(error)}; {len(metrics)} metrics are stored, and the next stage that reaches it logs them")
@@ -98,7 +100,7 @@ class MetricBuffer:
         try:
             self._send()
             if self._unreachable:
-                uri = store.display_uri(mlflow.get_tracking_uri())
+                uri = without_secrets(mlflow.get_tracking_uri())
                 print(f"{uri}: reachable again; it has all metrics", flush=True)
             self._unreachable = False
         except FAILURES as error:
@@ -119,14 +121,14 @@ def flush_pending(model_sha256: str, folder: Path) -> None:
         return
     former = pending / FORMER_METRICS
     unsent = files.read_json(former if former.exists() else pending / METRICS)
-    if unsent["store"] != mlflow.get_tracking_uri():
+    if store.without_login(unsent["store"]) != store.without_login(mlflow.get_tracking_uri()):
         return
     try:
         with mlflow.start_run(run_id=unsent["run"]):
             tags = [RunTag(*tag) for tag in unsent["tags"].items()]
             mlflow.MlflowClient().log_batch(unsent["run"], [Metric(*metric) for metric in unsent["metrics"]], tags=tags)
             mlflow.log_artifact(str(pending / CURVES))
-        uri = store.display_uri(unsent["store"])
+        uri = without_secrets(unsent["store"])
         print(f"{uri}: logged {len(unsent['metrics'])} metrics that the training could not log")
     except MlflowException as error:
         if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):  # somebody deleted the run
@@ -135,4 +137,4 @@ def flush_pending(model_sha256: str, folder: Path) -> None:
 
 
 def _message(error: Exception) -> str:
-    return store.display_uri(f"{mlflow.get_tracking_uri()}: {str(error).splitlines()[0].split(' with exception ')[0]}")
+    return store.explain(mlflow.get_tracking_uri(), error).partition("; ")[0]

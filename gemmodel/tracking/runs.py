@@ -8,17 +8,20 @@ import sqlite3
 import subprocess
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
-# For a server that is down or frozen: a call fails after 13 s or two minutes, not after several or many minutes.
+# For a server that is down or frozen: a call fails after 13 s or two minutes, not after several or many minutes; with
+# PostgreSQL after 10 s, not never.
+os.environ.setdefault("PGCONNECT_TIMEOUT", "10")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 import mlflow
 import pandas as pd
+import sqlalchemy
 import yaml
 from filelock import FileLock
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric
@@ -27,9 +30,11 @@ from requests import RequestException
 from sqlalchemy.exc import SQLAlchemyError
 
 from gemmodel.core.errors import TrackingError
-from gemmodel.tracking import metric_buffer, store
+from gemmodel.tracking import live_runs, metric_buffer, store
 
 logging.getLogger("mlflow").setLevel(logging.WARNING)
+for name in ("store.db.utils", "system_metrics.system_metrics_monitor"):  # they print what is raised, or told, as well
+    logging.getLogger(f"mlflow.{name}").setLevel(logging.CRITICAL)
 
 KIND = {"mlflow.experimentKind": "custom_model_development"}  # the UI opens on runs, not on traces
 TABLES_TAG = "mlflow.loggedArtifacts"  # lists the artefacts that the UI shows as tables
@@ -67,7 +72,15 @@ def mlflow_store(*, create: bool = True) -> Iterator[None]:
     # A server creates its tables itself; a file is created here, by one process at a time.
     lock = FileLock(file.with_name(f"{file.name}.lock")) if file else nullcontext()
     with store_errors(uri):
-        with lock:
+        _check_answers(uri)
+        with ExitStack() as opening:
+            try:
+                opening.enter_context(lock)
+            except OSError as error:
+                raise TrackingError(
+                    f"{file}: its folder cannot be written ({error.strerror}); make it writable, or name another store "
+                    "in MLFLOW_TRACKING_URI"
+                ) from None
             store.relocate()
             if mlflow.get_experiment_by_name(name) is None:
                 # MLflow's default is the working directory, which may be a temporary copy.
@@ -88,16 +101,35 @@ def store_errors(uri: str) -> Iterator[None]:
     """
     try:
         yield
-    except (MlflowException, RequestException, SQLAlchemyError, sqlite3.Error, ModuleNotFoundError) as error:
-        line, shown = store.display_uri(str(error).splitlines()[0]), store.display_uri(uri)
-        if "database schema" in line or "revision identified by" in line:
+    except (MlflowException, RequestException, SQLAlchemyError, sqlite3.Error) as error:
+        if any(text in str(error) for text in ("database schema", "revision identified by")):
             raise TrackingError(
-                f"{shown}: this store belongs to another version of MLflow than {mlflow.__version__}. If it is older, "
-                f"back it up and run `mlflow db upgrade {shown}`; if newer, install its MLflow or set another store"
+                f"{uri}: this store belongs to another version of MLflow than {mlflow.__version__}; if it is older, "
+                "back it up and run `mlflow db upgrade URI`; if newer, install that MLflow or name another store"
             ) from None
-        if isinstance(error, ModuleNotFoundError):  # of a database's driver; the URI may hold a password
-            raise TrackingError(f"MLFLOW_TRACKING_URI: {line}; see docs/team.md for the driver") from None
-        raise TrackingError(f"{shown}: {line}") from error
+        raise TrackingError(store.explain(uri, error)) from error
+
+
+def _check_answers(uri: str) -> None:
+    """Connects once to a database other than SQLite: MLflow would try for 100 s, and not at all without its driver.
+
+    Raises:
+        TrackingError: its driver is not installed, or the URI is none.
+        SQLAlchemyError: it does not answer.
+    """
+    scheme = uri.partition("://")[0]
+    if not scheme.startswith(("postgresql", "mysql", "mssql")):
+        return
+    try:
+        engine = sqlalchemy.create_engine(uri, poolclass=sqlalchemy.NullPool)
+    except (ImportError, ValueError, SQLAlchemyError) as error:
+        reason = error if isinstance(error, ImportError) else "not a URI of a database"
+        raise TrackingError(
+            f"MLFLOW_TRACKING_URI: {scheme}: {reason}; for PostgreSQL write "
+            "postgresql+psycopg2://USER:PASSWORD@HOST/NAME, and `pip install -e '.[team]'` brings its driver"
+        ) from None
+    with engine.connect():
+        pass
 
 
 def check_store() -> None:
@@ -110,6 +142,7 @@ def check_store() -> None:
     store.check_exists()
     uri = store.tracking_uri()
     with store_errors(uri):
+        _check_answers(uri)
         mlflow.MlflowClient(uri).search_experiments(max_results=1)
 
 
@@ -131,8 +164,9 @@ def training_run(
     """
     mlflow.set_system_metrics_sampling_interval(1)
     mlflow.set_system_metrics_samples_before_logging(1)
-    with mlflow_store():
-        mlflow.start_run(run_name=name, tags=provenance() | {"device": device}, log_system_metrics=True)
+    with mlflow_store(), live_runs.live_process(running()) as process:
+        tags = provenance() | {"device": device} | process
+        mlflow.start_run(run_name=name, tags=tags, log_system_metrics=True)
         buffer, status = metric_buffer.MetricBuffer(active_run_id(), _unsent()), "FAILED"
         try:
             mlflow.log_params(pd.json_normalize(dict(parameters)).iloc[0].to_dict())
@@ -141,7 +175,7 @@ def training_run(
             status = "FINISHED"
         finally:
             buffer.wait()
-            with suppress(MlflowException):
+            with suppress(*metric_buffer.FAILURES):
                 mlflow.end_run(status)
 
 
@@ -151,13 +185,13 @@ def model_run(model_sha256: str) -> Iterator[None]:
 
     Metrics that the training could not log because the server was unreachable are logged first.
     """
-    with mlflow_store():
+    with mlflow_store(), live_runs.live_process(running()) as process:
         metric_buffer.flush_pending(model_sha256, _unsent())
         if run_id := find_run(f"tags.{MODEL_TAG} = '{model_sha256}'"):
-            with mlflow.start_run(run_id=run_id):
+            with mlflow.start_run(run_id=run_id, tags=process):
                 yield
         else:
-            tags = provenance() | {MODEL_TAG: model_sha256, "trained": "elsewhere"}
+            tags = provenance() | {MODEL_TAG: model_sha256, "trained": "elsewhere"} | process
             with mlflow.start_run(run_name=f"fetched-{model_sha256[:8]}", tags=tags):
                 yield
 
@@ -289,6 +323,11 @@ def active_run_id() -> str:
     run = mlflow.active_run()
     assert run is not None, "only inside training_run or model_run"
     return str(run.info.run_id)
+
+
+def running() -> Path:
+    """Returns the folder of the files for `live_runs.live_process`."""
+    return store.project_root() / "logs" / "running"
 
 
 def _unsent() -> Path:

@@ -13,13 +13,24 @@ import urllib.request
 from contextlib import closing
 from pathlib import Path
 
-from gemmodel.core.errors import DataError, TrackingError
+from gemmodel.core.errors import DataError, TrackingError, shortened, without_secrets
 
 SQLITE, DEFAULT_URI = "sqlite:///", "sqlite:///mlflow.db"
 EXPERIMENT = "gemstones"
 SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "uc")  # of MLflow's own stores
 ARTIFACTS = "mlruns"  # beside a SQLite file, as MLflow's own default
 ROOT = re.compile(rf"((?:file:|/).*/{ARTIFACTS})(?:/.*)?", re.DOTALL)  # of a location
+REMEDIES = {  # by what a database says
+    "disk is full": "free some space on its disk and run this again",
+    "readonly database": "make it and its folder writable (chmod u+w), or name another store in MLFLOW_TRACKING_URI",
+    "unable to open": "make it and its folder readable (chmod u+rw), or name another store in MLFLOW_TRACKING_URI",
+    "is locked": "another program is using it; run this again when that has ended",
+    "malformed": "it is damaged: restore a copy, or move it away, and `dvc repro -f train` begins a new one",
+    "not a database": "it is damaged: restore a copy, or move it away, and `dvc repro -f train` begins a new one",
+    "disk I/O error": "its disk fails or is full; see the system's log",
+    "not authenticated": "correct MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
+    "authentication failed": "correct the user and the password in MLFLOW_TRACKING_URI",
+}
 LOCATIONS = {  # columns of MLflow's tables
     "experiments": ("artifact_location",),
     "runs": ("artifact_uri",),
@@ -41,12 +52,24 @@ def project_root() -> Path:
 def tracking_uri() -> str:
     """Returns the store's URI as MLflow takes it: MLFLOW_TRACKING_URI, or a SQLite file in the project's root.
 
+    The user and the password of a server's URI move to MLflow's variables for them, since MLflow prints its URI.
+
     Raises:
         TrackingError: a variable names a store that cannot be used.
     """
     uri = _configured()
     if (file := sqlite_file()) is None:
-        return uri
+        try:
+            parts = urllib.parse.urlsplit(uri)
+        except ValueError as error:
+            raise TrackingError(f"MLFLOW_TRACKING_URI: not a URI: {error}; it is like https://mlflow.example") from None
+        login, at, host = parts.netloc.rpartition("@")
+        if parts.scheme not in ("http", "https") or not at:
+            return uri
+        for name, value in zip(("USERNAME", "PASSWORD"), login.split(":", 1), strict=False):
+            os.environ[f"MLFLOW_TRACKING_{name}"] = urllib.parse.unquote(value)
+        os.environ["MLFLOW_TRACKING_URI"] = parts._replace(netloc=host).geturl()
+        return os.environ["MLFLOW_TRACKING_URI"]
     path = file.as_posix()
     # MLflow would decode a `%`, or create a folder of the encoded name, and take a `?` for the beginning of a query.
     if {"%", "?"} & set(path):
@@ -61,9 +84,9 @@ def experiment_name() -> str:
     return os.environ.get("MLFLOW_EXPERIMENT_NAME", "").strip() or EXPERIMENT
 
 
-def display_uri(uri: str) -> str:
-    """Returns a URI, or a message that contains one, with asterisks for a password."""
-    return re.sub(r"(://[^/@:\s]*:)[^/\s]+@", r"\1***@", uri)
+def without_login(uri: str) -> str:
+    """Returns a store's URI without user and password: what may be kept in a file to know the store again."""
+    return uri if uri.startswith(SQLITE) else re.sub(r"://\S*@", "://", uri)
 
 
 def sqlite_file() -> Path | None:
@@ -128,6 +151,35 @@ def relocate() -> None:
         print(f"{file}: moved or copied: its artefacts were in {former}, and are looked up in {here}", file=sys.stderr)
 
 
+def explain(uri: str, error: BaseException) -> str:
+    """Returns in one line why a store fails, and the remedy; MLflow's own message is often about something else.
+
+    Args:
+        uri: of the store.
+        error: as MLflow or a database's driver raised it. The reason is the driver's or the system's error behind it.
+    """
+    reason, answers = str(error), True
+    while True:
+        if isinstance(cause := getattr(error, "orig", None), Exception) or isinstance(error, sqlite3.Error):
+            reason = str(cause or error)  # SQLAlchemy's error of a driver
+            answers = "connect" not in reason
+            break
+        if isinstance(error, OSError) and error.strerror:
+            reason, answers = error.strerror, False
+        elif "timed out" in str(error).lower():
+            reason, answers = "timed out", False
+        following = error.__cause__ or error.__context__
+        if following is None:
+            break
+        error = following
+    reason = reason.rpartition("Response body: ")[2].strip() or type(error).__name__
+    line = shortened(reason.splitlines()[0], 140)
+    remedy = next((remedy for text, remedy in REMEDIES.items() if text in reason), "")
+    if not remedy and not answers:
+        remedy = "start it, or name another store in MLFLOW_TRACKING_URI"
+    return without_secrets(f"{uri}: {line}{'; ' if remedy else ''}{remedy}")
+
+
 def artifact_path(location: str) -> Path:
     """Returns the path of artefacts of a SQLite store: beside the store where they are there, else their location.
 
@@ -167,17 +219,20 @@ def _configured() -> str:
     registry = os.environ.get("MLFLOW_REGISTRY_URI", "").strip() or uri
     if registry != uri:
         raise TrackingError(
-            f"MLFLOW_REGISTRY_URI: {display_uri(registry)}: runs and models are in one store here; unset it, "
+            f"MLFLOW_REGISTRY_URI: {without_secrets(registry)}: runs and models are in one store here; unset it, "
             "and name the store in MLFLOW_TRACKING_URI"
         )
     scheme, separator, rest = uri.partition("://")
     if scheme.startswith("sqlite") and (not uri.startswith(SQLITE) or rest in ("/", "/:memory:") or "?" in rest):
         raise TrackingError(
-            f"MLFLOW_TRACKING_URI: {uri}: not a file as it is named here: sqlite:///FILE, without driver and options"
+            f"MLFLOW_TRACKING_URI: {without_secrets(uri)}: not a file as it is named here: sqlite:///FILE, without "
+            "driver and options"
         )
+    if not scheme.startswith(("sqlite", "http")) and rest.count("@") > 1:  # the driver would print half of it
+        raise TrackingError("MLFLOW_TRACKING_URI: the user or the password has an @; write it as %40")
     if not scheme.startswith("databricks") and not (separator and rest and _has_store(scheme.partition("+")[0])):
         raise TrackingError(
-            f"MLFLOW_TRACKING_URI: {display_uri(uri)}: not a store; it is like sqlite:///mlflow.db or https://mlflow.example"
+            f"MLFLOW_TRACKING_URI: {without_secrets(uri)}: not a store; it is like sqlite:///mlflow.db or https://mlflow.example"
         )
     return uri
 

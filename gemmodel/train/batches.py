@@ -75,12 +75,12 @@ def load_training_data(
         scratch: the folder on whose disk that file is.
     """
     classes = list(image_folder.list_images(split / "train"))
-    plain_paths, plain_labels = samples.list_samples(split / "train", classes)
+    plain_paths, plain_labels = image_folder.list_samples(split / "train", classes)
     paths, labels = plain_paths, plain_labels
     if augmented and augmentation_source == "disk" and any(augmented.iterdir()):  # target_per_class may add none
-        copies, copy_labels = samples.list_samples(augmented, classes)
+        copies, copy_labels = image_folder.list_samples(augmented, classes)
         paths, labels = paths + copies, np.concatenate([labels, copy_labels])
-    val_paths, val_labels = samples.list_samples(split / "val", classes)
+    val_paths, val_labels = image_folder.list_samples(split / "val", classes)
 
     augmenter = augmentation.augmenter(augment, seed=base.seed)
     blend = keras.layers.MixUp(params.mixup, seed=base.seed, dtype="float32") if params.mixup else None

@@ -1,8 +1,8 @@
 """Resuming a killed training from its last whole epoch, to the same bits."""
 
+import hashlib
 import pickle
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
     early stopping and of the schedule, and the metrics so far, so the training would end with other weights.
 
     Args:
-        path: of the file; the training resumes from it where it exists.
+        path: of the file, a SHA-256 and what it is of; the training resumes from it where it exists and is whole.
         callbacks: the callbacks whose state is saved; each comes before this one in the fit's list.
         is_writer: whether this process writes the file; of several hosts one does.
         broadcast: from the content that this process read to the content that all processes restore.
@@ -37,8 +37,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         super().__init__()
         self.path, self.callbacks, self.is_writer = path, callbacks, is_writer
         self.state: dict[str, Any] = {}
-        content = broadcast(path.read_bytes() if is_writer and path.exists() else b"")
-        with suppress(EOFError, pickle.UnpicklingError):  # damaged: the training starts from its beginning
+        if content := broadcast(_read(path) if is_writer and path.exists() else b""):
             self.state = pickle.loads(content)
 
     @property
@@ -71,4 +70,17 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         if not self.is_writer:
             return
         with files.atomic_write(self.path) as new:
-            new.write_bytes(pickle.dumps(state))
+            content = pickle.dumps(state)
+            with new.open("wb") as file:
+                file.write(hashlib.sha256(content).digest())
+                file.write(content)
+
+
+def _read(path: Path) -> bytes:
+    """Returns the content of a checkpoint; of a damaged one nothing, and says so: pickle may not notice it."""
+    content = path.read_bytes()
+    size = hashlib.sha256().digest_size
+    if hashlib.sha256(content[size:]).digest() == content[:size]:
+        return content[size:]
+    print(f"train: {path}: damaged; this training begins again", flush=True)
+    return b""

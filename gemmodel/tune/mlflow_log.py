@@ -2,27 +2,37 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import mlflow
 import pandas as pd
 
-from gemmodel.tracking import runs
+from gemmodel.tracking import live_runs, runs
 
 STUDY_TAG = "study"  # the study's identity, by which its run is found again
 TRIAL_TAG = "trial"
 TABLE = "trials.json"
 
 
-def study_run(name: str, identity: str, config: Mapping[str, Any]) -> str:
-    """Returns the id of a study's run, and creates the run where this store has none; for one process at a time.
+class StudyRun(NamedTuple):
+    """The run of a study, and the tag of this process's runs."""
+
+    run_id: str
+    process: dict[str, str]
+
+
+@contextmanager
+def study_run(name: str, identity: str, config: Mapping[str, Any]) -> Iterator[StudyRun]:
+    """Opens a study's run, and creates it where this store has none; entered by one process at a time.
+
+    The run's status stays RUNNING; see `log_summary`. A run of a killed process is ended by the next one.
 
     Args:
         name: name of the study.
         identity: unique to the study, also among later ones of the same name.
         config: the settings that all its trials share; logged as parameters of a new run.
     """
-    with runs.mlflow_store():
+    with runs.mlflow_store(), live_runs.live_process(runs.running()) as process:
         run_id = runs.find_run(f"tags.{STUDY_TAG} = '{identity}'")
         if run_id is None:
             tags = runs.provenance() | {STUDY_TAG: identity}
@@ -30,24 +40,25 @@ def study_run(name: str, identity: str, config: Mapping[str, Any]) -> str:
                 mlflow.log_params(dict(config))
             run_id = str(run.info.run_id)
         mlflow.MlflowClient().update_run(run_id, status="RUNNING")
-        return run_id
+        mlflow.MlflowClient().set_tag(run_id, *next(iter(process.items())))
+        yield StudyRun(run_id, process)
 
 
 @contextmanager
-def trial_run(parent: str, number: int, parameters: Mapping[str, Any]) -> Iterator[None]:
+def trial_run(parent: StudyRun, number: int, parameters: Mapping[str, Any]) -> Iterator[None]:
     """Opens the run of a trial; the run of a trial that was killed is opened again.
 
     Args:
-        parent: id of the study's run.
+        parent: the study's run.
         number: the trial's number in its study; of a trial that was queued again, its original number.
         parameters: nested mapping of sections by name; logged as `section.key`.
     """
     with runs.mlflow_store():
-        run_id = runs.find_run(f"tags.`mlflow.parentRunId` = '{parent}' and tags.{TRIAL_TAG} = '{number}'")
+        run_id = runs.find_run(f"tags.`mlflow.parentRunId` = '{parent.run_id}' and tags.{TRIAL_TAG} = '{number}'")
         options: dict[str, Any] = (
-            {"run_id": run_id} if run_id else {"run_name": f"trial-{number}", "parent_run_id": parent}
+            {"run_id": run_id} if run_id else {"run_name": f"trial-{number}", "parent_run_id": parent.run_id}
         )
-        with mlflow.start_run(**options):
+        with mlflow.start_run(**options, tags=parent.process):
             mlflow.set_tag(TRIAL_TAG, number)
             mlflow.log_params(pd.json_normalize(dict(parameters)).iloc[0].to_dict())
             yield
@@ -59,19 +70,19 @@ def log_result(state: str, metrics: Mapping[str, float], reason: str = "") -> No
     runs.log_metrics(metrics)
 
 
-def log_summary(parent: str, table: pd.DataFrame, best: Mapping[str, Any], *, finished: bool) -> None:
+def log_summary(parent: str, table: pd.DataFrame, best: Mapping[str, Any], status: str) -> None:
     """Logs the state of a study to its run: a table of all trials, and the best one.
 
     Args:
         parent: id of the study's run.
         table: one row per trial.
         best: the best trial's number, value, std and changes by name, logged as tags; `value` and `std` as metrics too.
-        finished: whether no trial is left; otherwise the run's status stays RUNNING.
+        status: in MLflow's words: FINISHED, RUNNING in other processes, or SCHEDULED to be resumed.
     """
     with runs.mlflow_store():
         with mlflow.start_run(run_id=parent):
             runs.log_table(table, TABLE)
             mlflow.log_metrics({f"best_{name}": best[name] for name in ("value", "std") if name in best})
             mlflow.set_tags({f"best_{name}": value for name, value in best.items()})
-        if not finished:
-            mlflow.MlflowClient().update_run(parent, status="RUNNING")
+        if status != "FINISHED":
+            mlflow.MlflowClient().update_run(parent, status=status)

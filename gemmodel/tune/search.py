@@ -40,6 +40,8 @@ logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it warns of many netw
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 warnings.simplefilter("ignore", ExperimentalWarning)  # the heartbeat, experimental since version 2.5
 
+STATUSES = {TrialState.RUNNING: "RUNNING", TrialState.WAITING: "SCHEDULED"}  # of a study with such a trial, in MLflow
+
 
 class TrialError(Exception):
     """A trial whose settings cannot be trained; the search continues without it."""
@@ -145,10 +147,11 @@ class Search:
             TrackingError: a database is unreachable; the trial that it stopped is queued again.
         """
         start = time.monotonic()
-        with study_errors(self.uri):
+        with ExitStack() as open_run, study_errors(self.uri):
             with study_lock(self.uri):
                 self._enqueue(study, trials)
-                parent = mlflow_log.study_run(self.name, study.user_attrs[IDENTITY], study.user_attrs[CONFIG])
+                opened = mlflow_log.study_run(self.name, study.user_attrs[IDENTITY], study.user_attrs[CONFIG])
+                parent = open_run.enter_context(opened)
             idle_since, max_idle = None, studies.MISSED_HEARTBEATS * self.heartbeat + 2
             while time.monotonic() - start < timeout:
                 if self._run_next(study, parent):
@@ -164,12 +167,13 @@ class Search:
                     break
                 time.sleep(1)
             table, best = studies.trials_table(study), studies.best_trial(study)
-            unfinished = study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING))
-        summary = {}
-        if best:
-            summary = {"trial": studies.original_number(best), "value": best.value} | best.user_attrs[CHANGES]
-            summary |= {STD: best.user_attrs[STD]} if self.repeats > 1 else {}
-        mlflow_log.log_summary(parent, table, summary, finished=not unfinished)
+            left = {trial.state for trial in study.get_trials(deepcopy=False)}
+            status = next((text for state, text in STATUSES.items() if state in left), "FINISHED")
+            summary = {}
+            if best:
+                summary = {"trial": studies.original_number(best), "value": best.value} | best.user_attrs[CHANGES]
+                summary |= {STD: best.user_attrs[STD]} if self.repeats > 1 else {}
+            mlflow_log.log_summary(parent.run_id, table, summary, status)
 
     def _enqueue(self, study: optuna.Study, trials: int) -> None:
         """Queues the trials that the study does not have yet."""
@@ -177,7 +181,7 @@ class Search:
         for point in studies.missing_points(study, points):
             study.enqueue_trial(point)
 
-    def _run_next(self, study: optuna.Study, parent: str) -> bool:
+    def _run_next(self, study: optuna.Study, parent: mlflow_log.StudyRun) -> bool:
         """Runs the next trial of the queue; returns whether there was one."""
         with ExitStack() as lock:
             lock.enter_context(study_lock(self.uri))
@@ -201,7 +205,9 @@ class Search:
                 self.log(f"trial {waiting[0].number}: no heartbeat in time, so it is queued again; see --heartbeat")
         return True
 
-    def _trial(self, study: optuna.Study, parent: str, unlock: Callable[[], None], trial: optuna.Trial) -> float:
+    def _trial(
+        self, study: optuna.Study, parent: mlflow_log.StudyRun, unlock: Callable[[], None], trial: optuna.Trial
+    ) -> float:
         """Trains one setting `repeats` times, and returns the mean of the metric."""
         changes = self.space.suggest(trial)
         number = studies.original_number(study.trials[trial.number])

@@ -6,6 +6,7 @@ A single value is fixed, a list is a choice of its entries, and `{low, high}` is
 import copy
 import itertools
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -18,9 +19,10 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from ruamel.yaml.comments import CommentedSeq
 
 from gemmodel.core import params
-from gemmodel.core.errors import ParameterError
+from gemmodel.core.errors import ParameterError, shortened
 
 Axis = CategoricalDistribution | FloatDistribution | IntDistribution
+MAX_POINTS = 1000  # of a grid: more trainings than anybody waits for
 SIGNIFICANT_DIGITS = 4  # of a proposed number, so that params.yaml can hold exactly what was tried
 
 
@@ -43,9 +45,14 @@ class Space:
         """Returns each combination of the axes' values, as Optuna stores them.
 
         Raises:
-            ParameterError: an axis is a range without a step.
+            ParameterError: an axis is a range without a step, or there are more than `MAX_POINTS` combinations.
         """
-        values = [list(_grid_values(key, axis)) for key, axis in self.axes.items()]
+        points = math.prod(_grid_size(key, axis) for key, axis in self.axes.items())
+        if points > MAX_POINTS:
+            raise ParameterError(
+                f"the space is a grid of {points:.3g} points, more than {MAX_POINTS}; shorten it, or use --sampler tpe"
+            )
+        values = [list(_grid_values(axis)) for axis in self.axes.values()]
         return [dict(zip(self.axes, point, strict=True)) for point in itertools.product(*values)]
 
     def suggest(self, trial: optuna.Trial) -> dict[str, Any]:
@@ -78,12 +85,18 @@ def read(path: Path, values: Mapping[str, Any]) -> Space:
     fixed: dict[str, Any] = {}
     axes: dict[str, Axis] = {}
     for key, value in space.items():
+        name = f"{path}: {shortened(str(key))}"
         if isinstance(value, dict):
-            axes[key] = _range(f"{path}: {key}", value)
+            axes[key] = _range(name, value)
         elif isinstance(value, list) and len(value) != 1:
-            if not value:
-                raise ParameterError(f"{path}: {key}: an empty choice; list values, or [[]] for an empty list")
-            axes[key] = CategoricalDistribution(list(dict.fromkeys(map(_to_choice, value))))
+            if not 0 < len(value) <= MAX_POINTS:
+                size = f"{len(value)} choices, at most {MAX_POINTS} are tried" if value else "an empty choice"
+                raise ParameterError(f"{name}: {size}; list some values, or [[]] for an empty list")
+            try:
+                axes[key] = CategoricalDistribution(list(dict.fromkeys(map(_to_choice, value))))
+            except (TypeError, ValueError, RecursionError) as error:  # of a date, a section, a list within itself
+                message = f"{name}: a choice is of numbers, texts or lists of them: {shortened(str(error))}"
+                raise ParameterError(message) from None
         else:
             fixed[key] = value[0] if isinstance(value, list) else value
     if not axes:
@@ -94,9 +107,10 @@ def read(path: Path, values: Mapping[str, Any]) -> Space:
         prefixes += ["augment.", "base.image_size"]
     for key in (*fixed, *axes):
         if not str(key).startswith(tuple(prefixes)) and not (key == "model.name" and key in fixed):
+            name, known = shortened(str(key), 40), ", ".join(prefixes)
             raise ParameterError(
-                f"{path}: {key}: a search changes only keys that begin with {', '.join(prefixes)}, since it uses the "
-                f"data that `dvc repro` made; try other keys with `dvc exp run --queue -S {key}=...`"
+                f"{path}: {name}: a search changes only keys that begin with {known}, since it uses the data "
+                f"that `dvc repro` made; try other keys with `dvc exp run --queue -S {name}=...`"
             )
     for key, axis in axes.items():
         limits = axis.choices if isinstance(axis, CategoricalDistribution) else (axis.low, axis.high)
@@ -120,7 +134,8 @@ def with_changes(
         for section in sections:
             node = node.setdefault(section, {})
             if not isinstance(node, dict):
-                raise ParameterError(f"{path}: {name} is not a known key: {section} holds a value")
+                known = f"{shortened(str(name))} is not a known key: {shortened(section)} holds a value"
+                raise ParameterError(f"{path}: {known}")
         node[key] = value
     return result
 
@@ -168,12 +183,18 @@ def _from_choice(value: Any) -> Any:
     return json.loads(value) if isinstance(value, str) and value.startswith("[") else value
 
 
-def _grid_values(key: str, axis: Axis) -> Iterator[Any]:
+def _grid_size(key: str, axis: Axis) -> int:
+    if isinstance(axis, CategoricalDistribution):
+        return len(axis.choices)
+    if axis.step is None or axis.log:
+        raise ParameterError(f"{key}: a grid needs a list of values, or a range with a step; or take --sampler tpe")
+    return round((axis.high - axis.low) / axis.step) + 1
+
+
+def _grid_values(axis: Axis) -> Iterator[Any]:
     if isinstance(axis, CategoricalDistribution):
         yield from axis.choices
-    elif axis.step is None or axis.log:
-        raise ParameterError(f"{key}: a grid needs a list of values, or a range with a step; or take --sampler tpe")
-    else:
+    elif axis.step is not None:
         steps = round((axis.high - axis.low) / axis.step)
         yield from (min(axis.low + i * axis.step, axis.high) for i in range(steps + 1))
 
@@ -188,5 +209,5 @@ def _range(name: str, value: Mapping[str, Any]) -> Axis:
         if all(type(number) is int for number in numbers.values()):
             return IntDistribution(**numbers, log=log)
         return FloatDistribution(**{bound: float(number) for bound, number in numbers.items()}, log=log)
-    except (TypeError, ValueError) as error:
-        raise ParameterError(f"{name}: {error}") from None
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ParameterError(f"{name}: {shortened(str(error), 120)}") from None

@@ -206,3 +206,23 @@ def test_another_project_imports_versions_of_the_photos(
         alice.run("dvc", "checkout", "-q")
         assert digests(alice.folder, "data", "stones") == versions[tag]
         assert stages_run(alice.run("dvc", "repro")) == []
+
+
+def test_file_that_somebody_changed_in_the_remote_is_refused(tmp_path: Path) -> None:
+    folder, remote = tmp_path / "project", tmp_path / "remote"
+    (folder / "photos").mkdir(parents=True)
+    (folder / "photos" / "stone").write_text("as pushed", encoding="utf-8")
+    run = runner(folder)
+    run("git", "init", "-q")
+    run("dvc", "init", "-q")
+    run("dvc", "remote", "add", "-q", "-d", "shared", remote)
+    run("dvc", "remote", "modify", "shared", "verify", "true")  # without it DVC takes what the remote has
+    run("dvc", "add", "-q", "photos")
+    run("dvc", "push", "-q")
+    shutil.rmtree(folder / "photos")
+    shutil.rmtree(folder / ".dvc" / "cache")
+    [stored] = [path for path in remote.rglob("*") if path.is_file() and path.read_bytes() == b"as pushed"]
+    stored.chmod(0o644)
+    stored.write_text("changed", encoding="utf-8")
+    run("dvc", "pull", "-q", ok=False)
+    assert not (folder / "photos" / "stone").exists()

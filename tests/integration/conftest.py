@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from filelock import FileLock
 
 from tests.conftest import RUN_STAGES, stage_options
 
+SIDE, CLASSES = 32, ["Agate", "Ruby", "Topaz"]  # of `tiny_model`
 GEMS = ["Ruby", "Citrine", "Turquoise", "Malachite"]
 TINY = {
     "crawl.only": GEMS,
@@ -31,6 +33,18 @@ TINY = {
     "model.cnn.dense": 16,
     "train.batch_size": 16,
 }
+
+MARK = "marked-s3cret"
+SECRETS = {  # in the environment of the finished project's stages, though its store and remote need none
+    name: f"{MARK}-{name}"
+    for name in (
+        "MLFLOW_TRACKING_PASSWORD",
+        "MLFLOW_TRACKING_TOKEN",
+        "AWS_ACCESS_KEY_ID",
+        "AWS_SECRET_ACCESS_KEY",
+        "AWS_SESSION_TOKEN",
+    )
+} | {"MLFLOW_READ_REPLICA_BACKEND_STORE_URI": f"postgresql://me:{MARK}@db.example/runs"}  # which is ignored, and said
 
 
 @dataclass(frozen=True)
@@ -57,12 +71,16 @@ class Project:
         return self.python("-m", f"stages.{name}", *stage_options(name), *options, cwd=self.root, **variables)
 
     def run(self, *names: str, options: Sequence[str] = (), **variables: str) -> None:
-        """Run stages one after the other in one process, each with the options of `stage`; all must succeed."""
+        """Run stages one after the other in one process, each with the options of `stage`; all must succeed.
+
+        What they print is kept in log/output.txt.
+        """
         (self.root / "log").mkdir(exist_ok=True)
         stages = [(name, [*stage_options(name), *options]) for name in names]
         variables = {"MLFLOW_TRACKING_URI": self.store} | variables
         ended = self.python("-c", RUN_STAGES, json.dumps(stages), cwd=self.root, **variables)
         assert ended.returncode == 0, f"{ended.stdout}\n{ended.stderr}"
+        (self.root / "log" / "output.txt").write_text(ended.stdout + ended.stderr, encoding="utf-8")
 
 
 @pytest.fixture(scope="session")
@@ -105,7 +123,7 @@ def split_project(tmp_path_factory: pytest.TempPathFactory, new_project: Callabl
     """Return a folder with raw, clean, split and augmented photos."""
 
     def make(folder: Path) -> None:
-        new_project(folder).run("crawl", "clean", "split", "describe", "augment")
+        new_project(folder).run("crawl", "clean", "split", "augment", "describe")
 
     root = tmp_path_factory.mktemp("project")
     shutil.copytree(made_once(tmp_path_factory, "split_project", make), root, dirs_exist_ok=True)
@@ -125,9 +143,30 @@ def finished_project(
         commit = ["-c", "user.name=Test", "-c", "user.email=test@gemmodel.example", "commit", "-qm", "settings"]
         for command in (["init", "-q"], ["add", "params.yaml"], commit):
             subprocess.run(["git", *command], cwd=folder, check=True)
-        project.run("embed", "train", "evaluate", "explore", "register", "report")
+        project.run("embed", "train", "evaluate", "explore", "register", "report", **SECRETS)
 
     return new_project(made_once(tmp_path_factory, "finished_project", make))
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a model of CLASSES that is not trained; the tests that share it only read it."""
+
+    def make(folder: Path) -> None:
+        import keras
+
+        from gemmodel.models import saving
+        from gemmodel.models.conformal import ReferenceSet, Thresholds
+        from gemmodel.models.metadata import ModelMetadata
+
+        keras.utils.set_random_seed(1)
+        layers = [keras.layers.Rescaling(1 / 255), keras.layers.AveragePooling2D(8), keras.layers.Flatten()]
+        network = keras.Sequential([keras.Input((SIDE, SIDE, 3)), *layers, keras.layers.Dense(3, activation="softmax")])
+        reference = ReferenceSet(np.eye(3, 48, dtype=np.float32), np.arange(3, dtype=np.int32), np.array(CLASSES))
+        metadata = ModelMetadata(CLASSES, dict.fromkeys(CLASSES, "Stone"), Thresholds(0.9, 0.3, 1, 2.0), reference)
+        saving.save(network, CLASSES, folder / "models", metadata=metadata)
+
+    return made_once(tmp_path_factory, "tiny_model", make) / "models"
 
 
 @pytest.fixture(scope="module")

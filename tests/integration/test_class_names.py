@@ -16,7 +16,7 @@ SCRIPTS = ["红宝石", "ทับทิม", "ياقوت", "אודם", "मा�
 STORED = {"<b>": "b", 'O\'Neil "x"': "O'Neil x"}  # names that Windows does not take, as the crawl stores them
 CLASSES = sorted(STORED.get(name, name) for name in NUMBERS + SIGNS + SCRIPTS)
 STAGES = (
-    "crawl", "clean", "split", "describe", "augment", "embed", "train", "evaluate", "explain", "explore", "register",
+    "crawl", "clean", "split", "augment", "describe", "embed", "train", "evaluate", "explain", "explore", "register",
     "report",
 )  # fmt: skip
 SMALL = {

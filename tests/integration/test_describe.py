@@ -26,7 +26,7 @@ def described(split_project: Any, new_project: Any, tmp_path_factory: pytest.Tem
     (raw / "Ruby" / "<b>page.jpg").write_text("<html>")
     lines.append(ruby[0] | {"path": "Ruby/<b>page.jpg", "number": 92})
     (raw / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-    project.run("clean", "split", "describe")
+    project.run("clean", "split", "augment", "describe")
     return Path(project.root)
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 from scrapy import Selector
 
 from gemmodel.core import params
-from gemmodel.models import saving
+from gemmodel.models import metadata, saving
 from gemmodel.train.cnn import cnn
 
 QUICK = {
@@ -34,6 +34,7 @@ def explained(split_project: Any) -> Any:
     keras.utils.set_random_seed(0)
     network = cnn(settings.model.cnn, image_size=64, classes=4)
     saving.save(network, ["Citrine", "Malachite", "Ruby", "Turquoise"], split_project.root / "untrained")
+    saving.export(network, split_project.root / "untrained" / metadata.EXPORT)
     split_project.set(**QUICK)
     split_project.run("explain", options=["--model", "untrained"])
     split_project.set()

@@ -34,14 +34,14 @@ with runs.model_run("abc"):
 USE = """
 import json, sys, tempfile
 import mlflow, pandas as pd
-from gemmodel.register import versions
+from gemmodel.register import version_files, versions
 from gemmodel.tracking import runs
 
 with runs.model_run("abc"):
     mlflow.log_text("again", f"note{sys.argv[2]}.txt")
     run = mlflow.active_run().info.run_id
     first = mlflow.artifacts.load_text(f"runs:/{run}/note.txt")
-    missing = versions.find("gemstones", "abc") is None
+    missing = version_files.damage(versions.get("gemstones", "1")) == "its files are not there"
     gem = None
     if not missing:  # dst_path, since MLflow decodes the `%` of a local path
         model = mlflow.pyfunc.load_model("models:/gemstones@champion", dst_path=tempfile.mkdtemp())
@@ -106,5 +106,5 @@ def test_a_store_without_its_artefacts_names_what_is_missing_and_the_model_is_re
     use = USE.replace("mlflow.artifacts.load_text", "str")
     ended = run("-c", use, photo, "0", cwd=tmp_path)
     assert ended.returncode == 0, ended.stderr
-    assert json.loads(ended.stdout)[1] is None  # no version has files, so the stage registers a new one
+    assert json.loads(ended.stdout)[1] is None  # so the stage uploads them again
     assert list((tmp_path / "mlruns").rglob("note0.txt"))

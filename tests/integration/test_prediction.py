@@ -12,10 +12,11 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+from ai_edge_litert.interpreter import Interpreter
 from PIL import Image
 
 from gemmodel.core import files, image_folder
-from gemmodel.core.errors import DataError, ModelError
+from gemmodel.core.errors import DataError, GemmodelError, ModelError
 from gemmodel.core.params import Params
 from gemmodel.embed import extractor
 from gemmodel.explain import cues, occlusion
@@ -23,7 +24,7 @@ from gemmodel.figures import overlays
 from gemmodel.images import crop, decode
 from gemmodel.models import fusion, saving
 from gemmodel.models.conformal import ReferenceSet, Thresholds
-from gemmodel.models.metadata import EXPORT, ModelMetadata
+from gemmodel.models.metadata import EXPORT, FILES, ModelMetadata
 from gemmodel.serve import predictions
 from gemmodel.serve.predictions import Prediction
 from gemmodel.serve.predictor import Predictor
@@ -144,6 +145,12 @@ def test_same_model_is_exported_as_the_same_bytes(save_small: Callable[..., Path
     assert (save_small() / EXPORT).read_bytes() == (model / EXPORT).read_bytes()
 
 
+def test_export_leaves_no_shape_open(model: Path) -> None:
+    """For an open one, LiteRT plans its memory anew for each photo."""
+    tensors = Interpreter(str(model / EXPORT)).get_tensor_details()
+    assert tensors and not any(-1 in tensor["shape_signature"] for tensor in tensors)
+
+
 @pytest.mark.parametrize("crop_method", ["canny", "otsu"])
 def test_photo_is_cropped_as_in_training(
     save_small: Callable[..., Path], tmp_path: Path, crop_method: crop.Method
@@ -166,14 +173,69 @@ def test_predictions_are_in_the_order_of_the_photos(model: Path, photos: Path) -
     assert len(results[0].top) == 2
 
 
-def test_missing_or_damaged_export_is_an_error_with_the_remedy(tmp_path: Path, model: Path) -> None:
-    with pytest.raises(DataError, match=r"model\.tflite: no such model.*dvc repro"):
-        Predictor(tmp_path)
+@pytest.mark.parametrize("kind", ["flipped", "cut", "gone"])
+def test_each_missing_or_damaged_file_of_a_model_is_an_error_with_the_remedy(
+    tmp_path: Path, model: Path, photos: Path, kind: str
+) -> None:
     for path in model.iterdir():
         files.copy(path, tmp_path / path.name)
-    (tmp_path / EXPORT).write_bytes(b"damaged")
-    with pytest.raises(ModelError, match=r"model\.tflite: damaged .*train it again"):
+    [expected] = Predictor(model).predict([photos / "one.jpg"])
+    for path in model.iterdir():
+        content, middle = path.read_bytes(), path.stat().st_size // 2
+        damaged = content[:middle] + (
+            bytes([content[middle] ^ 1]) + content[middle + 1 :] if kind == "flipped" else b""
+        )
+        if kind == "gone":
+            (tmp_path / path.name).unlink()
+        else:
+            (tmp_path / path.name).write_bytes(damaged)
+        if path.name == "model.keras" or (kind, path.name) == ("gone", "sha256.json"):  # not read; not checked
+            assert list(Predictor(tmp_path).predict([photos / "one.jpg"])) == [expected]
+        else:
+            with pytest.raises(ModelError, match=r": (damaged|not there).*; `dvc checkout --force` restores models/"):
+                Predictor(tmp_path)
+        (tmp_path / path.name).write_bytes(content)
+    assert list(Predictor(tmp_path).predict([photos / "one.jpg"])) == [expected]
+
+
+def test_a_folder_without_a_model_is_an_error_with_the_remedy(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"model\.tflite: no such model.*dvc repro"):
         Predictor(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("command", "file"), [("predict", "model.tflite"), ("predict", "input.json"), ("app", "input.json")]
+)
+def test_commands_refuse_a_damaged_model_in_one_line(
+    tmp_path: Path, model: Path, photos: Path, run: Run, refused: Any, command: str, file: str
+) -> None:
+    for path in model.iterdir():
+        files.copy(path, tmp_path / path.name)
+    (tmp_path / file).write_bytes((model / file).read_bytes()[:-1])
+    arguments = [str(photos / "one.jpg")] if command == "predict" else []
+    ended = run("-m", "gemmodel.cli", command, *arguments, "--model", str(tmp_path), cwd=tmp_path)
+    refused(ended, "gemmodel", f"{tmp_path / file}: damaged, or of another model than sha256.json; ")
+
+
+def test_damaged_metadata_of_a_former_version_is_an_error_in_one_line(tmp_path: Path, model: Path) -> None:
+    """Its folder has no hashes, so what can be parsed is taken."""
+    for path in model.iterdir():
+        if path.name != "sha256.json":
+            files.copy(path, tmp_path / path.name)
+    random = np.random.default_rng(0)
+    for name in ("input.json", *FILES):
+        if not (model / name).is_file():
+            continue
+        content = (model / name).read_bytes()
+        for i in random.integers(0, len(content), 60):
+            flipped = content[:i] + bytes([content[i] ^ 1 << random.integers(8)]) + content[i + 1 :]
+            for damaged in (flipped, content[:i]):
+                (tmp_path / name).write_bytes(damaged)
+                try:
+                    Predictor(tmp_path)
+                except GemmodelError as error:
+                    assert "\n" not in str(error)
+        (tmp_path / name).write_bytes(content)
 
 
 def corner(photos: Any) -> np.ndarray:

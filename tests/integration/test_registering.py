@@ -2,8 +2,11 @@
 
 import json
 import os
+import re
+import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import urllib.request
@@ -18,8 +21,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gemmodel.core import files
-from gemmodel.core.errors import TrackingError
+from gemmodel.core import files, hashing
+from gemmodel.core.errors import GemmodelError, ModelError, TrackingError
 from gemmodel.models import saving
 from gemmodel.models.conformal import ReferenceSet, Thresholds
 from gemmodel.models.metadata import ModelMetadata
@@ -385,3 +388,101 @@ def test_of_two_processes_that_register_at_once_the_better_model_is_champion(
     else:
         assert (decisions[0]["champion"], decisions[0]["lost"], former) == (False, 8, "")
     assert tickets() == []
+
+
+def artifacts() -> Path:
+    """Return the folder in which the store keeps the files of its only version."""
+    [folder] = Path(mlflow.get_tracking_uri().removeprefix("sqlite:///")).parent.glob("mlruns/models/*/artifacts")
+    return folder
+
+
+def damage(path: Path, kind: str) -> None:
+    content = path.read_bytes()
+    if kind == "gone" or not content:
+        path.unlink()
+    elif kind == "cut":
+        path.write_bytes(content[: len(content) // 2])
+    else:
+        middle = len(content) // 2
+        path.write_bytes(content[:middle] + bytes([content[middle] ^ 4]) + content[middle + 1 :])
+
+
+def test_files_of_a_version_that_are_gone_or_damaged_are_named_and_uploaded_again(
+    make_project: Any, registered: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = make_project("first", wrong=8)
+    first = registered(root)
+    folder = artifacts()
+    whole = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    hashed = [name for name in whole if not name.endswith((".csv", "/sha256.json"))]
+    assert {"MLmodel", "artifacts/models/model.tflite", "code/gemmodel/serve/predictor.py"} <= set(hashed)
+    for i, name in enumerate(hashed):  # what `gemmodel serve` asks
+        damage(folder / name, ("flipped", "cut", "gone")[i % 3])
+        if name != "sha256.json":
+            with pytest.raises(ModelError, match=rf"^{re.escape(str(folder / name))}: .*`gemmodel register`"):
+                hashing.check(folder)
+        (folder / name).parent.mkdir(exist_ok=True, parents=True)
+        (folder / name).write_bytes(whole[name])
+    for name, kind in (
+        ("MLmodel", "gone"), ("artifacts/models/model.tflite", "flipped"), ("sha256.json", "cut"),
+        ("sha256.json", "gone"), ("artifacts/models/sha256.json", "gone"), ("", "gone"),
+    ):  # fmt: skip
+        if name:
+            damage(folder / name, kind)
+        else:
+            shutil.rmtree(folder)
+        capsys.readouterr()
+        assert registered(root) == first
+        line = capsys.readouterr().out.splitlines()[0]
+        assert line.startswith(f"register: gemstones version 1: {name or 'its files'}")
+        assert line.endswith("; its files were uploaded again")
+        hashing.check(folder)
+    again = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert again == set(whole)
+    assert aliases() == {"challenger": "1", "champion": "1"}
+
+
+def test_a_version_without_its_logged_model_is_registered_anew(
+    make_project: Any, registered: Any, store: str, run: Any
+) -> None:
+    root = make_project("first")
+    registered(root)
+    shutil.rmtree(artifacts())
+    with sqlite3.connect(store.removeprefix("sqlite:///")) as database:  # as `mlflow gc` leaves it
+        database.execute("delete from logged_models")
+    ended = run(*STAGE[1:], cwd=root, MLFLOW_TRACKING_URI=store)  # a new process: MLflow remembers where the files were
+    assert ended.returncode == 0, ended.stderr
+    assert "version 2: the champion fails to predict (its files are not there)" in ended.stdout
+    assert aliases() == {"challenger": "2", "champion": "1"}
+
+
+@pytest.mark.parametrize("file", [version_files.TEST_PREDICTIONS, version_files.TRAINING_SET])
+def test_damaged_tables_of_a_version_are_not_used_and_written_again(
+    make_project: Any, registered: Any, capsys: pytest.CaptureFixture[str], file: str
+) -> None:
+    root = make_project("first", wrong=8)
+    first = registered(root)
+    path = artifacts() / file
+    whole = path.read_bytes()
+    for kind in ("flipped", "cut", "gone"):
+        damage(path, kind)
+        assert registered(root) == first
+        assert (f"version 1: {file} is damaged, so it is not used" in capsys.readouterr().out) == (kind != "gone")
+        assert path.read_bytes() == whole
+
+
+def test_a_damaged_model_is_refused_before_anything_is_registered(
+    make_project: Any, store: str, run: Any, refused: Any
+) -> None:
+    root = make_project("first")
+    whole = {path.name: path.read_bytes() for path in (root / "models").iterdir()}
+    for i, name in enumerate(whole):
+        damage(root / "models" / name, ("flipped", "cut", "gone")[i % 3] if name != "sha256.json" else "cut")
+        with pytest.raises(ModelError, match=rf"models/{name}: .*`dvc checkout --force` restores models/"):
+            register.main(*(root / path for path in OPTIONS.split()[1::2]), root / "params.yaml")
+        with pytest.raises(GemmodelError, match=r"models"):
+            saving.load(root / "models")  # as evaluate and explain do
+        (root / "models" / name).write_bytes(whole[name])
+    assert not Path(store.removeprefix("sqlite:///")).exists()
+    damage(root / "models" / "input.json", "flipped")
+    refused(run(*STAGE[1:], cwd=root, MLFLOW_TRACKING_URI=store), "register", "models/input.json: damaged")

@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -11,11 +12,11 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-import keras
 import mlflow
 import numpy as np
 import pandas as pd
@@ -25,16 +26,14 @@ from PIL import Image
 from gemmodel.core.errors import DataError
 from gemmodel.images import decode
 from gemmodel.models import saving
-from gemmodel.models.conformal import ReferenceSet, Thresholds
-from gemmodel.models.metadata import ModelMetadata
 from gemmodel.register import locate, registration, versions
 from gemmodel.serve.predictions import Prediction
 from gemmodel.serve.predictor import Predictor
 from gemmodel.tracking import runs
 from tests.conftest import LITERT_ATOL
+from tests.integration.conftest import CLASSES, SIDE
 
 ROOT = Path(__file__).parents[2]
-SIDE, CLASSES = 32, ["Agate", "Ruby", "Topaz"]
 START_TIMEOUT_S = 240  # of a server, on a busy machine
 
 
@@ -52,15 +51,10 @@ def bomb() -> bytes:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
     """A folder with a tiny model in `models`."""
     root = tmp_path_factory.mktemp("served")
-    keras.utils.set_random_seed(1)
-    tiny = [keras.layers.Rescaling(1 / 255), keras.layers.AveragePooling2D(8), keras.layers.Flatten()]
-    network = keras.Sequential([keras.Input((SIDE, SIDE, 3)), *tiny, keras.layers.Dense(3, activation="softmax")])
-    reference = ReferenceSet(np.eye(3, 48, dtype=np.float32), np.arange(3, dtype=np.int32), np.array(CLASSES))
-    metadata = ModelMetadata(CLASSES, dict.fromkeys(CLASSES, "Stone"), Thresholds(0.9, 0.3, 1, 2.0), reference)
-    saving.save(network, CLASSES, root / "models", metadata=metadata)
+    shutil.copytree(tiny_model, root / "models")
     return root
 
 
@@ -223,9 +217,9 @@ def start_server() -> Iterator[Callable[..., None]]:
         process.wait(timeout=30)
 
 
-def post(url: str, body: Any) -> tuple[int, Any]:
+def post(url: str, body: Any, headers: Mapping[str, str] = MappingProxyType({})) -> tuple[int, Any]:
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
-    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json"} | dict(headers))
     try:
         with urllib.request.urlopen(request, timeout=60) as response:
             return response.status, json.load(response)
@@ -247,22 +241,66 @@ def test_scoring_server_predicts_and_refuses_bad_requests(
     assert [len(row["top"]) for row in body["predictions"]] == [1, 1]
     assert body["predictions"][0]["gem"] in CLASSES
     assert isinstance(body["predictions"][0]["unknown"], bool)
-    bad: list[tuple[Any, str]] = [
-        ({"dataframe_records": [{"photo": good}, {"photo": "no base64!"}]}, "photo 1: not base64"),
-        ({"dataframe_records": [{"photo": base64.b64encode(b"GIF89a").decode()}]}, "photo 0: "),
-        ({"dataframe_records": [{"photo": base64.b64encode(bomb()).decode()}]}, "photo 0: more pixels"),
-        ({"dataframe_records": [{"photo": "/etc/passwd"}]}, "photo 0: not"),
-        ({"dataframe_records": [{"photo": "http://127.0.0.1/x"}]}, "photo 0: a URL is not fetched"),
-        ({"dataframe_records": [{"photo": good}], "params": {"top_k": 0}}, "top_k"),
-        ({"dataframe_records": [{"picture": good}]}, "photo"),
-        (b"{", ""),
+    bad: list[tuple[Any, int, str]] = [
+        ({"dataframe_records": [{"photo": good}, {"photo": "no base64!"}]}, 400, "photo 1: not base64"),
+        ({"dataframe_records": [{"photo": base64.b64encode(b"GIF89a").decode()}]}, 400, "photo 0: "),
+        ({"dataframe_records": [{"photo": base64.b64encode(bomb()).decode()}]}, 400, "photo 0: more pixels"),
+        ({"dataframe_records": [{"photo": "/etc/passwd"}]}, 400, "photo 0: not"),
+        ({"dataframe_records": [{"photo": "http://127.0.0.1/x"}]}, 400, "photo 0: a URL is not fetched"),
+        ({"dataframe_records": [{"photo": good}], "params": {"top_k": 0}}, 400, "top_k"),
+        ({"dataframe_records": [{"picture": good}]}, 400, "photo"),
+        (b"{", 400, ""),
+        (b"[" * 1500, 400, "cannot be read"),
+        (b'{"inputs": ' + b"1" * 5000 + b"}", 400, "cannot be read"),
+        (b"[" * 100_000, 413, "more than 2000 values"),
+        (json.dumps({"dataframe_records": [{str(i): i} for i in range(5000)]}).encode(), 413, "values"),
     ]
-    for request, expected in bad:
+    for request, expected, message in bad:
         status, body = post(url, request)
-        assert status == 400, body
-        assert expected in body["message"]
+        assert (status, message in body["message"]) == (expected, True), body
         assert "Traceback" not in json.dumps(body)
+    assert post(url, b"PAR1", {"Content-Type": "application/vnd.apache.parquet"})[0] == 415  # a compressed format
+    assert post(url, b"{}", {"Origin": "http://elsewhere.example"})[0] == 403
+    assert post(url, b"{}", {"Host": "rebound.example"})[0] == 403
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as client:  # refused by its header alone
+        client.sendall(f"POST /invocations HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n".encode())
+        client.sendall(b"Content-Type: application/json\r\nContent-Length: 200000000\r\n\r\n")
+        assert client.recv(1000).startswith(b"HTTP/1.1 413 ")
     assert post(url, {"dataframe_records": [{"photo": good}]})[0] == 200
+
+
+def test_a_damaged_version_is_not_served(registered: str, folder: Path, run: Any, refused: Any) -> None:
+    path = locate.champion_path("gemstones") / "input.json"
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    refused(run("-m", "gemmodel.cli", "serve", cwd=folder), "gemmodel", f"{path}: damaged", "`gemmodel register`")
+    path.write_bytes(whole)
+
+
+def test_code_that_a_registered_model_brings_runs_by_mlflow_and_not_by_serve(
+    registered: str, folder: Path, start_server: Callable[..., None], tmp_path: Path
+) -> None:
+    champion = tmp_path / "champion"
+    shutil.copytree(locate.mlflow_model("gemstones"), champion)
+    ran = tmp_path / "ran"
+    for file in champion.rglob("*.py"):
+        file.write_text(f"open({str(ran)!r}, 'w')\n{file.read_text(encoding='utf-8')}", encoding="utf-8")
+    client = mlflow.MlflowClient()
+    for tables in champion.glob("*.csv"):
+        tables.unlink()
+    version = mlflow.register_model(champion.as_uri(), "changed").version
+    client.set_registered_model_alias("changed", "champion", version)
+    (folder / "changed").mkdir()
+    values = (ROOT / "params.yaml").read_text(encoding="utf-8").replace("name: gemstones", "name: changed")
+    (folder / "changed" / "params.yaml").write_text(values, encoding="utf-8")
+    port = free_port()
+    command = [sys.executable, "-m", "gemmodel.cli", "serve", "--port", str(port)]
+    variables = os.environ | {"PYTHONPATH": str(ROOT), "MLFLOW_TRACKING_URI": registered}
+    start_server(command, f"http://127.0.0.1:{port}/ping", cwd=folder / "changed", env=variables)
+    assert not ran.exists()
+    code = "import mlflow; mlflow.pyfunc.load_model('models:/changed@champion')"
+    subprocess.run([sys.executable, "-c", code], cwd=folder, env=variables, check=True, capture_output=True)
+    assert ran.exists()
 
 
 def test_champion_of_a_server_is_downloaded_once(
@@ -285,6 +323,9 @@ def test_champion_of_a_server_is_downloaded_once(
         locate.champion_path("nobody")
     path = locate.champion_path("gemstones")
     assert path.is_relative_to(tmp_path / "cache")
+    assert (path / "model.tflite").read_bytes() == (folder / "models" / "model.tflite").read_bytes()
+    (path / "model.tflite").write_bytes(b"damaged")
+    assert locate.champion_path("gemstones") == path
     assert (path / "model.tflite").read_bytes() == (folder / "models" / "model.tflite").read_bytes()
     monkeypatch.setattr(versions, "fetch", lambda source, folder: pytest.fail("downloaded again"))
     assert locate.champion_path("gemstones") == path

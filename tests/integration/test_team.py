@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import mlflow
 import psutil
@@ -176,7 +177,10 @@ def test_training_survives_a_killed_server_without_losing_metrics(
     team: Team, logged_in: None, run_stage: Any, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     trained: list[subprocess.CompletedProcess[str]] = []
-    thread = threading.Thread(target=lambda: trained.append(run_stage("train", folder, team.variables)))
+    password = team.variables["MLFLOW_TRACKING_PASSWORD"]
+    login = f"//{team.variables['MLFLOW_TRACKING_USERNAME']}:{quote(password, safe='')}@"
+    in_uri = {"MLFLOW_TRACKING_URI": team.variables["MLFLOW_TRACKING_URI"].replace("//", login)}
+    thread = threading.Thread(target=lambda: trained.append(run_stage("train", folder, in_uri)))
     thread.start()
     with runs.mlflow_store():
         second_id = mlflow.start_run().info.run_id
@@ -192,6 +196,9 @@ def test_training_survives_a_killed_server_without_losing_metrics(
     thread.join()
     assert trained[0].returncode == 0, trained[0].stderr
     assert "metrics are stored" in trained[0].stdout
+    texts = [trained[0].stdout.encode(), trained[0].stderr.encode()]
+    texts += [path.read_bytes() for path in folder.rglob("*") if path.is_file()]
+    assert list((folder / "logs" / "unsent").iterdir()) and not [text for text in texts if password.encode() in text]
     assert (folder / "models" / "model.keras").is_file()
     assert len((folder / "reports" / "curves.csv").read_text().splitlines()) == 2 * EPOCHS + 1
     second.wait()

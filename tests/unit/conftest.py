@@ -28,7 +28,8 @@ def cloud() -> Callable[..., tuple[np.ndarray, np.ndarray]]:
 @pytest.fixture(scope="session")
 def embed_split() -> "Callable[[Path, Path, Params], keras.Model]":
     """Write the features of a split's photos by Keras, since a LiteRT export takes longer; return the extractor."""
-    from gemmodel.embed import extractor, feature_set, samples
+    from gemmodel.core import image_folder
+    from gemmodel.embed import extractor, feature_set
     from gemmodel.images import decode
 
     def embed(split: Path, out: Path, params: Params) -> "keras.Model":
@@ -36,7 +37,7 @@ def embed_split() -> "Callable[[Path, Path, Params], keras.Model]":
         model = extractor.extractor(params.embed, image_size=side)
         classes = sorted(folder.name for folder in (split / "train").iterdir())
         for part in ("train", "val"):
-            paths, labels = samples.list_samples(split / part, classes)
+            paths, labels = image_folder.list_samples(split / part, classes)
             pixels = np.stack([decode.load(path, side) for path in paths]).astype(np.float32)
             files = np.array([path.relative_to(split / part).as_posix() for path in paths])
             features = model.predict(pixels, verbose=0)

@@ -88,6 +88,22 @@ def test_the_bytes_do_not_depend_on_the_number_of_workers(
     assert copies(tmp_path / "again") == first
 
 
+def test_examples_are_photos_of_some_gems_and_copies_of_them(tmp_path: Path, draw: Draw, settings: Settings) -> None:
+    train, params = tmp_path / "train", settings().augment
+    for seed, gem in enumerate("ABCD"):
+        (train / gem).mkdir(parents=True)
+        draw(seed, size=(48, 48)).save(train / gem / "photo.png")
+    augment.write_examples(train, tmp_path / "out", params, image_size=32, seed=1, gems=2, copies=3)
+    rows = image_folder.list_images(tmp_path / "out")
+    assert {gem: [path.name for path in row] for gem, row in rows.items()} == {
+        gem: ["0.png", "1.png", "2.png", "3.png"] for gem in "AC"
+    }
+    for gem, row in rows.items():
+        photo, *examples = (decode.load(path, 32) for path in row)
+        np.testing.assert_array_equal(photo, decode.load(train / gem / "photo.png", 32))
+        assert len({example.tobytes() for example in [photo, *examples]}) == 4
+
+
 def test_small_classes_get_as_many_copies_as_they_lack(write_copies: Any, tmp_path: Path) -> None:
     changes = {"augment.target_per_class": 4, "augment.images_per_class": 9}
     written = write_copies(

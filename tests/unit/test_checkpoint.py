@@ -150,7 +150,27 @@ def test_the_key_of_a_training_depends_on_settings_and_photos(project: Path, set
     assert hashing.run_key([base.model.cnn, base.train], photos) != key
 
 
-@pytest.mark.parametrize("content", [b"", b"no pickle"])
-def test_a_damaged_checkpoint_is_ignored(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "0.pickle").write_bytes(content)
-    assert TrainingCheckpoint(tmp_path / "0.pickle", []).initial_epoch == 0
+def test_a_damaged_checkpoint_is_named_and_ignored(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, inputs, labels = tmp_path / "0.pickle", np.ones((4, 2), np.float32), np.ones((4, 1), np.float32)
+
+    def train(epochs: int) -> TrainingCheckpoint:
+        keras.utils.set_random_seed(1)
+        model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+        model.compile("adam", "mse")
+        checkpoint = TrainingCheckpoint(path, [])
+        model.fit(inputs, labels, epochs=epochs, verbose=0, callbacks=[checkpoint])
+        return checkpoint
+
+    train(1)
+    whole = path.read_bytes()
+    assert TrainingCheckpoint(path, []).initial_epoch == 1
+    random = np.random.default_rng(0)
+    flipped = [
+        bytes(whole[:i]) + bytes([whole[i] ^ 1 << 3]) + whole[i + 1 :] for i in random.integers(0, len(whole), 40)
+    ]
+    for content in (*flipped, *(whole[:i] for i in range(0, len(whole), 97)), whole + b"0", b"no pickle"):
+        path.write_bytes(content)
+        assert TrainingCheckpoint(path, []).initial_epoch == 0
+        assert capsys.readouterr().out == f"train: {path}: damaged; this training begins again\n"
+    assert train(2).initial_epoch == 0  # nothing stops the training
+    assert TrainingCheckpoint(path, []).initial_epoch == 2

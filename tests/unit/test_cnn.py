@@ -12,8 +12,8 @@ from PIL import Image
 
 from gemmodel import devices
 from gemmodel.core.errors import ParameterError
+from gemmodel.core.image_folder import list_samples
 from gemmodel.core.params import Params
-from gemmodel.embed.samples import list_samples
 from gemmodel.images import decode
 from gemmodel.models import saving
 from gemmodel.train.cnn import cnn

@@ -259,6 +259,38 @@ def test_a_photo_that_takes_too_long_is_refused(draw: Draw, monkeypatch: pytest.
         decode.read(file)
 
 
+@pytest.mark.parametrize("kind", ["WEBP", "TIFF", "HEIF"])
+def test_a_large_photo_is_the_same_from_a_process_of_its_own(
+    draw: Draw, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    if kind not in decode.FORMATS:
+        pytest.skip("HEIC is not read here")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture = draw(1, size=(120, 80))
+    if kind == "WEBP":
+        picture.putalpha(100)
+    file = saved(picture, kind, exif=exif)
+    (tmp_path / "photo").write_bytes(file.getvalue())
+    expected = decode.read(file)
+    monkeypatch.setattr(decode, "MAX_AT_ONCE_PIXELS", 0)
+    for source in (file, tmp_path / "photo"):
+        read = decode.read(source)
+        np.testing.assert_array_equal(np.asarray(read), np.asarray(expected))
+        assert (read.format, read.info) == (expected.format, expected.info)
+    with pytest.raises(DataError, match=r"damaged: |not an image"):
+        decode.read(io.BytesIO(file.getvalue()[: len(file.getvalue()) // 2]))
+
+
+def test_a_decoder_that_reads_the_file_at_once_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (2000, 2100, 3), dtype=np.uint8)
+    file = saved(Image.fromarray(noise), "JPEG2000")
+    monkeypatch.setattr(decode, "MAX_AT_ONCE_PIXELS", 0)
+    monkeypatch.setattr(decode, "MAX_SECONDS", 1.0)
+    with pytest.raises(DataError, match="JPEG2000 that takes more than 1 s or 512 MB to decode; save it as JPEG"):
+        decode.read(file)
+
+
 def test_damaged_photos_give_an_image_or_one_line_in_bounded_time_and_memory(run: Any, tmp_path: Path) -> None:
     ended = run(ROOT / "tests" / "fuzz.py", cwd=tmp_path)
     assert ended.returncode == 0, ended.stdout

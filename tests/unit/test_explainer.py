@@ -1,6 +1,6 @@
 """Attribution maps, computed by hand where possible, feature maps and the ablation of cues."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -249,7 +249,8 @@ def test_ablation_exposes_a_model_that_uses_colour_only(settings: Settings) -> N
     photos[actual == 0, ..., 0] = 200
     photos[actual == 1, ..., 1] = 200
 
-    def by_colour(pixels: np.ndarray) -> np.ndarray:
+    def by_colour(perturbed: Iterable[np.ndarray]) -> np.ndarray:
+        pixels = np.stack(list(perturbed))
         green = (pixels[..., 1] > pixels[..., 0]).mean(axis=(1, 2))
         return np.stack([1 - green, green], axis=-1)
 

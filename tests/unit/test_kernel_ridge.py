@@ -137,11 +137,12 @@ def test_the_scores_of_two_degrees_are_stacked(fusion_params: Callable[..., Fusi
     """Against scikit-learn's regressions; with a huge penalty the stacker is the mean of the degrees."""
     (features, labels), new = cloud(5, PHOTOS), cloud(6, 20)[0]
 
-    def fit(penalty: float) -> KernelRidge:
+    def fit(penalty: float, *, loo: bool = True) -> KernelRidge:
         params = fusion_params(degree=[2, 5], stacking_penalty=penalty)
-        return KernelRidge(params, classes=3, blocks=BLOCKS, penalty=PENALTY).fit(features, labels)
+        return KernelRidge(params, classes=3, blocks=BLOCKS, penalty=PENALTY, loo=loo).fit(features, labels)
 
     ridge = fit(100)
+    np.testing.assert_array_equal(fit(100, loo=False).predict_proba(new), ridge.predict_proba(new))
     scores = [
         calibrated(reference(kernel(features, features, degree), labels).predict(kernel(new, features, degree)), scales)
         for degree, scales in zip((2, 5), ridge.gems_.arcsinh_scales, strict=True)

@@ -12,6 +12,7 @@ from gemmodel.models import metadata
 from gemmodel.models.conformal import ReferenceSet, Thresholds
 from gemmodel.models.metadata import ModelMetadata, TrainingPhotos
 from gemmodel.serve import about, feedback, predictions, stones
+from gemmodel.serve.predictor import Predictor
 from gemmodel.serve.recent import ModelPhoto, RecentPhotos
 
 CLASSES = ["Emerald", "Pyrope", "Ruby"]
@@ -55,7 +56,7 @@ def test_what_a_model_was_trained_on_is_recorded_and_described(tmp_path: Path) -
     metadata.write(METADATA, tmp_path)
     read = metadata.read(tmp_path)
     assert read.training == METADATA.training
-    described = about.describe(read, read.reference.files.tolist())
+    described = about.describe(read, range(len(read.reference.files)))
     assert (described["sources"], described["rendered"], described["photos"]) == (["minerals"], False, 15)
     ruby = {"gem": "Ruby", "mineral_class": "Corundum", "photos": 6, "pictures": ["reference/2"]}
     assert described["gems"][2] == ruby
@@ -81,7 +82,7 @@ def test_feedback_is_written_once_and_no_more_than_the_folder_takes(
 
 
 def test_photos_are_forgotten_by_number_and_by_age() -> None:
-    photo = ModelPhoto(np.zeros((2, 2, 3), np.uint8), RUBY, NEAR_RUBY)
+    photo = ModelPhoto(np.zeros((2, 2, 3), np.uint8), RUBY, NEAR_RUBY, Predictor.__new__(Predictor))
 
     async def keep() -> None:
         few = RecentPhotos(max_photos=2)

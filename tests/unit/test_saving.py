@@ -61,8 +61,10 @@ def test_a_fusion_model_is_saved_as_the_same_bytes_and_loaded_with_the_same_prob
     )
     for name in ("first", "second"):
         saving.save(model, CLASSES, tmp_path / name)
-    assert sorted(path.name for path in (tmp_path / "first").iterdir()) == ["classes.json", "input.json", "model.keras"]
-    for name in ("model.keras", "classes.json", "input.json"):
+    assert sorted(path.name for path in (tmp_path / "first").iterdir()) == [
+        "classes.json", "input.json", "model.keras", "sha256.json",
+    ]  # fmt: skip
+    for name in ("model.keras", "classes.json", "input.json", "sha256.json"):
         assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
     loaded, classes = saving.load(tmp_path / "first")
     assert classes == CLASSES

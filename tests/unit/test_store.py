@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy.engine import make_url
 
-from gemmodel.core.errors import DataError, TrackingError
+from gemmodel.core.errors import DataError, TrackingError, without_secrets
 from gemmodel.tracking import store
 
 COLUMNS = {
@@ -159,8 +159,13 @@ def test_the_projects_root_is_named_below_it(project: Callable[[str], Path]) -> 
         store.check_exists()
 
 
-def test_a_password_is_not_shown() -> None:
-    assert store.display_uri("postgresql+psycopg2://me:p@ss@host/db") == "postgresql+psycopg2://me:***@host/db"
+def test_a_password_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert without_secrets("postgresql+psycopg2://me:p@ss@host/db") == "postgresql+psycopg2://me:***@host/db"
     message = "API request to https://me:secret@host/api failed: host: see b@c"
-    assert store.display_uri(message) == message.replace("secret", "***")
-    assert store.display_uri("sqlite:////a:b@c.db") == "sqlite:////a:b@c.db"
+    assert without_secrets(message) == message.replace("secret", "***")
+    assert without_secrets("sqlite:////a:b@c.db") == "sqlite:////a:b@c.db"
+    assert without_secrets("postgresql://me:p/ss@host/db?sslpassword=abc&x=1") == (
+        "postgresql://me:***@host/db?sslpassword=***&x=1"
+    )
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "a long token\n")
+    assert without_secrets("Invalid header value: 'Bearer a long token'") == "Invalid header value: 'Bearer ***'"

@@ -46,7 +46,12 @@ class KernelRidgeFit:
 
 
 def fit_ridges(
-    params: FusionParams, ridges: Iterable[Ridge], labels: np.ndarray, groups: Sequence[np.ndarray]
+    params: FusionParams,
+    ridges: Iterable[Ridge],
+    labels: np.ndarray,
+    groups: Sequence[np.ndarray],
+    *,
+    loo: bool = True,
 ) -> KernelRidgeFit:
     """Fits one calibrated regression per degree, and the stacker of their scores.
 
@@ -57,6 +62,7 @@ def fit_ridges(
         labels: class indices, shape (photos,).
         groups: indices of the classes among which the probabilities sum to 1. Each group is fitted to its own photos.
             Only a single group is stacked.
+        loo: whether `loo_probs` are computed, which takes five more stackers; without them they are empty.
     """
     dual_coefs, arcsinh_scales, scaled = [], [], []
     for dual_coef, loo_scores in ridges:
@@ -69,9 +75,9 @@ def fit_ridges(
     mean = np.tile(np.eye(classes) / len(scaled), (len(scaled), 1))
     if len(groups) > 1 or not params.stacking_penalty:
         return KernelRidgeFit(dual_coefs, arcsinh_scales, mean, grouped_softmax(scores @ mean, groups))
-    loo_probs = np.zeros((len(labels), classes))
+    loo_probs = np.zeros((len(labels) if loo else 0, classes))
     folds = np.arange(len(labels)) % STACKING_FOLDS  # photos are sorted by class, so every fold has all classes
-    for fold in range(STACKING_FOLDS):
+    for fold in range(STACKING_FOLDS if loo else 0):
         inside = folds == fold
         stacker = fit_stacker(scores[~inside], labels[~inside], mean, params.stacking_penalty)
         loo_probs[inside] = softmax(scores[inside] @ stacker, axis=1)

@@ -49,6 +49,7 @@ class KernelRidge:
             half the penalty gives a photo twice the weight.
         parents: for `labels: separate`, the index of the mineral class of each class.
         seed: of the landmarks.
+        loo: whether `loo_probs_` are needed; without them a fit with stacking is faster.
         client: of Dask, whose workers share the work where there are more photos than landmarks.
         scratch: a folder for what its workers read.
 
@@ -69,11 +70,12 @@ class KernelRidge:
         penalty: float | np.ndarray,
         parents: Sequence[int] = (),
         seed: int = 0,
+        loo: bool = True,
         client: Any = None,
         scratch: Path = Path(".train-backup"),
     ) -> None:
         self.params, self.classes, self.blocks = params, classes, list(blocks)
-        self.client, self.scratch = client, scratch
+        self.client, self.scratch, self.loo = client, scratch, loo
         self.penalty, self.parents, self.seed = penalty, np.asarray(parents, int), seed
         self.mineral_classes_: KernelRidgeFit | None = None
 
@@ -123,10 +125,11 @@ class KernelRidge:
             kernel = self.kernel_.between_landmarks()
             return [
                 fit_ridges(
-                    self.params, (grouped_ridge(kernel**d, penalties, labels, groups) for d in degrees), labels, groups
+                    self.params, (grouped_ridge(kernel**d, penalties, labels, groups) for d in degrees), labels, groups,
+                    loo=self.loo,
                 )
                 for labels, groups in problems
-            ]
+            ]  # fmt: skip
         regressions = [self._regression(labels, group) for labels, groups in problems for group in groups]
         weights = (1 / penalties).astype(np.float32)
         problem = Problem(self.kernel_, degrees, centres(self.kernel_, degrees), weights, regressions)
@@ -135,7 +138,7 @@ class KernelRidge:
         for labels, groups in problems:
             used = slice(start, start := start + len(groups))
             joined = [self._joined(regressions[used], solved[used]) for solved in by_degree]
-            fits.append(fit_ridges(self.params, joined, labels, groups))
+            fits.append(fit_ridges(self.params, joined, labels, groups, loo=self.loo))
         return fits
 
     def _regression(self, labels: np.ndarray, group: np.ndarray) -> Regression:

@@ -1,0 +1,113 @@
+"""Runs of killed processes are ended by the next process of the project; those of living ones stay as they are."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import mlflow
+import pytest
+
+from gemmodel.tracking import runs
+from gemmodel.tune import mlflow_log
+from tests.conftest import ROOT
+
+OPEN = """
+import os, sys
+from gemmodel.tracking import runs
+from gemmodel.tune import mlflow_log
+
+with runs.mlflow_store():
+    pass
+print("ready", flush=True)
+for line in sys.stdin:
+    if os.fork() == 0:  # a process of its own for each run, without another import
+        kind, name = line.split()
+        if kind == "train":
+            with runs.training_run(name, {"base": {"seed": 1}}, {}, device="CPU"):
+                print(os.getpid(), flush=True)
+                os.read(int(sys.argv[1]), 1)
+        elif kind == "evaluate":
+            with runs.model_run(name):
+                print(os.getpid(), flush=True)
+                os.read(int(sys.argv[1]), 1)
+        else:
+            with mlflow_log.study_run(name, name, {}) as study, mlflow_log.trial_run(study, 0, {"base": {"seed": 1}}):
+                print(os.getpid(), flush=True)
+                os.read(int(sys.argv[1]), 1)
+        os._exit(0)
+while True:
+    try:
+        os.wait()
+    except ChildProcessError:
+        break
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Work in a folder with the default store."""
+    for name in list(os.environ):
+        if name.startswith("MLFLOW_"):
+            monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+    before = mlflow.get_tracking_uri()
+    yield tmp_path
+    mlflow.set_tracking_uri(before)
+
+
+def statuses() -> dict[str, str]:
+    found = mlflow.search_runs(experiment_names=["gemstones"], output_format="list")
+    return {str(run.info.run_name): run.info.status for run in found}
+
+
+def test_a_killed_run_is_ended_and_a_living_one_is_not(project: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    if not hasattr(os, "fork"):
+        pytest.skip("no os.fork here")
+    ends, release = os.pipe()
+    helper = subprocess.Popen(
+        [sys.executable, "-c", OPEN, str(ends)], env=os.environ | {"PYTHONPATH": str(ROOT)}, pass_fds=(ends,),
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert helper.stdin and helper.stdout
+
+    def printed() -> str:
+        assert helper.stdout
+        return next(line for line in map(str.strip, helper.stdout) if line == "ready" or line.isdigit())
+
+    def opened(kind: str, name: str) -> int:
+        assert helper.stdin
+        helper.stdin.write(f"{kind} {name}\n")
+        helper.stdin.flush()
+        return int(printed())
+
+    try:
+        assert printed() == "ready"
+        killed = [opened("train", "killed"), opened("evaluate", "abcdef0123"), opened("tune", "study")]
+        opened("train", "living")
+        assert set(statuses().values()) == {"RUNNING"}
+        for pid in killed:
+            os.kill(pid, 9)
+        capfd.readouterr()
+        while len(list((project / "logs" / "running").glob("*.json"))) > 2:  # a killed process dies in its own time
+            with runs.training_run("next", {"base": {"seed": 1}}, {}, device="CPU"):
+                assert statuses()["living"] == "RUNNING"
+                if "RUNNING" not in [status for name, status in statuses().items() if name not in ("living", "next")]:
+                    break
+        assert "killed: its process was killed; the run is ended as KILLED" in capfd.readouterr().out
+        ended = dict.fromkeys(("killed", "fetched-abcdef01", "study", "trial-0"), "KILLED")
+        assert statuses() == ended | {"living": "RUNNING", "next": "FINISHED"}
+        with mlflow_log.study_run("study", "study", {}) as study:  # resumed
+            with mlflow_log.trial_run(study, 0, {"base": {"seed": 1}}):
+                pass
+        os.write(release, b".")
+        helper.stdin.close()
+        assert helper.wait(60) == 0
+        assert [statuses()[name] for name in ("living", "trial-0")] == ["FINISHED"] * 2
+        assert list((project / "logs" / "running").glob("*.json")) == []
+    finally:
+        helper.kill()
+        helper.wait()
+        os.close(release)
+        os.close(ends)
