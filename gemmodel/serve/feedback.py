@@ -10,6 +10,7 @@ from pathvalidate import ValidationError, validate_filename
 from gemmodel.core import files, image_folder
 from gemmodel.core.errors import DataError
 from gemmodel.images import decode
+from gemmodel.serve.uploads import RefusedError
 
 MAX_PHOTOS = 1000  # that wait for a review; strangers cannot fill a disk
 MAX_SIDE = 2048  # pixels, as `clean.max_side`
@@ -34,7 +35,8 @@ def save(photo: bytes, gem: str, folder: Path, *, classes: Sequence[str]) -> Pat
 
     Raises:
         FolderFullError: the folder holds MAX_PHOTOS photos.
-        DataError: the name cannot be that of a folder, or the photo cannot be read.
+        RefusedError: the name cannot be that of a folder.
+        DataError: the photo cannot be read.
         OSError: the folder cannot be written.
     """
     name = _class_name(gem, classes)
@@ -60,7 +62,8 @@ def _class_name(gem: str, classes: Sequence[str]) -> str:
     try:
         validate_filename(name, platform="universal", max_len=MAX_NAME)
     except ValidationError:
-        raise DataError(f"not a name of a gem; it must have 1 to {MAX_NAME} letters") from None
+        message = f"not a name of a gem; it must have 1 to {MAX_NAME} letters"
+        raise RefusedError(message, "not_a_name", letters=MAX_NAME) from None
     if not name[0].isalpha() or not name.isprintable():
-        raise DataError("not a name of a gem; it must begin with a letter")
+        raise RefusedError("not a name of a gem; it must begin with a letter", "not_a_name", letters=MAX_NAME)
     return name

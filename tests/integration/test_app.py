@@ -25,6 +25,7 @@ import pytest
 from PIL import ExifTags, Image
 
 from gemmodel.core import files
+from gemmodel.explain import cues
 
 ROOT = Path(__file__).parents[2]
 LANGUAGES = ROOT / "gemmodel" / "serve" / "page" / "languages"
@@ -307,6 +308,38 @@ def test_example_is_tried_and_its_answer_saved_as_a_picture(page: Any, photos: l
         assert picture.height > 300
 
 
+def test_answer_is_shared_as_a_picture_or_downloaded(page: Any, server: Server, photos: list[Path]) -> None:
+    assert not page.locator("#share").is_visible()  # headless Chromium has nothing to share with
+    page.add_init_script("""
+        navigator.canShare = ({files}) => files.every((file) => file.type === "image/png");
+        navigator.share = async ({files, title}) => {
+            window.shared = {title, name: files[0].name, picture: await files[0].arrayBuffer().then((bytes) =>
+                btoa(Array.from(new Uint8Array(bytes), (byte) => String.fromCharCode(byte)).join("")))};
+            if (window.refusal) throw new DOMException("", window.refusal);
+        };
+    """)  # the part of the browser and its system
+    open_page(page, server)
+    page.set_input_files("#file", photos[0])
+    wait_for_explanation(page)
+    page.click("#share")
+    page.wait_for_function("window.shared")
+    shared = page.evaluate("window.shared")
+    assert (shared["title"], shared["name"]) == (page.title(), "gem.png")
+    with Image.open(io.BytesIO(base64.b64decode(shared["picture"]))) as picture:
+        assert (picture.format, picture.width) == ("PNG", 1000)
+        assert len(np.unique(np.asarray(picture.convert("RGB")).reshape(-1, 3), axis=0)) > 100  # the photo is on it
+    downloads: list[Any] = []
+    page.on("download", downloads.append)
+    page.evaluate("window.refusal = 'AbortError'; window.shared = null")
+    page.click("#share")
+    page.wait_for_function("window.shared")
+    with page.expect_download() as download:
+        page.evaluate("window.refusal = 'NotAllowedError'")
+        page.click("#share")
+    assert download.value.suggested_filename == "gem.png"
+    assert len(downloads) == 1  # none when the user has closed what was to share
+
+
 def test_large_photo_is_scaled_down_sent_once_and_can_be_cancelled(page: Any, draw: Any, tmp_path: Path) -> None:
     file = tmp_path / "large.jpg"
     file.write_bytes(encoded(draw(0, size=(4000, 3000)), quality=100, subsampling=0))
@@ -377,11 +410,84 @@ def test_page_speaks_the_language_of_the_browser_or_of_the_menu(
 
 def test_all_languages_have_the_same_texts_and_values() -> None:
     values = {
-        path.stem: {key: sorted(re.findall(r"{\w+}", text)) for key, text in files.read_json(path).items()}
+        path.stem: {key: sorted(set(re.findall(r"{\w+}", text))) for key, text in files.read_json(path).items()}
         for path in LANGUAGES.glob("*.json")
     }
+    english = values.pop("en")
+    english |= {key: sorted(set(re.findall(r"{\w+}", text))) for key, text in cues.SENTENCES.items()}
+    english |= {f"colour_{colour}": [] for colour in cues.COLOURS}
+    for key, sent in {"refused": "status", "too_many_pixels": "megapixels", "not_a_name": "letters"}.items():
+        english[key] = [f"{{{sent}}}"]
+    for key in ("not_a_photo", "damaged", "not_stored", "feedback_full"):  # in English the server's message
+        english[key] = []
     for language, found in values.items():
-        assert found | {"refused": ["{detail}"]} == values["en"], language
+        assert found == english, language
+
+
+def test_page_shows_no_english_in_another_language(
+    browser: Any, server: Server, photos: list[Path], tmp_path: Path
+) -> None:
+    german = files.read_json(LANGUAGES / "de.json")
+    english = [*files.read_json(LANGUAGES / "en.json").values(), *cues.SENTENCES.values()]
+    english += ["send a JPEG", "not an image", "name of a gem"]
+    fragments = {part for text in english for part in re.split(r"{\w+}", text) if len(part) > 9}
+    fragments = {part for part in fragments if not any(part in text for text in german.values())}
+    assert len(fragments) > 80
+    context = browser.new_context(viewport={"width": 390, "height": 844}, locale="de")
+    page = context.new_page()
+
+    def check(state: str) -> str:
+        labels = page.evaluate(
+            "[...document.querySelectorAll('[aria-label], [alt]')].map((one) => one.ariaLabel ?? one.alt).join('\\n')"
+        )
+        shown = str(page.inner_text("body") + labels)
+        assert [part for part in fragments if part in shown] == [], state
+        return shown
+
+    open_page(page, server)
+    check("start")
+    page.set_input_files("#file", photos[0])
+    wait_for_explanation(page)
+    shown = check("explained")
+    starts = [re.split(r"{\w+}", german[key])[0] for key in german if key.startswith("cue_")]
+    reasons = page.locator("#reasons li").all_inner_texts()
+    assert len(reasons) == 3
+    colours = tuple(german[f"colour_{colour}"] for colour in cues.COLOURS)
+    assert all(text.startswith((*filter(None, starts), *colours)) for text in reasons), reasons
+    assert "undefined" not in shown and "{" not in shown
+    page.click("#crop-open")
+    page.click("#feedback summary")
+    page.fill("#right-gem", "../Ruby")
+    page.check("#consent")
+    page.click("#give")
+    page.wait_for_selector("#feedback-status:has-text('kein Name')")
+    check("name refused")
+    for key, data in {
+        "not_a_photo": b"<html>",
+        "damaged": photos[0].read_bytes()[:-3000],
+        "too_many_pixels": bad_files(photos[0])["of at most 50 megapixels"],
+    }.items():
+        file = tmp_path / f"{key}.jpg"
+        file.write_bytes(data)
+        page.set_input_files("#file", file)
+        page.wait_for_selector("#status.error")
+        page.wait_for_selector("#work", state="hidden")
+        assert page.inner_text("#status") == german[key].replace("{megapixels}", "50")
+        check(key)
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    dispatch(page, "drop", photos[1].read_bytes(), encoded(Image.fromarray(noise), quality=95))
+    wait_for_answer(page, "stone-0.jpg")
+    page.click("#join")
+    page.wait_for_selector("#name:has-text('Ein Stein')")
+    check("joined")
+    page.locator("#list li:has-text('stone-1.jpg') .thumbnail").first.click()
+    assert page.inner_text("#text").startswith("Unbekannt")
+    check("unknown")
+    page.context.set_offline(True)
+    page.set_input_files("#file", photos[1])
+    page.wait_for_selector("#status:has-text('offline')")
+    check("offline")
+    context.close()
 
 
 def test_feedback_needs_a_consent_and_becomes_photos_that_a_crawl_takes(
