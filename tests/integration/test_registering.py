@@ -134,7 +134,8 @@ def test_only_a_model_that_is_better_by_the_test_is_champion(make_project: Any, 
     assert aliases() == {"challenger": "3", "champion": "3"}
     for number, decision in (("1", first), ("2", luck), ("3", better)):
         stored = tags(number)
-        assert set(stored) == {*decision, "decision"}  # `pending` is gone
+        hashes = {f"{table}.sha256" for table in (version_files.TRAINING_SET, version_files.TEST_PREDICTIONS)}
+        assert set(stored) == {*decision, "decision", *hashes}  # `pending` is gone
         assert json.loads(stored["decision"]) == decision
         assert {key: stored[key] for key in decision} == {key: str(value) for key, value in decision.items()}
     assert tickets() == []
