@@ -4,9 +4,9 @@ import kill
 import pytest
 from repository import build
 
-# Those that differ in what they leave: processes of their own, open runs, tickets, copies of the workspace, a study.
+# Those that differ in what they leave: processes, open runs, tickets, copies of the workspace, a study.
 NAMES = [
-    "crawl", "clean", "embed", "train", "evaluate", "register", "report", "temp", "queue", "tune", "promote", "rollback"
+    "crawl", "clean", "embed", "train", "evaluate", "register", "report", "temp", "describe", "tune", "promote", "rollback"
 ]  # fmt: skip
 
 
