@@ -5,9 +5,7 @@ import pytest
 from repository import build
 
 # Those that differ in what they leave: processes, open runs, tickets, copies of the workspace, a study.
-NAMES = [
-    "crawl", "clean", "embed", "train", "evaluate", "register", "report", "temp", "describe", "tune", "promote", "rollback"
-]  # fmt: skip
+NAMES = "crawl clean describe embed train evaluate register report temp tune promote rollback".split()
 
 
 @pytest.fixture(scope="module")
