@@ -5,7 +5,20 @@ import pytest
 from repository import build
 
 # Those that differ in what they leave: processes, open runs, tickets, copies of the workspace, a study.
-NAMES = "crawl clean describe embed train evaluate register report temp tune promote rollback".split()
+NAMES = [
+    "crawl",
+    "clean",
+    "describe",
+    "embed",
+    "train",
+    "evaluate",
+    "register",
+    "report",
+    "temp",
+    "tune",
+    "promote",
+    "rollback",
+]
 
 
 @pytest.fixture(scope="module")
