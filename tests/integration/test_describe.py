@@ -11,6 +11,8 @@ import pytest
 from PIL import Image
 from scrapy import Selector
 
+from gemmodel.core import hashing
+
 
 @pytest.fixture(scope="module")
 def described(split_project: Any, new_project: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -23,8 +25,9 @@ def described(split_project: Any, new_project: Any, tmp_path_factory: pytest.Tem
     for source, path, number in ((ruby[0], "Ruby/copy.jpg", 90), (citrine[0], "Malachite/copy.jpg", 91)):
         shutil.copy(raw / source["path"], raw / path)
         lines.append(source | {"path": path, "gem": path.split("/")[0], "number": number})
-    (raw / "Ruby" / "<b>page.jpg").write_text("<html>")
-    lines.append(ruby[0] | {"path": "Ruby/<b>page.jpg", "number": 92})
+    page = raw / "Ruby" / "<b>page.jpg"
+    page.write_text("<html>")
+    lines.append(ruby[0] | {"path": "Ruby/<b>page.jpg", "number": 92, "sha256": hashing.sha256(page)})
     (raw / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     project.run("clean", "split", "augment", "describe")
     return Path(project.root)

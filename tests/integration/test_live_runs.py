@@ -54,6 +54,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
             monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
     before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path / 'mlflow.db'}")  # an earlier test may have named another
     yield tmp_path
     mlflow.set_tracking_uri(before)
 
@@ -129,6 +130,5 @@ with runs.training_run("killed", {"base": {"seed": 1}}, {}, device="CPU"):
     assert run("-c", killed, cwd=project).returncode == -9
     checked = run("-m", "gemmodel.cli", "check", cwd=project)
     assert checked.returncode == 0, checked.stderr
-    mlflow.set_tracking_uri(f"sqlite:///{project / 'mlflow.db'}")
     assert statuses() == {"killed": "KILLED"}
     assert list((project / "logs" / "running").iterdir()) == [project / "logs" / "running" / "lock"]

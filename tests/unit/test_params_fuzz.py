@@ -2,7 +2,6 @@
 
 import random
 import re
-import time
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,6 @@ PIECES = [
     "%", "2001-99-99", ".inf", ".nan", "? ", "<<: ", "@", "`", "null", "9" * 30, "\0", "\u2028", "\ufeff", "é",
     "!!bool ",
 ]  # fmt: skip
-LIMIT_S = 1.0
 
 
 def mutated(rng: random.Random, text: str) -> str:
@@ -35,14 +33,12 @@ def mutated(rng: random.Random, text: str) -> str:
 
 def check(path: Path) -> str:
     """Return what is said of a file; nothing for one that is read."""
-    start = time.process_time()
     try:
         params.load(path)
     except ParameterError as error:
         line = str(error).replace(str(path), path.name)
     else:
         line = ""
-    assert time.process_time() - start < LIMIT_S
     assert len(line) <= 300 and len(line.splitlines()) <= 1, line
     return line
 
