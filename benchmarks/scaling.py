@@ -43,7 +43,7 @@ from gemmodel.images import decode
 
 ROOT = Path(__file__).parents[1]
 DVC = [sys.executable, "-m", "dvc"]
-STAGES = ["crawl", "clean", "split", "describe", "augment", "embed", "train", "evaluate", "explore"]
+STAGES = ["crawl", "clean", "split", "augment", "describe", "embed", "train", "evaluate", "explore"]
 COMMIT, STATUS, REPRO, PUSH, PUSH_AGAIN = (
     "dvc commit: hashes and caches all outputs", "dvc status, nothing to do", "dvc repro, nothing to do",
     "dvc push to a folder", "dvc push again",

@@ -10,7 +10,7 @@ import subprocess
 import sys
 
 STAGES = (
-    "crawl", "clean", "split", "describe", "augment", "embed", "train", "evaluate", "explain", "explore", "register",
+    "crawl", "clean", "split", "augment", "describe", "embed", "train", "evaluate", "explain", "explore", "register",
     "report",
 )  # fmt: skip
 HEAVY = ("tensorflow", "mlflow", "scrapy")
