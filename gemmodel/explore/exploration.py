@@ -4,6 +4,7 @@ Everything runs on one thread: the order of a sum changes its rounding, and UMAP
 """
 
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -16,6 +17,7 @@ from sklearn.cluster import KMeans
 from sklearn.decomposition import KernelPCA
 from sklearn.manifold import TSNE
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score, silhouette_score
+from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
@@ -169,10 +171,22 @@ def _umap(components: np.ndarray, params: ExploreParams, seed: int) -> np.ndarra
         finally:
             del sys.modules["tensorflow"]
     import umap
+    from umap import umap_
 
-    neighbours = min(params.neighbours, len(components) - 1)
-    reducer = umap.UMAP(n_neighbors=neighbours, min_dist=params.min_dist, random_state=seed, n_jobs=1)
-    positions: np.ndarray = reducer.fit_transform(components)
+    # Numba compiles UMAP's loops for longer than they run: those that it can keep on disk it compiles once.
+    for function in (umap_.smooth_knn_dist, umap_.compute_membership_strengths):
+        function.enable_caching()
+    photos, neighbours = len(components), min(params.neighbours, len(components) - 1)
+    distances, nearest = NearestNeighbors(n_neighbors=neighbours - 1).fit(components).kneighbors()
+    with_itself = (
+        np.column_stack([np.arange(photos), nearest]).astype(np.int32),
+        np.column_stack([np.zeros(photos), distances]).astype(np.float32),
+    )
+    reducer = umap.UMAP(
+        n_neighbors=neighbours, min_dist=params.min_dist, random_state=seed, n_jobs=1, precomputed_knn=with_itself
+    )
+    with warnings.catch_warnings(action="ignore", category=UserWarning):  # it says that no other photos can be mapped
+        positions: np.ndarray = reducer.fit_transform(components)
     return positions
 
 
