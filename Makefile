@@ -2,6 +2,10 @@ PYTHON ?= python3
 BIN := .venv/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 INSTALLED := .venv/installed
+INSTALLED_DEV := .venv/installed-dev
+
+COMPILE := uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-header -q
+PIP_INSTALL := pip install --quiet --disable-pip-version-check
 
 .PHONY: help repro pull demo test fuzz kill lint ui server bench lock clean
 .DEFAULT_GOAL := help
@@ -21,16 +25,16 @@ demo: $(INSTALLED) ## try a model without training: MODEL=git address of a team'
 	$(if $(wildcard demo),,dvc artifacts get $(or $(MODEL),$(error make demo MODEL=https://host/team/gems.git: name the project whose model is fetched; docs/sharing.md)) gemstones $(if $(REV),--rev $(REV)) --out demo)
 	@gemmodel app --model demo --port $(or $(PORT),8000)
 
-test: $(INSTALLED) ## set up and run all tests
+test: $(INSTALLED_DEV) ## set up, also what tests need, and run all tests
 	python -m pytest -n 2 --dist loadfile --no-loadscope-reorder  # test_pipeline, the slowest, starts first
 
-fuzz: $(INSTALLED) ## read damaged photos for about an hour (NUMBER=10000000 SEED=0)
+fuzz: $(INSTALLED_DEV) ## read damaged photos for about an hour (NUMBER=10000000 SEED=0)
 	python -W ignore tests/fuzz.py --number $(or $(NUMBER),10000000) --seed $(or $(SEED),0)
 
-kill: $(INSTALLED) ## kill commands at random moments and check what heals them, for about an hour (NUMBER=100 SEED=0)
+kill: $(INSTALLED_DEV) ## kill commands at random moments and check what heals them, for about an hour (NUMBER=100 SEED=0)
 	python tests/e2e/kill.py --kills $(or $(NUMBER),100) --seed $(or $(SEED),0)
 
-lint: $(INSTALLED) ## check format, lint, imports and types, as CI does
+lint: $(INSTALLED_DEV) ## check format, lint, imports and types, as CI does
 	ruff format --check .
 	ruff check .
 	lint-imports --no-cache --no-logo
@@ -39,14 +43,15 @@ lint: $(INSTALLED) ## check format, lint, imports and types, as CI does
 ui: $(INSTALLED) ## serve MLflow's UI and print its address (PORT=...)
 	@gemmodel ui --port $(or $(PORT),5000)
 
-server: $(INSTALLED) ## try a team's MLflow server: PostgreSQL, S3, users (PORT=...)
+server: $(INSTALLED_DEV) ## try a team's MLflow server: PostgreSQL, S3, users (PORT=...)
 	python tools/dev_mlflow_server.py --port $(or $(PORT),5000)
 
 bench: $(INSTALLED) ## run the speed benchmarks that docs/results.md quotes (needs ../shared/gemstones)
 	for name in nothing_to_do stage_imports cleaning augmentation mixed_precision epoch_ends; do echo "== $$name"; python benchmarks/$$name.py || exit 1; done
 
-lock: $(INSTALLED) ## pin the requirements with hashes, for every platform (UPGRADE=--upgrade: to the latest versions)
-	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes --no-header $(UPGRADE) -q -o requirements.lock
+lock: $(INSTALLED_DEV) ## pin the requirements with hashes, for every platform (UPGRADE=--upgrade: to the latest versions)
+	$(COMPILE) --extra dev $(UPGRADE) -o requirements-dev.lock
+	$(COMPILE) $(addprefix --extra ,pipeline heic s3 ssh tune webdav) --constraint requirements-dev.lock -o requirements.lock
 
 clean: ## remove the outputs of the pipeline, but no photos, caches, runs or environment
 	rm -rf data models logs dvc_plots
@@ -56,6 +61,10 @@ clean: ## remove the outputs of the pipeline, but no photos, caches, runs or env
 $(INSTALLED): requirements.lock
 	@$(PYTHON) -c 'import sys; (3, 11) <= sys.version_info < (3, 14) or sys.exit("make: Python 3.11 to 3.13 is needed and $(PYTHON) is %d.%d; name another: make PYTHON=python3.12" % sys.version_info[:2])'
 	$(PYTHON) -m venv .venv
-	pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
-	pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	$(PIP_INSTALL) --require-hashes -r requirements.lock
+	$(PIP_INSTALL) --no-deps --no-build-isolation -e .
 	@touch $(INSTALLED)
+
+$(INSTALLED_DEV): requirements-dev.lock $(INSTALLED)
+	$(PIP_INSTALL) --require-hashes -r requirements-dev.lock
+	@touch $(INSTALLED_DEV)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 MAX_LINE = 300  # characters of an error's line
 SECRET_NAMES = re.compile(r"PASSWORD|PASSWD|TOKEN|SECRET|ACCESS_KEY|API_KEY|CREDENTIAL")  # of variables
+OWN_PACKAGES = ("gemmodel", "sample_site", "scraper", "stages")
 MIN_SECRET = 6  # characters: shorter ones would blank out parts of other words
 
 
@@ -80,6 +81,13 @@ def cli_errors(command: str) -> Iterator[None]:
         print(end="", flush=True)  # here, where a closed pipe is caught
     except GemmodelError as error:
         sys.exit(f"{command}: {shortened(without_secrets(str(error)), MAX_LINE)}")
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] in OWN_PACKAGES:
+            raise
+        sys.exit(
+            f"{command}: {error.name} is not installed; `pip install 'gemmodel[pipeline]'` brings what predicting with "
+            "most models does not need"
+        )
     except BrokenPipeError:  # the reader of the output closed it, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

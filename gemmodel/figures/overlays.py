@@ -22,12 +22,12 @@ def overlay(photo: np.ndarray, values: np.ndarray) -> Image.Image:
     Returns:
         An RGB picture of the photo's size.
     """
-    import cv2
-
     side = len(photo)
-    heat = cv2.resize(values.astype(np.float32), (side, side), interpolation=cv2.INTER_CUBIC)
+    heat = np.asarray(Image.fromarray(values.astype(np.float32)).resize((side, side), Image.Resampling.BICUBIC))
     if len(values) == side:
-        heat = cv2.GaussianBlur(heat, (0, 0), SMOOTHING * side)
+        from scipy.ndimage import gaussian_filter  # here, since predicting needs no SciPy
+
+        heat = gaussian_filter(heat, SMOOTHING * side)
     lowest = -1 if values.min() < 0 else 0  # the interpolation swings below the values
     heat = np.clip(heat / max(float(np.percentile(np.abs(heat), PERCENTILE)), 1e-12), lowest, 1)[..., None]
     grey = np.asarray(Image.fromarray(photo).convert("L"), np.float32)[..., None]

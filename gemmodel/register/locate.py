@@ -112,8 +112,10 @@ def _cached_download(uri: str, source: str) -> Path:
     except ModelError:
         whole = False
     if not whole:
-        from gemmodel.register import versions
+        import mlflow
 
-        with files.atomic_write(folder) as new:
-            versions.fetch(source, new)
+        from gemmodel.tracking import runs
+
+        with files.atomic_write(folder) as new, runs.mlflow_store():
+            mlflow.artifacts.download_artifacts(artifact_uri=source, dst_path=str(new))
     return folder

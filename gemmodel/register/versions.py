@@ -68,12 +68,6 @@ def champion_source(name: str) -> tuple[str, str] | None:
     return (str(version.source), str(version.source)) if version else None
 
 
-def fetch(source: str, folder: Path) -> None:
-    """Downloads a registered model, as MLflow stores it, into a new folder."""
-    with runs.mlflow_store():
-        mlflow.artifacts.download_artifacts(artifact_uri=source, dst_path=str(folder))
-
-
 def decide_and_promote(
     version: ModelVersion,
     test_predictions: pd.DataFrame,

@@ -5,9 +5,9 @@ import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import mlflow
-from matplotlib.figure import Figure
 from mlflow.entities import Metric, RunTag
 from mlflow.exceptions import MlflowException
 from requests import RequestException
@@ -15,6 +15,9 @@ from requests import RequestException
 from gemmodel.core import files
 from gemmodel.core.errors import without_secrets
 from gemmodel.tracking import store
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 FAILURES = (MlflowException, RequestException)  # of a store that is unreachable; uploads fail with the second
 METRICS, CURVES = "metrics.json", "learning_curves.png"
@@ -63,7 +66,7 @@ class MetricBuffer:
         if self._sender is not None:
             self._sender.join()
 
-    def finish(self, model_sha256: str, tag: str, values: Mapping[str, float], curves: Figure) -> None:
+    def finish(self, model_sha256: str, tag: str, values: Mapping[str, float], curves: "Figure") -> None:
         """Logs the result of the training; where the store is unreachable, stores all that it lacks, and says so.
 
         Args:

@@ -6,6 +6,7 @@ import os
 import re
 import sqlite3
 import subprocess
+import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
@@ -21,13 +22,11 @@ os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 import mlflow
 import pandas as pd
-import sqlalchemy
 import yaml
 from filelock import FileLock
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric
 from mlflow.exceptions import MlflowException
 from requests import RequestException
-from sqlalchemy.exc import SQLAlchemyError
 
 from gemmodel.core.errors import TrackingError
 from gemmodel.tracking import live_runs, metric_buffer, store
@@ -101,13 +100,20 @@ def store_errors(uri: str) -> Iterator[None]:
     """
     try:
         yield
-    except (MlflowException, RequestException, SQLAlchemyError, sqlite3.Error) as error:
+    except Exception as error:
+        if not isinstance(error, (MlflowException, RequestException, sqlite3.Error, *_database_errors())):
+            raise
         if any(text in str(error) for text in ("database schema", "revision identified by")):
             raise TrackingError(
                 f"{uri}: this store belongs to another version of MLflow than {mlflow.__version__}; if it is older, "
                 "back it up and run `mlflow db upgrade URI`; if newer, install that MLflow or name another store"
             ) from None
         raise TrackingError(store.explain(uri, error)) from error
+
+
+def _database_errors() -> tuple[type[Exception], ...]:
+    """Returns SQLAlchemy's base class of errors if MLflow uses it; with a server it need not be installed."""
+    return (sys.modules["sqlalchemy"].exc.SQLAlchemyError,) if "sqlalchemy" in sys.modules else ()
 
 
 def _check_answers(uri: str) -> None:
@@ -120,9 +126,11 @@ def _check_answers(uri: str) -> None:
     scheme = uri.partition("://")[0]
     if not scheme.startswith(("postgresql", "mysql", "mssql")):
         return
+    import sqlalchemy
+
     try:
         engine = sqlalchemy.create_engine(uri, poolclass=sqlalchemy.NullPool)
-    except (ImportError, ValueError, SQLAlchemyError) as error:
+    except (ImportError, ValueError, sqlalchemy.exc.SQLAlchemyError) as error:
         reason = error if isinstance(error, ImportError) else "not a URI of a database"
         raise TrackingError(
             f"MLFLOW_TRACKING_URI: {scheme}: {reason}; for PostgreSQL write "

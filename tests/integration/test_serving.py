@@ -26,7 +26,7 @@ from PIL import Image
 from gemmodel.core.errors import DataError
 from gemmodel.images import decode
 from gemmodel.models import saving
-from gemmodel.register import locate, registration, versions
+from gemmodel.register import locate, registration
 from gemmodel.serve.predictions import Prediction
 from gemmodel.serve.predictor import Predictor
 from gemmodel.tracking import runs
@@ -134,14 +134,18 @@ def test_registered_model_is_complete_and_needs_no_tensorflow(registered: str, f
     assert network.output_shape == (None, 3)
 
 
+def environment_of(folder: Path, *requirements: str | Path) -> Path:
+    """Make a virtual environment with some requirements only; returns the folder of its programs."""
+    uv = [sys.executable, "-m", "uv"]
+    subprocess.run([*uv, "venv", "-q", "--python", sys.executable, folder], check=True)
+    programs = folder / ("Scripts" if os.name == "nt" else "bin")
+    subprocess.run([*uv, "pip", "install", "-q", "--python", programs / "python", *requirements], check=True)
+    return programs
+
+
 def test_registered_model_predicts_with_its_own_requirements_only(registered: str, tmp_path: Path, draw: Any) -> None:
     download = Path(mlflow.artifacts.download_artifacts("models:/gemstones@champion"))
-    subprocess.run(
-        [sys.executable, "-m", "uv", "venv", "-q", "--python", sys.executable, tmp_path / "venv"], check=True
-    )
-    python = tmp_path / "venv" / ("Scripts" if os.name == "nt" else "bin") / "python"
-    requirements = ["-r", str(download / "requirements.txt")]
-    subprocess.run([sys.executable, "-m", "uv", "pip", "install", "-q", "--python", python, *requirements], check=True)
+    python = environment_of(tmp_path / "venv", "-r", download / "requirements.txt") / "python"
     (tmp_path / "photo.jpg").write_bytes(jpeg(1, draw))
     code = f"""
 import sys, mlflow, pandas
@@ -327,5 +331,61 @@ def test_champion_of_a_server_is_downloaded_once(
     (path / "model.tflite").write_bytes(b"damaged")
     assert locate.champion_path("gemstones") == path
     assert (path / "model.tflite").read_bytes() == (folder / "models" / "model.tflite").read_bytes()
-    monkeypatch.setattr(versions, "fetch", lambda source, folder: pytest.fail("downloaded again"))
+    monkeypatch.setattr(mlflow.artifacts, "download_artifacts", lambda **_: pytest.fail("downloaded again"))
     assert locate.champion_path("gemstones") == path
+
+
+def test_an_install_without_extras_predicts_and_serves_in_400_mb(
+    registered: str, folder: Path, start_server: Callable[..., None], tmp_path: Path, draw: Any
+) -> None:
+    copy = tmp_path / "source"  # since setuptools writes into the folder that it builds
+    shutil.copytree(ROOT / "gemmodel", copy / "gemmodel", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, copy / name)
+    programs = environment_of(tmp_path / "venv", copy)
+    size = sum(path.lstat().st_size for path in (tmp_path / "venv").rglob("*"))
+    assert size < 400e6
+    installed = {path.name for path in next((tmp_path / "venv").rglob("site-packages")).iterdir()}
+    assert not installed & {"tensorflow", "keras", "dvc", "scrapy", "sklearn", "scipy", "matplotlib", "cv2"}
+    assert "mlflow" in installed and not any(name.startswith("mlflow-3") for name in installed)  # mlflow-skinny alone
+
+    port, store = free_port(), free_port()
+    outside = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | {"no_proxy": "*"}
+    server = ["mlflow", "server", "--port", str(store), "--workers", "1", "--backend-store-uri", registered]
+    quiet = outside | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    start_server([sys.executable, "-m", *server], f"http://127.0.0.1:{store}/health", cwd=tmp_path, env=quiet)
+    work = tmp_path / "work"
+    work.mkdir()
+    (work / "photo.jpg").write_bytes(jpeg(1, draw))
+    cache = {"XDG_CACHE_HOME": str(tmp_path / "cache"), "MLFLOW_TRACKING_URI": f"http://127.0.0.1:{store}"}
+
+    def command(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [programs / "gemmodel", *arguments], cwd=work, env=outside | cache, capture_output=True, text=True
+        )
+
+    local, remote = command("predict", "photo.jpg", "--model", folder / "models"), command("predict", "photo.jpg")
+    assert (local.returncode, local.stderr) == (remote.returncode, remote.stderr) == (0, "")
+    assert local.stdout == remote.stdout and local.stdout.startswith("photo.jpg: ")
+    explained = command("predict", "photo.jpg", "--model", folder / "models", "--explain", "why.png")
+    assert (explained.returncode, explained.stderr) == (0, "")
+    with Image.open(work / "why.png") as picture:
+        assert picture.size == (896, 448)
+    missing = command("devices")
+    assert missing.returncode == 1
+    assert missing.stderr.splitlines() == [
+        "gemmodel: keras is not installed; `pip install 'gemmodel[pipeline]'` brings what predicting with most models "
+        "does not need"
+    ]
+    photo = base64.b64encode(jpeg(1, draw)).decode()
+    start_server(
+        [programs / "gemmodel", "serve", "--port", str(port)], f"http://127.0.0.1:{port}/ping",
+        cwd=work, env=outside | cache,
+    )  # fmt: skip
+    status, body = post(f"http://127.0.0.1:{port}/invocations", {"dataframe_records": [{"photo": photo}]})
+    assert (status, body["predictions"][0]["gem"] in CLASSES) == (200, True)
+    port = free_port()
+    start_server(
+        [programs / "gemmodel", "app", "--port", str(port)], f"http://127.0.0.1:{port}/about",
+        cwd=work, env=outside | cache,
+    )  # fmt: skip
