@@ -6,10 +6,10 @@ Run it after `dvc repro embed` on real photos. Predictions are out-of-fold, on t
 test part is not read. It prints estimates that need nobody to look: label issues of confident learning, pairs of names
 that overlap by definition, nearest photos.
 
-`--sheets` draws errors at random, as many right predictions as a control, and writes contact sheets for a person. Each
-photo is beside the three nearest photos of two gems, A and B in random order: the label, and the prediction or for a
-control the second most probable gem. So the person does not know which is which, nor which photo is an error. key.csv
-has the answers.
+`--sheets` draws 100 errors and as a control 40 right predictions, and writes contact sheets for a person. Each photo is
+beside the three nearest photos of two gems, A and B in random order: the label, and the prediction or for a control the
+second most probable gem. So the person does not know which is which, nor which photo is an error. key.csv has the
+answers. A photo may also be on another sheet as a near one.
 
 `--page` reads the verdicts from the page's table of errors and prints what accuracy they leave, with intervals.
 
