@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable
 from contextlib import suppress
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from anyascii import anyascii
@@ -122,8 +123,10 @@ def _in_latin_letters(name: str, missing: frozenset[str]) -> str:
 
 @cache
 def _first() -> FontEntry:
-    path = font_manager.findfont(FIRST)
-    return next(entry for entry in font_manager.fontManager.ttflist if entry.fname == str(path))
+    path = Path(
+        font_manager.findfont(FIRST)
+    ).resolve()  # the list has paths through links, of an environment behind one
+    return next(entry for entry in font_manager.fontManager.ttflist if Path(entry.fname).resolve() == path)
 
 
 @cache
