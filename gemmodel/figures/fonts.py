@@ -123,9 +123,8 @@ def _in_latin_letters(name: str, missing: frozenset[str]) -> str:
 
 @cache
 def _first() -> FontEntry:
-    path = Path(
-        font_manager.findfont(FIRST)
-    ).resolve()  # the list has paths through links, of an environment behind one
+    # The list has paths through links where the environment lies behind one.
+    path = Path(font_manager.findfont(FIRST)).resolve()
     return next(entry for entry in font_manager.fontManager.ttflist if Path(entry.fname).resolve() == path)
 
 
