@@ -1,5 +1,5 @@
 import { model, showAbout } from "./about.js";
-import { headline, showAnswer } from "./answer.js";
+import { headline, reason, showAnswer } from "./answer.js";
 import * as camera from "./camera.js";
 import * as crop from "./crop.js";
 import * as feedback from "./feedback.js";
@@ -59,7 +59,7 @@ async function explain(entry) {
     if (entry !== current) return;
     byId("why").querySelector("p").textContent = t("explanation_part");
     byId("reasons").hidden = !entry.reasons;
-    byId("reasons").replaceChildren(...(entry.reasons ?? []).map((sentence) => create("li", sentence)));
+    byId("reasons").replaceChildren(...(entry.reasons ?? []).map((sentence) => create("li", reason(sentence))));
     byId("explanation").src = entry.explanation;
     byId("explanation").hidden = byId("why").hidden = false;
     if (byId("status").textContent === t("explaining")) setStatus("");  // what else it says, such as an error, stays
