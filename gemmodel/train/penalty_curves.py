@@ -45,7 +45,7 @@ def penalty_curves(
         accuracy = float((probs.argmax(axis=1) == actual).mean())
         rows.append((curve, penalty, float(log_loss(actual, probs, labels=range(classes))), accuracy))
 
-    for degree in sorted(ridge.params.degree):
+    for degree in sorted({1, *ridge.params.degree}):  # and that of a linear model, to compare
         power = kernel**degree
         for penalty in (kept * factor for factor in FACTORS):
             with threadpool_limits(

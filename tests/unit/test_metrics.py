@@ -267,7 +267,7 @@ def test_the_curves_of_a_fit_in_closed_form_are_those_of_its_leave_one_out_score
     assert len(alone) == 5
     assert alone.loc[0.1, ["loss", "accuracy"]].tolist() == pytest.approx(head.iloc[0, 2:].tolist())
     figure = curves.closed_form_curves(points)
-    assert [len(line.get_xdata()) for line in figure.axes[0].lines] == [5, 1, 2]
+    assert [len(line.get_xdata()) for line in figure.axes[0].lines] == [5, 5, 1, 2]
     assert render(figure).width > 200
 
 
