@@ -308,6 +308,51 @@ def test_example_is_tried_and_its_answer_saved_as_a_picture(page: Any, photos: l
         assert picture.height > 300
 
 
+def test_answer_is_shared_as_a_picture_or_downloaded(page: Any, server: Server, photos: list[Path]) -> None:
+    assert not page.locator("#share").is_visible()  # headless Chromium has nothing to share with
+    page.add_init_script("""
+        navigator.canShare = ({files}) => files.every((file) => file.type === "image/png");
+        navigator.share = async ({files, title}) => {
+            window.shared = {title, name: files[0].name, picture: await files[0].arrayBuffer().then((bytes) =>
+                btoa(Array.from(new Uint8Array(bytes), (byte) => String.fromCharCode(byte)).join("")))};
+            document.documentElement.dataset.shared = Number(document.documentElement.dataset.shared ?? 0) + 1;
+            if (window.refusal) throw new DOMException("", window.refusal);
+        };
+        window.written = [];
+        const { fillText } = CanvasRenderingContext2D.prototype;
+        CanvasRenderingContext2D.prototype.fillText = function (text, ...place) {
+            window.written.push(text);
+            return fillText.call(this, text, ...place);
+        };
+    """)  # the part of the browser and its system; and what is written on pictures
+    open_page(page, server)
+    page.set_input_files("#file", photos[0])
+    wait_for_explanation(page)
+    page.click("#share")
+    page.wait_for_selector("html[data-shared='1']")
+    shared = page.evaluate("window.shared")
+    assert (shared["title"], shared["name"]) == (page.title(), "gem.png")
+    with Image.open(io.BytesIO(base64.b64decode(shared["picture"]))) as picture:
+        assert (picture.format, picture.width) == ("PNG", 1000)
+        pixels = np.asarray(picture.convert("RGB"))
+    left, right = pixels[40:440, 40:440], pixels[40:440, 480:]
+    assert len(np.unique(left.reshape(-1, 3), axis=0)) > 100  # the photo
+    assert (right.max(axis=-1) < 64).any(axis=1).sum() > 100  # rows with letters
+    written = "".join(page.evaluate("window.written"))
+    assert page.inner_text("#text") in written and page.inner_text("#top > li span >> nth=0") in written
+    downloads: list[Any] = []
+    page.on("download", lambda one: downloads.append(one))
+    page.evaluate("window.refusal = 'AbortError'")
+    page.click("#share")
+    page.wait_for_selector("html[data-shared='2']")
+    with page.expect_download() as download:
+        page.evaluate("window.refusal = 'NotAllowedError'")
+        page.click("#share")
+    assert download.value.suggested_filename == "gem.png"
+    assert download.value.path().read_bytes() == base64.b64decode(page.evaluate("window.shared.picture"))
+    assert len(downloads) == 1  # none when the user has closed what was to share
+
+
 def test_large_photo_is_scaled_down_sent_once_and_can_be_cancelled(page: Any, draw: Any, tmp_path: Path) -> None:
     file = tmp_path / "large.jpg"
     file.write_bytes(encoded(draw(0, size=(4000, 3000)), quality=100, subsampling=0))

@@ -260,7 +260,9 @@ byId("save").addEventListener("click", async () => download(await asPicture(curr
 byId("share").hidden = !navigator.canShare?.({ files: [new File([""], "gem.png", { type: "image/png" })] });
 byId("share").addEventListener("click", async () => {
   const file = new File([await asPicture(current, about, model(about))], "gem.png", { type: "image/png" });
-  await navigator.share({ files: [file], title: t("title") }).catch(() => {}); // closed by the user
+  await navigator.share({ files: [file], title: t("title") }).catch((error) => {
+    if (error.name !== "AbortError") download(file, file.name); // which says that the user closed it
+  });
 });
 try {
   await changeLanguage(preferred(), load);
