@@ -1,5 +1,6 @@
 """Metrics computed by hand, and plots."""
 
+import csv
 import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -7,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
+from dvc_render import VegaRenderer
 from PIL import Image
 
 from gemmodel.core import params
@@ -17,6 +20,7 @@ from gemmodel.train import curves
 from gemmodel.train.penalty_curves import penalty_curves
 from gemmodel.train.ridge.kernel_ridge import KernelRidge
 
+ROOT = Path(__file__).parents[2]
 # Seven photos of three gems. The comments are: actual, predicted.
 PROBABILITIES = np.array(
     [
@@ -269,6 +273,27 @@ def test_the_curves_of_a_fit_in_closed_form_are_those_of_its_leave_one_out_score
     figure = curves.closed_form_curves(points)
     assert [len(line.get_xdata()) for line in figure.axes[0].lines] == [5, 5, 1, 2]
     assert render(figure).width > 200
+
+
+@pytest.mark.parametrize("name", ["Loss", "Accuracy"])
+def test_dvc_draws_the_points_of_all_curves(tmp_path: Path, name: str) -> None:
+    history = {"loss": [0.9, 0.4], "accuracy": [0.6, 0.8], "val_loss": [0.8, 0.5], "val_accuracy": [0.5, 0.7]}
+    curves.write(tmp_path / "curves.csv", history, 1)
+    with (tmp_path / "curves.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    plot = next(plot[name] for plot in yaml.safe_load((ROOT / "dvc.yaml").read_text())["plots"] if name in plot)
+    ((path, column),) = plot["y"].items()
+    drawn = VegaRenderer(
+        [row | {"rev": "workspace"} for row in rows],
+        name,
+        **plot | {"y": column, "template_dir": str(ROOT / ".dvc" / "plots")},
+        anchors_y_definitions=[{"filename": path, "field": column}],
+    ).get_filled_template()
+    values, encoding = drawn["data"]["values"], drawn["encoding"]
+    points = [tuple(float(row[encoding[axis]["field"]]) for axis in "xy") for row in values]
+    metric = name.lower()
+    assert points == [*enumerate(history[metric]), *enumerate(history[f"val_{metric}"])]
+    assert {row[encoding["color"]["field"]] for row in values} == {"training", "validation"}
 
 
 def render(figure: plots.Figure) -> Image.Image:
