@@ -67,7 +67,8 @@ def predict_photos(arguments: argparse.Namespace) -> None:
 
     predictor = Predictor(model, workers=1 if len(paths) == 1 and not arguments.explain else 0)
     results = zip(paths, predictor.predict(paths, top=arguments.top or 5), strict=True)
-    write, failed, reasons = print, 0, list[str]()
+    write, failed = print, 0
+    reasons: Sequence[str] = ()
     lines = row_writer(arguments, paths)
     if len(paths) > 1 and sys.stderr.isatty():
         from tqdm import tqdm

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 from PIL import Image
@@ -16,8 +17,50 @@ HUES = (  # name, and the hue in degrees from which on the next name applies
     ("red", 15), ("orange", 45), ("yellow", 70), ("green", 160), ("turquoise", 200), ("blue", 255), ("purple", 300),
     ("pink", 345), ("red", 361),
 )  # fmt: skip
+COLOURS = sorted({name for name, _ in HUES} | {"brown"})
+SENTENCES = {  # in English; the web page's languages have the same keys and values, and `colour_red` and the like
+    "cue_part": "The marked part carries the answer: without it, {after}.",
+    "cue_part_as_others": "No single part carries {gem}: other parts of the same size matter as much.",
+    "cue_no_part": "No single part carries {gem}: without the part that matters most, {after}.",
+    "cue_no_colour": "The photo has hardly any colour.",
+    "cue_colour": "Its {colour} decides: in grey instead of {colour}, {after}.",
+    "cue_colours": "Its colours decide together: all in grey, {after}.",
+    "cue_colours_no": "Its colours do not decide: all in grey, {after}.",
+    "cue_known": "The {count} known photos most like it show {gems}.",
+    "after_other": "the model would answer {gem}",
+    "after_same": "{gem} stays at {now}",
+    "after_changed": "{gem} goes from {before} to {now}",
+}
 MIN_AREA = 0.03  # of the photo: a colour of a smaller one is not looked at
 MAX_COLOURS = 3  # the largest ones
+
+
+class Sentence(str):
+    """A sentence in English, and what it is made of in other languages.
+
+    Attributes:
+        key: of `SENTENCES`.
+        values: of its placeholders. `before` and `now` are probabilities in [0, 1], `colour` is one of `COLOURS`,
+            `gems` has pairs of a gem and a number of photos, and `after` is a sentence.
+    """
+
+    key: str
+    values: dict[str, Any]
+
+    def __new__(cls, key: str, **values: Any) -> Self:
+        """Returns the sentence of a key with values."""
+        sentence = super().__new__(cls, SENTENCES[key].format(**{name: _in_english(x) for name, x in values.items()}))
+        sentence.key, sentence.values = key, values
+        return sentence
+
+    def __getnewargs_ex__(self) -> tuple[tuple[str], dict[str, Any]]:
+        """Returns the arguments of a copy, also of a pickled one."""
+        return (self.key,), self.values
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns text, key and values as JSON values."""
+        values = {name: x.to_json() if isinstance(x, Sentence) else x for name, x in self.values.items()}
+        return {"text": str(self), "key": self.key, "values": values}
 
 
 @dataclass(frozen=True)
@@ -30,7 +73,7 @@ class Explanation:
     """
 
     part: Part
-    sentences: list[str]
+    sentences: list[Sentence]
 
 
 def explain(
@@ -48,12 +91,10 @@ def explain(
     """
     unhidden = probabilities(iter([pixels]))[0]
     part = occlusion.explain(probabilities, pixels, unhidden, cells=cells)
-    sentences = [
-        _part_sentence(part, unhidden, classes),
-        _colour_sentence(probabilities, pixels, unhidden, classes),
-        _known_sentence(known),
-    ]
-    return Explanation(part, [sentence for sentence in sentences if sentence])
+    sentences = [_part_sentence(part, unhidden, classes), _colour_sentence(probabilities, pixels, unhidden, classes)]
+    if known:
+        sentences.append(Sentence("cue_known", count=len(known), gems=Counter(known).most_common()))
+    return Explanation(part, sentences)
 
 
 def colour_names(pixels: np.ndarray) -> np.ndarray:
@@ -75,23 +116,23 @@ def without_colour(pixels: np.ndarray, names: np.ndarray, colour: str | None = N
     return grey if colour is None else np.where((names == colour)[..., None], grey, pixels)
 
 
-def _part_sentence(part: Part, unhidden: np.ndarray, classes: Sequence[str]) -> str:
+def _part_sentence(part: Part, unhidden: np.ndarray, classes: Sequence[str]) -> Sentence:
     gem, after = classes[int(unhidden.argmax())], _after(part.probabilities, unhidden, classes)
     if part.carries:
-        return f"The marked part carries the answer: without it, {after}."
+        return Sentence("cue_part", after=after)
     if occlusion.matters(part.probabilities, unhidden):
-        return f"No single part carries {gem}: other parts of the same size matter as much."
-    return f"No single part carries {gem}: without the part that matters most, {after}."
+        return Sentence("cue_part_as_others", gem=gem)
+    return Sentence("cue_no_part", gem=gem, after=after)
 
 
 def _colour_sentence(
     probabilities: Probabilities, pixels: np.ndarray, unhidden: np.ndarray, classes: Sequence[str]
-) -> str:
+) -> Sentence:
     names = colour_names(pixels)
     areas = Counter(names[names != ""].tolist())
     colours: list[str | None] = [name for name, area in areas.most_common(MAX_COLOURS) if area >= MIN_AREA * names.size]
     if not colours:
-        return "The photo has hardly any colour."
+        return Sentence("cue_no_colour")
     colours.append(None)
 
     def photos() -> Iterator[np.ndarray]:
@@ -102,24 +143,27 @@ def _colour_sentence(
     in_grey = probs.pop(None)
     decisive = min(probs, key=lambda colour: float(probs[colour][answer]), default=None)
     if decisive and occlusion.matters(probs[decisive], unhidden):
-        return f"Its {decisive} decides: in grey instead of {decisive}, {_after(probs[decisive], unhidden, classes)}."
-    if occlusion.matters(in_grey, unhidden):
-        return f"Its colours decide together: all in grey, {_after(in_grey, unhidden, classes)}."
-    return f"Its colours do not decide: all in grey, {_after(in_grey, unhidden, classes)}."
+        return Sentence("cue_colour", colour=decisive, after=_after(probs[decisive], unhidden, classes))
+    key = "cue_colours" if occlusion.matters(in_grey, unhidden) else "cue_colours_no"
+    return Sentence(key, after=_after(in_grey, unhidden, classes))
 
 
-def _known_sentence(known: Sequence[str]) -> str:
-    if not known:
-        return ""
-    counts = [f"{gem} ({count})" for gem, count in Counter(known).most_common()]
-    text = " and ".join([", ".join(counts[:-1]), counts[-1]] if len(counts) > 1 else counts)
-    return f"The {len(known)} known photos most like it show {text}."
-
-
-def _after(probs: np.ndarray, unhidden: np.ndarray, classes: Sequence[str]) -> str:
+def _after(probs: np.ndarray, unhidden: np.ndarray, classes: Sequence[str]) -> Sentence:
     """Returns what the model would answer then."""
     answer = int(unhidden.argmax())
     if probs.argmax() != answer:
-        return f"the model would answer {classes[int(probs.argmax())]}"
-    before, now = (f"{100 * p[answer]:.0f} %" for p in (unhidden, probs))
-    return f"{classes[answer]} stays at {now}" if before == now else f"{classes[answer]} goes from {before} to {now}"
+        return Sentence("after_other", gem=classes[int(probs.argmax())])
+    before, now = (float(p[answer]) for p in (unhidden, probs))
+    if _in_english(before) == _in_english(now):
+        return Sentence("after_same", gem=classes[answer], now=now)
+    return Sentence("after_changed", gem=classes[answer], before=before, now=now)
+
+
+def _in_english(value: str | float | Sequence[tuple[str, int]]) -> str:
+    """Returns a value of `Sentence` as text."""
+    if isinstance(value, str | int):
+        return str(value)
+    if isinstance(value, float):
+        return f"{100 * value:.0f} %"
+    counts = [f"{gem} ({count})" for gem, count in value]
+    return " and ".join([", ".join(counts[:-1]), counts[-1]] if len(counts) > 1 else counts)

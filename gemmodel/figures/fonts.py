@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable
 from contextlib import suppress
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from anyascii import anyascii
@@ -122,8 +123,9 @@ def _in_latin_letters(name: str, missing: frozenset[str]) -> str:
 
 @cache
 def _first() -> FontEntry:
-    path = font_manager.findfont(FIRST)
-    return next(entry for entry in font_manager.fontManager.ttflist if entry.fname == str(path))
+    # The list has paths through links where the environment lies behind one.
+    path = Path(font_manager.findfont(FIRST)).resolve()
+    return next(entry for entry in font_manager.fontManager.ttflist if Path(entry.fname).resolve() == path)
 
 
 @cache

@@ -24,7 +24,7 @@ class Reports:
         data: the page about the data.
         data_pictures: the folder of its pictures.
         training: metrics of the selected epoch.
-        curves: the table of metrics by epoch; the plot lies beside it.
+        curves: the table of loss and accuracy by epoch or penalty; the plot lies beside it.
         metrics: scores on the test part.
         evaluation: the folder of tables and pictures.
         explanation: the folder of the page, its tables and pictures.

@@ -30,7 +30,7 @@ from gemmodel.serve import about, feedback, predictions, stones, uploads
 from gemmodel.serve.predictions import Prediction
 from gemmodel.serve.predictor import CurrentPredictor
 from gemmodel.serve.recent import ModelPhoto, RecentPhotos
-from gemmodel.serve.uploads import Uploads
+from gemmodel.serve.uploads import RefusedError, Uploads
 
 PAGE = Path(__file__).parent / "page"
 MAX_STONE_PHOTOS = 20
@@ -124,12 +124,13 @@ class GemApp:
     async def explain(self, request: Request) -> Response:
         """Returns why the model answers as it does for the photo of a token, as `Predictor.explain` does.
 
-        The body is its picture, as a JPEG. The header `Explanation` has its sentences, as URL-encoded JSON.
+        The body is its picture, as a JPEG. The header `Explanation` has its sentences, as URL-encoded JSON: of each the
+        `text` in English, and the `key` and `values` of the page's sentences (`explain.cues.Sentence`).
         """
         await self.uploads.count(request)
         photo = self._recent_photo(request.path_params["token"])
-        picture, sentences = await anyio.to_thread.run_sync(_explain, photo, limiter=self.explain_limiter)
-        return Response(picture, media_type="image/jpeg", headers={"Explanation": quote(json.dumps(sentences))})
+        picture, reasons = await anyio.to_thread.run_sync(_explain, photo, limiter=self.explain_limiter)
+        return Response(picture, media_type="image/jpeg", headers={"Explanation": quote(json.dumps(reasons))})
 
     async def feedback(self, request: Request) -> Response:
         """Saves the photo in the request's body under the name of its gem, which the parameter `gem` gives."""
@@ -194,11 +195,13 @@ class GemApp:
             async with self.uploads.read(request) as photo:
                 return await anyio.to_thread.run_sync(process, photo, limiter=limiter or self.predict_limiter)
         except feedback.FolderFullError as error:
-            raise HTTPException(507, str(error)) from None
+            raise _refused(507, error) from None
+        except RefusedError as error:
+            raise _refused(400, error) from None
         except DataError as error:
-            raise HTTPException(400, str(error)) from None
+            raise _refused(400, RefusedError(str(error), "damaged")) from None
         except OSError as error:
-            raise HTTPException(507, f"not stored: {error.strerror or error}") from None
+            raise _refused(507, RefusedError(f"not stored: {error.strerror or error}", "not_stored")) from None
 
 
 def create_app(
@@ -257,12 +260,18 @@ async def _add_headers(request: Request, call_next: RequestResponseEndpoint) -> 
 
 async def _error_response(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    return JSONResponse({"error": error.detail}, error.status_code, error.headers)
+    message = error.detail if isinstance(error.detail, dict) else {"error": error.detail}
+    return JSONResponse(message, error.status_code, error.headers)
 
 
-def _explain(photo: ModelPhoto) -> tuple[bytes, list[str]]:
+def _refused(status: int, error: RefusedError) -> HTTPException:
+    detail: Any = {"error": str(error), "key": error.key, "values": error.values}
+    return HTTPException(status, detail)
+
+
+def _explain(photo: ModelPhoto) -> tuple[bytes, list[dict[str, Any]]]:
     picture, sentences = photo.model.explainer.explain_pixels(photo.pixels)
-    return _jpeg(picture), sentences
+    return _jpeg(picture), [sentence.to_json() for sentence in sentences]
 
 
 def _thumbnail(path: Path, side: int) -> bytes:

@@ -8,15 +8,15 @@ from pathlib import Path
 from pathvalidate import ValidationError, validate_filename
 
 from gemmodel.core import files, image_folder
-from gemmodel.core.errors import DataError
 from gemmodel.images import decode
+from gemmodel.serve.uploads import RefusedError
 
 MAX_PHOTOS = 1000  # that wait for a review; strangers cannot fill a disk
 MAX_SIDE = 2048  # pixels, as `clean.max_side`
 MAX_NAME = 60  # characters
 
 
-class FolderFullError(DataError):
+class FolderFullError(RefusedError):
     """As many photos as are accepted wait for a review."""
 
 
@@ -34,13 +34,15 @@ def save(photo: bytes, gem: str, folder: Path, *, classes: Sequence[str]) -> Pat
 
     Raises:
         FolderFullError: the folder holds MAX_PHOTOS photos.
-        DataError: the name cannot be that of a folder, or the photo cannot be read.
+        RefusedError: the name cannot be that of a folder.
+        DataError: the photo cannot be read.
         OSError: the folder cannot be written.
     """
     name = _class_name(gem, classes)
     waiting = sum(path.suffix in image_folder.SUFFIXES for path in folder.rglob("*"))
     if waiting >= MAX_PHOTOS:
-        raise FolderFullError(f"{waiting} photos wait for a review; none is taken until the operator has moved them")
+        message = f"{waiting} photos wait for a review; none is taken until the operator has moved them"
+        raise FolderFullError(message, "feedback_full")
     image = decode.read(io.BytesIO(photo))
     image.thumbnail((MAX_SIDE, MAX_SIDE))
     encoded = io.BytesIO()
@@ -60,7 +62,8 @@ def _class_name(gem: str, classes: Sequence[str]) -> str:
     try:
         validate_filename(name, platform="universal", max_len=MAX_NAME)
     except ValidationError:
-        raise DataError(f"not a name of a gem; it must have 1 to {MAX_NAME} letters") from None
+        message = f"not a name of a gem; it must have 1 to {MAX_NAME} letters"
+        raise RefusedError(message, "not_a_name", letters=MAX_NAME) from None
     if not name[0].isalpha() or not name.isprintable():
-        raise DataError("not a name of a gem; it must begin with a letter")
+        raise RefusedError("not a name of a gem; it must begin with a letter", "not_a_name", letters=MAX_NAME)
     return name

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
-from typing import IO, get_args
+from typing import IO, TYPE_CHECKING, get_args
 
 import numpy as np
 from PIL import Image
@@ -21,6 +21,9 @@ from gemmodel.images import crop, decode
 from gemmodel.models import metadata
 from gemmodel.serve import predictions
 from gemmodel.serve.predictions import Prediction
+
+if TYPE_CHECKING:
+    from gemmodel.explain.cues import Sentence
 
 INPUT = "input.json"  # how photos are cropped
 Photo = Path | IO[bytes]
@@ -110,7 +113,7 @@ class Predictor:
         """Returns the probabilities, float (photos, classes), of pixels (side, side, 3) each."""
         return np.concatenate(list(self._pool.map(lambda pixels: self.outputs(pixels)[0], photos)))
 
-    def explain(self, photo: Photo, *, known: int = 5) -> tuple[Image.Image, list[str]]:
+    def explain(self, photo: Photo, *, known: int = 5) -> "tuple[Image.Image, list[Sentence]]":
         """Returns why the model answers as it does: a picture, and sentences.
 
         Args:
@@ -127,7 +130,7 @@ class Predictor:
         """
         return self.explain_pixels(self.pixels(photo), known=known)
 
-    def explain_pixels(self, pixels: np.ndarray, *, known: int = 5) -> tuple[Image.Image, list[str]]:
+    def explain_pixels(self, pixels: np.ndarray, *, known: int = 5) -> "tuple[Image.Image, list[Sentence]]":
         """Returns what `explain` does, for the model's input."""
         from gemmodel.explain import cues
         from gemmodel.figures import overlays

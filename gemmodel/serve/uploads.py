@@ -24,6 +24,19 @@ RETRY_AFTER_S = 5
 MAX_PIXELS = 50_000_000  # more than most phones' photos have; decoded it takes 200 to 500 MB (docs/security.md)
 
 
+class RefusedError(DataError):
+    """Something sent is refused.
+
+    Attributes:
+        key: of its sentence in the page's languages.
+        values: of the sentence's placeholders.
+    """
+
+    def __init__(self, message: str, key: str, **values: int) -> None:
+        super().__init__(message)
+        self.key, self.values = key, values
+
+
 class Uploads:
     """Reads the bodies of requests, and counts requests by address."""
 
@@ -88,11 +101,13 @@ def check(photo: bytes) -> io.BytesIO:
     """Returns an uploaded file, open, if its header is that of a photo with at most MAX_PIXELS.
 
     Raises:
-        DataError: it is not.
+        RefusedError: it is not.
     """
     try:
         decode.header(io.BytesIO(photo), max_pixels=MAX_PIXELS)
     except DataError as error:
-        kinds = f"JPEG, PNG, WebP, AVIF, GIF, BMP or TIFF of at most {MAX_PIXELS // 1_000_000} megapixels"
-        raise DataError(f"{error}; send a {kinds}") from None
+        megapixels = MAX_PIXELS // 1_000_000
+        key = "too_many_pixels" if isinstance(error, decode.TooManyPixelsError) else "not_a_photo"
+        kinds = f"JPEG, PNG, WebP, AVIF, GIF, BMP or TIFF of at most {megapixels} megapixels"
+        raise RefusedError(f"{error}; send a {kinds}", key, megapixels=megapixels) from None
     return io.BytesIO(photo)

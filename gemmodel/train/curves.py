@@ -1,36 +1,45 @@
 """Learning curves."""
 
-import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import pandas as pd
 from matplotlib.figure import Figure
 
 from gemmodel.core import files
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 
 def write(
-    path: Path, history: Mapping[str, Sequence[float]], best_epoch: int, penalties: "pd.DataFrame | None" = None
+    path: Path, history: Mapping[str, Sequence[float]], best_epoch: int, penalties: pd.DataFrame | None = None
 ) -> Figure:
-    """Writes each metric by epoch as a CSV file, and a picture as a PNG beside it; returns its figure.
+    """Writes loss and accuracy as a CSV file, and a picture as a PNG beside it; returns its figure.
 
     Args:
-        path: the CSV file.
-        history: each metric's values by epoch.
+        path: the CSV file, a row per point: `curve`, `step` (the epoch, or the penalty), `loss` and `accuracy`.
+        history: `loss`, `accuracy`, `val_loss` and `val_accuracy` by epoch.
         best_epoch: the epoch that was kept.
-        penalties: of a fit in closed form, as `penalty_curves` returns it; the picture shows it in place of epochs.
+        penalties: of a fit in closed form, as `penalty_curves` returns it; it is shown in place of epochs.
     """
-    with files.atomic_write(path) as new, new.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["epoch", *history])
-        writer.writerows([epoch, *values] for epoch, values in enumerate(zip(*history.values(), strict=True)))
+    points = by_epoch(history) if penalties is None else penalties
+    with files.atomic_write(path) as new:
+        points.to_csv(new, index=False, lineterminator="\n")
     figure = learning_curves(history, best_epoch) if penalties is None else closed_form_curves(penalties)
     figure.savefig(path.with_suffix(".png"), dpi=110, metadata={"Software": None})
     return figure
+
+
+def by_epoch(history: Mapping[str, Sequence[float]]) -> pd.DataFrame:
+    """Returns the curves of the training and of the validation part, one row per point, as `write` writes them."""
+    return pd.DataFrame(
+        [
+            (curve, epoch, loss, accuracy)
+            for curve, prefix in (("training", ""), ("validation", "val_"))
+            for epoch, (loss, accuracy) in enumerate(
+                zip(history[f"{prefix}loss"], history[f"{prefix}accuracy"], strict=True)
+            )
+        ],
+        columns=["curve", "step", "loss", "accuracy"],
+    )
 
 
 def learning_curves(history: Mapping[str, Sequence[float]], best_epoch: int) -> Figure:
@@ -48,11 +57,11 @@ def learning_curves(history: Mapping[str, Sequence[float]], best_epoch: int) -> 
     return figure
 
 
-def closed_form_curves(points: "pd.DataFrame") -> Figure:
+def closed_form_curves(points: pd.DataFrame) -> Figure:
     """Draws loss and accuracy over the penalty, a line for each degree alone and marks for the whole head.
 
     Args:
-        points: one row per point: `curve`, `penalty`, `loss` and `accuracy`.
+        points: one row per point: `curve`, `step` (the penalty), `loss` and `accuracy`.
     """
     figure = Figure(figsize=(10, 4.6), layout="constrained")
     both = figure.subplots(1, 2)
@@ -61,7 +70,7 @@ def closed_form_curves(points: "pd.DataFrame") -> Figure:
             style = {"marker": "o", "markersize": 4}
             if str(curve).startswith("the head"):
                 style = {"marker": "*" if "left out" in str(curve) else "D", "markersize": 10, "linestyle": "none"}
-            axes.plot(rows["penalty"], rows[name], color=f"C{i}", label=str(curve), **style)
+            axes.plot(rows["step"], rows[name], color=f"C{i}", label=str(curve), **style)
         axes.set_xscale("log")
         axes.set_xlabel("penalty of the ridge regression")
         axes.set_ylabel(name)

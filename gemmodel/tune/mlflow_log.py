@@ -8,6 +8,7 @@ import mlflow
 import pandas as pd
 
 from gemmodel.tracking import live_runs, runs
+from gemmodel.tracking.metric_buffer import grouped
 
 STUDY_TAG = "study"  # the study's identity, by which its run is found again
 TRIAL_TAG = "trial"
@@ -64,13 +65,25 @@ def trial_run(parent: StudyRun, number: int, parameters: Mapping[str, Any]) -> I
             yield
 
 
+def log_epoch(epoch: int, values: Mapping[str, float], *, seed: int | None = None) -> None:
+    """Logs the metrics of an epoch, by Keras' names, to the open trial; of one of its repeats with the seed's name."""
+    suffix = "" if seed is None else f"_seed_{seed}"
+    runs.log_metrics({grouped(name) + suffix: value for name, value in values.items()}, epoch)
+
+
 def log_result(state: str, metrics: Mapping[str, float], reason: str = "") -> None:
-    """Logs the result of the open trial: `complete`, `pruned` or `failed`, its final metrics, and why it failed."""
+    """Logs the result of the open trial.
+
+    Args:
+        state: `complete`, `pruned` or `failed`.
+        metrics: its final metrics, as `best_val_loss` and `best_val_loss_std`.
+        reason: why it failed or was pruned.
+    """
     mlflow.set_tags({"state": state} | ({"reason": reason} if reason else {}))
-    runs.log_metrics(metrics)
+    runs.log_metrics({grouped(name): value for name, value in metrics.items()})
 
 
-def log_summary(parent: str, table: pd.DataFrame, best: Mapping[str, Any], status: str) -> None:
+def log_summary(parent: str, table: pd.DataFrame, best: Mapping[str, Any], status: str, *, metric: str) -> None:
     """Logs the state of a study to its run: a table of all trials, and the best one.
 
     Args:
@@ -78,11 +91,13 @@ def log_summary(parent: str, table: pd.DataFrame, best: Mapping[str, Any], statu
         table: one row per trial.
         best: the best trial's number, value, std and changes by name, logged as tags; `value` and `std` as metrics too.
         status: in MLflow's words: FINISHED, RUNNING in other processes, or SCHEDULED to be resumed.
+        metric: that ranks the trials, as `val_loss`.
     """
     with runs.mlflow_store():
         with mlflow.start_run(run_id=parent):
             runs.log_table(table, TABLE)
-            mlflow.log_metrics({f"best_{name}": best[name] for name in ("value", "std") if name in best})
+            names = {"value": grouped(f"best_{metric}"), "std": grouped(f"best_{metric}_std")}
+            mlflow.log_metrics({name: best[key] for key, name in names.items() if key in best})
             mlflow.set_tags({f"best_{name}": value for name, value in best.items()})
         if status != "FINISHED":
             mlflow.MlflowClient().update_run(parent, status=status)

@@ -29,7 +29,6 @@ from optuna.trial import TrialState
 
 from gemmodel.core import params
 from gemmodel.core.errors import GemmodelError, ParameterError, TrackingError
-from gemmodel.tracking import runs
 from gemmodel.train import fit
 from gemmodel.train.context import TrainingContext
 from gemmodel.train.train import train_model
@@ -173,7 +172,7 @@ class Search:
             if best:
                 summary = {"trial": studies.original_number(best), "value": best.value} | best.user_attrs[CHANGES]
                 summary |= {STD: best.user_attrs[STD]} if self.repeats > 1 else {}
-            mlflow_log.log_summary(parent.run_id, table, summary, status)
+            mlflow_log.log_summary(parent.run_id, table, summary, status, metric=self.metric)
 
     def _enqueue(self, study: optuna.Study, trials: int) -> None:
         """Queues the trials that the study does not have yet."""
@@ -231,9 +230,9 @@ class Search:
                         trial.set_user_attr(VALUES, values)
                     mean, std = statistics.fmean(values), {}
                     if self.repeats > 1:
-                        std = {STD: statistics.stdev(values)}
-                        trial.set_user_attr(STD, std[STD])
-                    mlflow_log.log_result("complete", {"value": mean} | std)
+                        std = {f"best_{self.metric}_std": statistics.stdev(values)}
+                        trial.set_user_attr(STD, *std.values())
+                    mlflow_log.log_result("complete", {f"best_{self.metric}": mean} | std)
                     outcome = f"{self.metric} {mean:.4f}" + "".join(f" +- {value:.4f}" for value in std.values())
                 except (TrialPruned, TrialError) as error:
                     failure, state = error, "pruned" if isinstance(error, TrialPruned) else "failed"
@@ -254,11 +253,11 @@ class Search:
     def _train(self, trial: optuna.Trial, settings: params.Params, repeat: int, checkpoints: Path) -> float:
         """Trains once, with the seed of a repeat; returns the metric of the epoch that is kept."""
         base = replace(settings.base, seed=settings.base.seed + repeat)
-        prefix = f"seed_{base.seed}/" if self.repeats > 1 else ""
+        seed = base.seed if self.repeats > 1 else None
         has_epochs = settings.model.name != "fusion"  # its "epochs" are penalties
 
         def on_epoch(epoch: int, values: Mapping[str, float]) -> None:
-            runs.log_metrics({prefix + name: value for name, value in values.items()}, epoch)
+            mlflow_log.log_epoch(epoch, values, seed=seed)
             if repeat == 0 and has_epochs:  # a setting is pruned in its first training or not at all
                 trial.report(values[self.metric], epoch)
                 if trial.should_prune():

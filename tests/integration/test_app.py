@@ -25,6 +25,7 @@ import pytest
 from PIL import ExifTags, Image
 
 from gemmodel.core import files
+from gemmodel.explain import cues
 
 ROOT = Path(__file__).parents[2]
 LANGUAGES = ROOT / "gemmodel" / "serve" / "page" / "languages"
@@ -214,13 +215,13 @@ def test_each_of_several_photos_is_answered_in_order_and_saved_as_csv(
     expected = [[f"stone-{index}.jpg", answer["text"]] for index, answer in enumerate(alone)]
     rows = page.locator("#list li > div").all_inner_texts()
     assert [row.split("\n") for row in rows[:3]] == expected
-    assert "not an image" in rows[3]
+    assert rows[3].startswith("stone-3.jpg\nThe file is not a photo")
     with page.expect_download() as download:
         page.click("#csv")
     table = list(csv.DictReader(download.value.path().open(encoding="utf-8-sig", newline="")))
     assert [[row["photo"], row["answer"]] for row in table[:3]] == expected
     assert [row["gem"] for row in table] == ["" if one["unknown"] else one["gem"] for one in alone] + [""]
-    assert "not an image" in table[3]["error"]
+    assert "not a photo" in table[3]["error"]
     page.locator("#list .thumbnail").nth(1).click()  # the list is the history
     assert page.inner_text("#name") == "stone-1.jpg"
 
@@ -307,6 +308,51 @@ def test_example_is_tried_and_its_answer_saved_as_a_picture(page: Any, photos: l
         assert picture.height > 300
 
 
+def test_answer_is_shared_as_a_picture_or_downloaded(page: Any, server: Server, photos: list[Path]) -> None:
+    assert not page.locator("#share").is_visible()  # headless Chromium has nothing to share with
+    page.add_init_script("""
+        navigator.canShare = ({files}) => files.every((file) => file.type === "image/png");
+        navigator.share = async ({files, title}) => {
+            window.shared = {title, name: files[0].name, picture: await files[0].arrayBuffer().then((bytes) =>
+                btoa(Array.from(new Uint8Array(bytes), (byte) => String.fromCharCode(byte)).join("")))};
+            document.documentElement.dataset.shared = Number(document.documentElement.dataset.shared ?? 0) + 1;
+            if (window.refusal) throw new DOMException("", window.refusal);
+        };
+        window.written = [];
+        const { fillText } = CanvasRenderingContext2D.prototype;
+        CanvasRenderingContext2D.prototype.fillText = function (text, ...place) {
+            window.written.push(text);
+            return fillText.call(this, text, ...place);
+        };
+    """)  # the part of the browser and its system; and what is written on pictures
+    open_page(page, server)
+    page.set_input_files("#file", photos[0])
+    wait_for_explanation(page)
+    page.click("#share")
+    page.wait_for_selector("html[data-shared='1']")
+    shared = page.evaluate("window.shared")
+    assert (shared["title"], shared["name"]) == (page.title(), "gem.png")
+    with Image.open(io.BytesIO(base64.b64decode(shared["picture"]))) as picture:
+        assert (picture.format, picture.width) == ("PNG", 1000)
+        pixels = np.asarray(picture.convert("RGB"))
+    left, right = pixels[40:440, 40:440], pixels[40:440, 480:]
+    assert len(np.unique(left.reshape(-1, 3), axis=0)) > 100  # the photo
+    assert (right.max(axis=-1) < 64).any(axis=1).sum() > 100  # rows with letters
+    written = "".join(page.evaluate("window.written"))
+    assert page.inner_text("#text") in written and page.inner_text("#top > li span >> nth=0") in written
+    downloads: list[Any] = []
+    page.on("download", lambda one: downloads.append(one))
+    page.evaluate("window.refusal = 'AbortError'")
+    page.click("#share")
+    page.wait_for_selector("html[data-shared='2']")
+    with page.expect_download() as download:
+        page.evaluate("window.refusal = 'NotAllowedError'")
+        page.click("#share")
+    assert download.value.suggested_filename == "gem.png"
+    assert download.value.path().read_bytes() == base64.b64decode(page.evaluate("window.shared.picture"))
+    assert len(downloads) == 1  # none when the user has closed what was to share
+
+
 def test_large_photo_is_scaled_down_sent_once_and_can_be_cancelled(page: Any, draw: Any, tmp_path: Path) -> None:
     file = tmp_path / "large.jpg"
     file.write_bytes(encoded(draw(0, size=(4000, 3000)), quality=100, subsampling=0))
@@ -376,12 +422,81 @@ def test_page_speaks_the_language_of_the_browser_or_of_the_menu(
 
 
 def test_all_languages_have_the_same_texts_and_values() -> None:
+    texts = {path.stem: files.read_json(path) for path in LANGUAGES.glob("*.json")}
     values = {
-        path.stem: {key: sorted(re.findall(r"{\w+}", text)) for key, text in files.read_json(path).items()}
-        for path in LANGUAGES.glob("*.json")
+        language: {key: sorted(set(re.findall(r"{\w+}", text))) for key, text in found.items()}
+        for language, found in texts.items()
     }
     for language, found in values.items():
-        assert found | {"refused": ["{detail}"]} == values["en"], language
+        assert found == values["en"], language
+    sentences = cues.SENTENCES | {f"colour_{colour}": colour for colour in cues.COLOURS}
+    said = {key: text for key, text in texts["en"].items() if key.startswith(("cue_", "after_", "colour_"))}
+    assert said == sentences  # as `gemmodel predict --explain` prints them
+
+
+def test_page_shows_no_english_in_another_language(
+    browser: Any, server: Server, photos: list[Path], tmp_path: Path
+) -> None:
+    german = files.read_json(LANGUAGES / "de.json")
+    english = [*files.read_json(LANGUAGES / "en.json").values(), "send a JPEG", "not an image", "name of a gem"]
+    fragments = {part for text in english for part in re.split(r"{\w+}", text) if len(part) > 9}
+    fragments = {part for part in fragments if not any(part in text for text in german.values())}
+    assert len(fragments) > 80
+    context = browser.new_context(viewport={"width": 390, "height": 844}, locale="de")
+    page = context.new_page()
+
+    def check(state: str) -> str:
+        labels = page.evaluate(
+            "[...document.querySelectorAll('[aria-label], [alt]')].map((one) => one.ariaLabel ?? one.alt).join('\\n')"
+        )
+        shown = str(page.inner_text("body") + labels)
+        assert [part for part in fragments if part in shown] == [], state
+        return shown
+
+    open_page(page, server)
+    check("start")
+    page.set_input_files("#file", photos[0])
+    wait_for_explanation(page)
+    shown = check("explained")
+    starts = [re.split(r"{\w+}", german[key])[0] for key in german if key.startswith("cue_")]
+    reasons = page.locator("#reasons li").all_inner_texts()
+    assert len(reasons) == 3
+    colours = tuple(german[f"colour_{colour}"] for colour in cues.COLOURS)
+    assert all(text.startswith((*filter(None, starts), *colours)) for text in reasons), reasons
+    assert "undefined" not in shown and "{" not in shown
+    page.click("#crop-open")
+    page.click("#feedback summary")
+    page.fill("#right-gem", "../Ruby")
+    page.check("#consent")
+    page.click("#give")
+    page.wait_for_selector("#feedback-status:has-text('kein Name')")
+    check("name refused")
+    for key, data in {
+        "not_a_photo": b"<html>",
+        "damaged": photos[0].read_bytes()[:-3000],
+        "too_many_pixels": bad_files(photos[0])["of at most 50 megapixels"],
+    }.items():
+        file = tmp_path / f"{key}.jpg"
+        file.write_bytes(data)
+        page.set_input_files("#file", file)
+        page.wait_for_selector("#status.error")
+        page.wait_for_selector("#work", state="hidden")
+        assert page.inner_text("#status") == german[key].replace("{megapixels}", "50")
+        check(key)
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    dispatch(page, "drop", photos[1].read_bytes(), encoded(Image.fromarray(noise), quality=95))
+    wait_for_answer(page, "stone-0.jpg")
+    page.click("#join")
+    page.wait_for_selector("#name:has-text('Ein Stein')")
+    check("joined")
+    page.locator("#list li:has-text('stone-1.jpg') .thumbnail").first.click()
+    assert page.inner_text("#text").startswith("Unbekannt")
+    check("unknown")
+    page.context.set_offline(True)
+    page.set_input_files("#file", photos[1])
+    page.wait_for_selector("#status:has-text('offline')")
+    check("offline")
+    context.close()
 
 
 def test_feedback_needs_a_consent_and_becomes_photos_that_a_crawl_takes(
@@ -476,6 +591,7 @@ def bad_files(photo: Path) -> dict[str, bytes]:
 
 
 def test_unusable_file_is_refused_with_a_message(page: Any, server: Server, photos: list[Path], tmp_path: Path) -> None:
+    texts = files.read_json(LANGUAGES / "en.json")
     for expected, data in bad_files(photos[0]).items():
         status, body = server.request("/predict", data)
         assert status == 400
@@ -486,7 +602,7 @@ def test_unusable_file_is_refused_with_a_message(page: Any, server: Server, phot
         page.set_input_files("#file", file)
         page.wait_for_selector("#status.error")
         page.wait_for_selector("#work", state="hidden")
-        assert page.locator("#status").inner_text() == body["error"]
+        assert page.locator("#status").inner_text() == texts[body["key"]].format(**body["values"])
         page.click("#clear")
     page.set_input_files("#file", photos[0])
     wait_for_explanation(page)

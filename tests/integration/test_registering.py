@@ -19,6 +19,7 @@ import keras
 import mlflow
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from gemmodel.core import files, hashing
@@ -140,6 +141,28 @@ def test_only_a_model_that_is_better_by_the_test_is_champion(make_project: Any, 
         assert {key: stored[key] for key in decision} == {key: str(value) for key, value in decision.items()}
     assert tickets() == []
     assert [model.name for model in mlflow.MlflowClient().search_registered_models()] == ["gemstones"]
+
+
+def test_a_network_is_logged_as_the_checkpoint_of_its_best_epoch(
+    make_project: Any, registered: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = make_project("network")
+    monkeypatch.chdir(root)
+    sha256 = hashing.sha256(root / "models" / "model.keras")
+    datasets = {part: Path(part) for part in ("train", "val")}
+    with runs.training_run("cnn, 3 gems, 18 photos", {"train": {"epochs": 3}}, datasets, device="cpu") as log:
+        for epoch, loss in enumerate((0.9, 0.4, 0.6)):
+            log.log_epoch(epoch, {"loss": loss / 2, "val_loss": loss})
+        log.finish(sha256, runs.MODEL_TAG, {"best_epoch": 1, "best_val_loss": 0.4}, Figure())
+    registered(root)
+    client = mlflow.MlflowClient()
+    experiment = client.get_experiment_by_name("gemstones")
+    (run,) = client.search_runs([experiment.experiment_id], f"tags.{runs.MODEL_TAG} = '{sha256}'")
+    (output,) = run.outputs.model_outputs
+    (checkpoint,) = client.search_logged_models([experiment.experiment_id], "metrics.`val/loss` < 0.5")
+    assert (output.model_id, output.step) == (checkpoint.model_id, 1)
+    linked = {metric.key: (metric.step, metric.value, metric.dataset_name) for metric in checkpoint.metrics}
+    assert (linked["train/loss"], linked["val/loss"]) == ((1, 0.2, "train"), (1, 0.4, "val"))
 
 
 def test_a_decision_is_repeated_until_the_rule_or_the_test_part_changes(

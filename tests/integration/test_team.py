@@ -200,7 +200,7 @@ def test_training_survives_a_killed_server_without_losing_metrics(
     texts += [path.read_bytes() for path in folder.rglob("*") if path.is_file()]
     assert list((folder / "logs" / "unsent").iterdir()) and not [text for text in texts if password.encode() in text]
     assert (folder / "models" / "model.keras").is_file()
-    assert len((folder / "reports" / "curves.csv").read_text().splitlines()) == EPOCHS + 1
+    assert len((folder / "reports" / "curves.csv").read_text().splitlines()) == 2 * EPOCHS + 1
     second.wait()
     assert "the training continues" in capsys.readouterr().out
 

@@ -169,9 +169,10 @@ def test_mlflow_has_one_run_per_trial_in_the_run_of_the_study(folder: Folder, ou
         trial = trials[run.data.tags["trial"]]
         assert run.data.params["model.kernel"] == f"({trial.user_attrs['changes']['model.cnn.kernel']},)"
         if run.data.tags["state"] == "complete":
-            assert run.data.metrics["value"] == pytest.approx(trial.value)
-            assert {"seed_1337/val_loss", "seed_1338/val_loss", "std"} <= set(run.data.metrics)
-    assert parent.data.metrics["best_value"] == pytest.approx(folder.study("grid").best_value)
+            assert run.data.metrics["val/best_loss"] == pytest.approx(trial.value)
+            assert {"val/loss_seed_1337", "val/loss_seed_1338", "val/best_loss_std"} <= set(run.data.metrics)
+            assert {name.partition("/")[0] for name in run.data.metrics} == {"train", "val"}  # MLflow's groups
+    assert parent.data.metrics["val/best_loss"] == pytest.approx(folder.study("grid").best_value)
     assert parent.data.tags["best_model.cnn.filters"] == "[4]"
 
 

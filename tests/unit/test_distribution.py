@@ -262,7 +262,11 @@ def test_two_hosts_resume_after_the_loss_of_one_and_learn_what_one_device_does(
     assert not list((chief / ".train-backup").rglob("*.pickle"))
     with (chief / option("curves")).open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    curves = {name: [float(row[name]) for row in rows] for name in rows[0] if name != "epoch"}
+    curves = {
+        prefix + name: [float(row[name]) for row in rows if row["curve"] == curve]
+        for curve, prefix in (("training", ""), ("validation", "val_"))
+        for name in ("loss", "accuracy")
+    }
     assert_same_history(curves, one["cnn"]["history"])
 
 

@@ -1,10 +1,15 @@
 """Metrics computed by hand, and plots."""
 
+import csv
 import io
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
+import yaml
+from dvc_render import VegaRenderer
 from PIL import Image
 
 from gemmodel.core import params
@@ -15,6 +20,7 @@ from gemmodel.train import curves
 from gemmodel.train.penalty_curves import penalty_curves
 from gemmodel.train.ridge.kernel_ridge import KernelRidge
 
+ROOT = Path(__file__).parents[2]
 # Seven photos of three gems. The comments are: actual, predicted.
 PROBABILITIES = np.array(
     [
@@ -231,12 +237,16 @@ def test_a_heatmap_shows_fractions_by_colour_and_counts_as_text(number: int) -> 
 
 
 @pytest.mark.parametrize("epochs", [1, 30])
-def test_learning_curves_show_each_metric_and_the_best_epoch(epochs: int) -> None:
+def test_learning_curves_show_each_metric_and_the_best_epoch(epochs: int, tmp_path: Path) -> None:
     history = {
         name: list(np.linspace(start, 0.9, epochs))
         for name, start in (("loss", 0.1), ("accuracy", 0.2), ("val_loss", 0.3), ("val_accuracy", 0.4))
     }
-    figure = curves.learning_curves(history, epochs - 1)
+    figure = curves.write(tmp_path / "curves.csv", history, epochs - 1)
+    points = pd.read_csv(tmp_path / "curves.csv")
+    validation = points[points["curve"] == "validation"]
+    assert validation["step"].tolist() == list(range(epochs))
+    assert validation["loss"].tolist() == history["val_loss"]
     for axes, name in zip(figure.axes, ("loss", "accuracy"), strict=True):
         training, validation, best_epoch = axes.lines
         assert list(training.get_ydata()) == history[name]
@@ -256,13 +266,34 @@ def test_the_curves_of_a_fit_in_closed_form_are_those_of_its_leave_one_out_score
     ridge = KernelRidge(model, classes=3, blocks=[20], penalty=0.1).fit(features, labels)
     history = {"val_loss": [0.5, 0.6], "val_accuracy": [0.9, 0.8]}
     points = penalty_curves(ridge, labels, history, [0.1, 0.3], 0.1)
-    alone = points[points["curve"].str.startswith("degree 3")].set_index("penalty")
+    alone = points[points["curve"].str.startswith("degree 3")].set_index("step")
     head = points[points["curve"] == "the head, each photo left out"]
     assert len(alone) == 5
-    assert alone.loc[0.1, ["loss", "accuracy"]].tolist() == pytest.approx(head.iloc[0, 2:].tolist(), abs=1e-3)
+    assert alone.loc[0.1, ["loss", "accuracy"]].tolist() == pytest.approx(head.iloc[0, 2:].tolist())
     figure = curves.closed_form_curves(points)
     assert [len(line.get_xdata()) for line in figure.axes[0].lines] == [5, 5, 1, 2]
     assert render(figure).width > 200
+
+
+@pytest.mark.parametrize("name", ["Loss", "Accuracy"])
+def test_dvc_draws_the_points_of_all_curves(tmp_path: Path, name: str) -> None:
+    history = {"loss": [0.9, 0.4], "accuracy": [0.6, 0.8], "val_loss": [0.8, 0.5], "val_accuracy": [0.5, 0.7]}
+    curves.write(tmp_path / "curves.csv", history, 1)
+    with (tmp_path / "curves.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    plot = next(plot[name] for plot in yaml.safe_load((ROOT / "dvc.yaml").read_text())["plots"] if name in plot)
+    ((path, column),) = plot["y"].items()
+    drawn = VegaRenderer(
+        [row | {"rev": "workspace"} for row in rows],
+        name,
+        **plot | {"y": column, "template_dir": str(ROOT / ".dvc" / "plots")},
+        anchors_y_definitions=[{"filename": path, "field": column}],
+    ).get_filled_template()
+    values, encoding = drawn["data"]["values"], drawn["encoding"]
+    points = [tuple(float(row[encoding[axis]["field"]]) for axis in "xy") for row in values]
+    metric = name.lower()
+    assert points == [*enumerate(history[metric]), *enumerate(history[f"val_{metric}"])]
+    assert {row[encoding["color"]["field"]] for row in values} == {"training", "validation"}
 
 
 def render(figure: plots.Figure) -> Image.Image:

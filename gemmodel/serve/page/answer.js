@@ -1,6 +1,6 @@
 // What the page says of a photo.
 import { byId, create, picture } from "./dom.js";
-import { all, either, language, percent, t } from "./language.js";
+import { all, either, language, number, percent, t } from "./language.js";
 
 const MAX_NAMES = 4;
 
@@ -23,6 +23,16 @@ export function details({ answer, parts }) {
   const mineralClass = t("mineral_class", { gem: answer.gem, class: answer.mineral_class });
   const several = answer.prediction_set.length > 1 ? t("several") : "";
   return [partly, several, ...evidence(answer), mineralClass].filter(Boolean).join(" ");
+}
+
+// A sentence of an explanation, from its key and values.
+export function reason({ key, values }) {
+  const words = { ...values };
+  for (const name of ["before", "now"]) if (name in words) words[name] = percent(words[name], 0);
+  if (words.colour) words.colour = t(`colour_${words.colour}`);
+  if (words.gems) words.gems = all(words.gems.map(([gem, count]) => `${gem} (${number(count)})`));
+  if (words.after) words.after = reason(words.after);
+  return t(key, words);
 }
 
 // What held-out photos showed of such answers, as far as the server says it.

@@ -32,9 +32,9 @@ export const t = (key, values = {}) => texts[key].replace(/\{(\w+)\}/g, (_, name
 export const number = (value) => new Intl.NumberFormat(language).format(value);
 export const either = (names) => new Intl.ListFormat(language, { type: "disjunction" }).format(names);
 export const all = (names) => new Intl.ListFormat(language, { type: "conjunction" }).format(names);
-export function percent(probability) {
-  const format = new Intl.NumberFormat(language, { style: "percent", minimumFractionDigits: 1, maximumFractionDigits: 1 });
-  return probability < 0.001 ? `< ${format.format(0.001)}` : format.format(probability);
+export function percent(probability, digits = 1) {
+  const format = new Intl.NumberFormat(language, { style: "percent", minimumFractionDigits: digits, maximumFractionDigits: digits });
+  return digits && probability < 0.001 ? `< ${format.format(0.001)}` : format.format(probability);
 }
 
 function storage(method, ...values) {

@@ -2,20 +2,22 @@
 import { t } from "./language.js";
 
 const TIMEOUT_MS = 180_000;
-const KEYS = { 408: "slow", 410: "gone", 413: "too_large", 429: "too_many", 503: "busy", 507: "feedback_full" };
+const KEYS = { 408: "slow", 410: "gone", 413: "too_large", 429: "too_many", 503: "busy" };
 
 export class Failure extends Error {
-  constructor(key, { detail = "", retryAfter = 0 } = {}) {
+  constructor(key, { values = {}, retryAfter = 0 } = {}) {
     super(key);
-    Object.assign(this, { key, detail, retryAfter });
+    Object.assign(this, { key, values, retryAfter });
   }
 }
 
-export const sentence = (error) => error instanceof Failure ? t(error.key, { detail: error.detail }) : error.message;
+export const sentence = (error) => error instanceof Failure ? t(error.key, error.values) : error.message;
 
 const lost = () => new Failure(navigator.onLine ? "lost" : "offline");
-const refused = (status, body, retryAfter) =>
-  new Failure(KEYS[status] ?? "refused", { detail: body?.error ?? `HTTP ${status}`, retryAfter: Number(retryAfter) || 0 });
+// The server's message is in English; its key and values make the same sentence in any language.
+const refused = (status, body, retryAfter) => new Failure(body?.key ?? KEYS[status] ?? "refused", {
+  values: { ...body?.values, status }, retryAfter: Number(retryAfter) || 0,
+});
 
 // Sends a photo, and returns the response's object. `fetch` does not report the progress of an upload.
 export function send(path, photo, { signal, onProgress = () => {} } = {}) {

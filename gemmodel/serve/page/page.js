@@ -1,5 +1,5 @@
 import { model, showAbout } from "./about.js";
-import { headline, showAnswer } from "./answer.js";
+import { headline, reason, showAnswer } from "./answer.js";
 import * as camera from "./camera.js";
 import * as crop from "./crop.js";
 import * as feedback from "./feedback.js";
@@ -59,7 +59,7 @@ async function explain(entry) {
     if (entry !== current) return;
     byId("why").querySelector("p").textContent = t("explanation_part");
     byId("reasons").hidden = !entry.reasons;
-    byId("reasons").replaceChildren(...(entry.reasons ?? []).map((sentence) => create("li", sentence)));
+    byId("reasons").replaceChildren(...(entry.reasons ?? []).map((sentence) => create("li", reason(sentence))));
     byId("explanation").src = entry.explanation;
     byId("explanation").hidden = byId("why").hidden = false;
     if (byId("status").textContent === t("explaining")) setStatus("");  // what else it says, such as an error, stays
@@ -260,7 +260,9 @@ byId("save").addEventListener("click", async () => download(await asPicture(curr
 byId("share").hidden = !navigator.canShare?.({ files: [new File([""], "gem.png", { type: "image/png" })] });
 byId("share").addEventListener("click", async () => {
   const file = new File([await asPicture(current, about, model(about))], "gem.png", { type: "image/png" });
-  await navigator.share({ files: [file], title: t("title") }).catch(() => {}); // closed by the user
+  await navigator.share({ files: [file], title: t("title") }).catch((error) => {
+    if (error.name !== "AbortError") download(file, file.name); // which says that the user closed it
+  });
 });
 try {
   await changeLanguage(preferred(), load);
