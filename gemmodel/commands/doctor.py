@@ -192,7 +192,10 @@ def check_store() -> Iterator[Finding]:
         return
     from gemmodel.tracking import runs
 
-    runs.check_store()
+    for run in runs.check_store():
+        end = f"import mlflow; mlflow.MlflowClient('{uri}').set_terminated('{run.info.run_id}', 'KILLED')"
+        text = f"the run {run.info.run_name} is open since before this machine started"
+        yield Finding(False, text, f'python -c "{end}"')
     text = uri
     if file is not None and not os.access(file, os.W_OK):
         yield Finding(False, f"{text} cannot be written", f"chmod u+w {file}")
