@@ -7,6 +7,7 @@ import os
 import random
 import shlex
 import shutil
+import signal
 import sqlite3
 import subprocess
 from collections.abc import Iterator
@@ -52,8 +53,9 @@ class Project:
     def kill(self, command: str, share: float = 0.0) -> None:
         """Kill a command after a share of the seconds that it takes; 0: one that its name determines."""
         seconds = self.seconds[command] * (share or random.Random(command).uniform(0.05, 1))
-        while self.run(command, seconds=seconds)[0].returncode == 0:
+        while (ended := self.run(command, seconds=seconds)[0]).returncode == 0:
             seconds /= 2
+        assert ended.returncode == -signal.SIGPROF, ended.stderr
 
     def forget(self) -> None:
         """Remove outputs, and what DVC knows of them but its cache of runs, from which `dvc repro` restores them.
@@ -192,6 +194,7 @@ def test_dvc_repro_on_a_full_disk_is_healed_by_make_repro(project: Project) -> N
     project.forget()
     with full(project.folder, left=40_000):
         [ended] = project.run("dvc repro")
-    assert ended.returncode and "space" in ended.stderr
+    assert ended.returncode != 0
+    assert "space" in ended.stderr, ended.stderr
     project.succeed("gemmodel check", "dvc repro")
     project.check()
