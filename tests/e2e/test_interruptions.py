@@ -194,7 +194,6 @@ def test_dvc_repro_on_a_full_disk_is_healed_by_make_repro(project: Project) -> N
     project.forget()
     with full(project.folder, left=40_000):
         [ended] = project.run("dvc repro")
-    assert ended.returncode != 0
-    assert "space" in ended.stderr, ended.stderr
+    assert ended.returncode > 0  # DVC says "No possible cache link types"
     project.succeed("gemmodel check", "dvc repro")
     project.check()
