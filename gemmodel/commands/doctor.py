@@ -155,7 +155,7 @@ def check_cache() -> Iterator[Finding]:
     objects = dvc_files.cached(Path(folder.strip()))
     damaged = [file for file in objects if not dvc_files.is_whole(file)]
     for file in damaged:
-        mend = f"rm -f {file}, delete the outputs in data, models and reports, and `dvc pull` or `dvc repro`"
+        mend = f"rm -rf {file} data models reports && dvc repro, or dvc pull if it was pushed"
         yield Finding(False, f"{file} is damaged", mend)
     if not damaged:
         text = f"{len(objects)} files, all whole; `rm -r data/raw && dvc checkout` restores a folder from them"

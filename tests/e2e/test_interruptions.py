@@ -96,7 +96,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     mounted = []
     for name in ("project", "tmp"):
         (place / name).mkdir()
-        command = ["mount", "-t", "tmpfs", "-o", "size=150m", "tmpfs", str(place / name)]
+        command = ["mount", "-t", "tmpfs", "-o", "size=400m", "tmpfs", str(place / name)]
         if subprocess.run(command, capture_output=True).returncode == 0:
             mounted.append(place / name)
     yield place
