@@ -43,7 +43,8 @@ def main(
         runs.log_files(page, card, *(path for path in linked if path.is_file()))
         for folder, name in ((exploration, "exploration"), (data_pictures, "data")):
             runs.log_files(*sorted(folder.iterdir()), folder=name)
-        registration.describe_version(settings.register.name, sha256, card.read_text(encoding="utf-8"))
+        text = card.read_text(encoding="utf-8")
+        registration.describe_version(settings.register.name, registration.identity(model), text)
     print(f"report: {page}, {page.stat().st_size / 1e6:.1f} MB")
 
 

@@ -155,7 +155,7 @@ def check_cache() -> Iterator[Finding]:
     objects = dvc_files.cached(Path(folder.strip()))
     damaged = [file for file in objects if not dvc_files.is_whole(file)]
     for file in damaged:
-        mend = f"rm -f {file}, delete the outputs in data, models and reports, and `dvc pull` or `dvc repro`"
+        mend = f"rm -rf {file} data models reports && dvc repro, or dvc pull if it was pushed"
         yield Finding(False, f"{file} is damaged", mend)
     if not damaged:
         text = f"{len(objects)} files, all whole; `rm -r data/raw && dvc checkout` restores a folder from them"
@@ -192,7 +192,10 @@ def check_store() -> Iterator[Finding]:
         return
     from gemmodel.tracking import runs
 
-    runs.check_store()
+    for run in runs.check_store():
+        end = f"import mlflow; mlflow.MlflowClient('{uri}').set_terminated('{run.info.run_id}', 'KILLED')"
+        text = f"the run {run.info.run_name} is open since before this machine started"
+        yield Finding(False, text, f'python -c "{end}"')
     text = uri
     if file is not None and not os.access(file, os.W_OK):
         yield Finding(False, f"{text} cannot be written", f"chmod u+w {file}")

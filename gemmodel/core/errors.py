@@ -1,6 +1,7 @@
 """Errors that a user can fix: each message names what is wrong, where, and the remedy."""
 
 import difflib
+import errno
 import os
 import re
 import sys
@@ -8,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 MAX_LINE = 300  # characters of an error's line
 SECRET_NAMES = re.compile(r"PASSWORD|PASSWD|TOKEN|SECRET|ACCESS_KEY|API_KEY|CREDENTIAL")  # of variables
 OWN_PACKAGES = ("gemmodel", "sample_site", "scraper", "stages")
@@ -92,7 +94,10 @@ def cli_errors(command: str) -> Iterator[None]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:
-        sys.exit(f"{command}: {error.filename or Path.cwd()}: {error.strerror or error}")
+        place = error.filename or Path.cwd()
+        if error.errno in DISK_FULL:  # of a copy the second name is the file that was written
+            sys.exit(f"{command}: {error.filename2 or place}: no space left on its disk; free some and run this again")
+        sys.exit(f"{command}: {place}: {error.strerror or error}")
     except KeyboardInterrupt:
         sys.exit(f"{command}: interrupted; run it again to resume")
 

@@ -1,6 +1,5 @@
 """Files: outputs that appear whole or not at all, and JSON and tables with errors that name the file."""
 
-import errno
 import json
 import os
 import shutil
@@ -10,12 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gemmodel.core.errors import DataError
+from gemmodel.core.errors import DISK_FULL, DataError
 
 if TYPE_CHECKING:
     import pandas as pd
-
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT)  # the errors of a full disk
 
 
 @contextmanager

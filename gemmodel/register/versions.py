@@ -1,7 +1,7 @@
 """The versions of a model in MLflow's registry: which is champion, which were, and how that changes."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from gemmodel.tracking import runs
 FORMER_CHAMPIONS = "former_champions"  # a tag of the registered model: version numbers, the latest one last
 
 
-def ensure(name: str, folder: Path, example: pd.DataFrame, model_sha256: str) -> ModelVersion:
+def ensure(name: str, folder: Path, example: pd.DataFrame, tags: Mapping[str, str]) -> ModelVersion:
     """Returns a version of a model: the first whose files are whole, else a new one.
 
     Of versions whose files are not there or damaged, the files are uploaded again first, and this is printed.
@@ -29,11 +29,10 @@ def ensure(name: str, folder: Path, example: pd.DataFrame, model_sha256: str) ->
         name: of the registered model.
         folder: of the model, in the open run.
         example: see `registration.register`.
-        model_sha256: of the model.
+        tags: from `registration.identity`.
     """
-    query = f"name = '{name}' and tags.{runs.MODEL_TAG} = '{model_sha256}'"
     whole = []
-    for version in mlflow.MlflowClient().search_model_versions(query, order_by=["version_number ASC"]):
+    for version in registration.find(name, tags):
         if reason := version_files.damage(version):
             with runs.ignoring("RESOURCE_DOES_NOT_EXIST"):  # without its logged model there is no place for them
                 registration.upload(
@@ -46,7 +45,7 @@ def ensure(name: str, folder: Path, example: pd.DataFrame, model_sha256: str) ->
                 reason = None
         if not reason:
             whole.append(version)
-    return whole[0] if whole else get(name, registration.register(name, folder, example, model_sha256))
+    return whole[0] if whole else get(name, registration.register(name, folder, example, tags))
 
 
 def get(name: str, number: str) -> ModelVersion:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import mlflow
+import psutil
 from filelock import FileLock, Timeout
 
 from gemmodel.core import files
@@ -70,6 +71,17 @@ def _end_runs(process: str) -> bool:
         mlflow.MlflowClient().set_terminated(run.info.run_id, "KILLED")
         print(f"MLflow: {run.info.run_name}: its process was killed; the run is ended as KILLED", flush=True)
     return not left
+
+
+def open_before_boot(client: mlflow.MlflowClient, experiment: str) -> list[mlflow.entities.Run]:
+    """Returns an experiment's open runs that began before this machine did: `logs/` was deleted, or the project moved.
+
+    Args:
+        client: of a store that only this machine's processes write to.
+        experiment: its id.
+    """
+    query = f"attributes.status = 'RUNNING' and attributes.start_time < {psutil.boot_time() * 1000:.0f}"
+    return list(client.search_runs([experiment], query))
 
 
 def _running(query: str) -> list[mlflow.entities.Run]:

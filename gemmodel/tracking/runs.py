@@ -140,8 +140,11 @@ def _check_answers(uri: str) -> None:
         pass
 
 
-def check_store() -> None:
+def check_store() -> list[mlflow.entities.Run]:
     """Checks that the store answers and has this MLflow's tables, and changes nothing.
+
+    Returns:
+        The open runs in a SQLite file that began before this machine did, so their processes are gone.
 
     Raises:
         DataError: there is no SQLite file.
@@ -151,7 +154,12 @@ def check_store() -> None:
     uri = store.tracking_uri()
     with store_errors(uri):
         _check_answers(uri)
-        mlflow.MlflowClient(uri).search_experiments(max_results=1)
+        client = mlflow.MlflowClient(uri)
+        if store.sqlite_file() is None:
+            client.search_experiments(max_results=1)
+            return []
+        experiment = client.get_experiment_by_name(store.experiment_name())
+        return live_runs.open_before_boot(client, experiment.experiment_id) if experiment else []
 
 
 @contextmanager
@@ -357,7 +365,8 @@ def provenance() -> dict[str, str]:
     tags = {"dvc_experiment": os.environ.get("DVC_EXP_NAME", "")}
     try:
         tags["mlflow.source.git.commit"] = _git("rev-parse", "HEAD")
-        tags["git_uncommitted"] = _git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!dvc.lock")
+        status = ("--no-optional-locks", "status", "--porcelain", "--untracked-files=no")  # a kill leaves no index.lock
+        tags["git_uncommitted"] = _git(*status, "--", ".", ":!dvc.lock")
     except (OSError, subprocess.CalledProcessError):  # no git, or no repository
         pass
     return {name: value for name, value in tags.items() if value}

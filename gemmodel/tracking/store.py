@@ -20,7 +20,9 @@ EXPERIMENT = "gemstones"
 SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "uc")  # of MLflow's own stores
 ARTIFACTS = "mlruns"  # beside a SQLite file, as MLflow's own default
 ROOT = re.compile(rf"((?:file:|/).*/{ARTIFACTS})(?:/.*)?", re.DOTALL)  # of a location
-REMEDIES = {  # by what a database says
+NO_SPACE = "No space left on device"  # the system's words, somewhere in MLflow's list of failed downloads
+REMEDIES = {  # by what a database or the system says
+    NO_SPACE: "free some on its disk and on that of temporary files (TMPDIR), and run this again",
     "disk is full": "free some space on its disk and run this again",
     "readonly database": "make it and its folder writable (chmod u+w), or name another store in MLFLOW_TRACKING_URI",
     "unable to open": "make it and its folder readable (chmod u+rw), or name another store in MLFLOW_TRACKING_URI",
@@ -173,6 +175,8 @@ def explain(uri: str, error: BaseException) -> str:
             break
         error = following
     reason = reason.rpartition("Response body: ")[2].strip() or type(error).__name__
+    if NO_SPACE in reason:
+        reason = NO_SPACE
     line = shortened(reason.splitlines()[0], 140)
     remedy = next((remedy for text, remedy in REMEDIES.items() if text in reason), "")
     if not remedy and not answers:

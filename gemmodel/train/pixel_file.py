@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gemmodel.core.files import DISK_FULL
+from gemmodel.core.errors import DISK_FULL
 from gemmodel.images import decode
 
 

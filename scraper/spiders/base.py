@@ -17,8 +17,7 @@ from scrapy.spidermiddlewares.httperror import HttpError
 from tqdm import tqdm
 from twisted.python.failure import Failure
 
-from gemmodel.core import files
-from gemmodel.core.errors import DataError, did_you_mean
+from gemmodel.core.errors import DISK_FULL, DataError, did_you_mean
 from gemmodel.core.image_folder import class_key
 from gemmodel.images import decode
 from scraper import markup, safe_names
@@ -313,7 +312,7 @@ class GemSpider(scrapy.Spider):
         """Stops the crawl after an error that means a full disk."""
         if isinstance(error, UnreadRobotsError):
             error = error.__cause__
-        if isinstance(error, OSError) and error.errno in files.DISK_FULL:
+        if isinstance(error, OSError) and error.errno in DISK_FULL:
             self.crawl_stats.disk_error = error
             self.crawler.stop()
 

@@ -10,6 +10,7 @@ from typing import Any
 import mlflow
 import pytest
 
+from gemmodel.commands import doctor
 from gemmodel.tracking import runs
 from gemmodel.tune import mlflow_log
 from tests.conftest import ROOT
@@ -132,3 +133,32 @@ with runs.training_run("killed", {"base": {"seed": 1}}, {}, device="CPU"):
     assert checked.returncode == 0, checked.stderr
     assert statuses() == {"killed": "KILLED"}
     assert list((project / "logs" / "running").iterdir()) == [project / "logs" / "running" / "lock"]
+
+
+def test_a_killed_run_leaves_no_lock_of_git(project: Path) -> None:
+    """`git status` locks and rewrites the index where a file has another time; `git checkout` refuses a locked one."""
+    (project / "params.yaml").touch()
+    user = ["-c", "user.name=Test", "-c", "user.email=test@gemmodel.example"]
+    for command in (["init", "-q"], ["add", "-A"], [*user, "commit", "-qm", "settings"]):
+        subprocess.run(["git", *command], cwd=project, check=True)
+    os.utime(project / "params.yaml", (1, 1))
+    index = (project / ".git" / "index").read_bytes()
+    tags = runs.provenance()
+    assert len(tags["mlflow.source.git.commit"]) == 40
+    assert "git_uncommitted" not in tags
+    assert (project / ".git" / "index").read_bytes() == index
+
+
+def test_doctor_names_runs_that_are_open_since_before_the_machine_started(project: Path) -> None:
+    with runs.mlflow_store():
+        client, experiment = mlflow.MlflowClient(), mlflow.get_experiment_by_name("gemstones")
+    assert experiment
+    client.create_run(experiment.experiment_id, start_time=1000, run_name="of a deleted logs folder")
+    client.create_run(experiment.experiment_id, run_name="new")
+    [old, rest] = doctor.check_store()
+    assert not old.ok and "of a deleted logs folder" in old.text
+    assert rest.ok
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    subprocess.run(old.remedy, shell=True, check=True, env=os.environ | {"PATH": path})
+    assert statuses() == {"of a deleted logs folder": "KILLED", "new": "RUNNING"}
+    assert [finding.ok for finding in doctor.check_store()] == [True]

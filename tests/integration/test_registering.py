@@ -27,7 +27,7 @@ from gemmodel.core.errors import GemmodelError, ModelError, TrackingError
 from gemmodel.models import saving
 from gemmodel.models.conformal import ReferenceSet, Thresholds
 from gemmodel.models.metadata import ModelMetadata
-from gemmodel.register import promotion, registry_lock, version_files, versions
+from gemmodel.register import promotion, registration, registry_lock, version_files, versions
 from gemmodel.tracking import runs
 from stages import register
 
@@ -136,7 +136,7 @@ def test_only_a_model_that_is_better_by_the_test_is_champion(make_project: Any, 
     for number, decision in (("1", first), ("2", luck), ("3", better)):
         stored = tags(number)
         hashes = {f"{table}.sha256" for table in (version_files.TRAINING_SET, version_files.TEST_PREDICTIONS)}
-        assert set(stored) == {*decision, "decision", *hashes}  # `pending` is gone
+        assert set(stored) == {*decision, "decision", registration.FILES_TAG, *hashes}  # `pending` is gone
         assert json.loads(stored["decision"]) == decision
         assert {key: stored[key] for key in decision} == {key: str(value) for key, value in decision.items()}
     assert tickets() == []
@@ -175,6 +175,32 @@ def test_a_decision_is_repeated_until_the_rule_or_the_test_part_changes(
     write_params(root, {"register.significance": 1.0})
     assert registered(root)["champion"] is True
     assert aliases() == {"challenger": "2", "champion": "2"}
+
+
+def test_the_same_network_with_other_thresholds_is_another_version(make_project: Any, registered: Any) -> None:
+    first = make_project("first", wrong=4)
+    shutil.copytree(first, second := first.parent / "second")
+    thresholds = second / "models" / "thresholds.json"
+    files.write_json(thresholds, files.read_json(thresholds) | {"set_threshold": 0.2})
+    hashing.write_hashes(second / "models")
+    registered(first)
+    decision = registered(second)
+    assert (decision["champion"], decision["gained"], decision["lost"]) == (False, 0, 0)
+    assert tags("1")["model_sha256"] == tags("2")["model_sha256"]
+    assert aliases() == {"challenger": "2", "champion": "1"}
+    for root, number in ((first, "1"), (second, "2"), (first, "1")):  # each is found again
+        registered(root)
+        assert len(mlflow.MlflowClient().search_model_versions("name = 'gemstones'")) == 2
+        [version] = registration.find("gemstones", registration.identity(root / "models"))
+        assert str(version.version) == number
+
+
+def test_a_version_without_the_hash_of_all_files_is_found_by_its_network(make_project: Any, registered: Any) -> None:
+    root = make_project("first")
+    first = registered(root)
+    mlflow.MlflowClient().delete_model_version_tag("gemstones", "1", registration.FILES_TAG)
+    assert registered(root) == first
+    assert len(mlflow.MlflowClient().search_model_versions("name = 'gemstones'")) == 1
 
 
 def test_a_champion_predicts_new_test_photos_itself(make_project: Any, registered: Any, store: str) -> None:
@@ -384,13 +410,14 @@ def server(tmp_path: Path) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("where", ["server", "store"])
-def test_of_two_processes_that_register_at_once_the_better_model_is_champion(
-    make_project: Any, run: Any, where: str, request: pytest.FixtureRequest
+def test_clones_that_register_at_once_make_a_version_per_model_and_the_better_champion(
+    make_project: Any, tmp_path: Path, where: str, request: pytest.FixtureRequest
 ) -> None:
     address = request.getfixturevalue(where)
     kept = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
     environment = kept | {"PYTHONPATH": str(ROOT), "MLFLOW_TRACKING_URI": address, "no_proxy": "*"}
-    roots = [make_project("worse", wrong=9), make_project("better", wrong=1, model=3.0)]
+    roots = [make_project("worse", wrong=9), make_project("better", wrong=1, model=3.0), tmp_path / "clone"]
+    shutil.copytree(roots[1], roots[2])
     processes = [
         subprocess.Popen(STAGE, cwd=root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         for root in roots
@@ -398,10 +425,15 @@ def test_of_two_processes_that_register_at_once_the_better_model_is_champion(
     for process in processes:
         output, _ = process.communicate()
         assert process.returncode == 0, output
+        assert "Traceback" not in output
     mlflow.set_tracking_uri(address)
+    assert len(mlflow.MlflowClient().search_model_versions("name = 'gemstones'")) == 2
+    [experiment] = mlflow.search_experiments(filter_string="name = 'gemstones'")
+    assert not mlflow.MlflowClient().search_runs([experiment.experiment_id], "attributes.status = 'RUNNING'")
     decisions = [files.read_json(root / "decision.json") for root in roots]
     versions_by_model = {tags(number)["model_sha256"]: number for number in ("1", "2")}
-    worse, better = (versions_by_model[decision["model_sha256"]] for decision in decisions)
+    worse, better, clone = (versions_by_model[decision["model_sha256"]] for decision in decisions)
+    assert (clone, decisions[2]) == (better, decisions[1])
     assert aliases() == {"challenger": "2", "champion": better}
     for number, decision in ((worse, decisions[0]), (better, decisions[1])):
         assert json.loads(tags(number)["decision"]) == decision

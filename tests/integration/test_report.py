@@ -109,8 +109,9 @@ def test_a_long_card_is_cut_to_the_length_that_the_registry_allows(
         client = runs.mlflow.MlflowClient()
         client.create_registered_model("gemstones")
         client.create_model_version("gemstones", tmp_path.as_uri(), tags={runs.MODEL_TAG: "abc"})
-        registration.describe_version("gemstones", "another", "not for this one")
-        registration.describe_version("gemstones", "abc", "---\nfront: matter\n---\n# Card\n" + "a line\n" * 2000)
+        registration.describe_version("gemstones", {runs.MODEL_TAG: "another"}, "not for this one")
+        card = "---\nfront: matter\n---\n# Card\n" + "a line\n" * 2000
+        registration.describe_version("gemstones", {runs.MODEL_TAG: "abc"}, card)
         text = client.get_model_version("gemstones", "1").description
         assert text.startswith("# Card\n") and text.endswith("model_card.md.")
         assert 4900 < len(text) <= 5000  # what MLflow's tables hold

@@ -266,7 +266,7 @@ def test_doctor_finds_what_is_damaged_in_dvcs_cache(run: Run, tmp_path: Path) ->
     damaged.chmod(0o444)
     assert dvc("status", "-q").returncode == 0  # DVC does not notice
     ended = run("-m", "gemmodel.cli", "doctor", "--cache", cwd=tmp_path)
-    (finding,) = re.findall(r"WRONG  DVC cache   (.*)\n.*-> rm -f (.*), delete", ended.stdout)
+    (finding,) = re.findall(r"WRONG  DVC cache   (.*)\n.*-> rm -rf (\S*) data models", ended.stdout)
     assert finding == (f"{damaged} is damaged", str(damaged))
 
 

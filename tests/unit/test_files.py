@@ -1,12 +1,13 @@
 """Files: outputs appear whole or not at all, and JSON that cannot be read is an error that names the file."""
 
+import errno
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from gemmodel.core import files
-from gemmodel.core.errors import DataError
+from gemmodel.core.errors import DataError, cli_errors
 
 
 def write(path: Path, kind: str, text: str) -> None:
@@ -108,3 +109,9 @@ def test_no_module_reads_a_table_otherwise() -> None:
     package = Path(files.__file__).parents[1]
     readers = [path.name for path in package.rglob("*.py") if "read_csv" in path.read_text(encoding="utf-8")]
     assert readers == ["files.py"]
+
+
+def test_a_copy_to_a_full_disk_is_an_error_that_names_the_new_file() -> None:
+    message = "^split: test/1.png: no space left on its disk; free some and run this again$"
+    with pytest.raises(SystemExit, match=message), cli_errors("split"):
+        raise OSError(errno.ENOSPC, "No space left on device", "clean/1.png", None, "test/1.png")

@@ -169,3 +169,10 @@ def test_a_password_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "a long token\n")
     assert without_secrets("Invalid header value: 'Bearer a long token'") == "Invalid header value: 'Bearer ***'"
+
+
+def test_a_full_disk_is_told_where_mlflow_lists_failed_downloads() -> None:
+    listed = "The following failures occurred while downloading one or more artifacts from file:///mlruns/m-1:"
+    failure = "##### File MLmodel #####\n[Errno 28] No space left on device"
+    line = store.explain("sqlite:///mlflow.db", RuntimeError(f"{listed}\n{failure}"))
+    assert line == f"sqlite:///mlflow.db: {store.NO_SPACE}; {store.REMEDIES[store.NO_SPACE]}"

@@ -1,0 +1,196 @@
+"""Kills and full disks: what is left is whole, and the documented command heals it.
+
+`make kill` does the same with real processes, at other moments in each run, and takes an hour.
+"""
+
+import os
+import random
+import shlex
+import shutil
+import signal
+import sqlite3
+import subprocess
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from forks import STAGES, Ended, Forks, forks
+from repository import ROOT, SMALL, change, copy_project, digests, environment, runner
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no os.fork here")
+KILLED = [stage for stage in STAGES if stage not in ("explain", "explore")]  # which keep nothing but one folder
+FULL = [stage for stage in KILLED if stage != "embed"]  # the slowest of those that write a folder and no run
+GROWS = (".git", ".dvc", ".scrapy", "mlruns", "logs")  # what commands add here stays
+
+
+@dataclass
+class Project:
+    """A small project after all its stages, and what it is like undisturbed."""
+
+    folder: Path
+    tmp: Path
+    forks: Forks
+    seconds: dict[str, float] = field(default_factory=dict)  # of a core, by command
+    outputs: dict[str, str] = field(default_factory=dict)
+    files: set[str] = field(default_factory=set)
+    lock: dict[str, Any] = field(default_factory=dict)
+
+    def run(self, *commands: str, seconds: float = 0) -> list[Ended]:
+        """Run `gemmodel`, `dvc` or stages, the latter with the options of dvc.yaml, at once; see `Forks.run`."""
+        stages = yaml.safe_load((self.folder / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+        split = [[name, *shlex.split(stages[name]["cmd"])[3:]] if name in stages else name.split() for name in commands]
+        return self.forks.run(*split, cwd=self.folder, seconds=seconds, TMPDIR=str(self.tmp))
+
+    def succeed(self, *commands: str) -> None:
+        for command in commands:
+            [ended] = self.run(command)
+            assert ended.returncode == 0, f"{command}\n{ended.stdout}\n{ended.stderr}"
+            self.seconds[command] = ended.seconds
+
+    def kill(self, command: str, share: float = 0.0) -> None:
+        """Kill a command after a share of the seconds that it takes; 0: one that its name determines."""
+        seconds = self.seconds[command] * (share or random.Random(command).uniform(0.05, 1))
+        while (ended := self.run(command, seconds=seconds)[0]).returncode == 0:
+            seconds /= 2
+        assert ended.returncode == -signal.SIGPROF, ended.stderr
+
+    def forget(self) -> None:
+        """Remove outputs, and what DVC knows of them but its cache of runs, from which `dvc repro` restores them.
+
+        That cache has neither crawl nor report, since an output of theirs stays where it is when they run.
+        """
+        lock = yaml.safe_load((self.folder / "dvc.lock").read_text(encoding="utf-8"))
+        lock["stages"] = {name: lock["stages"][name] for name in ("crawl", "report")}
+        (self.folder / "dvc.lock").write_text(yaml.safe_dump(lock, sort_keys=False), encoding="utf-8")
+        for name in ("data/clean", "data/split", "data/features", "models", "reports/evaluation"):
+            shutil.rmtree(self.folder / name)
+
+    def names(self) -> set[str]:
+        names = set()
+        for folder, folders, files in os.walk(self.folder):
+            place = Path(folder).relative_to(self.folder)
+            folders[:] = [name for name in folders if (place / name).as_posix() not in GROWS and name != "__pycache__"]
+            names |= {(place / name).as_posix() for name in (*folders, *files)}
+        return names
+
+    def check(self) -> None:
+        """Check that all is as if nothing had happened."""
+        assert digests(self.folder) == self.outputs
+        assert self.names() == self.files
+        assert not (self.folder / ".git" / "index.lock").exists()
+        assert yaml.safe_load((self.folder / "dvc.lock").read_text(encoding="utf-8")) == self.lock
+        with closing(sqlite3.connect(self.folder / "mlflow.db")) as store:
+            assert store.execute("select run_uuid, name from runs where status = 'RUNNING'").fetchall() == []
+            assert store.execute("select name, version from model_versions").fetchall() == [("gemstones", 1)]
+            aliases = store.execute("select alias, version from registered_model_aliases order by alias").fetchall()
+            assert aliases == [("challenger", 1), ("champion", 1)]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with a small disk for a project, and one for temporary files, where this account may mount them."""
+    place = tmp_path_factory.mktemp("disks")
+    mounted = []
+    for name in ("project", "tmp"):
+        (place / name).mkdir()
+        command = ["mount", "-t", "tmpfs", "-o", "size=400m", "tmpfs", str(place / name)]
+        if subprocess.run(command, capture_output=True).returncode == 0:
+            mounted.append(place / name)
+    yield place
+    for folder in mounted:
+        subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+@pytest.fixture(scope="module")
+def project(place: Path) -> Iterator[Project]:
+    folder = place / "project"
+    copy_project(folder)
+    change(folder, **SMALL)
+    run = runner(folder)
+    run("git", "init", "-q", "-b", "main")
+    with forks(environment() | {"PYTHONPATH": str(ROOT)}) as started:
+        made = Project(folder, place / "tmp", started)
+        made.succeed(*STAGES, "gemmodel check", "dvc commit --force --quiet")
+        run("git", "add", "-A")
+        run("git", "commit", "-qm", "small sample")
+        made.outputs, made.files = digests(folder), made.names()
+        made.lock = yaml.safe_load((folder / "dvc.lock").read_text(encoding="utf-8"))
+        yield made
+
+
+@pytest.mark.parametrize("stage", KILLED)
+def test_a_killed_stage_is_healed(project: Project, stage: str) -> None:
+    project.kill(stage)
+    project.succeed("gemmodel check", stage)
+    project.check()
+
+
+@pytest.mark.parametrize("share", [0.6, 0.8])
+def test_a_killed_dvc_repro_is_healed_by_make_repro(project: Project, share: float) -> None:
+    if "dvc repro" not in project.seconds:
+        project.forget()
+        project.succeed("dvc repro")
+        project.check()
+    project.forget()
+    project.kill("dvc repro", share)
+    project.succeed("gemmodel check", "dvc repro")
+    project.check()
+
+
+def test_of_two_dvc_repro_at_once_none_does_harm(project: Project) -> None:
+    project.forget()
+    ended = project.run("dvc repro", "dvc repro", "gemmodel check")
+    assert any(one.returncode == 0 for one in ended[:2])
+    for one in ended[:2]:
+        assert "Traceback" not in one.stderr
+        assert one.returncode == 0 or "lock" in one.stderr or "busy" in one.stderr, one.stderr
+    assert ended[2].returncode == 0
+    project.succeed("gemmodel check", "dvc repro")
+    project.check()
+
+
+@contextmanager
+def full(disk: Path, left: int) -> Iterator[None]:
+    """Fill a disk but for some bytes while the context lasts."""
+    if not disk.is_mount():
+        pytest.skip("no small disk: this account may not mount one")
+    state = os.statvfs(disk)
+    with (disk / "filler").open("wb") as filler:
+        os.posix_fallocate(filler.fileno(), 0, state.f_bavail * state.f_frsize - left)
+    try:
+        yield
+    finally:
+        (disk / "filler").unlink()
+
+
+@pytest.mark.parametrize("stage", FULL)
+def test_a_stage_on_a_full_disk_ends_with_one_line(project: Project, stage: str, refused: Any) -> None:
+    with full(project.folder, left=40_000):
+        [ended] = project.run(stage)
+    if ended.returncode:  # some need no more than that
+        refused(ended, stage, "space")
+    assert digests(project.folder) == project.outputs
+    project.succeed("gemmodel check", stage)
+    project.check()
+
+
+def test_register_without_space_for_temporary_files_ends_with_one_line(project: Project, refused: Any) -> None:
+    with full(project.tmp, left=40_000):
+        [ended] = project.run("register")
+    refused(ended, "register", "space", "TMPDIR")
+    assert digests(project.folder) == project.outputs
+    project.succeed("gemmodel check", "register")
+    project.check()
+
+
+def test_dvc_repro_on_a_full_disk_is_healed_by_make_repro(project: Project) -> None:
+    project.forget()
+    with full(project.folder, left=40_000):
+        [ended] = project.run("dvc repro")
+    assert ended.returncode > 0  # DVC says "No possible cache link types"
+    project.succeed("gemmodel check", "dvc repro")
+    project.check()
