@@ -2,6 +2,7 @@
 
 import re
 import tempfile
+import zipfile
 from importlib.metadata import version
 from pathlib import Path
 
@@ -84,11 +85,21 @@ def upload(model_id: str, run_id: str, folder: Path, example: pd.DataFrame) -> N
             code_paths=[str(package)],
             signature=SIGNATURE,
             input_example=example,
-            pip_requirements=[f"{requirement}=={version(requirement)}" for requirement in SERVING_PACKAGES],
+            pip_requirements=[f"{package}=={version(package)}" for package in packages(folder)],
         )
         hashing.write_hashes(path)
         mlflow.pyfunc.load_model(str(path)).predict(example)
         mlflow.MlflowClient().log_model_artifacts(model_id, str(path))
+
+
+def packages(folder: Path) -> list[str]:
+    """Returns the packages that a model's predictions need: ONNX Runtime where a backbone in its export is for that."""
+    try:
+        with zipfile.ZipFile(folder / "model.tflite") as archive:  # of a chain, see `litert`
+            onnx = any(name.endswith(".onnx") for name in archive.namelist())
+    except zipfile.BadZipFile:
+        onnx = False
+    return [*SERVING_PACKAGES, *(["onnxruntime"] if onnx else [])]
 
 
 def describe_version(name: str, model_sha256: str, card: str) -> None:
