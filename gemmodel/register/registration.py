@@ -94,11 +94,11 @@ def upload(model_id: str, run_id: str, folder: Path, example: pd.DataFrame) -> N
 
 def packages(folder: Path) -> list[str]:
     """Returns the packages that a model's predictions need: ONNX Runtime where a backbone in its export is for that."""
-    try:
-        with zipfile.ZipFile(folder / "model.tflite") as archive:  # of a chain, see `litert`
-            onnx = any(name.endswith(".onnx") for name in archive.namelist())
-    except zipfile.BadZipFile:
-        onnx = False
+    path = folder / "model.tflite"
+    if not zipfile.is_zipfile(path):  # no chain, see `litert`
+        return list(SERVING_PACKAGES)
+    with zipfile.ZipFile(path) as archive:
+        onnx = any(name.endswith(".onnx") for name in archive.namelist())
     return [*SERVING_PACKAGES, *(["onnxruntime"] if onnx else [])]
 
 

@@ -320,7 +320,7 @@ def test_a_damaged_file_is_an_error_that_names_it(tmp_path: Path, suffix: str) -
     ("names", "message"),
     [
         (["efficientnet_lite0", "efficientnet_lite0"], r"embed\.backbone: efficientnet_lite0 is there twice"),
-        (["efficientnet_lite2@260"], r"efficientnet_lite2 reads photos of 260 pixels, base.*lite2@64$"),
+        (["efficientnet_lite0@260"], r"efficientnet_lite0 reads photos of 260 pixels, base.*lite0@64$"),
         (["efficientnet_lite3"], r"no backbone 'efficientnet_lite3'.*did you mean efficientnet_lite"),
     ],
 )
@@ -337,34 +337,93 @@ def test_one_more_backbone_recomputes_none_of_the_others(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(devices, "prepare", lambda base: "CPU")  # a process is prepared once, before its first tensor
+    monkeypatch.chdir(tmp_path)
     for i, name in enumerate(["train/Ruby/1.png", "train/Topaz/2.png", "val/Ruby/3.png"]):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(photos(i + 1)[i].astype(np.uint8)).save(tmp_path / name)
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(photos(i + 1)[i].astype(np.uint8)).save(name)
+    Path("backbones").mkdir()
+    one, two = (describe(Path(f"backbones/{name}.keras"), maps="[fine]") for name in ("one", "two"))
+    for path in (one, two):
+        network().save(path)
 
-    def run(*names: str) -> FeatureSet:
-        changes = {"embed.backbone": list(names), "embed.weights": "none", "embed.views": ["photo"]}
+    def run(*paths: Path) -> FeatureSet:
+        changes = {"embed.backbone": [str(path) for path in paths], "embed.views": ["photo"], "embed.histogram_bins": 2}
         file = write_params(tmp_path, changes | {"base.image_size": SIDE, "base.deterministic": False})
-        embed.main(tmp_path / "train", tmp_path / "val", tmp_path / "out", tmp_path / "backup", file)
-        features = feature_set.read(tmp_path / "out" / "train")
+        shutil.rmtree("out", ignore_errors=True)  # as DVC does
+        embed.main(Path("train"), Path("val"), Path("out"), Path("backup"), file)
+        features = feature_set.read(Path("out/train"))
         return features._replace(features=features.features[:])  # the next run replaces the files
 
-    first = run("mobilenet_v3_small@40")
-    assert list(first.blocks) == ["maps", "covariances", "colours"]
-    assert first.settings["embed.backbone"] == "mobilenet_v3_small@40"
-    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "backup").rglob("*.npy")}
-    shutil.rmtree(tmp_path / "out")  # as DVC does
+    first = run(one)
+    assert list(first.blocks) == ["maps", "covariances", "vectors", "colours"]
+    assert first.settings["embed.backbone"] == "backbones/one.keras"
+    kept = {path: path.stat().st_mtime_ns for path in Path("backup").rglob("*.npy")}
     capsys.readouterr()
 
-    both = run("mobilenet_v3_small@40", "mobilenet_v3_small@32")
-    assert "features of mobilenet_v3_small_40 are those of an earlier run" in capsys.readouterr().out
-    assert kept.items() <= {path: path.stat().st_mtime_ns for path in (tmp_path / "backup").rglob("*.npy")}.items()
-    assert list(both.blocks)[:3] == [f"mobilenet_v3_small_40.{kind}" for kind in ("maps", "covariances")] + ["colours"]
-    assert all(name.startswith("mobilenet_v3_small_32.") for name in list(both.blocks)[3:])
-    np.testing.assert_array_equal(both.features[:, : first.features.shape[1]], first.features)
+    both = run(one, two)
+    assert "features of one are those of an earlier run" in capsys.readouterr().out
+    assert kept.items() <= {path: path.stat().st_mtime_ns for path in Path("backup").rglob("*.npy")}.items()
+    names = [f"one.{kind}" for kind in ("maps", "covariances", "vectors")]
+    assert list(both.blocks) == [*names, "colours", *(name.replace("one", "two") for name in names)]
+    columns = first.features.shape[1]
+    np.testing.assert_array_equal(both.features[:, :columns], first.features)
     assert both.files.tolist() == first.files.tolist() == ["Ruby/1.png", "Topaz/2.png"]
 
-    for path in kept:  # a damaged shard is computed again
-        path.write_bytes(b"no array")
-    again = run("mobilenet_v3_small@40")
+    for path in kept:
+        path.write_bytes(b"no array")  # a damaged shard is computed again
+    describe(two, maps="[fine]", std="30")  # so is a backbone whose description changed
+    again = run(one, two)
     assert "computed again" in capsys.readouterr().out
-    np.testing.assert_array_equal(again.features, first.features)
+    np.testing.assert_array_equal(again.features[:, :columns], first.features)
+    assert np.abs(again.features[:, columns:] - both.features[:, columns:]).max() > 1e-2
+
+
+def test_a_backbone_file_with_code_in_it_is_refused(tmp_path: Path) -> None:
+    path = describe(tmp_path / "net.keras", maps="[]")
+    image = keras.Input((32, 32, 3))
+    scaled = layers.Lambda(lambda x: x / 255)(image)
+    keras.Model(image, layers.GlobalAveragePooling2D(name="embedding")(scaled)).save(path)
+    with pytest.raises(ModelError, match=r"net\.keras: Keras cannot read it"):
+        backbone(str(path), weights="imagenet", image_size=32)
+
+
+def write_onnx(path: Path, *, operator: str = "Add", domain: str = "", location: Path | None = None) -> None:
+    """Write a network of one operator and one weight, which may be in another file."""
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    make = onnx.helper
+    weight = make.make_tensor("weight", onnx.TensorProto.FLOAT, [1], [1.0])
+    if location:
+        weight.ClearField("float_data")
+        weight.data_location = onnx.TensorProto.EXTERNAL
+        weight.external_data.add(key="location", value=str(location))
+    image, sum_ = (
+        make.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, 32, 32, 3]) for name in ("image", "sum")
+    )
+    node = make.make_node(operator, ["image", "weight"], ["sum"], domain=domain)
+    graph = make.make_graph([node], "net", [image], [sum_], [weight])
+    operators = [make.make_opsetid("", 13), make.make_opsetid("other", 1)]
+    path.write_bytes(make.make_model(graph, opset_imports=operators, ir_version=8).SerializeToString())
+
+
+def test_an_onnx_file_reads_no_file_outside_of_the_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    secret = tmp_path / "secret.bin"
+    secret.write_bytes(np.ones(1, np.float32).tobytes())
+    (tmp_path / "project").mkdir()
+    monkeypatch.chdir(tmp_path / "project")
+    path = describe(Path("net.onnx"), maps="[sum]", vectors="[]")
+    write_onnx(path)
+    pixels = photos(1, 32)
+    actual = backbone(str(path), weights="imagenet", image_size=32)(pixels)
+    np.testing.assert_allclose(np.asarray(actual), (pixels - SCALE[0]) / SCALE[1] + 1, atol=1e-5)
+    for location in (secret, Path("..", secret.name)):
+        write_onnx(path, location=location)
+        with pytest.raises(ModelError, match=r"backbone net\.onnx: damaged"):
+            backbone(str(path), weights="imagenet", image_size=32)
+
+
+def test_an_onnx_file_has_no_operator_but_those_of_onnx(tmp_path: Path) -> None:
+    path = describe(tmp_path / "net.onnx", maps="[sum]", vectors="[]")
+    write_onnx(path, operator="Run", domain="other")
+    with pytest.raises(ModelError, match=r"other:Run.* is not a registered function/op"):
+        backbone(str(path), weights="imagenet", image_size=32)

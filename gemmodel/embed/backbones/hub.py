@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 from keras import layers, ops
 
 from gemmodel.core.errors import ModelError
@@ -55,16 +56,14 @@ def preset(name: str, *, weights: str, side: int | None) -> keras.Model:
             f"{name}: keras-hub cannot load it: {line}; go online once, or name a folder with the preset's files"
         ) from None
     model = getattr(model, "vision_encoder", model)
-    size = (
-        model.input_shape[1] if not isinstance(model.input_shape, dict) else next(iter(model.input_shape.values()))[1]
-    )
+    size = model.inputs[0].shape[1]
     if size is None:
         raise ModelError(f"{name}: it takes photos of any size; name one, as in {name}@224")
     pixels = keras.Input((size, size, 3), name="pixels")
-    scale = [1.0] * 3 if scaling.scale is None else _channels(scaling.scale)
-    offset = [0.0] * 3 if scaling.offset is None else _channels(scaling.offset)
-    x = layers.Rescaling(scale, offset=offset, dtype="float32", name="scaling")(pixels)
-    inner = keras.Model(keras.tree.flatten(model.inputs), _outputs(name, model), name=model.name)
+    scale = np.broadcast_to(1.0 if scaling.scale is None else scaling.scale, 3)
+    offset = np.broadcast_to(0.0 if scaling.offset is None else scaling.offset, 3)
+    x = layers.Rescaling(scale.tolist(), offset=offset.tolist(), dtype="float32", name="scaling")(pixels)
+    inner = keras.Model(model.inputs, _outputs(name, model), name=model.name)
     real = keras.tree.flatten(inner(ops.zeros((1, size, size, 3))))
     outputs = [
         y if y.shape[1:] == z.shape[1:] else Tokens(count=z.shape[1])(y)
@@ -95,10 +94,6 @@ class Tokens(layers.Layer):
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
         return {**super().get_config(), "count": self.count}
-
-
-def _channels(values: Any) -> list[float]:
-    return [float(values)] * 3 if isinstance(values, int | float) else [float(value) for value in values]
 
 
 def _outputs(name: str, model: Any) -> list[Any]:
