@@ -5,11 +5,11 @@ import json
 import os
 import tempfile
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,8 +19,6 @@ from gemmodel.images import decode
 
 if TYPE_CHECKING:
     import keras
-
-    from gemmodel.embed.backbones.backbone_file import FileNetwork
 
 # A graph with backbone files in it is a chain: from pixels to what each file reads, the files, the rest. The rest is
 # the LiteRT graph of model.tflite; the others are a ZIP archive at its end, as LiteRT's metadata are, which it ignores.
@@ -117,97 +115,63 @@ def export(outputs: Mapping[str, Any], pixels: Any, path: Path) -> None:
         ModelError: LiteRT does not have all its operations.
     """
     import keras
+    import tensorflow as tf
+
+    from gemmodel.embed.backbones.backbone_file import FileNetwork, has_files, substituted
 
     model = keras.Model(pixels, dict(outputs))
-    if not _has_files(model):
-        path.write_bytes(_converted(model))
+    if not has_files(model):
+        path.write_bytes(_converted(lambda pixels: model(pixels, training=False), model, {}))
         return
-    cut = _cut(model)
-    files = {id(network): network for network in cut.networks}
+    calls: list[FileNetwork] = []  # one that is called for two views is there twice
+
+    def front(pixels: Any) -> dict[str, Any]:
+        read = {}
+
+        def record(network: FileNetwork, x: Any) -> list[Any]:
+            read[f"read_{len(calls)}"] = x
+            calls.append(network)
+            return [tf.zeros((1, *shape)) for shape in network.shapes]
+
+        with substituted(record):
+            model(pixels, training=False)
+        return read
+
+    def end(pixels: Any, *given: Any) -> dict[str, Any]:
+        values = iter(given)
+        with substituted(lambda network, x: [next(values) for _ in network.shapes]):
+            return dict(model(pixels, training=False))
+
+    first = _converted(front, model, {})
+    given = {f"given_{i}_{j}": shape for i, network in enumerate(calls) for j, shape in enumerate(network.shapes)}
+    path.write_bytes(_converted(end, model, given))
+    files = {id(network): network for network in calls}
     names = {key: f"backbone_{i}{network.suffix}" for i, (key, network) in enumerate(files.items())}
-    calls = [{"file": names[id(network)], "outputs": network.outputs} for network in cut.networks]
-    path.write_bytes(_converted(cut.end))
     with zipfile.ZipFile(path, "a") as archive:  # of a constant date, so that the same model has the same bytes
-        archive.writestr(zipfile.ZipInfo(CALLS), json.dumps(calls))
-        archive.writestr(zipfile.ZipInfo(FRONT), _converted(cut.front))
+        table = [{"file": names[id(network)], "outputs": network.outputs} for network in calls]
+        archive.writestr(zipfile.ZipInfo(CALLS), json.dumps(table))
+        archive.writestr(zipfile.ZipInfo(FRONT), first)
         for key, network in files.items():
             archive.writestr(zipfile.ZipInfo(names[key]), network.file_bytes())
 
 
-def _converted(model: "keras.Model") -> bytes:
+def _converted(compute: Callable[..., Any], model: "keras.Model", given: Mapping[str, Sequence[int]]) -> bytes:
+    """Returns the LiteRT graph of a function of pixels and of `given` tensors, named with their shapes for a photo."""
     import tensorflow as tf
 
     # Keras' own export traces each layer several times, which takes longer than the conversion, and it leaves the batch
     # size open: then LiteRT plans its memory anew for each photo.
     module = tf.Module()
     module.model_variables = [variable.value for variable in model.variables]
-    function = tf.function(
-        lambda *inputs: model(list(inputs) if len(inputs) > 1 else inputs[0], training=False),
-        input_signature=[tf.TensorSpec(x.shape, tf.float32, name=x.name) for x in model.inputs],
-    )
+    inputs = [tf.TensorSpec(model.inputs[0].shape, name="pixels")]
+    inputs += [tf.TensorSpec((1, *shape), name=name) for name, shape in given.items()]
+    function = tf.function(compute, input_signature=inputs).get_concrete_function()
     try:
         with suppress_stderr():
-            converter = tf.lite.TFLiteConverter.from_concrete_functions([function.get_concrete_function()], module)
-            return converter.convert()
+            return tf.lite.TFLiteConverter.from_concrete_functions([function], module).convert()
     except Exception as error:  # TensorFlow's converter has no error of its own that can be imported
         line = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise ModelError(f"this model cannot be exported for LiteRT: {line}; choose another backbone") from None
-
-
-class _Cut(NamedTuple):
-    """A model without the backbone files in it.
-
-    Attributes:
-        networks: the files, in the order of their calls; one that is called for two views is there twice.
-        front: from pixels to `read_0`, ..., what each call reads.
-        end: from pixels, and `given_0_0`, ..., what each call gives, to the model's outputs.
-    """
-
-    networks: list["FileNetwork"]
-    front: "keras.Model"
-    end: "keras.Model"
-
-
-def _has_files(model: Any) -> bool:
-    from gemmodel.embed.backbones.backbone_file import FileNetwork
-
-    return isinstance(model, FileNetwork) or any(_has_files(layer) for layer in getattr(model, "layers", ()))
-
-
-def _cut(model: "keras.Model") -> _Cut:
-    """Cuts a model, and the models in it, before and after the backbone files."""
-    import keras
-
-    from gemmodel.embed.backbones.backbone_file import FileNetwork
-
-    networks: list[FileNetwork] = []
-    read: list[Any] = []
-    given: list[Any] = []
-
-    def call(layer: Any, *args: Any, **kwargs: Any) -> Any:
-        if isinstance(layer, FileNetwork):
-            return compute(layer, args[0])
-        if isinstance(layer, keras.Model) and _has_files(layer):
-            inner, pixels = _cut(layer), keras.tree.flatten(args[0])[0]
-            tensors = inner.front(pixels)
-            values = [compute(network, tensors[f"read_{i}"]) for i, network in enumerate(inner.networks)]
-            return inner.end([pixels, *keras.tree.flatten(values)])
-        return layer(*args, **kwargs)
-
-    def compute(network: FileNetwork, x: Any) -> Any:
-        networks.append(network)
-        read.append(x)
-        given.append(network(x))
-        return [keras.layers.Identity()(value) for value in given[-1]]  # a model's input cannot be its output
-
-    clone = keras.models.clone_model(model, clone_function=lambda layer: layer, call_function=call)
-    flat = [x for values in given for x in values]
-    names = [f"given_{i}_{j}" for i, values in enumerate(given) for j in range(len(values))]
-    front = keras.Model(clone.inputs[0], {f"read_{i}": x for i, x in enumerate(read)})
-    inputs = [keras.Input(batch_shape=x.shape, name=name) for x, name in zip(flat, names, strict=True)]
-    pixels = keras.Input(batch_shape=clone.inputs[0].shape, name="pixels")
-    end = keras.Model([clone.inputs[0], *flat], clone.output)
-    return _Cut(networks, front, keras.Model([pixels, *inputs], end([pixels, *inputs])))
 
 
 @contextmanager

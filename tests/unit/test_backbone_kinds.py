@@ -9,11 +9,12 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import layers
 from PIL import Image
 
 from gemmodel import devices
-from gemmodel.core.errors import GemmodelError, ModelError
+from gemmodel.core.errors import GemmodelError, ModelError, suppress_stderr
 from gemmodel.core.params import BACKBONE_FILES, Params
 from gemmodel.embed import extractor, feature_set, litert
 from gemmodel.embed.backbones.backbone import Downscale, backbone, parse
@@ -226,6 +227,19 @@ def test_tokens_are_a_class_token_and_a_map_of_patches(made: Callable[[str], str
     np.testing.assert_allclose(np.asarray(class_token), np.asarray(embedding), atol=1e-5)
 
 
+def test_a_tflite_file_may_have_no_signature(tmp_path: Path) -> None:
+    path = describe(tmp_path / "net.tflite", maps="[]", vectors="[Identity]")
+    image = tf.TensorSpec((1, 32, 32, 3), name="image")
+    mean = tf.function(lambda image: tf.reduce_mean(image, axis=(1, 2)), input_signature=[image])
+    with suppress_stderr():
+        converter = tf.lite.TFLiteConverter.from_concrete_functions([mean.get_concrete_function()])
+        path.write_bytes(converter.convert())
+    pixels = photos(2, 32)
+    (actual,) = keras.tree.flatten(backbone(str(path), weights="imagenet", image_size=32)(pixels))
+    expected = ((pixels - SCALE[0]) / SCALE[1]).mean(axis=(1, 2))
+    np.testing.assert_allclose(np.asarray(actual), expected, atol=1e-5)
+
+
 def test_channels_may_come_first(tmp_path: Path) -> None:
     require_onnx()
     inner = network()
@@ -414,7 +428,7 @@ def test_an_onnx_file_reads_no_file_outside_of_the_project(tmp_path: Path, monke
     path = describe(Path("net.onnx"), maps="[sum]", vectors="[]")
     write_onnx(path)
     pixels = photos(1, 32)
-    actual = backbone(str(path), weights="imagenet", image_size=32)(pixels)
+    (actual,) = keras.tree.flatten(backbone(str(path), weights="imagenet", image_size=32)(pixels))
     np.testing.assert_allclose(np.asarray(actual), (pixels - SCALE[0]) / SCALE[1] + 1, atol=1e-5)
     for location in (secret, Path("..", secret.name)):
         write_onnx(path, location=location)

@@ -1,10 +1,11 @@
 """Backbones in files of any origin: `.keras`, `.tflite` or `.onnx`, described by a YAML file of the same name."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import keras
 import numpy as np
@@ -137,6 +138,8 @@ class FileNetwork(layers.Layer):
     Input: scaled photos in the file's layout. Output: the tensors of the given names.
     """
 
+    substitute: ClassVar[Callable[["FileNetwork", Any], list[Any]] | None] = None  # see `substituted`
+
     def __init__(self, *, suffix: str, size: int, outputs: list[str], shapes: list[list[int]], **kwargs: Any) -> None:
         """Makes a layer without its file.
 
@@ -185,6 +188,8 @@ class FileNetwork(layers.Layer):
 
     def call(self, x: Any) -> Any:
         """Returns the outputs for a batch."""
+        if FileNetwork.substitute:
+            return FileNetwork.substitute(self, x)
         values = tf.numpy_function(self._compute, [x], [tf.float32] * len(self.outputs), stateful=False)
         return [tf.ensure_shape(value, (x.shape[0], *shape)) for value, shape in zip(values, self.shapes, strict=True)]
 
@@ -207,6 +212,25 @@ class FileNetwork(layers.Layer):
         """Returns the constructor's arguments."""
         config = {"suffix": self.suffix, "size": self.size, "outputs": self.outputs, "shapes": self.shapes}
         return {**super().get_config(), **config}
+
+
+@contextmanager
+def substituted(compute: Callable[[FileNetwork, Any], list[Any]]) -> Iterator[None]:
+    """Lets a function compute what backbone files give, while an export traces the graph around them.
+
+    Args:
+        compute: from a file and a batch that it reads to its outputs.
+    """
+    FileNetwork.substitute = staticmethod(compute)
+    try:
+        yield
+    finally:
+        FileNetwork.substitute = None
+
+
+def has_files(model: Any) -> bool:
+    """Returns whether a backbone file is among the layers of a model, or of the models in it."""
+    return isinstance(model, FileNetwork) or any(has_files(layer) for layer in getattr(model, "layers", ()))
 
 
 def compute(engine: engines.Engine, photo: np.ndarray, outputs: Sequence[str]) -> list[np.ndarray]:
