@@ -191,6 +191,7 @@ class FileNetwork(layers.Layer):
         if FileNetwork.substitute:
             return FileNetwork.substitute(self, x)
         values = tf.numpy_function(self._compute, [x], [tf.float32] * len(self.outputs), stateful=False)
+        values = keras.tree.flatten(values)  # eagerly, TensorFlow returns a single one without its list
         return [tf.ensure_shape(value, (x.shape[0], *shape)) for value, shape in zip(values, self.shapes, strict=True)]
 
     def compute_output_spec(self, x: Any) -> Any:
