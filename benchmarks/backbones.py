@@ -4,8 +4,8 @@ python benchmarks/backbones.py [--only efficientnet_lite0@224 ...] [--photos 20]
 
 Nothing is downloaded: the networks have their published sizes, but random weights, so this says nothing of accuracy.
 Each one is exported as `embed` does, in the views of params.yaml, and computed in a process without TensorFlow. Time
-is processor time on one thread, which other programs on the machine change little. The presets of keras-hub need
-`pip install -e '.[hub]'`. It takes a minute for each backbone.
+is processor time on one thread; on a busy machine it grows too. The presets of keras-hub need `pip install -e
+'.[hub]'`. It needs Linux, and takes a minute for each backbone.
 """
 
 import argparse
@@ -23,7 +23,7 @@ APPLICATIONS = [
     "efficientnet_v2_s@384", "resnet50@224", "convnext_tiny@224", "convnext_base@224",
 ]  # fmt: skip
 MEASURE = """\
-import json, resource, statistics, sys, time
+import json, re, statistics, sys, time
 from pathlib import Path
 import numpy as np
 from gemmodel.embed.litert import Graph
@@ -34,7 +34,8 @@ for photo in photos:
     start = time.process_time()
     graph(photo)
     times.append(time.process_time() - start)
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+# Not by getrusage, which counts what the process that started this one had.
+peak = int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024
 print(json.dumps([1000 * statistics.median(times[1:]), peak]))
 """
 
@@ -70,8 +71,8 @@ def preset(name: str, folder: Path) -> str:
 
     model = PRESETS[name]()
     model.save_to_preset(folder)
-    converters = keras_hub.layers
-    converter = converters.DINOV2ImageConverter if "dino" in name else converters.SigLIPImageConverter
+    kinds = keras_hub.layers
+    converter = kinds.DINOV2ImageConverter if "dino" in name else kinds.SigLIPImageConverter
     converter(image_size=(224, 224), scale=1 / 127.5, offset=-1).save_to_preset(folder)
     return str(folder)
 
