@@ -12,6 +12,9 @@ Expected on 2,778 cleaned photos of 87 gems: "default" has top-1 0.83 to 0.84, t
 Two cores take 6 minutes for the features, and up to a minute per fold for each row. The rows in SLOW run only if
 --only names them: "fine-tuned" takes ten minutes per fold; try it with --folds 0.
 
+--backbones measures what embed.backbone may name: --backbones dinov2_small@224 efficientnet_lite0@224+resnet50. Weights
+that are not installed are fetched.
+
 --keep FOLDER stores photos, features and predictions, the latter under a hash of parameters, features and code. An
 interrupted benchmark resumes from it. Several processes may share the folder and run different --folds; a last one
 prints the scores of all. Let one process make the photos and features first (--only default --folds 0). They are not
@@ -40,7 +43,8 @@ from gemmodel.models import npz
 
 FOLDS, TOP = 5, 5
 SCORES = ("accuracy", f"top_{TOP}_accuracy", "log_loss", "calibration_error")
-LITE2 = {"embed": {"backbone": "efficientnet_lite2"}, "base": {"image_size": 260}}
+LITE2 = {"embed": {"backbone": ("efficientnet_lite2",)}, "base": {"image_size": 260}}
+BOTH = {"embed": {"backbone": ("efficientnet_lite0@224", "efficientnet_lite2")}, "base": {"image_size": 260}}
 FINE_TUNED: dict[str, Any] = {
     "fusion": {"fine_tune_epochs": 16, "learning_rate": 0.0007, "unfreeze": "blocks.5"},
     "train": {"batch_size": 32, "mixup": 0.4},
@@ -61,6 +65,7 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "512 components": {"fusion": {"components": 512}},
     "penalty of 0.03, 0.1 or 0.3": {"fusion": {"penalties": (0.03, 0.1, 0.3)}},
     "Lite2 at 260 pixels": LITE2,
+    "Lite0 at 224 pixels with Lite2 at 260": BOTH,
 }
 SLOW = {"fine-tuned": FINE_TUNED, "Lite2 at 260 pixels, fine-tuned": LITE2 | FINE_TUNED}
 
@@ -147,15 +152,19 @@ def clean_photos(photos: Path, out: Path, scratch: Path, settings: Params) -> No
 
 def read_features(settings: Params, keep: Path) -> tuple[Path, FeatureSet]:
     """Returns the table of the features of the clean photos, computed if it is not there yet, and the features."""
-    from gemmodel.embed import embedding
-    from gemmodel.embed.extractor import extractor
+    from gemmodel.embed import embedding, extractor
 
-    embed, size = settings.embed, settings.base.image_size
-    name = "-".join(map(str, (embed.backbone, size, *embed.views, embed.covariance_channels, *embed.colour_spaces)))
-    folder = keep / name
+    size, folders = settings.base.image_size, {}
+    classes = list(image_folder.list_images(keep / "clean"))
+    for label, one in extractor.apart(settings.embed).items():  # each backbone apart, for other sets of them
+        parts = (label, size, *one.views, one.covariance_channels, *one.colour_spaces)
+        folders[label] = keep / "-".join(map(str, parts))
+        if not folders[label].is_dir():
+            model = extractor.extractor(one, image_size=size)
+            embedding.embed({keep / "clean": folders[label]}, model, classes=classes)
+    folder = keep / "+".join(path.name for path in folders.values())
     if not folder.is_dir():
-        classes = list(image_folder.list_images(keep / "clean"))
-        embedding.embed({keep / "clean": folder}, extractor(embed, image_size=size), classes=classes)
+        feature_set.join(folders, folder, settings={})
     photos = feature_set.read(folder)
     return folder / feature_set.TABLE, photos._replace(features=photos.features[:])
 
@@ -173,9 +182,15 @@ def main() -> None:
     parser.add_argument("--photos", type=Path, default=Path("../shared/gemstones"), help="a folder per class")
     parser.add_argument("--keep", type=Path, help="stores photos, features and predictions for other runs")
     parser.add_argument("--seed", type=int, nargs="+", help="of the folds and the head (default: base.seed)")
-    parser.add_argument("--only", choices=ABLATIONS | SLOW, nargs="+", default=list(ABLATIONS), help="rows")
+    parser.add_argument("--only", choices=ABLATIONS | SLOW, nargs="+", help="rows (default: all that are not slow)")
+    parser.add_argument("--backbones", nargs="+", default=[], metavar="NAME", help="rows instead: NAME or NAME+NAME")
+    parser.add_argument("--image-size", type=int, default=224, help="of these rows, in pixels")
     parser.add_argument("--folds", type=int, nargs="+", choices=range(FOLDS), default=[*range(FOLDS)])
     arguments = parser.parse_args()
+    rows = ABLATIONS | SLOW
+    for names in arguments.backbones:
+        size = {"image_size": arguments.image_size}
+        rows |= {names: {"embed": {"backbone": tuple(names.split("+"))}, "base": size}}
     if not arguments.photos.is_dir():
         raise SystemExit(f"accuracy: {arguments.photos}: no such folder; --photos takes one with a folder per class")
     shipped = params.load(Path("params.yaml"))
@@ -190,8 +205,8 @@ def main() -> None:
         if not (keep / "clean").is_dir():
             clean_photos(arguments.photos, keep / "clean", scratch, shipped)
         print("| setting | top-1 | top-5 | log loss | calibration error | seconds per fit |\n| --- |" + 5 * " ---: |")
-        for name in arguments.only:
-            changes = (ABLATIONS | SLOW)[name]
+        for name in [*(arguments.only or ([] if arguments.backbones else ABLATIONS)), *arguments.backbones]:
+            changes = rows[name]
             changed = with_changes(shipped, changes)
             file, photos = read_features(changed, keep)
             photos = without_blocks(photos, changes.get("without", []))
@@ -206,7 +221,7 @@ def main() -> None:
                 scores_by_fold, predicted = [], []
                 for fold in arguments.folds:
                     train, test = splits[fold]
-                    stored = keep / f"{name}-{fold}-{key}.npz"
+                    stored = keep / f"{name.replace('/', '_')}-{fold}-{key}.npz"
                     if not stored.is_file():
                         keras.utils.set_random_seed(seed)
                         if settings.model.fusion.fine_tune_epochs:

@@ -1,38 +1,52 @@
 """Embed: the features of the training and validation photos."""
 
 import shutil
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from gemmodel import devices
 from gemmodel.core import files, hashing, image_folder, params
 from gemmodel.core.dask_client import dask_client
-from gemmodel.embed import dask_shards, embedding, extractor
+from gemmodel.embed import dask_shards, embedding, extractor, feature_set
+from gemmodel.embed.backbones.backbone import input_files
 from stages import command
 
 
 def main(
     train: Path, val: Path, out: Path, backup: Path = Path(".train-backup"), params_file: Path = Path("params.yaml")
 ) -> None:
-    """Compute the features of the fusion model, once for all its heads. An interrupted run resumes."""
+    """Compute the features of the fusion model, once for all its heads. An interrupted run resumes.
+
+    Each backbone is embedded apart and kept beside the output, so that one more backbone recomputes none of the others.
+    """
     settings = params.load(params_file)
-    print(f"embed: on {devices.prepare(settings.base)}")
-    model = extractor.extractor(settings.embed, image_size=settings.base.image_size)
+    base, embed = settings.base, settings.embed
+    print(f"embed: on {devices.prepare(base)}")
     classes = list(image_folder.list_images(train))
-    inputs = [path for part in (train, val) for paths in image_folder.list_images(part).values() for path in paths]
-    if (weights := Path(settings.embed.weights)).is_file():
-        inputs.append(weights)
-    staged = backup / hashing.run_key([settings.base, settings.embed], inputs)
-    parts = {part: staged / part.name for part in (train, val)}
+    photos = [path for part in (train, val) for paths in image_folder.list_images(part).values() for path in paths]
+    kept = backup / "features" / hashing.run_key([base, replace(embed, backbone=())], photos)
+    folders = {}
     with dask_client() as client:
-        counts = embedding.embed(
-            parts, model, classes=classes, settings=extractor.settings(settings.base, settings.embed), resume=True,
-            on_workers=partial(dask_shards.embed_shards, client, settings.base, settings.embed) if client else None,
-        )  # fmt: skip
+        for name, one in extractor.apart(embed).items():
+            folders[name] = kept / hashing.run_key([one], input_files(one.backbone, one.weights))
+            parts = {part: folders[name] / part.name for part in (train, val)}
+            if all([embedding.is_complete(folder) for folder in parts.values()]):
+                print(f"embed: features of {name} are those of an earlier run")
+                continue
+            embedding.embed(
+                parts, extractor.extractor(one, image_size=base.image_size), classes=classes,
+                settings=extractor.settings(base, one), resume=True,
+                on_workers=partial(dask_shards.embed_shards, client, base, one) if client else None,
+            )  # fmt: skip
     with files.atomic_write(out) as new:
-        shutil.move(staged, new)
-    for part, count in zip(parts, counts, strict=True):
-        print(f"embed: {count} photos of {part} to {model.output_shape[1]} features each")
+        for part in (train, val):
+            sources = {name: folder / part.name for name, folder in folders.items()}
+            feature_set.join(sources, new / part.name, settings=extractor.settings(base, embed))
+            features = feature_set.read(new / part.name)
+            print(f"embed: {len(features.labels)} photos of {part} to {features.sharded().columns} features each")
+    for former in set(kept.parent.iterdir()) - {kept}:  # of other photos, code or parameters
+        shutil.rmtree(former)
 
 
 if __name__ == "__main__":

@@ -66,6 +66,7 @@ REMOVED = {  # keys of version 0.1 that nothing replaces, and why
     "model.fusion.head": "kernel ridge regression is the only head, for any number of photos (model.fusion.landmarks)",
 }
 YAML_1_1_BOOLEANS = {"yes", "no", "on", "off", "y", "n"}  # text to YAML 1.2, which DVC and this project read
+BACKBONES, BACKBONE_FILES = "backbones", (".keras", ".tflite", ".onnx")  # the folder that dvc.yaml takes as an input
 OUTPUTS = ("data", "models", "reports", "mlruns", "mlflow.db", "logs", ".dvc")  # what a run of the pipeline changes
 RENAMED_VALUES = {"fly": "on_the_fly", "by_hand": "manual"}
 
@@ -142,7 +143,7 @@ class AugmentParams:
 class EmbedParams:
     """The features of a photo: backbone, views, covariances and colour histograms."""
 
-    backbone: str
+    backbone: Annotated[tuple[str, ...], Range(1)]
     weights: str
     views: Annotated[tuple[str, ...], Range(1)]
     covariance_channels: Count
@@ -360,6 +361,16 @@ def check_paths(params: Params) -> None:
     ):
         if weights not in ("imagenet", "none") and not Path(weights).is_file():
             raise ParameterError(f"{name}: {weights}: no such file; it must be imagenet, none or a weights file")
+    for name, backbones in (
+        ("embed.backbone", params.embed.backbone),
+        ("model.transfer.backbone", (params.model.transfer.backbone,)),
+    ):
+        for path in (Path(re.sub(r"@\d+$", "", backbone)) for backbone in backbones):
+            if path.suffix in BACKBONE_FILES and not path.is_file():
+                raise ParameterError(f"{name}: {path}: no such file; put it into {BACKBONES}, and its .yaml beside it")
+            is_local = path.suffix in BACKBONE_FILES or (path / "config.json").is_file()
+            if is_local and not path.resolve().is_relative_to(Path(BACKBONES).resolve()):
+                raise ParameterError(f"{name}: {path}: DVC would not see a change of it; move it into {BACKBONES}")
 
 
 def read(path: Path) -> Any:
@@ -423,7 +434,7 @@ def _checked(value: Any, kind: Any, name: str) -> Any:
             raise ParameterError(f"{name} is {size}{unit}; it must be at least {limits.low}{upper}")
         return value
     if is_dataclass(kind):
-        return _section(value, kind, name)
+        return check_section(value, kind, name)
     if get_origin(kind) is Literal:
         if value not in get_args(kind):
             new = RENAMED_VALUES.get(str(value))
@@ -477,7 +488,17 @@ def _type_hints(kind: Any) -> dict[str, Any]:
     return get_type_hints(kind, include_extras=True)
 
 
-def _section(value: Any, kind: Any, name: str) -> Any:
+def check_section(value: Any, kind: Any, name: str) -> Any:
+    """Returns a mapping as the dataclass that is its schema.
+
+    Args:
+        value: the mapping, as `read` returns it.
+        kind: the dataclass.
+        name: the section's full name, or a file's name and a colon.
+
+    Raises:
+        ParameterError: a key is unknown, missing, ill-typed or out of range.
+    """
     prefix = name if name.endswith(": ") else f"{name}."
     if not isinstance(value, dict):
         raise ParameterError(f"{name.rstrip(': ')} is not a section; it must map keys to values")

@@ -15,6 +15,7 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from gemmodel.core import files, hashing, image_folder
+from gemmodel.core.errors import DataError
 from gemmodel.embed import feature_set, litert, samples
 from gemmodel.embed.extractor import blocks
 from gemmodel.embed.feature_set import SHARD_SIZE, FeatureSet, ShardedArray
@@ -57,6 +58,9 @@ def embed(
             if not resume:
                 shutil.rmtree(out, ignore_errors=True)
             paths, labels = image_folder.list_samples(photos, classes)
+            if resume and is_complete(out):
+                counts.append(len(paths))
+                continue
             rows = list(feature_set.shard_slices(len(paths), shard_size))
             shards = [out / feature_set.shard_name(i) for i in range(len(rows))]
             missing = [i for i, shard in enumerate(shards) if not _is_whole(shard)]
@@ -98,6 +102,19 @@ def write_shard(shard: Path, paths: Sequence[Path], embed_fn: EmbedFn) -> Iterat
         features.append(photo)
         yield 1
     files.write_text(_digest_file(shard), feature_set.write_shard(shard, np.stack(features)))
+
+
+def is_complete(folder: Path) -> bool:
+    """Returns whether an earlier call of `embed` wrote a part to its end; a damaged one is named and removed."""
+    if not (folder / feature_set.TABLE).is_file():
+        return False
+    try:
+        feature_set.read(folder)
+    except DataError as error:
+        print(f"embed: {error}; computed again")
+        shutil.rmtree(folder)
+        return False
+    return True
 
 
 def _digest_file(shard: Path) -> Path:

@@ -1,7 +1,7 @@
 """The features of the fusion model: a backbone's pooled maps and colour histograms, as one Keras graph."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import keras
@@ -10,7 +10,7 @@ from keras import layers, ops
 
 from gemmodel.core.errors import ModelError
 from gemmodel.core.params import BaseParams, EmbedParams
-from gemmodel.embed.backbones import backbone
+from gemmodel.embed.backbones.backbone import backbone, parse
 from gemmodel.embed.feature_set import FeatureSet
 
 SMALLEST = 1e-9  # is divided by in place of 0; 8-bit colours are 0 or at least 1 / 255
@@ -110,53 +110,110 @@ class Covariance(layers.Layer):
 def extractor(params: EmbedParams, *, image_size: int) -> keras.Model:
     """Returns the model from pixels to features.
 
-    The features are concatenated from the mean and the standard deviation of the backbone's maps at every resolution,
-    the signed square roots of one map's covariances, and the colour histograms. The former two are averaged over the
-    views.
+    The features of a backbone are concatenated from the mean and the standard deviation of its maps, the signed square
+    roots of one map's covariances, and its vectors. All are averaged over the views. After those of the first backbone
+    come the colour histograms.
 
     Args:
-        params: backbone, views, covariances and histograms.
+        params: backbones, views, covariances and histograms.
         image_size: side of the square input in pixels.
 
     Returns:
         A model from pixels of shape (batch, image_size, image_size, 3) in [0, 255] to shape (batch, features).
 
     Raises:
-        ModelError: a backbone, a view or a colour space is unknown.
+        ModelError: a backbone, a view or a colour space is unknown, or a backbone is named twice.
     """
     unknown = set(params.views) - set(VIEWS)
     if unknown:
         raise ModelError(f"embed.views: {', '.join(sorted(unknown))} is not one of {', '.join(VIEWS)}")
-    maps = backbone(params.backbone, weights=params.weights, image_size=image_size)
-    pooled = []
-    for x in maps.outputs:
-        mean = ops.mean(x, axis=(1, 2), keepdims=True)
-        std = ops.sqrt(ops.mean(ops.square(x - mean), axis=(1, 2)) + 1e-12)  # differentiable on constant maps
-        pooled += [ops.reshape(mean, (-1, x.shape[-1])), std]
-    outputs = [ops.concatenate(pooled, axis=-1)]
-    if narrow := [x for x in maps.outputs if x.shape[-1] <= params.covariance_channels]:
-        outputs.append(Covariance(name="covariance")(narrow[-1]))
-    pool = keras.Model(maps.inputs, outputs, name=params.backbone)
-    pixels = keras.Input((image_size, image_size, 3), name="pixels")
-    by_block = zip(*(pool(VIEWS[view](pixels)) for view in params.views), strict=True)
-    parts = [sum(views[1:], start=views[0]) / len(views) for views in by_block]
-    parts[1:] = [ops.sign(x) * ops.sqrt(ops.abs(x) + 1e-12) for x in parts[1:]]  # differentiable at 0
-    if params.colour_spaces:
-        parts.append(ColourHistogram(bins=params.histogram_bins, spaces=params.colour_spaces, name="colour")(pixels))
+    labels = [parse(name).label for name in params.backbone]
+    if twice := [label for i, label in enumerate(labels) if label in labels[:i]]:
+        raise ModelError(f"embed.backbone: {twice[0]} is there twice; name each backbone once")
+    pixels, parts = None, []
+    for label, name in zip(labels, params.backbone, strict=True):
+        pool = _pool(label, backbone(name, weights=params.weights, image_size=image_size), params)
+        if pixels is None:
+            pixels = keras.Input((image_size, image_size, 3), name="pixels")
+        by_block = zip(*(pool(VIEWS[view](pixels)) for view in params.views), strict=True)
+        means = [sum(views[1:], start=views[0]) / len(views) for views in by_block]
+        parts += [  # differentiable at 0
+            ops.sign(x) * ops.sqrt(ops.abs(x) + 1e-12) if kind == "covariances" else x
+            for kind, x in zip(_kinds(pool), means, strict=True)
+        ]
+        if label == labels[0] and params.colour_spaces:
+            parts.append(
+                ColourHistogram(bins=params.histogram_bins, spaces=params.colour_spaces, name="colour")(pixels)
+            )
     return keras.Model(pixels, layers.Concatenate(name="blocks")(parts), name="features")
 
 
+def _pool(label: str, network: keras.Model, params: EmbedParams) -> keras.Model:
+    """Returns the model from pixels to a backbone's blocks, of the views that are averaged."""
+    maps, vectors = ([x for x in network.outputs if len(x.shape) == rank] for rank in (4, 2))
+    pooled, outputs = [], []
+    for x in maps:
+        mean = ops.mean(x, axis=(1, 2), keepdims=True)
+        std = ops.sqrt(ops.mean(ops.square(x - mean), axis=(1, 2)) + 1e-12)  # differentiable on constant maps
+        pooled += [ops.reshape(mean, (-1, x.shape[-1])), std]
+    if maps:
+        outputs.append(ops.concatenate(pooled, axis=-1))
+    if narrow := [x for x in maps if x.shape[-1] <= params.covariance_channels]:
+        outputs.append(Covariance(name="covariance")(narrow[-1]))
+    elif maps and params.covariance_channels:  # as in transformers
+        outputs.append(Covariance(name="covariance")(_projected(maps[-1], params.covariance_channels)))
+    if vectors:
+        join = layers.Concatenate if len(vectors) > 1 else layers.Identity
+        outputs.append(join(name="vectors")(vectors if len(vectors) > 1 else vectors[0]))
+    return keras.Model(network.inputs, outputs, name=label)
+
+
+def _projected(x: Any, channels: int) -> Any:
+    """Returns a map in fewer channels, by a random projection that is the same each time.
+
+    It keeps distances, and so what a kernel sees of covariances (William Johnson and Joram Lindenstrauss, 1984; Ninh
+    Pham and Rasmus Pagh, "Fast and scalable polynomial kernels", KDD 2013).
+    """
+    layer = layers.Dense(channels, use_bias=False, trainable=False, name="projection")
+    projected = layer(x)
+    layer.set_weights([np.random.default_rng(0).normal(0, channels**-0.5, (x.shape[-1], channels))])
+    return projected
+
+
+def _kinds(pool: keras.Model) -> list[str]:
+    """Returns what the outputs of a backbone's model are, by the names of the layers that give them."""
+    kinds = {"covariance": "covariances", "vectors": "vectors"}
+    return [kinds.get(x._keras_history.operation.name, "maps") for x in pool.outputs]
+
+
 def blocks(model: keras.Model) -> dict[str, int]:
-    """Returns the number of features in each block of an extractor, by name and in their order; see `FeatureSet`."""
-    sizes = [block.shape[-1] for block in keras.tree.flatten(model.get_layer("blocks").input)]
-    colours = ["colours"] if any(layer.name == "colour" for layer in model.layers) else []
-    names = ["maps", "covariances"][: len(sizes) - len(colours)] + colours
-    return dict(zip(names, sizes, strict=True))
+    """Returns the number of features in each block of an extractor, by name and in their order; see `FeatureSet`.
+
+    Several backbones have their names before those of their blocks.
+    """
+    pools = [layer for layer in model.layers if isinstance(layer, keras.Model)]
+    sizes: dict[str, int] = {}
+    for pool in pools:
+        prefix = f"{pool.name}." if len(pools) > 1 else ""
+        sizes |= {f"{prefix}{kind}": x.shape[-1] for kind, x in zip(_kinds(pool), pool.outputs, strict=True)}
+        if pool is pools[0] and (colours := [layer for layer in model.layers if isinstance(layer, ColourHistogram)]):
+            sizes["colours"] = colours[0].output.shape[-1]
+    return sizes
+
+
+def apart(params: EmbedParams) -> dict[str, EmbedParams]:
+    """Returns the parameters of each backbone alone, by its name; the first one's features include the colours."""
+    return {
+        parse(name).label: replace(params, backbone=(name,), colour_spaces=() if i else params.colour_spaces)
+        for i, name in enumerate(params.backbone)
+    }
 
 
 def settings(base: BaseParams, params: EmbedParams) -> dict[str, Any]:
     """Returns the parameters that the features depend on, by their names and as JSON has them."""
     values = {f"embed.{name}": value for name, value in asdict(params).items()} | {"base.image_size": base.image_size}
+    if len(params.backbone) == 1:
+        values["embed.backbone"] = params.backbone[0]
     return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
 

@@ -1,5 +1,7 @@
 """Photos as features, in the shards that the embed stage writes. NumPy only: explore reads them without TensorFlow."""
 
+import os
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,8 +72,9 @@ class FeatureSet(NamedTuple):
         labels: class indices, int32 (photos,).
         files: the photos' paths below their part, str (photos,).
         classes: the class names in the order of their indices.
-        blocks: the number of features in each block, by name and in the order of the features: `maps`, `covariances`
-            and `colours`, of which the last two may be absent.
+        blocks: the number of features in each block, by name and in the order of the features: `maps`, `covariances`,
+            `vectors` and `colours`, some of which may be absent. Those of several backbones begin with their names:
+            `efficientnet_lite2.maps`.
         settings: the parameters that the features were computed with, by name.
     """
 
@@ -167,6 +170,39 @@ def write(folder: Path, photos: FeatureSet, *, shard_size: int = SHARD_SIZE) -> 
             for i, rows in enumerate(shard_slices(len(photos.labels), shard_size))
         ]
         write_table(new, photos, shards)
+
+
+def join(folders: Mapping[str, Path], out: Path, *, settings: Mapping[str, Any]) -> None:
+    """Writes the features of several backbones for the same photos side by side. Those of one are linked, not copied.
+
+    Args:
+        folders: with the features of each backbone, by the name that its blocks get.
+        out: the folder to write.
+        settings: the parameters that all of them were computed with.
+    """
+    if len(folders) == 1:
+        shutil.copytree(next(iter(folders.values())), out, copy_function=_link)
+        return
+    photos = {name: read(folder) for name, folder in folders.items()}
+    blocks = {
+        block if block == "colours" else f"{name}.{block}": size
+        for name, features in photos.items()
+        for block, size in features.blocks.items()
+    }
+    first, *_ = photos.values()
+    shards = []
+    for i, rows in enumerate(shard_slices(len(first.labels))):
+        joined = np.hstack([features.features[rows] for features in photos.values()])
+        shards.append(write_shard(out / shard_name(i), joined))
+    joint = first._replace(features=ShardedArray((), (), sum(blocks.values())), blocks=blocks, settings=settings)
+    write_table(out, joint, shards)
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # of a disk without hard links
+        files.copy(Path(source), Path(target))
 
 
 def read(folder: Path) -> FeatureSet:

@@ -93,7 +93,7 @@ def load(folder: Path, *, embedding: bool = False) -> tuple[keras.Model, list[st
         classes = json.loads((folder / "classes.json").read_text(encoding="utf-8"))
         model = keras.saving.load_model(folder / "model.keras", compile=False, safe_mode=True)
     except (ValueError, OSError, KeyError, TypeError, zipfile.BadZipFile) as error:
-        line = str(error).splitlines()[0] if str(error) else type(error).__name__
+        line = (str(error).splitlines() or [type(error).__name__])[0][:300]
         raise ModelError(f"{folder}: its model is damaged or of another version: {line}; train it again") from error
     probs = model.outputs[0]
     if probs.shape[-1] != len(classes):

@@ -2,6 +2,7 @@
 
 import re
 import tempfile
+import zipfile
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -114,11 +115,21 @@ def upload(model_id: str, run_id: str, folder: Path, example: pd.DataFrame) -> N
             code_paths=[str(package)],
             signature=SIGNATURE,
             input_example=example,
-            pip_requirements=[f"{requirement}=={version(requirement)}" for requirement in SERVING_PACKAGES],
+            pip_requirements=[f"{package}=={version(package)}" for package in packages(folder)],
         )
         hashing.write_hashes(path)
         mlflow.pyfunc.load_model(str(path)).predict(example)
         mlflow.MlflowClient().log_model_artifacts(model_id, str(path))
+
+
+def packages(folder: Path) -> list[str]:
+    """Returns the packages that a model's predictions need: ONNX Runtime where a backbone in its export is for that."""
+    path = folder / "model.tflite"
+    if not zipfile.is_zipfile(path):  # no chain, see `litert`
+        return list(SERVING_PACKAGES)
+    with zipfile.ZipFile(path) as archive:
+        onnx = any(name.endswith(".onnx") for name in archive.namelist())
+    return [*SERVING_PACKAGES, *(["onnxruntime"] if onnx else [])]
 
 
 def describe_version(name: str, tags: Mapping[str, str], card: str) -> None:

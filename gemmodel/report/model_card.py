@@ -6,10 +6,9 @@ After Mitchell and others, "Model Cards for Model Reporting", arXiv 1810.03993.
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from gemmodel.core import files, hashing
-from gemmodel.core.params import Params
+from gemmodel.core.params import BACKBONE_FILES, Params, read
 from gemmodel.figures import html
 from gemmodel.report import index_page
 
@@ -39,7 +38,7 @@ def write(reports: index_page.Reports, model: Path, settings: Params, hashes: Ma
         TEMPLATE,
         name=settings.register.name,
         architecture=settings.model.name,
-        backbone=_backbone(settings),
+        backbones=_backbones(settings),
         side=settings.base.image_size,
         sources=settings.crawl.source,
         crop=settings.clean.crop,
@@ -61,6 +60,18 @@ def _markdown(text: str) -> str:
     return re.sub(r"([\\`*_\[\]<>|~$&#])", r"\\\1", text)
 
 
-def _backbone(settings: Params) -> Any:
-    """Returns the section that names the pretrained backbone, or None for a model trained from scratch."""
-    return {"fusion": settings.embed, "transfer": settings.model.transfer}.get(settings.model.name)
+def _backbones(settings: Params) -> list[dict[str, str]]:
+    """Returns the pretrained backbones, of files with hash and licence; none for a model trained from scratch."""
+    if settings.model.name == "fusion":
+        return [_in_words(name, settings.embed.weights) for name in settings.embed.backbone]
+    if settings.model.name == "transfer":
+        return [_in_words(settings.model.transfer.backbone, settings.model.transfer.weights)]
+    return []
+
+
+def _in_words(name: str, weights: str) -> dict[str, str]:
+    path = Path(re.sub(r"@\d+$", "", name))
+    if path.suffix in BACKBONE_FILES:
+        description = read(path.with_suffix(".yaml"))
+        return {"name": name, "sha256": hashing.sha256(path), "licence": _markdown(str(description["licence"]))}
+    return {"name": name, "weights": "ImageNet" if weights == "imagenet" else "other"}

