@@ -22,6 +22,7 @@ def main(
     """
     settings = params.load(params_file)
     base, embed = settings.base, settings.embed
+    extractor.check(embed)
     print(f"embed: on {devices.prepare(base)}")
     classes = list(image_folder.list_images(train))
     photos = [path for part in (train, val) for paths in image_folder.list_images(part).values() for path in paths]

@@ -4,10 +4,15 @@ import logging
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
+
+from joblib import cpu_count
+from threadpoolctl import threadpool_limits
 
 from gemmodel.core import hashing
 from gemmodel.core.errors import DeviceError
@@ -68,24 +73,28 @@ def dask_client() -> Iterator[Any]:
 def ordered_map(client: Any, function: Callable[..., T], arguments: Iterable[tuple[Any, ...]]) -> Iterator[T]:
     """Yields the results of a function in the order of its arguments, whichever worker is first.
 
-    One task more than the workers have threads is under way at a time: that bounds the memory.
+    Each call has one thread of BLAS, whose number changes the rounding: the bits are the same on any number of cores
+    and workers. One call more than there are threads is under way at a time: that bounds the memory.
 
     Args:
-        client: of Dask; None: this process computes.
+        client: of Dask, whose workers limit BLAS themselves; None: this process computes, on all its cores.
         function: of a module that workers can import.
         arguments: of each call.
     """
-    if client is None:
+    with ExitStack() as local:
+        if client is None:
+            local.enter_context(threadpool_limits(1))
+            threads = cpu_count()
+            submit = local.enter_context(ThreadPoolExecutor(threads)).submit
+        else:
+            submit = partial(client.submit, pure=False)
+        futures: deque[Any] = deque()
         for values in arguments:
-            yield function(*values)
-        return
-    futures: deque[Any] = deque()
-    for values in arguments:
-        futures.append(client.submit(function, *values, pure=False))
-        if len(futures) > _threads(client):
+            futures.append(submit(function, *values))
+            if len(futures) > (threads if client is None else _threads(client)):
+                yield futures.popleft().result()
+        while futures:
             yield futures.popleft().result()
-    while futures:
-        yield futures.popleft().result()
 
 
 def _threads(client: Any) -> int:

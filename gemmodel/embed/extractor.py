@@ -107,6 +107,20 @@ class Covariance(layers.Layer):
         return ops.take(ops.reshape(square, (-1, channels**2)), rows * channels + columns, axis=1)
 
 
+def check(params: EmbedParams) -> None:
+    """Checks what can be known before a backbone is loaded.
+
+    Raises:
+        ModelError: a view is unknown, or a backbone is named twice.
+    """
+    unknown = set(params.views) - set(VIEWS)
+    if unknown:
+        raise ModelError(f"embed.views: {', '.join(sorted(unknown))} is not one of {', '.join(VIEWS)}")
+    labels = [parse(name).label for name in params.backbone]
+    if twice := [label for i, label in enumerate(labels) if label in labels[:i]]:
+        raise ModelError(f"embed.backbone: {twice[0]} is there twice; name each backbone once")
+
+
 def extractor(params: EmbedParams, *, image_size: int) -> keras.Model:
     """Returns the model from pixels to features.
 
@@ -124,12 +138,8 @@ def extractor(params: EmbedParams, *, image_size: int) -> keras.Model:
     Raises:
         ModelError: a backbone, a view or a colour space is unknown, or a backbone is named twice.
     """
-    unknown = set(params.views) - set(VIEWS)
-    if unknown:
-        raise ModelError(f"embed.views: {', '.join(sorted(unknown))} is not one of {', '.join(VIEWS)}")
+    check(params)
     labels = [parse(name).label for name in params.backbone]
-    if twice := [label for i, label in enumerate(labels) if label in labels[:i]]:
-        raise ModelError(f"embed.backbone: {twice[0]} is there twice; name each backbone once")
     pixels, parts = None, []
     for label, name in zip(labels, params.backbone, strict=True):
         pool = _pool(label, backbone(name, weights=params.weights, image_size=image_size), params)

@@ -28,7 +28,8 @@ metadata = ModelMetadata(classes, dict.fromkeys(classes, "Stone"), Thresholds(0.
 saving.save(network, classes, Path("models"), metadata=metadata)
 with runs.model_run("abc"):
     mlflow.log_text("first", "note.txt")
-    version = registration.register("gemstones", Path("models"), pd.DataFrame({"photo": [sys.argv[1]]}), "abc")
+    example, tags = pd.DataFrame({"photo": [sys.argv[1]]}), {runs.MODEL_TAG: "abc"}
+    version = registration.register("gemstones", Path("models"), example, tags)
     mlflow.MlflowClient().set_registered_model_alias("gemstones", "champion", version)
 """
 USE = """

@@ -269,7 +269,8 @@ def test_each_answer_of_the_scoring_server_is_by_one_model_while_models_are_repl
     photo = base64.b64encode(setting.photo).decode()
     shutil.copytree(setting.root / "first", tmp_path / "models")
     with runs.model_run("abc"):
-        version = registration.register("gemstones", Path("models"), pd.DataFrame({"photo": [photo]}), "abc")
+        example, tags = pd.DataFrame({"photo": [photo]}), {runs.MODEL_TAG: "abc"}
+        version = registration.register("gemstones", Path("models"), example, tags)
         mlflow.MlflowClient().set_registered_model_alias("gemstones", "champion", version)
     server = Server(tmp_path, "serve", MLFLOW_TRACKING_URI=uri)
     body = json.dumps({"dataframe_records": [{"photo": photo}]}).encode()

@@ -67,7 +67,7 @@ def registered(folder: Path, draw: Any) -> Iterator[str]:
         patch.setenv("MLFLOW_TRACKING_URI", uri)
         example = pd.DataFrame({"photo": [base64.b64encode(jpeg(1, draw)).decode()]})
         with runs.model_run("abc"):
-            version = registration.register("gemstones", folder / "models", example, "abc")
+            version = registration.register("gemstones", folder / "models", example, {runs.MODEL_TAG: "abc"})
             mlflow.MlflowClient().set_registered_model_alias("gemstones", "champion", version)
         yield uri
 
