@@ -2,7 +2,6 @@
 
 import random
 import re
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,6 @@ from gemmodel.tune import spaces
 from tests.conftest import ROOT
 from tests.unit.test_params_fuzz import mutated
 
-LIMIT_S = 1.0
 PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
 PHOTOS = [(f"{i:064x}", f"Ruby/ruby_{i}.jpg") for i in range(40)]
 ROWS = [f"{name if i % 2 else sha256},{'Spinel' if i % 3 else 'drop'}" for i, (sha256, name) in enumerate(PHOTOS)]
@@ -47,14 +45,12 @@ SETTINGS = {"corrections.csv": "clean.corrections", "space.yaml": "a grid"}  # w
 
 def refusal(path: Path) -> str:
     """Return what is said of a file; nothing for one that is read."""
-    start = time.process_time()
     try:
         FILES[path.name][0](path)
         line = ""
     except (DataError, ParameterError) as error:
         line = str(error).replace(str(path), path.name)
         assert path.name in line or SETTINGS.get(path.name, path.name) in line, line
-    assert time.process_time() - start < LIMIT_S, path.read_text(encoding="utf-8")
     assert len(line) <= 300 and len(line.splitlines()) <= 1 and line.isprintable(), line
     return line
 
