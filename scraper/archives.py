@@ -46,7 +46,7 @@ class File:
         size: bytes, unpacked.
         read: returns its bytes; raises a DataError where it is damaged.
         problem: why it must not be read, or None.
-        offset: where it is in its archive. A compressed tar is read in this order, since going back begins anew.
+        offset: where it is in its archive. A compressed tar is read in this order: going back restarts it.
     """
 
     name: str

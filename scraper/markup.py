@@ -179,13 +179,13 @@ def _noscript(img: HtmlElement) -> HtmlElement | None:
 
 
 def _is_fallback(img: HtmlElement) -> bool:
-    """Tells whether a picture is in the `<noscript>` of another one that has links of its own."""
+    """Returns whether a picture is in the `<noscript>` of another one that has links of its own."""
     noscript = next(img.iterancestors("noscript"), None)
     if noscript is None:
         return False
     before, after = _previous(noscript), _next(noscript)
-    twin = before if _has_picture(before) else after if _has_picture(after) else None
-    return twin is not None and bool(_forms(next(twin.iter("img"))))
+    other = before if _has_picture(before) else after if _has_picture(after) else None
+    return other is not None and bool(_forms(next(other.iter("img"))))
 
 
 def _picture(img: HtmlElement) -> tuple[HtmlElement, list[HtmlElement]]:

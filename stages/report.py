@@ -24,7 +24,8 @@ def main(
         exploration_metrics=exploration_metrics, exploration=exploration, registration=registration_report, card=card,
     )  # fmt: skip
     hashing.check(model)
-    sha256 = hashing.sha256(model / "model.keras")
+    identity = registration.identity(model)
+    sha256 = identity[runs.MODEL_TAG]
     data = (raw, clean, split / "train", split / "val", split / "test")
     hashes = {path.as_posix(): runs.dvc_hash(path) for path in data}
     model_card.write(reports, model, settings, hashes)
@@ -44,7 +45,7 @@ def main(
         for folder, name in ((exploration, "exploration"), (data_pictures, "data")):
             runs.log_files(*sorted(folder.iterdir()), folder=name)
         text = card.read_text(encoding="utf-8")
-        registration.describe_version(settings.register.name, registration.identity(model), text)
+        registration.describe_version(settings.register.name, identity, text)
     print(f"report: {page}, {page.stat().st_size / 1e6:.1f} MB")
 
 

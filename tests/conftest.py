@@ -25,7 +25,7 @@ from stages import command
 for stage, options in json.loads(sys.argv[1]):
     sys.argv = [stage, *options]
     if keras := sys.modules.get("keras"):
-        keras.backend.clear_session()  # layers without a name are numbered anew, as in a process of each stage's own
+        keras.backend.clear_session()  # layers without a name are numbered from 0, as in a process of each stage's own
     command(importlib.import_module(f"stages.{stage}").main)
 """
 

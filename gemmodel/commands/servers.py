@@ -102,7 +102,7 @@ def serve_ui(host: str, port: int) -> None:
 def runs_route() -> str:
     """Returns the route of MLflow's UI to the runs of this project; of a store without any, to all experiments.
 
-    MLflow's own first page is for language models, unless it is told otherwise.
+    MLflow's own first page is for language models, unless the address names another.
     """
     file, found = store.sqlite_file(), None
     if file is not None:

@@ -5,7 +5,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -81,26 +81,29 @@ def ordered_map(client: Any, function: Callable[..., T], arguments: Iterable[tup
         function: of a module that workers can import.
         arguments: of each call.
     """
-    with ExitStack() as local:
-        if client is None:
-            local.enter_context(threadpool_limits(1))
-            threads = cpu_count()
-            submit = local.enter_context(ThreadPoolExecutor(threads)).submit
-        else:
-            submit = partial(client.submit, pure=False)
-        futures: deque[Any] = deque()
-        for values in arguments:
-            futures.append(submit(function, *values))
-            if len(futures) > (threads if client is None else _threads(client)):
-                yield futures.popleft().result()
-        while futures:
-            yield futures.popleft().result()
+    if client is not None:
+        tasks = (client.submit(function, *values, pure=False) for values in arguments)
+        yield from _results(tasks, partial(_threads, client))
+        return
+    with threadpool_limits(1), ThreadPoolExecutor(cpu_count()) as pool:
+        yield from _results((pool.submit(function, *values) for values in arguments), cpu_count)
+
+
+def _results(tasks: Iterator[Any], threads: Callable[[], int]) -> Iterator[Any]:
+    """Yields the results of tasks that are submitted one by one, with at most one more than threads under way."""
+    submitted: deque[Any] = deque()
+    for task in tasks:
+        submitted.append(task)
+        if len(submitted) > threads():
+            yield submitted.popleft().result()
+    while submitted:
+        yield submitted.popleft().result()
 
 
 def _threads(client: Any) -> int:
     try:
         return sum(client.nthreads().values())
-    except OSError:  # asks the scheduler
+    except OSError:  # the scheduler's answer
         raise DeviceError(GONE.format(os.environ[ADDRESS])) from None
 
 

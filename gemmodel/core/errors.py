@@ -61,6 +61,11 @@ def shortened(text: str, length: int = 60) -> str:
     return text if len(text) <= length else f"{text[: length - end - 3]}...{text[-end:]}"
 
 
+def first_line(error: BaseException, length: int = 200) -> str:
+    """Returns the first line of what another library says, at most `length` characters, or else the error's class."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:length]
+
+
 def without_secrets(text: str) -> str:
     """Returns a text with asterisks for passwords, tokens and keys.
 

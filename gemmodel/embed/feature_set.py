@@ -19,7 +19,7 @@ TABLE = "photos.json"
 
 @dataclass(frozen=True)
 class ShardedArray:
-    """A matrix whose rows are in several files. Only the rows that are asked for are read, as float32.
+    """A matrix whose rows are in several files. Only the requested rows are read, as float32.
 
     Attributes:
         parts: `.npy` files, or arrays in memory, of the same number of columns.

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gemmodel.core.errors import DataError, ModelError, suppress_stderr
+from gemmodel.core.errors import DataError, ModelError, first_line, suppress_stderr
 from gemmodel.embed.backbones import engines
 from gemmodel.images import decode
 
@@ -62,8 +62,8 @@ class Graph:
         if self._calls:
             read = self._front(photo)
             for i, (file, outputs) in enumerate(self._calls):
-                given = file({next(iter(file.inputs)): read[f"read_{i}"]})
-                inputs = inputs | {f"given_{i}_{j}": given[name] for j, name in enumerate(outputs)}
+                given = engines.compute(file, read[f"read_{i}"], outputs)
+                inputs = inputs | {f"given_{i}_{j}": values for j, values in enumerate(given)}
         return self._end({name: inputs[name] for name in self._end.inputs})
 
     def with_threads(self, threads: int) -> "Graph":
@@ -160,7 +160,7 @@ def _converted(compute: Callable[..., Any], model: "keras.Model", given: Mapping
     import tensorflow as tf
 
     # Keras' own export traces each layer several times, which takes longer than the conversion, and it leaves the batch
-    # size open: then LiteRT plans its memory anew for each photo.
+    # size open: then LiteRT plans its memory again for each photo.
     module = tf.Module()
     module.model_variables = [variable.value for variable in model.variables]
     inputs = [tf.TensorSpec(model.inputs[0].shape, name="pixels")]
@@ -170,7 +170,7 @@ def _converted(compute: Callable[..., Any], model: "keras.Model", given: Mapping
         with suppress_stderr():
             return tf.lite.TFLiteConverter.from_concrete_functions([function], module).convert()
     except Exception as error:  # TensorFlow's converter has no error of its own that can be imported
-        line = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        line = first_line(error)
         raise ModelError(f"this model cannot be exported for LiteRT: {line}; choose another backbone") from None
 
 

@@ -13,7 +13,7 @@ from gemmodel.models.conformal import HeldOutPredictions, Thresholds
 
 BOUNDS = (0.0, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)  # lower bounds of the bins of a set's probability
 MIN_PHOTOS = 30  # in a bin; the frequency of fewer would be wrong by 20 points too often
-MIN_CONFUSED, MIN_CONFUSED_FRACTION = 3, 0.05  # photos of two look-alikes; errors spread at random give no pair three
+MIN_CONFUSED, MIN_CONFUSED_FRACTION = 3, 0.05  # photos of two look-alikes; random errors give no pair three
 
 
 @dataclass(frozen=True)

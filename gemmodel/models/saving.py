@@ -9,7 +9,7 @@ from typing import Any
 import keras
 
 from gemmodel.core import files, hashing
-from gemmodel.core.errors import DataError, ModelError
+from gemmodel.core.errors import MAX_LINE, DataError, ModelError, first_line
 from gemmodel.embed import extractor as extractor  # registers its layers, which a saved model may have
 from gemmodel.embed import litert
 from gemmodel.models import joint_probability as joint_probability  # likewise
@@ -93,7 +93,7 @@ def load(folder: Path, *, embedding: bool = False) -> tuple[keras.Model, list[st
         classes = json.loads((folder / "classes.json").read_text(encoding="utf-8"))
         model = keras.saving.load_model(folder / "model.keras", compile=False, safe_mode=True)
     except (ValueError, OSError, KeyError, TypeError, zipfile.BadZipFile) as error:
-        line = (str(error).splitlines() or [type(error).__name__])[0][:300]
+        line = first_line(error, MAX_LINE)
         raise ModelError(f"{folder}: its model is damaged or of another version: {line}; train it again") from error
     probs = model.outputs[0]
     if probs.shape[-1] != len(classes):

@@ -87,7 +87,7 @@ def register(name: str, folder: Path, example: pd.DataFrame, tags: Mapping[str, 
     logged = client.create_logged_model(
         run.info.experiment_id, title, run_id, dict(tags), run.data.params, "classifier"
     )
-    # Not by `log_model`, which links metrics without their datasets, and asks the store once for each of them.
+    # Not by `log_model`, which links metrics without their datasets, and sends the store a request for each of them.
     upload(logged.model_id, run_id, folder, example)
     client.finalize_logged_model(logged.model_id, "READY")
     client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step)])

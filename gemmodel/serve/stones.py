@@ -16,8 +16,8 @@ def join(probabilities: np.ndarray, embedding: np.ndarray, metadata: ModelMetada
 
     The probabilities are the normalised geometric mean of the photos' (a logarithmic opinion pool: Genest and Zidek,
     "Combining probability distributions", Statistical Science 1986). Equal photos give the answer of one of them, and
-    photos that agree do not count as independent evidence. The stone is unknown where at
-    least half of its photos are, and its distance is the mean of theirs.
+    photos that agree do not count as independent observations. The stone is unknown where at least half of its photos
+    are, and its distance is the mean of theirs.
 
     Args:
         probabilities: float (photos, classes).

@@ -32,7 +32,7 @@ from gemmodel.core.errors import TrackingError
 from gemmodel.tracking import live_runs, metric_buffer, store
 
 logging.getLogger("mlflow").setLevel(logging.WARNING)
-for name in ("store.db.utils", "system_metrics.system_metrics_monitor"):  # they print what is raised, or told, as well
+for name in ("store.db.utils", "system_metrics.system_metrics_monitor"):  # what they print is raised as well
     logging.getLogger(f"mlflow.{name}").setLevel(logging.CRITICAL)
 
 KIND = {"mlflow.experimentKind": "custom_model_development"}  # the UI opens on runs, not on traces

@@ -48,9 +48,8 @@ def penalty_curves(
     for degree in sorted({1, *ridge.params.degree}):  # and that of a linear model, to compare
         power = kernel**degree
         for penalty in (kept * factor for factor in FACTORS):
-            with threadpool_limits(
-                1
-            ):  # its threads wait for each other on a busy machine: 3 times the seconds of cores
+            # Threads of BLAS wait for each other on a busy machine: 3 times the seconds of cores.
+            with threadpool_limits(1):
                 _, scores = grouped_ridge(power, np.full(len(photos), penalty), photos, every)
             a, b = fit_arcsinh_scale(scores, photos, every)
             add(

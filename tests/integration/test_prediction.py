@@ -146,7 +146,7 @@ def test_same_model_is_exported_as_the_same_bytes(save_small: Callable[..., Path
 
 
 def test_export_leaves_no_shape_open(model: Path) -> None:
-    """For an open one, LiteRT plans its memory anew for each photo."""
+    """For an open one, LiteRT plans its memory again for each photo."""
     tensors = Interpreter(str(model / EXPORT)).get_tensor_details()
     assert tensors and not any(-1 in tensor["shape_signature"] for tensor in tensors)
 

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 from keras import layers
 
-from gemmodel.core.errors import ModelError
+from gemmodel.core.errors import MAX_LINE, ModelError, first_line
 
 APPLICATIONS = {  # functions of keras.applications by our names
     **{f"convnext_{size.lower()}": f"ConvNeXt{size}" for size in ("Tiny", "Small", "Base", "Large", "XLarge")},
@@ -57,7 +57,7 @@ def application(name: str, *, weights: str, image_size: int) -> keras.Model:
     try:
         model = function(include_top=False, weights=None if weights == "none" else weights, input_tensor=scaled)
     except Exception as error:  # Keras raises nothing narrower without a network
-        line = (str(error).splitlines() or [type(error).__name__])[0]
+        line = first_line(error, MAX_LINE)
         if "URL fetch failure" in line:
             raise ModelError(
                 f"{name}: its ImageNet weights cannot be fetched ({line}); go online once (Keras caches them in "

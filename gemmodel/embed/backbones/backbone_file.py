@@ -1,7 +1,7 @@
 """Backbones in files of any origin: `.keras`, `.tflite` or `.onnx`, described by a YAML file of the same name."""
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ import tensorflow as tf
 from keras import layers, ops
 
 from gemmodel.core import params
-from gemmodel.core.errors import ModelError, ParameterError
+from gemmodel.core.errors import ModelError, ParameterError, first_line
 from gemmodel.core.params import Range
 from gemmodel.embed.backbones import engines
 
@@ -114,8 +114,7 @@ def _keras_outputs(path: Path, description: Description, x: Any) -> list[Any]:
         by_name = {layer.name: layer for layer in model.layers}
         outputs = [by_name[name].output for name in description.outputs if name in by_name]
     except Exception as error:  # of Keras, or of the file's layers
-        line = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        raise ModelError(f"backbone {path}: Keras cannot read it: {line}") from None
+        raise ModelError(f"backbone {path}: Keras cannot read it: {first_line(error)}") from None
     if unknown := [name for name in description.outputs if name not in by_name]:
         some = ", ".join(list(by_name)[-12:])
         raise ModelError(f"backbone {path}: no layer {unknown[0]!r}; its last ones are {some}")
@@ -175,10 +174,11 @@ class FileNetwork(layers.Layer):
         if missing := [name for name in outputs if name not in engine.outputs]:
             raise ModelError(f"backbone {path}: no output {missing[0]!r}; it has {', '.join(engine.outputs[:20])}")
         try:
-            values = compute(engine, np.zeros((1, *shape), np.float32), outputs)
+            values = engines.compute(engine, np.zeros((1, *shape), np.float32), outputs)
         except Exception as error:  # neither LiteRT nor ONNX Runtime has an error of its own
-            line = (str(error).splitlines() or [type(error).__name__])[0][:200]
-            raise ModelError(f"backbone {path}: it takes no photo of shape {(1, *shape)}: {line}") from None
+            raise ModelError(
+                f"backbone {path}: it takes no photo of shape {(1, *shape)}: {first_line(error)}"
+            ) from None
         layer = cls(
             suffix=path.suffix, size=len(content), outputs=outputs, shapes=[list(x.shape[1:]) for x in values],
             name="file_network",
@@ -201,7 +201,7 @@ class FileNetwork(layers.Layer):
     def _compute(self, photos: np.ndarray) -> list[np.ndarray]:
         if self._engine is None:
             self._engine = engines.open_engine(self.file_bytes(), self.suffix, name=self.name)
-        rows = [compute(self._engine, photo[None], self.outputs) for photo in photos]
+        rows = [engines.compute(self._engine, photo[None], self.outputs) for photo in photos]
         empty = [np.zeros((0, *shape), np.float32) for shape in self.shapes]
         return [np.concatenate(column) for column in zip(*rows, strict=True)] if rows else empty
 
@@ -232,9 +232,3 @@ def substituted(compute: Callable[[FileNetwork, Any], list[Any]]) -> Iterator[No
 def has_files(model: Any) -> bool:
     """Returns whether a backbone file is among the layers of a model, or of the models in it."""
     return isinstance(model, FileNetwork) or any(has_files(layer) for layer in getattr(model, "layers", ()))
-
-
-def compute(engine: engines.Engine, photo: np.ndarray, outputs: Sequence[str]) -> list[np.ndarray]:
-    """Returns some outputs of a network with one input, for one photo (1, ...)."""
-    values = engine({next(iter(engine.inputs)): photo})
-    return [np.asarray(values[name], np.float32) for name in outputs]

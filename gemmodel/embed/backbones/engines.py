@@ -1,14 +1,14 @@
 """What computes a network in a file: LiteRT a `.tflite`, ONNX Runtime an `.onnx`. Neither imports TensorFlow."""
 
 import queue
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from threading import Lock
 from typing import Any
 
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
-from gemmodel.core.errors import ModelError, suppress_stderr
+from gemmodel.core.errors import ModelError, first_line, suppress_stderr
 
 INSTALL = "pip install -e '.[onnx]'"
 
@@ -112,5 +112,10 @@ def open_engine(content: bytes, suffix: str, *, name: str, threads: int = 1, rem
     except ModuleNotFoundError:
         raise ModelError(f"{name}: ONNX Runtime, which computes it, is not installed; {INSTALL}") from None
     except Exception as error:  # ONNX Runtime's errors have no common class
-        line = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        raise ModelError(f"{name}: damaged or of another version: {line}{remedy}") from None
+        raise ModelError(f"{name}: damaged or of another version: {first_line(error)}{remedy}") from None
+
+
+def compute(engine: Engine, photo: np.ndarray, outputs: Sequence[str]) -> list[np.ndarray]:
+    """Returns some outputs of a network with one input, for one photo (1, ...)."""
+    values = engine({next(iter(engine.inputs)): photo})
+    return [np.asarray(values[name], np.float32) for name in outputs]

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from gemmodel.core.errors import ModelError
+from gemmodel.core.errors import ModelError, first_line
 from gemmodel.embed.backbones.backbone_file import layer_name
 
 DEPTHS = 4  # of a transformer, evenly spaced, the last block's included
@@ -51,7 +51,7 @@ def preset(name: str, *, weights: str, side: int | None) -> keras.Model:
         if weights not in ("imagenet", "none"):
             model.load_weights(weights)
     except Exception as error:  # keras-hub, kagglehub and huggingface_hub raise nothing narrower
-        line = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        line = first_line(error)
         raise ModelError(
             f"{name}: keras-hub cannot load it: {line}; go online once, or name a folder with the preset's files"
         ) from None

@@ -22,7 +22,7 @@ export function details({ answer, parts }) {
   const partly = parts?.some((part) => part.answer.unknown) ? t("partly_unknown") : "";
   const mineralClass = t("mineral_class", { gem: answer.gem, class: answer.mineral_class });
   const several = answer.prediction_set.length > 1 ? t("several") : "";
-  return [partly, several, ...evidence(answer), mineralClass].filter(Boolean).join(" ");
+  return [partly, several, ...heldOut(answer), mineralClass].filter(Boolean).join(" ");
 }
 
 // A sentence of an explanation, from its key and values.
@@ -36,7 +36,7 @@ export function reason({ key, values }) {
 }
 
 // What held-out photos showed of such answers, as far as the server says it.
-function evidence({ details: sentences = [], frequency = null, look_alikes: pairs = [] }) {
+function heldOut({ details: sentences = [], frequency = null, look_alikes: pairs = [] }) {
   if (language === "en") return sentences;
   const often = frequency === null ? [] : [t("frequency", { percent: percent(frequency) })];
   return [...often, ...pairs.map(([a, b]) => t("look_alike", { a, b }))];
