@@ -32,7 +32,8 @@ def main(
         for name, one in extractor.apart(embed).items():
             folders[name] = kept / hashing.run_key([one], input_files(one.backbone, one.weights))
             parts = {part: folders[name] / part.name for part in (train, val)}
-            if all([embedding.is_complete(folder) for folder in parts.values()]):
+            parts = {part: folder for part, folder in parts.items() if not embedding.is_complete(folder)}
+            if not parts:
                 print(f"embed: features of {name} are those of an earlier run")
                 continue
             embedding.embed(

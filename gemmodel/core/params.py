@@ -365,12 +365,18 @@ def check_paths(params: Params) -> None:
         ("embed.backbone", params.embed.backbone),
         ("model.transfer.backbone", (params.model.transfer.backbone,)),
     ):
-        for path in (Path(re.sub(r"@\d+$", "", backbone)) for backbone in backbones):
+        for path in (Path(split_side(backbone)[0]) for backbone in backbones):
             if path.suffix in BACKBONE_FILES and not path.is_file():
                 raise ParameterError(f"{name}: {path}: no such file; put it into {BACKBONES}, and its .yaml beside it")
             is_local = path.suffix in BACKBONE_FILES or (path / "config.json").is_file()
             if is_local and not path.resolve().is_relative_to(Path(BACKBONES).resolve()):
                 raise ParameterError(f"{name}: {path}: DVC would not see a change of it; move it into {BACKBONES}")
+
+
+def split_side(backbone: str) -> tuple[str, int | None]:
+    """Returns the name in an entry of `embed.backbone`, such as `efficientnet_lite2@260`, and its side in pixels."""
+    match = re.fullmatch(r"(.+)@([1-9][0-9]*)", backbone)
+    return (match[1], int(match[2])) if match else (backbone, None)
 
 
 def read(path: Path) -> Any:

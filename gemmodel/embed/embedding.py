@@ -58,9 +58,6 @@ def embed(
             if not resume:
                 shutil.rmtree(out, ignore_errors=True)
             paths, labels = image_folder.list_samples(photos, classes)
-            if resume and is_complete(out):
-                counts.append(len(paths))
-                continue
             rows = list(feature_set.shard_slices(len(paths), shard_size))
             shards = [out / feature_set.shard_name(i) for i in range(len(rows))]
             missing = [i for i, shard in enumerate(shards) if not _is_whole(shard)]

@@ -2,7 +2,6 @@
 
 import re
 import tempfile
-import zipfile
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -17,6 +16,7 @@ from mlflow.types.schema import Array
 
 import gemmodel
 from gemmodel.core import hashing
+from gemmodel.embed import litert
 from gemmodel.tracking import runs
 
 FILES_TAG = "files_sha256"  # of a version: the hash of its folder's list of hashes; a former version has none
@@ -115,7 +115,7 @@ def upload(model_id: str, run_id: str, folder: Path, example: pd.DataFrame) -> N
             code_paths=[str(package)],
             signature=SIGNATURE,
             input_example=example,
-            pip_requirements=[f"{package}=={version(package)}" for package in packages(folder)],
+            pip_requirements=[f"{name}=={version(name)}" for name in packages(folder)],
         )
         hashing.write_hashes(path)
         mlflow.pyfunc.load_model(str(path)).predict(example)
@@ -124,12 +124,8 @@ def upload(model_id: str, run_id: str, folder: Path, example: pd.DataFrame) -> N
 
 def packages(folder: Path) -> list[str]:
     """Returns the packages that a model's predictions need: ONNX Runtime where a backbone in its export is for that."""
-    path = folder / "model.tflite"
-    if not zipfile.is_zipfile(path):  # no chain, see `litert`
-        return list(SERVING_PACKAGES)
-    with zipfile.ZipFile(path) as archive:
-        onnx = any(name.endswith(".onnx") for name in archive.namelist())
-    return [*SERVING_PACKAGES, *(["onnxruntime"] if onnx else [])]
+    parts = litert.other_parts((folder / "model.tflite").read_bytes())
+    return [*SERVING_PACKAGES, *(["onnxruntime"] if any(name.endswith(".onnx") for name in parts) else [])]
 
 
 def describe_version(name: str, tags: Mapping[str, str], card: str) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from gemmodel.core import files, hashing
-from gemmodel.core.params import BACKBONE_FILES, Params, read
+from gemmodel.core.params import BACKBONE_FILES, Params, read, split_side
 from gemmodel.figures import html
 from gemmodel.report import index_page
 
@@ -70,7 +70,7 @@ def _backbones(settings: Params) -> list[dict[str, str]]:
 
 
 def _in_words(name: str, weights: str) -> dict[str, str]:
-    path = Path(re.sub(r"@\d+$", "", name))
+    path = Path(split_side(name)[0])
     if path.suffix in BACKBONE_FILES:
         description = read(path.with_suffix(".yaml"))
         return {"name": name, "sha256": hashing.sha256(path), "licence": _markdown(str(description["licence"]))}

@@ -11,7 +11,6 @@ and nothing is left in the project but copies that
 
 import argparse
 import contextlib
-import os
 import random
 import shlex
 import shutil
@@ -25,7 +24,7 @@ from typing import Any, NamedTuple
 
 import psutil
 import yaml
-from repository import Run, build, digests, environment, runner
+from repository import Run, build, digests, environment, names, runner
 
 from gemmodel.commands import dvc_files
 
@@ -121,16 +120,6 @@ class Site:
                 continue
         return found
 
-    def names(self) -> set[str]:
-        """Return the files and folders of the project, but not what is in folders that grow."""
-        names = set()
-        for folder, folders, files in os.walk(self.folder):
-            place = Path(folder).relative_to(self.folder)
-            names |= {(place / name).as_posix() for name in files}
-            folders[:] = [name for name in folders if (place / name).as_posix() not in GROWS and name != "__pycache__"]
-            names |= {(place / name).as_posix() for name in folders}
-        return names
-
 
 def prepare(folder: Path) -> Site:
     """Return a built repository as a site: with a second version of its model, and a space to search."""
@@ -145,7 +134,7 @@ def prepare(folder: Path) -> Site:
     site.shell("gemmodel tune space.yaml --study undisturbed")
     site.shell("dvc exp run --temp --name undisturbed -S train.patience=100 train")
     site.values = study_values(site, "undisturbed")
-    site.outputs, site.files = digests(folder), site.names()
+    site.outputs, site.files = digests(folder), names(folder, grows=GROWS)
     for left in site.tmp.iterdir():
         raise AssertionError(f"{left} is left by an undisturbed command")
     return site
@@ -233,7 +222,7 @@ def check(site: Site, name: str, i: int) -> None:
     assert [(model.name, model.aliases) for model in models] == [("gemstones", {"challenger": 1, "champion": 1})]
     versions = client.search_model_versions("name = 'gemstones'")
     assert len({version.tags["model_sha256"] for version in versions}) == len(versions) == 2
-    assert site.names() - site.files == set()
+    assert names(site.folder, grows=GROWS) - site.files == set()
     with contextlib.chdir(site.folder):
         for copy in dvc_files.abandoned_copies():  # `gemmodel doctor` says to remove them
             shutil.rmtree(copy)

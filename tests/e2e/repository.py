@@ -5,7 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +97,16 @@ def change(folder: Path, **sections: dict[str, Any]) -> None:
 def stages_run(output: str) -> list[str]:
     """Return the stages that a `dvc repro` ran, in their order."""
     return [line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")]
+
+
+def names(folder: Path, *, grows: Collection[str]) -> set[str]:
+    """Return the files and folders of a project, but neither byte code nor the folders in which commands add files."""
+    listed = set()
+    for path, folders, files in os.walk(folder):
+        place = Path(path).relative_to(folder)
+        folders[:] = [name for name in folders if (place / name).as_posix() not in grows and name != "__pycache__"]
+        listed |= {(place / name).as_posix() for name in (*folders, *files)}
+    return listed
 
 
 def digests(folder: Path, *parts: str) -> dict[str, str]:

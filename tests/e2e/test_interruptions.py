@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 import yaml
 from forks import STAGES, Ended, Forks, forks
-from repository import ROOT, SMALL, change, copy_project, digests, environment, runner
+from repository import ROOT, SMALL, change, copy_project, digests, environment, names, runner
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no os.fork here")
 KILLED = [stage for stage in STAGES if stage not in ("explain", "explore")]  # which keep nothing but one folder
@@ -69,18 +69,10 @@ class Project:
         for name in ("data/clean", "data/split", "data/features", "models", "reports/evaluation"):
             shutil.rmtree(self.folder / name)
 
-    def names(self) -> set[str]:
-        names = set()
-        for folder, folders, files in os.walk(self.folder):
-            place = Path(folder).relative_to(self.folder)
-            folders[:] = [name for name in folders if (place / name).as_posix() not in GROWS and name != "__pycache__"]
-            names |= {(place / name).as_posix() for name in (*folders, *files)}
-        return names
-
     def check(self) -> None:
         """Check that all is as if nothing had happened."""
         assert digests(self.folder) == self.outputs
-        assert self.names() == self.files
+        assert names(self.folder, grows=GROWS) == self.files
         assert not (self.folder / ".git" / "index.lock").exists()
         assert yaml.safe_load((self.folder / "dvc.lock").read_text(encoding="utf-8")) == self.lock
         with closing(sqlite3.connect(self.folder / "mlflow.db")) as store:
@@ -118,7 +110,7 @@ def project(place: Path) -> Iterator[Project]:
         made.succeed(*STAGES, "gemmodel check", commit, "report", commit)  # again: the model card has DVC's hashes
         run("git", "add", "-A")
         run("git", "commit", "-qm", "small sample")
-        made.outputs, made.files = digests(folder), made.names()
+        made.outputs, made.files = digests(folder), names(folder, grows=GROWS)
         made.lock = yaml.safe_load((folder / "dvc.lock").read_text(encoding="utf-8"))
         yield made
 

@@ -3,7 +3,6 @@
 So no caller can scale twice or forget it, and none has to know what kind a backbone is.
 """
 
-import re
 from collections.abc import Iterator, Sequence
 from math import isqrt
 from pathlib import Path
@@ -14,7 +13,7 @@ import numpy as np
 from keras import layers, ops
 
 from gemmodel.core.errors import ModelError, did_you_mean
-from gemmodel.core.params import BACKBONE_FILES
+from gemmodel.core.params import BACKBONE_FILES, split_side
 from gemmodel.embed.backbones import backbone_file, hub
 from gemmodel.embed.backbones.applications import APPLICATIONS, application
 from gemmodel.embed.backbones.lite import LITES, lite
@@ -47,8 +46,7 @@ class Spec(NamedTuple):
 
 def parse(text: str) -> Spec:
     """Reads an entry of `embed.backbone`, such as `efficientnet_lite2` or `efficientnet_lite2@260`."""
-    match = re.fullmatch(r"(.+)@([1-9][0-9]*)", text)
-    name, side = (match[1], int(match[2])) if match else (text, None)
+    name, side = split_side(text)
     return Spec({function: key for key, function in APPLICATIONS.items()}.get(name, name), side)
 
 
