@@ -46,7 +46,7 @@ class Graph:
         self._path, self._threads = path, threads
         self._content = path.read_bytes() if content is None else content
         try:
-            parts = other_parts(self._content)
+            parts = _other_parts(self._content)
             calls = json.loads(parts.pop(CALLS, b"[]"))
         except (ValueError, zipfile.BadZipFile):
             raise ModelError(f"{path}: damaged; train it again") from None
@@ -95,7 +95,7 @@ class Graph:
         return engines.open_engine(content, suffix, name=name, threads=self._threads, remedy="; train it again")
 
 
-def other_parts(content: bytes) -> dict[str, bytes]:
+def _other_parts(content: bytes) -> dict[str, bytes]:
     """Returns the parts of a chain but the last, by name."""
     if content[-22:-18] != b"PK\5\6":  # the end of a ZIP archive without a comment
         return {}

@@ -2,6 +2,7 @@
 
 import re
 import tempfile
+import zipfile
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -16,7 +17,6 @@ from mlflow.types.schema import Array
 
 import gemmodel
 from gemmodel.core import hashing
-from gemmodel.embed import litert
 from gemmodel.tracking import runs
 
 FILES_TAG = "files_sha256"  # of a version: the hash of its folder's list of hashes; a former version has none
@@ -124,8 +124,12 @@ def upload(model_id: str, run_id: str, folder: Path, example: pd.DataFrame) -> N
 
 def packages(folder: Path) -> list[str]:
     """Returns the packages that a model's predictions need: ONNX Runtime where a backbone in its export is for that."""
-    parts = litert.other_parts((folder / "model.tflite").read_bytes())
-    return [*SERVING_PACKAGES, *(["onnxruntime"] if any(name.endswith(".onnx") for name in parts) else [])]
+    path = folder / "model.tflite"
+    if not zipfile.is_zipfile(path):  # no chain, see `litert`
+        return list(SERVING_PACKAGES)
+    with zipfile.ZipFile(path) as archive:
+        onnx = any(name.endswith(".onnx") for name in archive.namelist())
+    return [*SERVING_PACKAGES, *(["onnxruntime"] if onnx else [])]
 
 
 def describe_version(name: str, tags: Mapping[str, str], card: str) -> None:
