@@ -2,7 +2,6 @@
 
 import json
 import signal
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -95,7 +94,7 @@ def project(tmp_path: Path, draw: Callable[..., Image.Image]) -> Path:
     ids=["residual", "transfer", "fusion"],
 )
 def test_a_killed_training_ends_with_the_same_bits(
-    project: Path, settings: Settings, run: Any, write_params: Any, embed_split: Any,
+    project: Path, settings: Settings, forked: Any, write_params: Any, embed_split: Any,
     name: str, schedule: str, precision: str, kill_at: int,
 ) -> None:  # fmt: skip
     changes = {"train.schedule": schedule, "train.patience": 3, "train.learning_rate": 0.01}
@@ -104,11 +103,11 @@ def test_a_killed_training_ends_with_the_same_bits(
         embed_split(project / "split", project / "features", settings(changes))
     write_params(project, changes)
     trainings = 1 if name == "residual" else 2
-    killed: subprocess.CompletedProcess[str] = run("-c", TRAIN, str(kill_at), "resumed", cwd=project)
+    killed = forked("-c", TRAIN, str(kill_at), "resumed", cwd=project)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert not (project / "resumed.json").exists()
     assert len(list((project / "resumed").rglob("*.pickle"))) == trainings
-    completed = run("-c", TRAIN, "-1", "resumed", "whole", cwd=project)
+    completed = forked("-c", TRAIN, "-1", "resumed", "whole", cwd=project)
     assert completed.returncode == 0, completed.stderr
     resumed, whole = (json.loads((project / f"{folder}.json").read_text()) for folder in ("resumed", "whole"))
     assert (whole["batches"], resumed["batches"]) == (trainings * EPOCHS * BATCHES, 2 * BATCHES)
