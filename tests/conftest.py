@@ -2,6 +2,7 @@
 
 import copy
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from filelock import FileLock
 from PIL import Image
 
 from gemmodel.core import params
@@ -18,6 +20,7 @@ from tests.forks import Ended, forks
 
 ROOT = Path(__file__).parents[1]
 LITERT_ATOL = 1e-4  # of probabilities: LiteRT adds float32 in another order than Keras, and so does each CPU
+
 
 def stage_options(stage: str) -> list[str]:
     """Return the arguments that dvc.yaml gives a stage, as `["--out", "data/raw", ...]`."""
@@ -82,7 +85,7 @@ def draw() -> Callable[..., Image.Image]:
 
 
 def user_environment(**variables: str) -> dict[str, str]:
-    """Return this process's environment without services and proxies, with the project importable and some variables."""
+    """Return this process's environment without services and proxies, and with the project importable."""
     inherited = {
         k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "DVC_")) and "proxy" not in k.lower()
     }
@@ -112,6 +115,52 @@ def forked() -> Iterator[Callable[..., Ended]]:
             return ended
 
         yield python
+
+
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """Return a folder that the first of pytest-xdist's processes makes, and that the others wait for."""
+    base = factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    folder, done = base / name, base / f"{name}.done"
+    with FileLock(base / f"{name}.lock"):
+        if not done.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            make(folder)
+            done.touch()
+    return folder
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a file to copy: an MLflow store without runs, which MLflow takes seconds to make."""
+
+    def make(folder: Path) -> None:
+        from mlflow import MlflowClient
+
+        MlflowClient(f"sqlite:///{folder / 'runs.db'}").search_experiments()
+
+    return made_once(tmp_path_factory, "empty_store", make) / "runs.db"
+
+
+@pytest.fixture(scope="session")
+def tiny_backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder to copy as `backbones/`: tiny.keras is built and exported in a tenth of a real one's time."""
+
+    def make(folder: Path) -> None:
+        import keras
+        from keras import layers
+
+        keras.utils.set_random_seed(3)
+        image = keras.Input((64, 64, 3))
+        fine = layers.Conv2D(8, 3, 4, padding="same", activation="relu", name="fine")(image)
+        coarse = layers.Conv2D(16, 3, 4, padding="same", activation="relu", name="coarse")(fine)
+        keras.Model(image, {"fine": fine, "coarse": coarse}).save(folder / "tiny.keras")
+        description = {"image_size": 64, "channels": "last", "mean": 127.5, "std": 127.5, "maps": ["fine", "coarse"]}
+        description |= {"tokens": [], "vectors": [], "licence": "MIT"}
+        (folder / "tiny.yaml").write_text(yaml.safe_dump(description), encoding="utf-8")
+
+    return made_once(tmp_path_factory, "tiny_backbone", make)
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,6 @@ Imports take longer than most stages of a small project, and a kill during impor
 """
 
 import atexit
-import gc
 import importlib
 import json
 import os
@@ -17,7 +16,7 @@ import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import yaml
 
@@ -53,7 +52,7 @@ class Forks:
         """Run programs at once, and return how each ended.
 
         Args:
-            programs: the arguments of Python of each: `-m`, a module and its arguments, or `-c`, code and its arguments.
+            programs: what follows `python`: `-m`, a module and its arguments, or `-c`, code and its arguments.
             cwd: the working directory.
             environment: all of its variables.
             seconds: of a core; unless 0, those after which a program and the processes that it has started are killed.
