@@ -145,22 +145,10 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder to copy as `backbones/`: tiny.keras is built and exported in a tenth of a real one's time."""
+    """Return a folder to copy as `backbones`, with a tiny one."""
+    from tests import tiny_backbone
 
-    def make(folder: Path) -> None:
-        import keras
-        from keras import layers
-
-        keras.utils.set_random_seed(3)
-        image = keras.Input((64, 64, 3))
-        fine = layers.Conv2D(8, 3, 4, padding="same", activation="relu", name="fine")(image)
-        coarse = layers.Conv2D(16, 3, 4, padding="same", activation="relu", name="coarse")(fine)
-        keras.Model(image, {"fine": fine, "coarse": coarse}).save(folder / "tiny.keras")
-        description = {"image_size": 64, "channels": "last", "mean": 127.5, "std": 127.5, "maps": ["fine", "coarse"]}
-        description |= {"tokens": [], "vectors": [], "licence": "MIT"}
-        (folder / "tiny.yaml").write_text(yaml.safe_dump(description), encoding="utf-8")
-
-    return made_once(tmp_path_factory, "tiny_backbone", make)
+    return made_once(tmp_path_factory, "backbones", tiny_backbone.write)
 
 
 @pytest.fixture(scope="session")

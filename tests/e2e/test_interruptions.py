@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 import yaml
-from repository import ROOT, SMALL, change, copy_project, digests, environment, names, runner
+from repository import ROOT, copy_project, digests, environment, names, runner, shrink
 
 from tests.forks import STAGES, Ended, Forks, forks
 
@@ -108,7 +108,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def project(place: Path) -> Iterator[Project]:
     folder = place / "project"
     copy_project(folder)
-    change(folder, **SMALL)
+    shrink(folder)
     run = runner(folder)
     run("git", "init", "-q", "-b", "main")
     with forks(environment() | {"PYTHONPATH": str(ROOT)}) as started:

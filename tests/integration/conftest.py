@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests import tiny_backbone as backbone_file
 from tests.conftest import made_once, stage_options
 from tests.forks import Ended
 
@@ -22,7 +23,7 @@ TINY = {
     "base.image_size": 64,
     "base.threads": 2,
     "augment.images_per_class": 2,
-    "embed.backbone": "backbones/tiny.keras",
+    "embed.backbone": backbone_file.NAME,
     "embed.views": ["photo"],
     "model.fusion.penalties": [0.1, 0.3],
     "train.epochs": 2,
