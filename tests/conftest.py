@@ -16,7 +16,7 @@ from filelock import FileLock
 from PIL import Image
 
 from gemmodel.core import params
-from tests.forks import Ended, forks
+from tests.forks import Ended, Forks, forks
 
 ROOT = Path(__file__).parents[1]
 LITERT_ATOL = 1e-4  # of probabilities: LiteRT adds float32 in another order than Keras, and so does each CPU
@@ -104,17 +104,23 @@ def run() -> Callable[..., subprocess.CompletedProcess[str]]:
 
 
 @pytest.fixture(scope="session")
-def forked() -> Iterator[Callable[..., Ended]]:
-    """Do what `run` does, for `-m` and `-c`, in a fork of a process that has imported the project: seconds faster."""
+def project_forks() -> Iterator[Forks]:
+    """A process that has imported the project, for programs that run at once."""
     if not hasattr(os, "fork"):
         pytest.skip("no os.fork here")
     with forks(user_environment()) as started:
+        yield started
 
-        def python(*arguments: str, cwd: Path, **variables: str) -> Ended:
-            [ended] = started.run([*map(str, arguments)], cwd=cwd, environment=user_environment(**variables))
-            return ended
 
-        yield python
+@pytest.fixture(scope="session")
+def forked(project_forks: Forks) -> Callable[..., Ended]:
+    """Do what `run` does, for `-m` and `-c`, in a fork of a process that has imported the project: seconds faster."""
+
+    def python(*arguments: str, cwd: Path, **variables: str) -> Ended:
+        [ended] = project_forks.run([*map(str, arguments)], cwd=cwd, environment=user_environment(**variables))
+        return ended
+
+    return python
 
 
 def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:

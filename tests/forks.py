@@ -125,8 +125,11 @@ def _exit() -> None:
 def main() -> None:
     """Serve until the input ends."""
     atexit.register(_exit)  # first, so that it is called last
+    gc.disable()
     for name in [*(f"stages.{stage}" for stage in STAGES), "umap", "gemmodel.cli", "dvc.cli", "dvc.commands.repro"]:
         importlib.import_module(name)
+    gc.freeze()  # so that forks share it
+    gc.enable()
     for line in sys.stdin:
         jobs, *rest = json.loads(line)
         answers: dict[int, list[float]] = {}
