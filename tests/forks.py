@@ -85,7 +85,8 @@ def _call(option: str, program: str, *arguments: str) -> None:
         del sys.modules[name]  # which looks at the environment when it is imported
     sys.argv = [option, *arguments]
     if option == "-m":
-        sys.modules.pop(program, None)
+        if not hasattr(sys.modules.get(program), "__path__"):  # of a package, its `__main__` runs
+            sys.modules.pop(program, None)  # else a warning
         runpy.run_module(program, run_name="__main__", alter_sys=True)
     else:
         exec(compile(program, "<string>", "exec"), {"__name__": "__main__"})
