@@ -4,6 +4,7 @@ Imports take longer than most stages of a small project, and a kill during impor
 """
 
 import atexit
+import gc
 import importlib
 import json
 import os
