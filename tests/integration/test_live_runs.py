@@ -1,6 +1,7 @@
 """Runs of killed processes are ended by the next process of the project; those of living ones stay as they are."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -48,8 +49,9 @@ while True:
 
 
 @pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def project(tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Work in a folder with the default store."""
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
     for name in list(os.environ):
         if name.startswith("MLFLOW_"):
             monkeypatch.delenv(name)

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import os
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,12 +34,14 @@ from gemmodel.train.residual import residual
 from gemmodel.train.ridge.kernel_ridge import KernelRidge
 from gemmodel.train.transfer import transfer
 from tests.conftest import LITERT_ATOL
+from tests.tiny_backbone import NAME as TINY_BACKBONE
 
 Run = Callable[..., Any]
 SIDE = 64
 TINY = {"model.cnn.filters": [4, 8], "model.cnn.pooling": ["max", "average"], "model.cnn.dense": 16}
 SIGMOID = TINY | {"model.cnn.output": "sigmoid"}
-SEPARATE = {"model.fusion.labels": "separate"}
+FUSION = {"embed.backbone": TINY_BACKBONE}
+SEPARATE = FUSION | {"model.fusion.labels": "separate"}
 # LiteRT and Keras add float32 in other orders, and each CPU's kernels in their own: some 1e-6 of a value per layer.
 
 
@@ -82,14 +85,17 @@ def real_photos(real_gems: Path) -> list[Path]:
         ("cnn", SIGMOID),
         ("residual", {}),
         ("transfer", {}),
-        ("fusion", {}),
+        ("fusion", FUSION),
         ("fusion", SEPARATE),
     ],
     ids=["cnn", "sigmoid cnn", "residual", "transfer", "fusion", "fusion with separate labels"],
 )
 def test_export_predicts_what_keras_predicts(
-    tmp_path: Path, settings: Any, real_photos: list[Path], name: str, changes: dict[str, Any]
-) -> None:
+    tmp_path: Path, settings: Any, real_photos: list[Path], tiny_backbone: Path, monkeypatch: pytest.MonkeyPatch,
+    name: str, changes: dict[str, Any],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(tiny_backbone, "backbones")
     pixels = np.stack([decode.load(path, SIDE) for path in real_photos]).astype(np.float32)
     model = build_model(name, settings(changes), pixels)
     metadata = save(model, tmp_path / "models")

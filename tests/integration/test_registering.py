@@ -535,7 +535,7 @@ def test_damaged_tables_of_a_version_are_not_used_and_written_again(
 
 
 def test_a_damaged_model_is_refused_before_anything_is_registered(
-    make_project: Any, store: str, forked: Any, refused: Any
+    make_project: Any, store: str, empty_store: Path, forked: Any, refused: Any
 ) -> None:
     root = make_project("first")
     whole = {path.name: path.read_bytes() for path in (root / "models").iterdir()}
@@ -546,6 +546,6 @@ def test_a_damaged_model_is_refused_before_anything_is_registered(
         with pytest.raises(GemmodelError, match=r"models"):
             saving.load(root / "models")  # as evaluate and explain do
         (root / "models" / name).write_bytes(whole[name])
-    assert not Path(store.removeprefix("sqlite:///")).exists()
+    assert Path(store.removeprefix("sqlite:///")).read_bytes() == empty_store.read_bytes()
     damage(root / "models" / "input.json", "flipped")
     refused(forked(*STAGE[1:], cwd=root, MLFLOW_TRACKING_URI=store), "register", "models/input.json: damaged")
