@@ -1,9 +1,9 @@
-"""Damaged photos through the reader, mutated by Atheris towards lines of the reader and of Pillow that no photo reached.
+"""Damaged photos through the reader, mutated by Atheris towards lines of it and of Pillow that were not reached before.
 
 python tests/fuzz_guided.py [libFuzzer's options, such as -max_total_time=3600]
 
-It begins with the files of `fuzz.py` and keeps those that reach new lines in `fuzz/corpus`, for the next time. The first
-file that breaks a limit of `fuzz.py` ends it, and is written to the folder `fuzz`.
+It begins with the files of `fuzz.py`, and keeps those that reach new lines in `fuzz/corpus` for the next time. The
+first file that breaks a limit of `fuzz.py` ends it, and is written to the folder `fuzz`.
 """
 
 import sys
