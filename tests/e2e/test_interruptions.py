@@ -233,9 +233,9 @@ def full(disk: Path, left: int) -> Iterator[None]:
 def test_a_stage_on_a_full_disk_ends_with_one_line(project: Project, stage: str, refused: Any) -> None:
     params = project.folder / "params.yaml"
     text = params.read_bytes()
-    if stage == "embed":  # which has features of the present parameters, and would compute none
-        change(project.folder, embed={"views": ["photo"]})
     with full(project.folder, left=40_000):
+        if stage == "embed":  # which has features of the present parameters, and would compute none
+            change(project.folder, embed={"views": ["photo"]})
         [ended] = project.run(stage)
     params.write_bytes(text)
     if ended.returncode:  # some need no more than that
@@ -266,8 +266,8 @@ def test_dvc_repro_on_a_full_disk_is_healed_by_make_repro(project: Project) -> N
 
 def test_a_stage_whose_cache_is_on_a_full_disk_is_healed_by_dvc_repro(project: Project, place: Path) -> None:
     config, repro = project.folder / ".dvc" / "config.local", "dvc repro --force --single-item split"
-    config.write_text(f"[cache]\n    dir = {place / 'cache'}\n", encoding="utf-8")
     with full(place / "cache", left=40_000):
+        config.write_text(f"[cache]\n    dir = {place / 'cache'}\n", encoding="utf-8")
         [ended] = project.run(repro)
     assert ended.returncode > 0
     assert "No space left on device" in ended.stderr
