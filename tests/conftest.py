@@ -2,6 +2,7 @@
 
 import copy
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -11,23 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from filelock import FileLock
 from PIL import Image
 
 from gemmodel.core import params
+from tests.forks import Ended, Forks, forks
 
 ROOT = Path(__file__).parents[1]
 LITERT_ATOL = 1e-4  # of probabilities: LiteRT adds float32 in another order than Keras, and so does each CPU
-
-# Runs several stages in one process, since most take longer to start than to run.
-RUN_STAGES = """\
-import importlib, json, sys
-from stages import command
-for stage, options in json.loads(sys.argv[1]):
-    sys.argv = [stage, *options]
-    if keras := sys.modules.get("keras"):
-        keras.backend.clear_session()  # layers without a name are numbered from 0, as in a process of each stage's own
-    command(importlib.import_module(f"stages.{stage}").main)
-"""
 
 
 def stage_options(stage: str) -> list[str]:
@@ -92,30 +84,84 @@ def draw() -> Callable[..., Image.Image]:
     return picture
 
 
+def user_environment(**variables: str) -> dict[str, str]:
+    """Return this process's environment without services and proxies, and with the project importable."""
+    inherited = {
+        k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "DVC_")) and "proxy" not in k.lower()
+    }
+    return inherited | {"PYTHONPATH": str(ROOT), "no_proxy": "*"} | variables
+
+
 @pytest.fixture(scope="session")
 def run() -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Run `python <arguments>` in a folder, with the project importable and the folder's own tracking store."""
+    """Run `python <arguments>` in a folder, with the folder's own tracking store."""
 
     def python(*arguments: str, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
-        inherited = {
-            k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "DVC_")) and "proxy" not in k.lower()
-        }
-        return subprocess.run(
-            [sys.executable, *map(str, arguments)],
-            cwd=cwd,
-            env=inherited | {"PYTHONPATH": str(ROOT), "no_proxy": "*"} | variables,
-            capture_output=True,
-            text=True,
-        )
+        command = [sys.executable, *map(str, arguments)]
+        return subprocess.run(command, cwd=cwd, env=user_environment(**variables), capture_output=True, text=True)
 
     return python
+
+
+@pytest.fixture(scope="session")
+def project_forks() -> Iterator[Forks]:
+    """A process that has imported the project, for programs that run at once."""
+    if not hasattr(os, "fork"):
+        pytest.skip("no os.fork here")
+    with forks(user_environment()) as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def forked(project_forks: Forks) -> Callable[..., Ended]:
+    """Do what `run` does, for `-m` and `-c`, in a fork of a process that has imported the project: seconds faster."""
+
+    def python(*arguments: str, cwd: Path, **variables: str) -> Ended:
+        [ended] = project_forks.run([*map(str, arguments)], cwd=cwd, environment=user_environment(**variables))
+        return ended
+
+    return python
+
+
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """Return a folder that the first of pytest-xdist's processes makes, and that the others wait for."""
+    base = factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    folder, done = base / name, base / f"{name}.done"
+    with FileLock(base / f"{name}.lock"):
+        if not done.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            make(folder)
+            done.touch()
+    return folder
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a file to copy: an MLflow store without runs, which MLflow takes seconds to make."""
+
+    def make(folder: Path) -> None:
+        from mlflow import MlflowClient
+
+        MlflowClient(f"sqlite:///{folder / 'runs.db'}").search_experiments()
+
+    return made_once(tmp_path_factory, "empty_store", make) / "runs.db"
+
+
+@pytest.fixture(scope="session")
+def tiny_backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder to copy as `backbones`, with a tiny one."""
+    from tests import tiny_backbone
+
+    return made_once(tmp_path_factory, "backbones", tiny_backbone.write)
 
 
 @pytest.fixture(scope="session")
 def refused() -> Callable[..., None]:
     """Check that a command failed with one line on standard error that names what is wrong."""
 
-    def check(ended: subprocess.CompletedProcess[str], command: str, *named: str) -> None:
+    def check(ended: subprocess.CompletedProcess[str] | Ended, command: str, *named: str) -> None:
         lines = ended.stderr.splitlines()
         assert ended.returncode != 0
         assert "Traceback" not in ended.stderr, ended.stderr

@@ -11,12 +11,15 @@ from typing import Any
 
 import yaml
 
+from tests import tiny_backbone
+
 ROOT = Path(__file__).parents[2]
 SETTINGS = ("MLFLOW_", "DVC_", "GIT_", "AWS_", "SSH_")
 SMALL = {
     "crawl": {"only": ["Ruby", "Spinel", "Malachite", "Diamond"], "max_per_gem": 12},
     "base": {"image_size": 64},
     "augment": {"images_per_class": 3},
+    "embed": {"backbone": tiny_backbone.NAME},
     "model": {"fusion": {"penalties": [0.03, 0.1, 0.3, 1]}},  # each counts as an epoch
     "explain": {
         "photos": 4,
@@ -75,13 +78,20 @@ def copy_project(folder: Path) -> None:
 def build(folder: Path) -> str:
     """Make a repository with this working tree's files and small settings; returns what `dvc repro` printed."""
     copy_project(folder)
-    change(folder, **SMALL)
+    shrink(folder)
     run = runner(folder)
     run("git", "init", "-q", "-b", "main")
     output = run("dvc", "repro")
     run("git", "add", "-A")
+    run("git", "add", "--force", "backbones")  # so that clones and copies for experiments have it
     run("git", "commit", "-qm", "small sample")
     return output
+
+
+def shrink(folder: Path) -> None:
+    """Give a project small settings and a tiny backbone."""
+    change(folder, **SMALL)
+    tiny_backbone.write(folder / "backbones")
 
 
 def change(folder: Path, **sections: dict[str, Any]) -> None:

@@ -20,8 +20,9 @@ from typing import Any
 
 import pytest
 import yaml
-from forks import STAGES, Ended, Forks, forks
-from repository import ROOT, SMALL, change, copy_project, digests, environment, names, runner
+from repository import ROOT, copy_project, digests, environment, names, runner, shrink
+
+from tests.forks import STAGES, Ended, Forks, forks
 
 from gemmodel.commands import dvc_files
 
@@ -50,8 +51,14 @@ class Project:
     def run(self, *commands: str, seconds: float = 0) -> list[Ended]:
         """Run `gemmodel`, `dvc` or stages, the latter with the options of dvc.yaml, at once; see `Forks.run`."""
         stages = yaml.safe_load((self.folder / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
-        split = [[name, *shlex.split(stages[name]["cmd"])[3:]] if name in stages else name.split() for name in commands]
-        return self.forks.run(*split, cwd=self.folder, seconds=seconds, TMPDIR=str(self.tmp), DVC_STAGE="any")
+        modules = {"gemmodel": "gemmodel.cli", "dvc": "dvc"}
+        split = [
+            shlex.split(stages[name]["cmd"])[1:] if name in stages else ["-m", modules[first], *arguments]
+            for name in commands
+            for first, *arguments in [name.split()]
+        ]
+        variables = environment() | {"PYTHONPATH": str(ROOT), "TMPDIR": str(self.tmp), "DVC_STAGE": "any"}
+        return self.forks.run(*split, cwd=self.folder, environment=variables, seconds=seconds)
 
     def succeed(self, *commands: str) -> None:
         for command in commands:
@@ -109,7 +116,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def project(place: Path) -> Iterator[Project]:
     folder = place / "project"
     copy_project(folder)
-    change(folder, **SMALL)
+    shrink(folder)
     run = runner(folder)
     run("git", "init", "-q", "-b", "main")
     with forks(environment() | {"PYTHONPATH": str(ROOT)}) as started:

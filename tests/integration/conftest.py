@@ -1,7 +1,5 @@
 """The stages on a few sample gems: a project folder that many tests share."""
 
-import json
-import os
 import shutil
 import subprocess
 import tempfile
@@ -12,9 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from filelock import FileLock
 
-from tests.conftest import RUN_STAGES, stage_options
+from tests import tiny_backbone as backbone_file
+from tests.conftest import made_once, stage_options
+from tests.forks import Ended
 
 SIDE, CLASSES = 32, ["Agate", "Ruby", "Topaz"]  # of `tiny_model`
 GEMS = ["Ruby", "Citrine", "Turquoise", "Malachite"]
@@ -24,6 +23,7 @@ TINY = {
     "base.image_size": 64,
     "base.threads": 2,
     "augment.images_per_class": 2,
+    "embed.backbone": backbone_file.NAME,
     "embed.views": ["photo"],
     "model.fusion.penalties": [0.1, 0.3],
     "train.epochs": 2,
@@ -52,7 +52,7 @@ class Project:
     """A folder that the stages run in, with its own params.yaml."""
 
     root: Path
-    python: Callable[..., subprocess.CompletedProcess[str]]
+    python: Callable[..., Ended]
     write_params: Callable[..., Path]
 
     @property
@@ -64,32 +64,35 @@ class Project:
         """Write the tiny parameters with some changes; `__` in a name is a dot."""
         self.write_params(self.root, TINY | {name.replace("__", "."): value for name, value in changes.items()})
 
-    def stage(self, name: str, *options: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    def stage(self, name: str, *options: str, **variables: str) -> Ended:
         """Run a stage with the options of dvc.yaml, then further ones that replace them, and environment variables."""
-        (self.root / "log").mkdir(exist_ok=True)
         variables = {"MLFLOW_TRACKING_URI": self.store} | variables
         return self.python("-m", f"stages.{name}", *stage_options(name), *options, cwd=self.root, **variables)
 
     def run(self, *names: str, options: Sequence[str] = (), **variables: str) -> None:
-        """Run stages one after the other in one process, each with the options of `stage`; all must succeed.
+        """Run stages one after the other, each with the options of `stage`; all must succeed.
 
         What they print is kept in log/output.txt.
         """
-        (self.root / "log").mkdir(exist_ok=True)
-        stages = [(name, [*stage_options(name), *options]) for name in names]
-        variables = {"MLFLOW_TRACKING_URI": self.store} | variables
-        ended = self.python("-c", RUN_STAGES, json.dumps(stages), cwd=self.root, **variables)
-        assert ended.returncode == 0, f"{ended.stdout}\n{ended.stderr}"
-        (self.root / "log" / "output.txt").write_text(ended.stdout + ended.stderr, encoding="utf-8")
+        printed = ""
+        for name in names:
+            ended = self.stage(name, *options, **variables)
+            assert ended.returncode == 0, f"{name}\n{ended.stdout}\n{ended.stderr}"
+            printed += ended.stdout + ended.stderr
+        (self.root / "log" / "output.txt").write_text(printed, encoding="utf-8")
 
 
 @pytest.fixture(scope="session")
-def new_project(run: Any, write_params: Any) -> Callable[[Path], Project]:
+def new_project(forked: Any, write_params: Any, tiny_backbone: Path, empty_store: Path) -> Callable[[Path], Project]:
     """Create a folder that the stages can run in."""
 
     def project(root: Path) -> Project:
-        made = Project(root, run, write_params)
+        made = Project(root, forked, write_params)
         made.set()
+        shutil.copytree(tiny_backbone, root / "backbones", dirs_exist_ok=True)
+        (root / "log").mkdir(exist_ok=True)
+        if not (root / "log" / "runs.db").exists():
+            shutil.copy(empty_store, root / "log" / "runs.db")
         (root / "photos").mkdir(exist_ok=True)
         for name in ("test_list.txt", "hierarchy.yaml", "corrections.csv"):
             (root / "photos" / name).touch()
@@ -102,20 +105,6 @@ def new_project(run: Any, write_params: Any) -> Callable[[Path], Project]:
 def project(tmp_path: Path, new_project: Callable[[Path], Project]) -> Project:
     """Return a folder that the stages can run in; it holds only parameters."""
     return new_project(tmp_path)
-
-
-def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
-    """Return a folder that the first of pytest-xdist's processes makes, and that the others wait for."""
-    base = factory.getbasetemp()
-    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
-    folder, done = base / name, base / f"{name}.done"
-    with FileLock(base / f"{name}.lock"):
-        if not done.exists():
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir()
-            make(folder)
-            done.touch()
-    return folder
 
 
 @pytest.fixture(scope="session")

@@ -502,7 +502,7 @@ def test_page_shows_no_english_in_another_language(
 
 
 def test_feedback_needs_a_consent_and_becomes_photos_that_a_crawl_takes(
-    page: Any, server: Server, feedback_folder: Path, photos: list[Path], tmp_path: Path, run: Any
+    page: Any, server: Server, feedback_folder: Path, photos: list[Path], tmp_path: Path, forked: Any
 ) -> None:
     exif = Image.Exif()
     exif[ExifTags.Base.Make] = "Secret camera"
@@ -521,7 +521,7 @@ def test_feedback_needs_a_consent_and_becomes_photos_that_a_crawl_takes(
     assert [path.parent.name for path in given] == ["Citrine"]
     assert b"Secret camera" not in given[0].read_bytes()
     assert server.request("/feedback?gem=New%20gem&consent=yes", photos[1].read_bytes())[0] == 204
-    inventory = run("-m", "gemmodel.cli", "inspect", str(feedback_folder), cwd=tmp_path).stdout
+    inventory = forked("-m", "gemmodel.cli", "inspect", str(feedback_folder), cwd=tmp_path).stdout
     assert "Citrine" in inventory and "New gem" in inventory
     before = sorted(feedback_folder.rglob("*"))
     for gem in ("../Ruby", "..", "", "a/b", "a\\b", ".hidden", "CON", "x" * 61, "a\0"):
@@ -535,9 +535,9 @@ def test_feedback_needs_a_consent_and_becomes_photos_that_a_crawl_takes(
 
 
 def test_used_port_is_refused_before_an_address_is_printed(
-    trained: Path, server: Server, run: Any, refused: Any
+    trained: Path, server: Server, forked: Any, refused: Any
 ) -> None:
-    ended = run("-m", "gemmodel.cli", "app", "--model", "models", "--port", str(server.port), cwd=trained)
+    ended = forked("-m", "gemmodel.cli", "app", "--model", "models", "--port", str(server.port), cwd=trained)
     refused(ended, "gemmodel", f"--port: {server.port} is in use on 127.0.0.1")
     assert ended.stdout == ""
 

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,11 +17,13 @@ from tests.integration.dask_cluster import DEADLINE, ROOT, scheduler, wait_for, 
 distributed = pytest.importorskip("distributed")
 
 GEMS, PHOTOS = ("Beryl", "Ruby"), 100  # per gem; one or two seconds of work
-Run = Callable[..., subprocess.CompletedProcess[str]]
+Run = Callable[..., Any]
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory, write_params: Callable[..., Path], draw: Any, run: Run) -> Path:
+def project(
+    tmp_path_factory: pytest.TempPathFactory, write_params: Callable[..., Path], draw: Any, forked: Run
+) -> Path:
     """A folder with raw photos, among them a copy and a damaged file, and the output of clean without Dask."""
     folder = tmp_path_factory.mktemp("project")
     write_params(folder, {"clean.max_side": 300, "clean.corrections": "corrections.csv"})  # so each is written again
@@ -37,13 +38,13 @@ def project(tmp_path_factory: pytest.TempPathFactory, write_params: Callable[...
     files.copy(folder / "raw" / "Ruby" / "0.jpg", folder / "raw" / "Ruby" / "1.jpg")
     (folder / "raw" / "Ruby" / "2.jpg").write_bytes(b"not an image")
     files.write_jsonl(folder / "raw" / "manifest.jsonl", lines)
-    ended = clean(run, folder, "without_dask")
+    ended = clean(forked, folder, "without_dask")
     assert ended.returncode == 0, ended.stderr
     assert contents(folder / "without_dask")["report.json"].count(b'"exact copy"') == 2  # counted and listed
     return folder
 
 
-def clean(run: Run, folder: Path, out: str, **variables: str) -> subprocess.CompletedProcess[str]:
+def clean(run: Run, folder: Path, out: str, **variables: str) -> Any:
     options = ("--raw", "raw", "--out", f"{out}/clean", "--report", f"{out}/report.json")
     return run("-m", "stages.clean", *options, cwd=folder, DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT="3s", **variables)
 
@@ -59,8 +60,8 @@ def address(project: Path) -> Iterator[str]:
         yield address
 
 
-def test_workers_write_the_same_bytes(run: Run, project: Path, address: str) -> None:
-    ended = clean(run, project, "by_dask", DASK_SCHEDULER_ADDRESS=address)
+def test_workers_write_the_same_bytes(forked: Run, project: Path, address: str) -> None:
+    ended = clean(forked, project, "by_dask", DASK_SCHEDULER_ADDRESS=address)
     assert ended.returncode == 0, ended.stderr
     assert contents(project / "by_dask") == contents(project / "without_dask")
     with distributed.Client(address, set_as_default=False) as client:
@@ -68,10 +69,10 @@ def test_workers_write_the_same_bytes(run: Run, project: Path, address: str) -> 
     assert min(done.values()) > 0, "both did some of the work"
 
 
-def test_the_output_is_complete_after_a_worker_is_killed(run: Run, project: Path, address: str) -> None:
+def test_the_output_is_complete_after_a_worker_is_killed(forked: Run, project: Path, address: str) -> None:
     with distributed.Client(address, set_as_default=False) as client, ThreadPoolExecutor() as pool:
         pids = client.run(os.getpid)
-        running = pool.submit(clean, run, project, "with_a_killed_worker", DASK_SCHEDULER_ADDRESS=address)
+        running = pool.submit(clean, forked, project, "with_a_killed_worker", DASK_SCHEDULER_ADDRESS=address)
         busy = wait_for(lambda: [name for name, work in client.processing().items() if work])
         os.kill(pids[busy[0]], signal.SIGKILL)
         ended = running.result(DEADLINE)
@@ -82,24 +83,24 @@ def test_the_output_is_complete_after_a_worker_is_killed(run: Run, project: Path
 
 
 def test_a_missing_scheduler_is_an_error_of_one_line(
-    run: Run, project: Path, tmp_path: Path, refused: Callable[..., None]
+    forked: Run, project: Path, tmp_path: Path, refused: Callable[..., None]
 ) -> None:
     with scheduler(tmp_path) as (address, _):
         pass  # stopped, so nothing listens on its port
-    refused(clean(run, project, "none", DASK_SCHEDULER_ADDRESS=address), "clean", address, "no scheduler", "unset")
-    refused(clean(run, project, "none", DASK_SCHEDULER_ADDRESS="gems"), "clean", "gems", "missing port")
+    refused(clean(forked, project, "none", DASK_SCHEDULER_ADDRESS=address), "clean", address, "no scheduler", "unset")
+    refused(clean(forked, project, "none", DASK_SCHEDULER_ADDRESS="gems"), "clean", "gems", "missing port")
     assert not (project / "none").exists()
 
 
 def test_missing_unsuitable_and_killed_workers_and_a_killed_scheduler_are_errors_of_one_line(
-    run: Run, project: Path, tmp_path: Path, refused: Callable[..., None]
+    forked: Run, project: Path, tmp_path: Path, refused: Callable[..., None]
 ) -> None:
     with scheduler(tmp_path, DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES="0") as (address, process):
-        refused(clean(run, project, "none", DASK_SCHEDULER_ADDRESS=address), "clean", "no worker", "dask worker")
+        refused(clean(forked, project, "none", DASK_SCHEDULER_ADDRESS=address), "clean", "no worker", "dask worker")
         with distributed.Client(address, set_as_default=False) as client:
             with worker(address, tmp_path):
                 client.wait_for_workers(1, timeout=DEADLINE)
-                ended = clean(run, project, "none", DASK_SCHEDULER_ADDRESS=address)
+                ended = clean(forked, project, "none", DASK_SCHEDULER_ADDRESS=address)
                 refused(ended, "clean", "folder", str(tmp_path), "restart it")
             # Two threads: with only one in the cluster, joblib does the work itself.
             with worker(address, project, threads=2), ThreadPoolExecutor() as pool:
@@ -109,7 +110,7 @@ def test_missing_unsuitable_and_killed_workers_and_a_killed_scheduler_are_errors
                 ):
                     wait_for(lambda: list(client.run(os.getcwd).values()) == [str(project)])
                     [pid] = client.run(os.getpid).values()
-                    running = pool.submit(clean, run, project, "none", DASK_SCHEDULER_ADDRESS=address)
+                    running = pool.submit(clean, forked, project, "none", DASK_SCHEDULER_ADDRESS=address)
                     wait_for(lambda: any(client.processing().values()))
                     os.kill(pid if killed == "worker" else process.pid, signal.SIGKILL)
                     refused(running.result(DEADLINE), "clean", address, message)

@@ -142,7 +142,7 @@ def register_new_model(folder: Path, test: Path, scale: float) -> dict[str, Any]
     )
 
 
-def test_the_former_champion_predicts(project: Path, run: Any) -> None:
+def test_the_former_champion_predicts(project: Path, forked: Any) -> None:
     champion = locate.champion_path("gemstones")
     assert (champion / "confidence.json").is_file()  # the former name of thresholds.json
     photo = next((project / "data" / "split" / "test" / "Ruby").iterdir())
@@ -153,7 +153,7 @@ def test_the_former_champion_predicts(project: Path, run: Any) -> None:
     probabilities = np.asarray(network(pixels[None].astype(np.float32)))[0]
     np.testing.assert_allclose(prediction.probability, probabilities.max(), atol=LITERT_ATOL)
     assert set(classes) == set(GEMS)
-    ended = run("-m", "gemmodel.cli", "predict", str(photo), "--json", cwd=project)
+    ended = forked("-m", "gemmodel.cli", "predict", str(photo), "--json", cwd=project)
     assert (ended.returncode, ended.stderr.count("\n")) == (0, 1)
     assert ended.stderr.endswith("models: of a former version, without sha256.json: not checked\n")
     row = json.loads(ended.stdout)

@@ -116,7 +116,7 @@ def test_a_killed_run_is_ended_and_a_living_one_is_not(project: Path, capfd: pyt
         os.close(ends)
 
 
-def test_check_ends_the_run_of_a_killed_process(project: Path, run: Any, write_params: Any) -> None:
+def test_check_ends_the_run_of_a_killed_process(project: Path, forked: Any, write_params: Any) -> None:
     write_params(project, {})
     (project / "photos").mkdir()
     for name in ("corrections.csv", "test_list.txt", "hierarchy.yaml"):
@@ -128,8 +128,8 @@ from gemmodel.tracking import runs
 with runs.training_run("killed", {"base": {"seed": 1}}, {}, device="CPU"):
     os.kill(os.getpid(), 9)
 """
-    assert run("-c", killed, cwd=project).returncode == -9
-    checked = run("-m", "gemmodel.cli", "check", cwd=project)
+    assert forked("-c", killed, cwd=project).returncode == -9
+    checked = forked("-m", "gemmodel.cli", "check", cwd=project)
     assert checked.returncode == 0, checked.stderr
     assert statuses() == {"killed": "KILLED"}
     assert list((project / "logs" / "running").iterdir()) == [project / "logs" / "running" / "lock"]

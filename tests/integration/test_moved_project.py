@@ -59,12 +59,12 @@ def photo(draw: Any) -> str:
 
 
 @pytest.fixture(scope="module")
-def original(tmp_path_factory: pytest.TempPathFactory, run: Any, photo: str) -> Path:
+def original(tmp_path_factory: pytest.TempPathFactory, forked: Any, photo: str) -> Path:
     """A project with a run and a champion."""
     root = tmp_path_factory.mktemp("original") / "gems"
     root.mkdir()
     (root / "photo.jpg").write_bytes(base64.b64decode(photo))
-    ended = run("-c", REGISTER, photo, cwd=root, CUDA_VISIBLE_DEVICES="-1")
+    ended = forked("-c", REGISTER, photo, cwd=root, CUDA_VISIBLE_DEVICES="-1")
     assert ended.returncode == 0, ended.stderr
     return root
 
@@ -74,16 +74,16 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def test_a_copy_and_then_a_moved_project_work_and_the_original_stays_as_it_is(
-    run: Any, original: Path, photo: str, tmp_path: Path
+    forked: Any, original: Path, photo: str, tmp_path: Path
 ) -> None:
     before, place = contents(original), original
     for i, name in enumerate(("my%20gems", "a?b", "x#y é")):  # which URIs decode, cut off or escape
         (shutil.move if i else shutil.copytree)(place, tmp_path / name)
         place = tmp_path / name
-        ended = run("-m", "gemmodel.cli", "predict", "photo.jpg", cwd=place)
+        ended = forked("-m", "gemmodel.cli", "predict", "photo.jpg", cwd=place)
         assert ended.returncode == 0, ended.stderr
         assert f"{place / 'mlflow.db'}: moved or copied" in ended.stderr
-        ended = run("-c", USE, photo, str(i), cwd=place)
+        ended = forked("-c", USE, photo, str(i), cwd=place)
         assert ended.returncode == 0, ended.stderr
         assert json.loads(ended.stdout)[0] == "first"
         assert json.loads(ended.stdout)[1] in ("Agate", "Ruby")
@@ -93,7 +93,7 @@ def test_a_copy_and_then_a_moved_project_work_and_the_original_stays_as_it_is(
 
 
 def test_a_store_without_its_artefacts_names_what_is_missing_and_the_model_is_registered_again(
-    run: Any, refused: Any, original: Path, photo: str, tmp_path: Path
+    forked: Any, refused: Any, original: Path, photo: str, tmp_path: Path
 ) -> None:
     shutil.copy(original / "mlflow.db", tmp_path)
     shutil.copy(original / "photo.jpg", tmp_path)
@@ -101,11 +101,11 @@ def test_a_store_without_its_artefacts_names_what_is_missing_and_the_model_is_re
         for table, column in (("experiments", "artifact_location"), ("model_versions", "storage_location"),
                               ("runs", "artifact_uri"), ("logged_models", "artifact_location")):  # fmt: skip
             database.execute(f"update {table} set {column} = replace({column}, '/gems/', '/deleted/')")
-    ended = run("-m", "gemmodel.cli", "predict", "photo.jpg", cwd=tmp_path)
+    ended = forked("-m", "gemmodel.cli", "predict", "photo.jpg", cwd=tmp_path)
     assert ended.returncode == 1
     assert "the champion's files are not there; copy mlruns/" in ended.stderr.splitlines()[-1]
     use = USE.replace("mlflow.artifacts.load_text", "str")
-    ended = run("-c", use, photo, "0", cwd=tmp_path)
+    ended = forked("-c", use, photo, "0", cwd=tmp_path)
     assert ended.returncode == 0, ended.stderr
     assert json.loads(ended.stdout)[1] is None  # so the stage uploads them again
     assert list((tmp_path / "mlruns").rglob("note0.txt"))

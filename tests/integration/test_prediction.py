@@ -4,7 +4,6 @@ import csv
 import dataclasses
 import json
 import os
-import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,7 +34,7 @@ from gemmodel.train.ridge.kernel_ridge import KernelRidge
 from gemmodel.train.transfer import transfer
 from tests.conftest import LITERT_ATOL
 
-Run = Callable[..., subprocess.CompletedProcess[str]]
+Run = Callable[..., Any]
 SIDE = 64
 TINY = {"model.cnn.filters": [4, 8], "model.cnn.pooling": ["max", "average"], "model.cnn.dense": 16}
 SIGMOID = TINY | {"model.cnn.output": "sigmoid"}
@@ -207,13 +206,13 @@ def test_a_folder_without_a_model_is_an_error_with_the_remedy(tmp_path: Path) ->
     ("command", "file"), [("predict", "model.tflite"), ("predict", "input.json"), ("app", "input.json")]
 )
 def test_commands_refuse_a_damaged_model_in_one_line(
-    tmp_path: Path, model: Path, photos: Path, run: Run, refused: Any, command: str, file: str
+    tmp_path: Path, model: Path, photos: Path, forked: Run, refused: Any, command: str, file: str
 ) -> None:
     for path in model.iterdir():
         files.copy(path, tmp_path / path.name)
     (tmp_path / file).write_bytes((model / file).read_bytes()[:-1])
     arguments = [str(photos / "one.jpg")] if command == "predict" else []
-    ended = run("-m", "gemmodel.cli", command, *arguments, "--model", str(tmp_path), cwd=tmp_path)
+    ended = forked("-m", "gemmodel.cli", command, *arguments, "--model", str(tmp_path), cwd=tmp_path)
     refused(ended, "gemmodel", f"{tmp_path / file}: damaged, or of another model than sha256.json; ")
 
 
@@ -310,13 +309,13 @@ def test_colours_have_their_names(rgb: tuple[int, int, int], name: str) -> None:
     assert cues.colour_names(np.full((2, 2, 3), rgb, np.uint8)).tolist() == [[name] * 2] * 2
 
 
-def predict(run: Run, cwd: Path, *arguments: Any, **variables: str) -> subprocess.CompletedProcess[str]:
+def predict(run: Run, cwd: Path, *arguments: Any, **variables: str) -> Any:
     return run("-m", "gemmodel.cli", "predict", *arguments, cwd=cwd, **variables)
 
 
 @pytest.mark.parametrize("names", [["one.jpg", "deep"], ["one.jpg", "*/*.png"], ["**/*[oe].[jp]*g"]])
-def test_predict_prints_one_line_per_photo(run: Run, model: Path, photos: Path, names: Sequence[str]) -> None:
-    ended = predict(run, photos, *names, "--model", model)
+def test_predict_prints_one_line_per_photo(forked: Run, model: Path, photos: Path, names: Sequence[str]) -> None:
+    ended = predict(forked, photos, *names, "--model", model)
     assert (ended.returncode, ended.stderr) == (0, "")
     head, *lines = ended.stdout.splitlines()
     assert head.split() == ["photo", "probability", "gem"]
@@ -327,8 +326,8 @@ def test_predict_prints_one_line_per_photo(run: Run, model: Path, photos: Path, 
         assert line.split(maxsplit=3) == [str(name), f"{100 * prediction.probability:.1f}", "%", text]
 
 
-def test_predict_skips_an_unreadable_photo_and_fails_at_the_end(run: Run, model: Path, photos: Path) -> None:
-    ended = predict(run, photos, ".", "--json", "--model", model)
+def test_predict_skips_an_unreadable_photo_and_fails_at_the_end(forked: Run, model: Path, photos: Path) -> None:
+    ended = predict(forked, photos, ".", "--json", "--model", model)
     assert ended.returncode == 1
     rows = {row["photo"]: row for row in map(json.loads, ended.stdout.splitlines())}
     assert set(rows) == {"one.jpg", str(Path("deep", "two.png")), "text.jpg"}
@@ -343,8 +342,8 @@ def test_predict_skips_an_unreadable_photo_and_fails_at_the_end(run: Run, model:
     ]
 
 
-def test_predict_prints_a_table_of_comma_separated_values(run: Run, model: Path, photos: Path) -> None:
-    ended = predict(run, photos, "one.jpg", "text.jpg", "--csv", "--top", "2", "--model", model)
+def test_predict_prints_a_table_of_comma_separated_values(forked: Run, model: Path, photos: Path) -> None:
+    ended = predict(forked, photos, "one.jpg", "text.jpg", "--csv", "--top", "2", "--model", model)
     assert ended.returncode == 1
     rows = list(csv.DictReader(ended.stdout.splitlines()))
     assert [row["photo"] for row in rows] == ["one.jpg", "text.jpg"]
@@ -357,10 +356,10 @@ def test_predict_prints_a_table_of_comma_separated_values(run: Run, model: Path,
 
 
 def test_predict_prints_more_gems_and_draws_the_explanation(
-    run: Run, model: Path, photos: Path, tmp_path: Path
+    forked: Run, model: Path, photos: Path, tmp_path: Path
 ) -> None:
     picture_file = tmp_path / "explanation.png"
-    ended = predict(run, photos, "one.jpg", "--top", 3, "--explain", picture_file, "--model", model)
+    ended = predict(forked, photos, "one.jpg", "--top", 3, "--explain", picture_file, "--model", model)
     assert (ended.returncode, ended.stderr) == (0, "")
     lines = ended.stdout.splitlines()
     assert len(lines) == 3 + 3  # the gems; the part, the colours, the known photos
@@ -387,12 +386,12 @@ def test_predict_prints_more_gems_and_draws_the_explanation(
     ],
 )
 def test_predict_refuses_in_one_line(
-    run: Run, refused: Any, photos: Path, arguments: Sequence[str], expected: str
+    forked: Run, refused: Any, photos: Path, arguments: Sequence[str], expected: str
 ) -> None:
     (photos / "empty").mkdir(exist_ok=True)
     if not (photos / "gone.jpg").is_symlink():
         (photos / "gone.jpg").symlink_to("nothing.jpg")
-    refused(predict(run, photos, *arguments), "gemmodel", expected)
+    refused(predict(forked, photos, *arguments), "gemmodel", expected)
 
 
 def test_predict_takes_the_photos_of_a_folder_and_names_what_it_leaves_out(

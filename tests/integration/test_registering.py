@@ -30,6 +30,7 @@ from gemmodel.models.metadata import ModelMetadata
 from gemmodel.register import promotion, registration, registry_lock, version_files, versions
 from gemmodel.tracking import runs
 from stages import register
+from tests.forks import Ended
 
 ROOT = Path(__file__).parents[2]
 COLOURS = {"Emerald": (0.2, 1, 0.2), "Ruby": (1, 0.2, 0.2), "Sapphire": (0.2, 0.2, 1)}
@@ -87,9 +88,10 @@ def write_predictions(root: Path, wrong: int) -> None:
 
 
 @pytest.fixture
-def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def store(tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A store in a file, shared by all folders of a test."""
     before, uri = mlflow.get_tracking_uri(), f"sqlite:///{(tmp_path / 'runs.db').as_posix()}"
+    shutil.copy(empty_store, tmp_path / "runs.db")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     monkeypatch.setattr(registry_lock, "HEARTBEAT_S", 0.2)
     monkeypatch.setattr(registry_lock, "LOCK_TIMEOUT_S", 2.0)
@@ -253,9 +255,11 @@ def test_a_champion_that_does_not_load_stays_champion(make_project: Any, registe
     assert "fails to predict" in decision["reason"]
 
 
-def test_promote_and_rollback_by_hand(make_project: Any, registered: Any, run: Any, refused: Any, store: str) -> None:
-    def gemmodel(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return run("-m", "gemmodel.cli", *arguments, cwd=root, MLFLOW_TRACKING_URI=store)
+def test_promote_and_rollback_by_hand(
+    make_project: Any, registered: Any, forked: Any, refused: Any, store: str
+) -> None:
+    def gemmodel(*arguments: str) -> Ended:
+        return forked("-m", "gemmodel.cli", *arguments, cwd=root, MLFLOW_TRACKING_URI=store)
 
     root = make_project("first", wrong=2)
     registered(root)
@@ -289,10 +293,10 @@ def test_promote_and_rollback_by_hand(make_project: Any, registered: Any, run: A
 
 
 def test_a_process_killed_after_registering_blocks_no_other(
-    make_project: Any, registered: Any, run: Any, store: str
+    make_project: Any, registered: Any, forked: Any, store: str
 ) -> None:
     root = make_project("first")
-    ended = run("-c", KILLED, cwd=root, MLFLOW_TRACKING_URI=store)
+    ended = forked("-c", KILLED, cwd=root, MLFLOW_TRACKING_URI=store)
     assert ended.returncode == -signal.SIGKILL, ended.stderr
     mlflow.set_tracking_uri(store)
     assert aliases() == {}
@@ -414,6 +418,7 @@ def test_clones_that_register_at_once_make_a_version_per_model_and_the_better_ch
     make_project: Any, tmp_path: Path, where: str, request: pytest.FixtureRequest
 ) -> None:
     address = request.getfixturevalue(where)
+    (tmp_path / "runs.db").unlink(missing_ok=True)  # the three make it
     kept = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
     environment = kept | {"PYTHONPATH": str(ROOT), "MLFLOW_TRACKING_URI": address, "no_proxy": "*"}
     roots = [make_project("worse", wrong=9), make_project("better", wrong=1, model=3.0), tmp_path / "clone"]
@@ -499,14 +504,16 @@ def test_files_of_a_version_that_are_gone_or_damaged_are_named_and_uploaded_agai
 
 
 def test_a_version_without_its_logged_model_is_registered_anew(
-    make_project: Any, registered: Any, store: str, run: Any
+    make_project: Any, registered: Any, store: str, forked: Any
 ) -> None:
     root = make_project("first")
     registered(root)
     shutil.rmtree(artifacts())
     with sqlite3.connect(store.removeprefix("sqlite:///")) as database:  # as `mlflow gc` leaves it
         database.execute("delete from logged_models")
-    ended = run(*STAGE[1:], cwd=root, MLFLOW_TRACKING_URI=store)  # a new process: MLflow remembers where the files were
+    ended = forked(
+        *STAGE[1:], cwd=root, MLFLOW_TRACKING_URI=store
+    )  # a new process: MLflow remembers where the files were
     assert ended.returncode == 0, ended.stderr
     assert "version 2: the champion fails to predict (its files are not there)" in ended.stdout
     assert aliases() == {"challenger": "2", "champion": "1"}
@@ -528,7 +535,7 @@ def test_damaged_tables_of_a_version_are_not_used_and_written_again(
 
 
 def test_a_damaged_model_is_refused_before_anything_is_registered(
-    make_project: Any, store: str, run: Any, refused: Any
+    make_project: Any, store: str, forked: Any, refused: Any
 ) -> None:
     root = make_project("first")
     whole = {path.name: path.read_bytes() for path in (root / "models").iterdir()}
@@ -541,4 +548,4 @@ def test_a_damaged_model_is_refused_before_anything_is_registered(
         (root / "models" / name).write_bytes(whole[name])
     assert not Path(store.removeprefix("sqlite:///")).exists()
     damage(root / "models" / "input.json", "flipped")
-    refused(run(*STAGE[1:], cwd=root, MLFLOW_TRACKING_URI=store), "register", "models/input.json: damaged")
+    refused(forked(*STAGE[1:], cwd=root, MLFLOW_TRACKING_URI=store), "register", "models/input.json: damaged")

@@ -286,6 +286,8 @@ def test_page_behind_the_documented_nginx(proxy: tuple[int, Page], tmp_path: Pat
         (["--per-address", "0"], "--per-address: 0 is less than 1"),
     ],
 )
-def test_bad_option_is_refused(run: Any, refused: Any, tmp_path: Path, options: Sequence[str], expected: str) -> None:
+def test_bad_option_is_refused(
+    forked: Any, refused: Any, tmp_path: Path, options: Sequence[str], expected: str
+) -> None:
     for command in ("app", "serve"):
-        refused(run("-m", "gemmodel.cli", command, *options, cwd=tmp_path), "gemmodel", expected)
+        refused(forked("-m", "gemmodel.cli", command, *options, cwd=tmp_path), "gemmodel", expected)

@@ -17,9 +17,9 @@ Crawl = Callable[[], subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture
-def crawl(tmp_path: Path, run: Any) -> Crawl:
+def crawl(tmp_path: Path, forked: Any) -> Crawl:
     """Run the crawl stage in the test's folder as dvc.yaml does."""
-    return lambda: run("-m", "stages.crawl", *stage_options("crawl"), cwd=tmp_path)
+    return lambda: forked("-m", "stages.crawl", *stage_options("crawl"), cwd=tmp_path)
 
 
 def manifest(folder: Path) -> list[dict[str, Any]]:

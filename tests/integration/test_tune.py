@@ -1,7 +1,6 @@
 """`gemmodel tune` from the command line: parallel, killed and resumed processes, and what it logs to MLflow."""
 
 import json
-import os
 import shutil
 import signal
 import statistics
@@ -20,7 +19,8 @@ from PIL import Image
 from gemmodel.core import params
 from gemmodel.core.errors import DataError, ParameterError, TrackingError
 from gemmodel.tune import command, studies
-from tests.conftest import stage_options
+from tests.conftest import stage_options, user_environment
+from tests.forks import Ended, Forks
 from tools import dev_mlflow_server
 
 ROOT = Path(__file__).parents[2]
@@ -44,24 +44,27 @@ GRID = {"model.cnn.kernel": [1, 3], "model.cnn.filters": [[4], TOO_DEEP]}
 class Folder:
     """A project's folder with photos, and the results of the searches in it."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        inherited = {
-            name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "OPTUNA_", "DVC_"))
-        }
-        self.environment = inherited | {"PYTHONPATH": str(ROOT)}
+    def __init__(self, root: Path, forks: Forks) -> None:
+        self.root, self.forks = root, forks
+        self.environment = {name: value for name, value in user_environment().items() if not name.startswith("OPTUNA_")}
         self.storage = f"sqlite:///{root / 'tune.db'}"
 
-    def start(self, space: dict[str, Any], *options: str, name: str) -> subprocess.Popen[str]:
-        """Start `gemmodel tune` with a space; space and study have the given name."""
+    def command(self, space: dict[str, Any], *options: str, name: str) -> list[str]:
+        """Write a space, and return the arguments of Python that search it; space and study have the given name."""
         (self.root / f"{name}.yaml").write_text(yaml.safe_dump(space))
-        command = [sys.executable, "-m", "gemmodel.cli", "tune", f"{name}.yaml", "--metric", "val_loss", *options]
-        pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        return subprocess.Popen([*command, "--heartbeat", "1"], cwd=self.root, env=self.environment, **pipes)
+        command = ["-m", "gemmodel.cli", "tune", f"{name}.yaml", "--metric", "val_loss"]
+        return [*command, *options, "--heartbeat", "1"]
 
-    def tune(self, space: dict[str, Any], *options: str, name: str) -> str:
-        """Run `gemmodel tune` to its end, and return its output."""
-        return output(self.start(space, *options, name=name))
+    def run(self, *commands: list[str]) -> list[Ended]:
+        """Run commands at once."""
+        return self.forks.run(*commands, cwd=self.root, environment=self.environment)
+
+    def tune(self, space: dict[str, Any], *options: str, name: str, workers: int = 1) -> list[str]:
+        """Run `gemmodel tune`, in one process or several at once, and return their outputs."""
+        ended = self.run(*[self.command(space, *options, name=name)] * workers)
+        for worker in ended:
+            assert worker.returncode == 0, worker.stdout + worker.stderr
+        return [worker.stdout for worker in ended]
 
     def study(self, name: str) -> optuna.Study:
         return optuna.load_study(study_name=name, storage=self.storage)
@@ -88,14 +91,8 @@ cli.main()
 """
 
 
-def output(process: subprocess.Popen[str]) -> str:
-    out, error = process.communicate(timeout=600)
-    assert process.returncode == 0, out + error
-    return out
-
-
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, draw: Callable[..., Image.Image]) -> Folder:
+def folder(tmp_path_factory: pytest.TempPathFactory, draw: Callable[..., Image.Image], project_forks: Forks) -> Folder:
     """Photos of three classes, 24 for training and 6 for validation; the shipped params.yaml with tiny values."""
     from gemmodel.tune import spaces
 
@@ -109,14 +106,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory, draw: Callable[..., Image.I
     (root / "data" / "split" / "hierarchy.json").write_text("{}")
     shipped = (ROOT / "params.yaml").read_text(encoding="utf-8")
     (root / "params.yaml").write_text(spaces.apply_changes(shipped, TINY), encoding="utf-8")
-    return Folder(root)
+    return Folder(root, project_forks)
 
 
 @pytest.fixture(scope="module")
 def outputs(folder: Folder) -> list[str]:
     """The outputs of two processes that searched one grid at the same time, each setting with two seeds."""
-    started = [folder.start(GRID, "--repeats", "2", name="grid") for _ in range(2)]
-    return [output(process) for process in started]
+    return folder.tune(GRID, "--repeats", "2", name="grid", workers=2)
 
 
 def test_two_processes_run_each_point_of_a_grid_once(folder: Folder, outputs: list[str]) -> None:
@@ -177,7 +173,8 @@ def test_mlflow_has_one_run_per_trial_in_the_run_of_the_study(folder: Folder, ou
 
 
 def test_a_killed_worker_loses_nothing(folder: Folder, outputs: list[str]) -> None:
-    worker = folder.start(GRID, "--repeats", "2", name="killed")
+    command = [sys.executable, *folder.command(GRID, "--repeats", "2", name="killed")]
+    worker = subprocess.Popen(command, cwd=folder.root, env=folder.environment, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 500
     while True:  # until the worker is in the second training of the first setting
         assert worker.poll() is None and time.monotonic() < deadline
@@ -187,8 +184,8 @@ def test_a_killed_worker_loses_nothing(folder: Folder, outputs: list[str]) -> No
                 break
         time.sleep(0.05)
     worker.send_signal(signal.SIGKILL)
-    worker.communicate()
-    out = folder.tune(GRID, "--repeats", "2", name="killed")
+    worker.wait()
+    [out] = folder.tune(GRID, "--repeats", "2", name="killed")
     study = folder.study("killed")
     assert folder.values("killed") == folder.values("grid")
     assert study.trials[0].state.name == "FAIL"
@@ -201,14 +198,14 @@ def test_a_killed_worker_loses_nothing(folder: Folder, outputs: list[str]) -> No
     assert sorted(path.name for path in (folder.root / ".train-backup").rglob("*") if path.is_file()) == []
 
 
-def test_a_trial_whose_worker_is_killed_at_its_start_is_queued_again(folder: Folder, run: Any) -> None:
+def test_a_trial_whose_worker_is_killed_at_its_start_is_queued_again(folder: Folder) -> None:
     space = {"model.cnn.kernel": [1, 3]}
-    (folder.root / "taking.yaml").write_text(yaml.safe_dump(space))
-    options = ("--metric", "val_loss", "--heartbeat", "1")
-    killed = run("-c", KILLED_AT_START, "tune", "taking.yaml", *options, cwd=folder.root)
+    arguments = folder.command(space, name="taking")[2:]
+    [killed] = folder.run(["-c", KILLED_AT_START, *arguments])
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert [trial.state.name for trial in folder.study("taking").trials] == ["RUNNING", "WAITING"]
-    assert "2 of 2: trial " in folder.tune(space, name="taking")
+    [out] = folder.tune(space, name="taking")
+    assert "2 of 2: trial " in out
     assert [trial.state.name for trial in folder.study("taking").trials] == ["FAIL", "COMPLETE", "COMPLETE"]
 
 
@@ -224,13 +221,13 @@ def test_data_made_with_other_parameters_is_refused(tmp_path: Path, monkeypatch:
     command.check_up_to_date(["split"], values)
 
 
-def test_a_bad_start_is_pruned_and_the_best_setting_is_applied(folder: Folder, run: Any, tmp_path: Path) -> None:
+def test_a_bad_start_is_pruned_and_the_best_setting_is_applied(folder: Folder, forked: Any, tmp_path: Path) -> None:
     shutil.copytree(folder.root / "data", tmp_path / "data")
     before = (folder.root / "params.yaml").read_text()
     (tmp_path / "params.yaml").write_text(before)
-    mine = Folder(tmp_path)
+    mine = Folder(tmp_path, folder.forks)
     rates = [0.01, 0.012, 0.014, 0.016, 0.018, 1e-9]  # the median pruner starts after five trials
-    out = mine.tune(
+    [out] = mine.tune(
         {"train.learning_rate": rates, "model.cnn.kernel": 1}, "--pruner", "median", "--apply", name="rates"
     )
 
@@ -254,7 +251,7 @@ def test_a_bad_start_is_pruned_and_the_best_setting_is_applied(folder: Folder, r
     assert (loaded.train.learning_rate, loaded.model.cnn.kernel) == (rate, (1,))
 
     # The train stage, in a process of its own, gets the same result as the trial among others in one process.
-    trained = run("-m", "stages.train", *stage_options("train"), cwd=tmp_path)
+    trained = forked("-m", "stages.train", *stage_options("train"), cwd=tmp_path)
     assert trained.returncode == 0, trained.stderr
     assert json.loads((tmp_path / "reports" / "training.json").read_text())["best_val_loss"] == best.value
 
@@ -269,20 +266,16 @@ def test_a_bad_start_is_pruned_and_the_best_setting_is_applied(folder: Folder, r
 def test_a_mistake_is_one_line(
     folder: Folder, outputs: list[str], refused: Any, options: list[str], messages: list[str]
 ) -> None:
-    process = folder.start(GRID, *options, name="grid")
-    out, error = process.communicate(timeout=600)
-    refused(subprocess.CompletedProcess([], process.returncode, out, error), "gemmodel", *messages)
+    [ended] = folder.run(folder.command(GRID, *options, name="grid"))
+    refused(ended, "gemmodel", *messages)
 
 
 def test_a_study_of_version_0_1_is_refused(folder: Folder, refused: Any) -> None:
     former = optuna.create_study(study_name="former", storage=folder.storage, load_if_exists=True)
     former.set_user_attr("identity", "abc")
     former.set_user_attr("agreed", {"repeats": "1"})  # which is called config now
-    process = folder.start(GRID, name="former")
-    out, error = process.communicate(timeout=600)
-    refused(
-        subprocess.CompletedProcess([], process.returncode, out, error), "gemmodel", "former was begun by version 0.1"
-    )
+    [ended] = folder.run(folder.command(GRID, name="former"))
+    refused(ended, "gemmodel", "former was begun by version 0.1")
 
 
 def test_a_database_that_cannot_be_used_is_refused_without_its_password() -> None:
@@ -306,8 +299,7 @@ def test_a_team_shares_a_study_in_postgresql(folder: Folder, postgres: str) -> N
     pytest.importorskip("psycopg2")
     space = {"train.learning_rate": {"low": 0.001, "high": 0.1, "log": True}, "train.epochs": 1}
     options = ("--storage", postgres, "--sampler", "tpe", "--trials", "3")
-    for process in [folder.start(space, *options, name="team") for _ in range(2)]:
-        output(process)
+    folder.tune(space, *options, name="team", workers=2)
     trials = optuna.load_study(study_name="team", storage=studies.resolve_uri(postgres)).trials
     assert [trial.state.name for trial in trials] == ["COMPLETE"] * 3
     assert len({trial.user_attrs["changes"]["train.learning_rate"] for trial in trials}) == 3

@@ -1,8 +1,8 @@
 """A killed training is resumed from its last whole epoch and ends with the bits of an uninterrupted one."""
 
 import json
+import shutil
 import signal
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from gemmodel.core import hashing
 from gemmodel.core.params import Params
 from gemmodel.train.batches import load_training_data
 from gemmodel.train.checkpoint import TrainingCheckpoint
+from tests import tiny_backbone
 
 Settings = Callable[..., Params]
 EPOCHS, BATCHES = 3, 6
@@ -28,13 +29,13 @@ TINY = {
     "train.mixup": 0.3,
     "model.residual.filters": [4, 8],
     "model.residual.dense": 8,
-    "model.transfer.weights": "none",
-    "model.transfer.unfreeze": "blocks.15",
+    "model.transfer.backbone": tiny_backbone.NAME,
+    "model.transfer.unfreeze": tiny_backbone.LAST_LAYER,
+    "embed.backbone": tiny_backbone.NAME,
     "embed.views": "photo",
-    "embed.weights": "none",
     "model.fusion.fine_tune_epochs": EPOCHS,
     "model.fusion.ensemble_size": 2,
-    "model.fusion.unfreeze": "blocks.15",
+    "model.fusion.unfreeze": tiny_backbone.LAST_LAYER,
 }
 TRAIN = """
 import json, os, pathlib, signal, sys
@@ -72,8 +73,12 @@ for folder in folders:
 
 
 @pytest.fixture
-def project(tmp_path: Path, draw: Callable[..., Image.Image]) -> Path:
-    """Photos of three classes: 24 to train on, 6 to validate with."""
+def project(
+    tmp_path: Path, draw: Callable[..., Image.Image], tiny_backbone: Path, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """Work in a folder with photos of three classes: 24 to train on, 6 to validate with."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(tiny_backbone, "backbones")
     for part, count in (("train", 8), ("val", 2)):
         for i, gem in enumerate(("Agate", "Beryl", "Ruby")):
             (tmp_path / "split" / part / gem).mkdir(parents=True)
@@ -95,20 +100,22 @@ def project(tmp_path: Path, draw: Callable[..., Image.Image]) -> Path:
     ids=["residual", "transfer", "fusion"],
 )
 def test_a_killed_training_ends_with_the_same_bits(
-    project: Path, settings: Settings, run: Any, write_params: Any, embed_split: Any,
+    project: Path, settings: Settings, forked: Any, write_params: Any, embed_split: Any,
     name: str, schedule: str, precision: str, kill_at: int,
 ) -> None:  # fmt: skip
     changes = {"train.schedule": schedule, "train.patience": 3, "train.learning_rate": 0.01}
     changes = TINY | changes | {"model.name": name, "train.precision": precision}
+    if name != "residual":
+        changes["base.image_size"] = tiny_backbone.DESCRIPTION["image_size"]
     if name == "fusion":
         embed_split(project / "split", project / "features", settings(changes))
     write_params(project, changes)
     trainings = 1 if name == "residual" else 2
-    killed: subprocess.CompletedProcess[str] = run("-c", TRAIN, str(kill_at), "resumed", cwd=project)
+    killed = forked("-c", TRAIN, str(kill_at), "resumed", cwd=project)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert not (project / "resumed.json").exists()
     assert len(list((project / "resumed").rglob("*.pickle"))) == trainings
-    completed = run("-c", TRAIN, "-1", "resumed", "whole", cwd=project)
+    completed = forked("-c", TRAIN, "-1", "resumed", "whole", cwd=project)
     assert completed.returncode == 0, completed.stderr
     resumed, whole = (json.loads((project / f"{folder}.json").read_text()) for folder in ("resumed", "whole"))
     assert (whole["batches"], resumed["batches"]) == (trainings * EPOCHS * BATCHES, 2 * BATCHES)

@@ -20,7 +20,7 @@ from gemmodel.commands import doctor, dvc_files
 from gemmodel.core.errors import DataError
 from tests.conftest import ROOT
 
-Run = Callable[..., subprocess.CompletedProcess[str]]
+Run = Callable[..., Any]
 
 
 def test_help_lists_all_commands(run: Run, tmp_path: Path) -> None:
@@ -47,38 +47,38 @@ def test_help_lists_all_commands(run: Run, tmp_path: Path) -> None:
     }
 
 
-def test_count_prints_a_tree_and_the_sum(run: Run, tmp_path: Path) -> None:
+def test_count_prints_a_tree_and_the_sum(forked: Run, tmp_path: Path) -> None:
     for name in ("photos/Ruby/1.jpg", "photos/Ruby/2.PNG", "photos/Ruby/notes.txt", "photos/Agate/deep/3.webp"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    ended = run("-m", "gemmodel.cli", "count", "photos", cwd=tmp_path)
+    ended = forked("-m", "gemmodel.cli", "count", "photos", cwd=tmp_path)
     assert (ended.returncode, ended.stderr) == (0, "")
     assert ended.stdout.splitlines() == ["photos/", "    Agate/", "        deep/  1", "    Ruby/  2", "3 photos"]
 
 
 @pytest.mark.parametrize(("exists", "expected"), [(False, "no such folder"), (True, "no photos in it")])
-def test_count_of_no_photos_is_an_error(run: Run, refused: Any, tmp_path: Path, exists: bool, expected: str) -> None:
+def test_count_of_no_photos_is_an_error(forked: Run, refused: Any, tmp_path: Path, exists: bool, expected: str) -> None:
     if exists:
         (tmp_path / "photos").mkdir()
-    refused(run("-m", "gemmodel.cli", "count", "photos", cwd=tmp_path), "gemmodel", "photos", expected)
+    refused(forked("-m", "gemmodel.cli", "count", "photos", cwd=tmp_path), "gemmodel", "photos", expected)
 
 
 @pytest.mark.parametrize("present", ["", "metrics.json"])
-def test_summary_without_reports_is_an_error(run: Run, refused: Any, tmp_path: Path, present: str) -> None:
+def test_summary_without_reports_is_an_error(forked: Run, refused: Any, tmp_path: Path, present: str) -> None:
     if present:
         (tmp_path / present).write_text('{"accuracy": 1.0, "top_5_accuracy": 1.0, "photos": 3}')
-    ended = run("-m", "gemmodel.cli", "summary", "--reports", ".", cwd=tmp_path)
+    ended = forked("-m", "gemmodel.cli", "summary", "--reports", ".", cwd=tmp_path)
     assert ended.returncode == 1
     refused(ended, "gemmodel", "registration.json" if present else "metrics.json", "dvc repro")
     assert ended.stdout == ""
 
 
-def test_summary_prints_scores_and_the_decision(run: Run, tmp_path: Path) -> None:
+def test_summary_prints_scores_and_the_decision(forked: Run, tmp_path: Path) -> None:
     scores = {"test_photos": 40, "accuracy": 0.8125, "top_3_accuracy": 0.95}
     decision = {"name": "gemstones", "champion": False, "reason": "does not beat the champion"}
     (tmp_path / "metrics.json").write_text(json.dumps(scores))
     (tmp_path / "registration.json").write_text(json.dumps(decision))
-    ended = run("-m", "gemmodel.cli", "summary", "--reports", ".", cwd=tmp_path)
+    ended = forked("-m", "gemmodel.cli", "summary", "--reports", ".", cwd=tmp_path)
     assert ended.returncode == 0
     for expected in (
         "accuracy   0.812",
@@ -91,26 +91,26 @@ def test_summary_prints_scores_and_the_decision(run: Run, tmp_path: Path) -> Non
         assert expected in ended.stdout
 
 
-def test_devices_lists_a_cpu(run: Run, tmp_path: Path) -> None:
-    ended = run("-m", "gemmodel.cli", "devices", cwd=tmp_path)
+def test_devices_lists_a_cpu(forked: Run, tmp_path: Path) -> None:
+    ended = forked("-m", "gemmodel.cli", "devices", cwd=tmp_path)
     assert (ended.returncode, ended.stderr) == (0, "")
     assert "CPU 0" in ended.stdout.splitlines()
 
 
-def test_pin_test_writes_the_test_list(run: Run, refused: Any, tmp_path: Path) -> None:
+def test_pin_test_writes_the_test_list(forked: Run, refused: Any, tmp_path: Path) -> None:
     row = {"source": "Ruby/a b.png", "sha256": "0" * 64, "path": "Ruby/a b.jpg"}
     (tmp_path / "data" / "clean").mkdir(parents=True)
     (tmp_path / "data" / "clean" / "manifest.jsonl").write_text(json.dumps(row) + "\n")
     (tmp_path / "data" / "split" / "test" / "Ruby").mkdir(parents=True)
-    refused(run("-m", "gemmodel.cli", "pin-test", cwd=tmp_path), "gemmodel", "data/split/test", "no photos")
+    refused(forked("-m", "gemmodel.cli", "pin-test", cwd=tmp_path), "gemmodel", "data/split/test", "no photos")
     (tmp_path / "data" / "split" / "test" / "Ruby" / "a b.jpg").touch()
-    ended = run("-m", "gemmodel.cli", "pin-test", cwd=tmp_path)
+    ended = forked("-m", "gemmodel.cli", "pin-test", cwd=tmp_path)
     assert (ended.returncode, ended.stderr) == (0, "")
     assert "1 photos" in ended.stdout
     lines = (tmp_path / "photos" / "test_list.txt").read_text().splitlines()
     assert [line for line in lines if not line.startswith("#")] == [f"{'0' * 64}\tRuby/a b.png"]
     (tmp_path / "data" / "split" / "test" / "Ruby" / "other.jpg").touch()
-    refused(run("-m", "gemmodel.cli", "pin-test", cwd=tmp_path), "gemmodel", "Ruby/other.jpg", "dvc repro split")
+    refused(forked("-m", "gemmodel.cli", "pin-test", cwd=tmp_path), "gemmodel", "Ruby/other.jpg", "dvc repro split")
 
 
 @pytest.mark.parametrize(
@@ -122,14 +122,14 @@ def test_pin_test_writes_the_test_list(run: Run, refused: Any, tmp_path: Path) -
     ],
 )
 def test_check_refuses_a_wrong_parameter(
-    run: Run, refused: Any, write_params: Any, tmp_path: Path, changes: dict[str, Any], expected: str
+    forked: Run, refused: Any, write_params: Any, tmp_path: Path, changes: dict[str, Any], expected: str
 ) -> None:
     write_params(tmp_path, changes)
-    refused(run("-m", "gemmodel.cli", "check", cwd=tmp_path), "gemmodel", expected)
+    refused(forked("-m", "gemmodel.cli", "check", cwd=tmp_path), "gemmodel", expected)
 
 
-def test_worker_without_tf_config_is_an_error(run: Run, refused: Any, tmp_path: Path) -> None:
-    refused(run("-m", "gemmodel.cli", "worker", cwd=tmp_path, TF_CONFIG=""), "gemmodel", "TF_CONFIG")
+def test_worker_without_tf_config_is_an_error(forked: Run, refused: Any, tmp_path: Path) -> None:
+    refused(forked("-m", "gemmodel.cli", "worker", cwd=tmp_path, TF_CONFIG=""), "gemmodel", "TF_CONFIG")
 
 
 @pytest.mark.parametrize(
@@ -152,11 +152,11 @@ def test_worker_without_tf_config_is_an_error(run: Run, refused: Any, tmp_path: 
     ],
 )
 def test_outside_of_a_project_a_command_ends_in_one_line_and_leaves_nothing(
-    run: Run, refused: Any, tmp_path: Path, arguments: list[str], expected: str
+    forked: Run, refused: Any, tmp_path: Path, arguments: list[str], expected: str
 ) -> None:
     (tmp_path / "photo.jpg").touch()
     (tmp_path / "empty").mkdir()
-    refused(run("-m", "gemmodel.cli", *arguments, cwd=tmp_path / "empty"), "gemmodel", expected)
+    refused(forked("-m", "gemmodel.cli", *arguments, cwd=tmp_path / "empty"), "gemmodel", expected)
     assert list((tmp_path / "empty").iterdir()) == []
 
 
@@ -251,8 +251,8 @@ def test_check_mends_what_a_killed_run_left_of_dvcs_files(
     assert not lock.exists()
 
 
-def test_doctor_finds_what_is_damaged_in_dvcs_cache(run: Run, tmp_path: Path) -> None:
-    dvc = partial(run, "-m", "dvc", cwd=tmp_path)
+def test_doctor_finds_what_is_damaged_in_dvcs_cache(forked: Run, tmp_path: Path) -> None:
+    dvc = partial(forked, "-m", "dvc", cwd=tmp_path)
     assert dvc("init", "--no-scm", "-q").returncode == 0
     (tmp_path / "raw").mkdir()
     for name in ("1", "2"):
@@ -265,7 +265,7 @@ def test_doctor_finds_what_is_damaged_in_dvcs_cache(run: Run, tmp_path: Path) ->
     damaged.write_text("3")
     damaged.chmod(0o444)
     assert dvc("status", "-q").returncode == 0  # DVC does not notice
-    ended = run("-m", "gemmodel.cli", "doctor", "--cache", cwd=tmp_path)
+    ended = forked("-m", "gemmodel.cli", "doctor", "--cache", cwd=tmp_path)
     (finding,) = re.findall(r"WRONG  DVC cache   (.*)\n.*-> rm -rf (\S*) data models", ended.stdout)
     assert finding == (f"{damaged} is damaged", str(damaged))
 
@@ -286,8 +286,8 @@ def test_copies_of_killed_experiments_are_found(tmp_path: Path, monkeypatch: pyt
 
 
 @pytest.mark.parametrize("arguments", [[], ["nonsense"], ["serve", "--port", "abc"], ["predict"]])
-def test_a_wrong_command_line_is_refused_in_one_line(run: Run, tmp_path: Path, arguments: list[str]) -> None:
-    ended = run("-m", "gemmodel.cli", *arguments, cwd=tmp_path)
+def test_a_wrong_command_line_is_refused_in_one_line(forked: Run, tmp_path: Path, arguments: list[str]) -> None:
+    ended = forked("-m", "gemmodel.cli", *arguments, cwd=tmp_path)
     assert ended.returncode == 2
     assert len(ended.stderr.splitlines()) == 1
     assert "--help" in ended.stderr

@@ -186,18 +186,18 @@ def assert_same_history(history: dict[str, list[float]], other: dict[str, list[f
 
 
 @pytest.fixture(scope="module")
-def one(project: Path, run: Any) -> dict[str, Any]:
+def one(project: Path, forked: Any) -> dict[str, Any]:
     """Train on one device, with augmentation on the fly and balanced classes."""
-    return results(run(*train("one", "cnn", "residual"), cwd=project))
+    return results(forked(*train("one", "cnn", "residual"), cwd=project))
 
 
 @pytest.fixture(scope="module")
-def two(project: Path, run: Any) -> dict[str, Any]:
+def two(project: Path, forked: Any) -> dict[str, Any]:
     """Train on two logical devices, once after a training that was killed in its second epoch."""
-    killed = run(*train("mirrored", "cnn-killed-dropout", kill_at=6), cwd=project)
+    killed = forked(*train("mirrored", "cnn-killed-dropout", kill_at=6), cwd=project)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     names = ("cnn", "residual", "cnn-killed-dropout", "cnn-whole-dropout")
-    return results(run(*train("mirrored", *names), cwd=project))
+    return results(forked(*train("mirrored", *names), cwd=project))
 
 
 def test_two_devices_learn_what_one_does(one: dict[str, Any], two: dict[str, Any]) -> None:

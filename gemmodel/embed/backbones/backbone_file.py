@@ -86,9 +86,11 @@ def load(path: Path, *, side: int | None) -> keras.Model:
         raise ModelError(f"backbone {path}: its input has {size} pixels; remove @{side}")
     pixels = keras.Input((size, size, 3), name="pixels")
     mean, std = (np.broadcast_to(values, 3) for values in (description.mean, description.std))
-    x = layers.Rescaling((1 / std).tolist(), offset=(-mean / std).tolist(), dtype="float32", name="scaling")(pixels)
+    x = layers.Rescaling(
+        (1 / std).tolist(), offset=(-mean / std).tolist(), dtype="float32", name=f"{layer_name(path.stem)}_scaling"
+    )(pixels)
     if path.suffix == ".keras":
-        outputs = _keras_outputs(path, description, x)
+        outputs = _keras_outputs(path, description, pixels, x)
     else:
         first = description.channels == "first"
         if first:
@@ -108,7 +110,8 @@ def load(path: Path, *, side: int | None) -> keras.Model:
     return keras.Model(pixels, outputs, name=layer_name(path.stem))
 
 
-def _keras_outputs(path: Path, description: Description, x: Any) -> list[Any]:
+def _keras_outputs(path: Path, description: Description, pixels: Any, x: Any) -> list[Any]:
+    """Returns what a network in a file gives for scaled pixels `x`, in layers of its own that `unfreeze` can name."""
     try:
         model = keras.saving.load_model(path, compile=False, safe_mode=True)
         by_name = {layer.name: layer for layer in model.layers}
@@ -119,12 +122,20 @@ def _keras_outputs(path: Path, description: Description, x: Any) -> list[Any]:
         some = ", ".join(list(by_name)[-12:])
         raise ModelError(f"backbone {path}: no layer {unknown[0]!r}; its last ones are {some}")
     inner = keras.Model(model.inputs, outputs, name=layer_name(path.stem))
+
+    def call(layer: keras.Layer, *inputs: Any, **options: Any) -> Any:
+        return layer(*keras.tree.map_structure(lambda y: x if y is pixels else y, inputs), **options)
+
     try:
-        return list(keras.tree.flatten(inner(x)))
+        inner(x)  # checks the size
+        spliced = keras.models.clone_model(inner, [pixels], call_function=call)
     except ValueError as error:
         raise ModelError(
             f"backbone {path}: not for {description.image_size} pixels: {str(error).splitlines()[0]}"
         ) from None
+    for layer in inner.layers[1:]:
+        spliced.get_layer(layer.name).set_weights(layer.get_weights())
+    return list(spliced.outputs)
 
 
 @keras.saving.register_keras_serializable(package="gemmodel")
