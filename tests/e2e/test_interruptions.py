@@ -20,11 +20,10 @@ from typing import Any
 
 import pytest
 import yaml
-from repository import ROOT, copy_project, digests, environment, names, runner, shrink
-
-from tests.forks import STAGES, Ended, Forks, forks
+from repository import ROOT, change, copy_project, digests, environment, names, runner, shrink
 
 from gemmodel.commands import dvc_files
+from tests.forks import STAGES, Ended, Forks, forks
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no os.fork here")
 KILLED = [stage for stage in STAGES if stage not in ("explain", "explore")]  # which keep nothing but one folder
@@ -168,7 +167,8 @@ def test_killed_changes_of_the_champion_are_made_by_the_next_command(project: Pr
             "create temporary table second as select * from model_versions; update second set version = 2;"
             "insert into model_versions select * from second"
         )
-    project.seconds["gemmodel promote 2"] = project.seconds["gemmodel check"]
+    project.succeed("gemmodel promote 1")  # which changes nothing
+    project.seconds["gemmodel promote 2"] = project.seconds["gemmodel promote 1"]
     project.kill("gemmodel promote 2")
     project.succeed("gemmodel promote 2")
     assert champion() == 2
