@@ -123,6 +123,7 @@ def project(place: Path) -> Iterator[Project]:
         commit = "dvc commit --force --quiet"
         made.succeed(*STAGES, "gemmodel check", commit, "report", commit)  # again: the model card has DVC's hashes
         run("git", "add", "-A")
+        run("git", "add", "--force", "backbones")  # so that copies for experiments have it
         run("git", "commit", "-qm", "small sample")
         made.outputs, made.files = digests(folder), names(folder, grows=GROWS)
         made.lock = yaml.safe_load((folder / "dvc.lock").read_text(encoding="utf-8"))
