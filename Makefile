@@ -6,6 +6,8 @@ INSTALLED_DEV := .venv/installed-dev
 
 COMPILE := uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-header -q
 PIP_INSTALL := pip install --quiet --disable-pip-version-check
+# pip adds INSTALLER to a package's RECORD at the end. A package that a kill left without it would count as installed.
+REMOVE_UNFINISHED := find .venv \( -path '*/site-packages/~*' -o -name '*.dist-info' ! -exec grep -qs INSTALLER {}/RECORD \; \) -prune -exec rm -r {} +
 
 .PHONY: help repro pull demo test fuzz kill lint ui server bench lock clean
 .DEFAULT_GOAL := help
@@ -28,8 +30,8 @@ demo: $(INSTALLED) ## try a model without training: MODEL=git address of a team'
 test: $(INSTALLED_DEV) ## set up, also what tests need, and run all tests
 	python -m pytest -n 2 --dist loadfile --no-loadscope-reorder  # test_pipeline, the slowest, starts first
 
-fuzz: $(INSTALLED_DEV) ## read damaged photos for about an hour (NUMBER=10000000 SEED=0)
-	python -W ignore tests/fuzz.py --number $(or $(NUMBER),10000000) --seed $(or $(SEED),0)
+fuzz: $(INSTALLED_DEV) ## read damaged photos for an hour, on Linux, with pip install -e '.[fuzz]' (SECONDS=3600 SEED=1)
+	python -W ignore tests/fuzz_guided.py -max_total_time=$(or $(SECONDS),3600) -seed=$(or $(SEED),1) -print_final_stats=1
 
 kill: $(INSTALLED_DEV) ## kill commands at random moments and check what heals them, for about an hour (NUMBER=100 SEED=0)
 	python tests/e2e/kill.py --kills $(or $(NUMBER),100) --seed $(or $(SEED),0)
@@ -60,11 +62,13 @@ clean: ## remove the outputs of the pipeline, but no photos, caches, runs or env
 # pip compiles byte code even under PYTHONDONTWRITEBYTECODE: with it TensorFlow starts twice as fast.
 $(INSTALLED): requirements.lock
 	@$(PYTHON) -c 'import sys; (3, 11) <= sys.version_info < (3, 14) or sys.exit("make: Python 3.11 to 3.13 is needed and $(PYTHON) is %d.%d; name another: make PYTHON=python3.12" % sys.version_info[:2])'
+	@mkdir -p .venv && $(REMOVE_UNFINISHED)
 	$(PYTHON) -m venv .venv
 	$(PIP_INSTALL) --require-hashes -r requirements.lock
 	$(PIP_INSTALL) --no-deps --no-build-isolation -e .
 	@touch $(INSTALLED)
 
 $(INSTALLED_DEV): requirements-dev.lock $(INSTALLED)
+	@$(REMOVE_UNFINISHED)
 	$(PIP_INSTALL) --require-hashes -r requirements-dev.lock
 	@touch $(INSTALLED_DEV)

@@ -25,6 +25,7 @@ STAGES = list(yaml.safe_load((Path(__file__).parents[1] / "dvc.yaml").read_text(
 
 
 STATUS = [0]  # of this process's exit
+IMPORTED: dict[str, str] = {}  # variables that modules set where there are none, such as one of MLflow's progress bars
 
 
 class Ended(NamedTuple):
@@ -100,7 +101,7 @@ def _serve(program: list[str], stdout: str, stderr: str, cwd: str, seconds: floa
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), target)
     os.chdir(cwd)
     os.environ.clear()
-    os.environ.update(variables)
+    os.environ.update(IMPORTED | variables)
     sys.path[0] = ""  # the working directory, as Python has it
     tempfile.tempdir = None  # as TMPDIR says
     signal.setitimer(signal.ITIMER_PROF, seconds)  # its signal ends the process as SIGKILL does
@@ -128,8 +129,10 @@ def main() -> None:
     """Serve until the input ends."""
     atexit.register(_exit)  # first, so that it is called last
     gc.disable()
+    before = set(os.environ)
     for name in [*(f"stages.{stage}" for stage in STAGES), "umap", "gemmodel.cli", "dvc.cli", "dvc.commands.repro"]:
         importlib.import_module(name)
+    IMPORTED.update({name: os.environ[name] for name in set(os.environ) - before})
     gc.freeze()  # so that forks share it
     gc.enable()
     for line in sys.stdin:

@@ -68,7 +68,7 @@ def is_whole(file: Path) -> bool:
 def abandoned_copies() -> list[Path]:
     """Returns the copies of the workspace of `dvc exp run --temp` and `--queue` in which no process works any more."""
     folder = Path(".dvc/tmp/exps").absolute()
-    copies = [copy for copy in (*folder.glob("tmp*"), *folder.glob("standalone/tmp*")) if (copy / ".dvc").is_dir()]
+    copies = [copy for copy in (*folder.glob("tmp*"), *folder.glob("standalone/tmp*")) if copy.is_dir()]
     busy = set()
     for process in psutil.process_iter():
         with suppress(psutil.Error):

@@ -3,28 +3,35 @@
 `make kill` does the same with real processes, at other moments in each run, and takes an hour.
 """
 
+import json
 import os
 import random
+import re
 import shlex
 import shutil
 import signal
 import sqlite3
 import subprocess
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import chdir, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from repository import ROOT, copy_project, digests, environment, names, runner, shrink
+from repository import ROOT, change, copy_project, digests, environment, names, runner, shrink
 
+from gemmodel.commands import dvc_files
 from tests.forks import STAGES, Ended, Forks, forks
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no os.fork here")
 KILLED = [stage for stage in STAGES if stage not in ("explain", "explore")]  # which keep nothing but one folder
-FULL = [stage for stage in KILLED if stage != "embed"]  # the slowest of those that write a folder and no run
+EXPERIMENT = re.compile(r"refs/exps/[0-9a-f]{2}/")
+SPACE = {"model.fusion.clip": [4.0, 5.0]}  # for `gemmodel tune`
+AGAIN = [
+    stage for stage in STAGES if stage not in ("augment", "describe", "explain", "explore")
+]  # these write a folder
 GROWS = (".git", ".dvc", ".scrapy", "mlruns", "logs")  # what commands add here stays
 
 
@@ -91,10 +98,10 @@ class Project:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder with a small disk for a project, and one for temporary files, where this account may mount them."""
+    """A folder with small disks for a project, temporary files and DVC's cache, where this account may mount them."""
     place = tmp_path_factory.mktemp("disks")
     mounted = []
-    for name in ("project", "tmp"):
+    for name in ("project", "tmp", "cache"):
         (place / name).mkdir()
         command = ["mount", "-t", "tmpfs", "-o", "size=400m", "tmpfs", str(place / name)]
         if subprocess.run(command, capture_output=True).returncode == 0:
@@ -116,6 +123,7 @@ def project(place: Path) -> Iterator[Project]:
         commit = "dvc commit --force --quiet"
         made.succeed(*STAGES, "gemmodel check", commit, "report", commit)  # again: the model card has DVC's hashes
         run("git", "add", "-A")
+        run("git", "add", "--force", "backbones")  # so that copies for experiments have it
         run("git", "commit", "-qm", "small sample")
         made.outputs, made.files = digests(folder), names(folder, grows=GROWS)
         made.lock = yaml.safe_load((folder / "dvc.lock").read_text(encoding="utf-8"))
@@ -126,6 +134,68 @@ def project(place: Path) -> Iterator[Project]:
 def test_a_killed_stage_is_healed(project: Project, stage: str) -> None:
     project.kill(stage)
     project.succeed("gemmodel check", stage)
+    project.check()
+
+
+def test_a_killed_study_resumes(project: Project) -> None:
+    (project.folder / "space.yaml").write_text(yaml.safe_dump(SPACE), encoding="utf-8")
+    tune = "gemmodel tune space.yaml --metric val_loss --heartbeat 1"
+    project.seconds[tune] = project.seconds["train"]
+    project.kill(tune, 0.4)
+    project.succeed("gemmodel check", tune)
+    with closing(sqlite3.connect(project.folder / "tune.db")) as study:
+        trials = study.execute("select state, value from trials left join trial_values using (trial_id)").fetchall()
+    complete = [value for state, value in trials if state == "COMPLETE"]
+    assert len(complete) == 2
+    assert {state for state, _ in trials} <= {"COMPLETE", "FAIL"}  # a killed trial is queued again, as another one
+    training = json.loads((project.folder / "reports" / "training.json").read_text(encoding="utf-8"))
+    assert training["best_val_loss"] in [round(value, 6) for value in complete]
+    for name in ("space.yaml", "tune.db", "tune.db.lock"):
+        (project.folder / name).unlink()
+    project.check()
+
+
+def test_killed_changes_of_the_champion_are_made_by_the_next_command(project: Project) -> None:
+    database = project.folder / "mlflow.db"
+
+    def champion() -> int:
+        with closing(sqlite3.connect(database)) as store:
+            [[version]] = store.execute("select version from registered_model_aliases where alias = 'champion'")
+        return int(version)
+
+    with closing(sqlite3.connect(database)) as store, store:
+        store.executescript(
+            "create temporary table second as select * from model_versions; update second set version = 2;"
+            "insert into model_versions select * from second"
+        )
+    project.succeed("gemmodel promote 1")  # which changes nothing
+    project.seconds["gemmodel promote 2"] = project.seconds["gemmodel promote 1"]
+    project.kill("gemmodel promote 2")
+    project.succeed("gemmodel promote 2")
+    assert champion() == 2
+    project.seconds["gemmodel rollback"] = project.seconds["gemmodel promote 2"]
+    project.kill("gemmodel rollback")
+    assert champion() in (1, 2)
+    project.succeed("gemmodel promote 1")
+    assert champion() == 1
+    with closing(sqlite3.connect(database)) as store, store:
+        store.execute("delete from model_versions where version = 2")
+    project.check()
+
+
+def test_a_killed_experiment_in_a_copy_is_run_again(project: Project) -> None:
+    """No stage of the experiment runs, so the kill falls into DVC's own work. `make kill` kills its stages."""
+    run, experiment = runner(project.folder), "dvc exp run --temp -S explain.photos=3 train"
+    project.succeed(experiment)
+    project.kill(experiment)
+    project.succeed("gemmodel check", experiment)
+    refs = [ref for ref in run("git", "for-each-ref", "--format=%(refname)").split() if EXPERIMENT.match(ref)]
+    assert len(refs) >= 2
+    assert [yaml.safe_load(run("git", "show", f"{ref}:dvc.lock")) for ref in refs] == [project.lock] * len(refs)
+    with chdir(project.folder):
+        for copy in dvc_files.abandoned_copies():  # `gemmodel doctor` says to remove them
+            shutil.rmtree(copy)
+    assert not list((project.folder / ".dvc" / "tmp" / "exps").rglob("tmp*"))
     project.check()
 
 
@@ -167,14 +237,20 @@ def full(disk: Path, left: int) -> Iterator[None]:
         (disk / "filler").unlink()
 
 
-@pytest.mark.parametrize("stage", FULL)
+@pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_on_a_full_disk_ends_with_one_line(project: Project, stage: str, refused: Any) -> None:
+    params = project.folder / "params.yaml"
+    text = params.read_bytes()
     with full(project.folder, left=40_000):
+        if stage == "embed":  # which has features of the present parameters, and would compute none
+            change(project.folder, embed={"views": ["photo"]})
         [ended] = project.run(stage)
+    params.write_bytes(text)
     if ended.returncode:  # some need no more than that
         refused(ended, stage, "space")
     assert digests(project.folder) == project.outputs
-    project.succeed("gemmodel check", stage)
+    if stage in AGAIN:
+        project.succeed("gemmodel check", stage)
     project.check()
 
 
@@ -193,4 +269,19 @@ def test_dvc_repro_on_a_full_disk_is_healed_by_make_repro(project: Project) -> N
         [ended] = project.run("dvc repro")
     assert ended.returncode > 0  # DVC says "No possible cache link types"
     project.succeed("gemmodel check", "dvc repro")
+    project.check()
+
+
+def test_a_stage_whose_cache_is_on_a_full_disk_is_healed_by_dvc_repro(project: Project, place: Path) -> None:
+    config, repro = project.folder / ".dvc" / "config.local", "dvc repro --force --single-item split"
+    with full(place / "cache", left=40_000):
+        config.write_text(f"[cache]\n    dir = {place / 'cache'}\n", encoding="utf-8")
+        [ended] = project.run(repro)
+    assert ended.returncode > 0
+    assert "No space left on device" in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert digests(project.folder) == project.outputs
+    project.succeed("gemmodel check", repro)
+    assert any((place / "cache" / "files").rglob("*"))
+    config.unlink()
     project.check()

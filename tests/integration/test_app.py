@@ -6,6 +6,7 @@ import http.client
 import io
 import json
 import os
+import random
 import re
 import shutil
 import signal
@@ -16,6 +17,7 @@ import time
 import urllib.parse
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -606,6 +608,51 @@ def test_unusable_file_is_refused_with_a_message(page: Any, server: Server, phot
         page.click("#clear")
     page.set_input_files("#file", photos[0])
     wait_for_explanation(page)
+
+
+def exchange(server: Server, sent: bytes) -> bytes:
+    """Send bytes, and return what the server sends until it closes the connection."""
+    received = b""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=120) as connection:
+        with suppress(BrokenPipeError, ConnectionResetError):  # the server closes without reading all
+            connection.sendall(sent)
+            while part := connection.recv(65536):
+                received += part
+    return received
+
+
+def test_mutated_photos_and_requests_are_answered_or_refused(server: Server, photos: list[Path]) -> None:
+    fuzz = pytest.importorskip("tests.fuzz", reason="its limits of memory are not those of Windows")
+    rng, good, statuses = random.Random(0), photos[0].read_bytes(), set()
+    [_, expected] = server.request("/predict", good)
+    originals = [good, *fuzz.originals()]
+    for _ in range(200):
+        status, body = server.request("/predict", fuzz.mutated(rng, originals))
+        assert (status == 200 and body["text"]) or (status == 400 and len(body["error"].splitlines()) == 1), body
+        statuses.add(status)
+    assert statuses == {200, 400}
+    token = expected["token"]
+    end = f" HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\nConnection: close\r\n"
+    gets = [
+        "about",
+        "reference/0",
+        "example/0",
+        "languages/en.json",
+        f"explain/{token}",
+        f"stone?token={token}&token=a",
+    ]
+    requests = [f"GET /{path}{end}\r\n".encode() for path in gets]
+    for path in ("predict", "feedback?consent=yes&gem=Ruby"):
+        requests.append(f"POST /{path}{end}Content-Length: {len(good)}\r\n\r\n".encode() + good)
+    mutations = [fuzz.mutated(rng, requests) for _ in range(200)]
+    with ThreadPoolExecutor(16) as clients:
+        answers = list(clients.map(lambda sent: exchange(server, sent)[9:12], requests + mutations))
+    assert answers[: len(requests)] == [b"200", b"200", b"200", b"200", b"200", b"410", b"200", b"204"]
+    assert {b"200", b"400", b"404"} <= set(answers)
+    assert max(answers) < b"500"
+    status, body = server.request("/predict", good)
+    assert (status, body | {"token": token}) == (200, expected)
+    assert "Traceback" not in Path(server.log.name).read_text(encoding="utf-8")
 
 
 def test_ten_clients_at_once_get_the_same_predictions_as_one(server: Server, photos: list[Path]) -> None:

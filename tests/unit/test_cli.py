@@ -272,8 +272,8 @@ def test_doctor_finds_what_is_damaged_in_dvcs_cache(forked: Run, tmp_path: Path)
 
 def test_copies_of_killed_experiments_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     copies = [tmp_path / ".dvc" / "tmp" / "exps" / name for name in ("standalone/tmpa", "tmpb", "tmpc")]
-    for copy in copies:
-        (copy / ".dvc").mkdir(parents=True)
+    for copy, content in zip(copies, (".dvc", ".dvc", ".git"), strict=True):  # DVC makes .git first
+        (copy / content).mkdir(parents=True)
     monkeypatch.chdir(copies[1])  # as a process that still works there
     sleeping = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     monkeypatch.chdir(tmp_path)
