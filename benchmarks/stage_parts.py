@@ -84,9 +84,10 @@ def put_timers() -> None:
 
 def main() -> None:
     builtins.__import__ = timed("imports", builtins.__import__)
-    stage, sys.argv = sys.argv[1], sys.argv[1:]
-    sys.path[0] = ""  # as `python -m` has it; in this script's folder `stages` is another module
+    stage, *arguments = sys.argv[1:]
+    sys.argv[0], sys.path[0] = "-m", ""  # as `python -m` has them; in this script's folder `stages` is another module
     __import__(stage)
+    sys.argv = [stage, *arguments]
     put_timers()
     try:
         sys.modules["stages"].command(sys.modules[stage].main)
