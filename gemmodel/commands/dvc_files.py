@@ -1,7 +1,8 @@
-"""DVC's own files: what a killed command or a full disk leaves of them, and what of the cache is damaged."""
+"""DVC's own files and git's locks: what a killed command or a full disk leaves, and what of the cache is damaged."""
 
 import hashlib
 import json
+import os
 import re
 import subprocess
 import time
@@ -35,13 +36,16 @@ def is_damaged(file: Path) -> bool:
 
 
 def mend() -> Iterator[str]:
-    """Mends DVC's files in the working directory, and yields what was done, as sentences.
+    """Mends what a killed command left in the working directory, and yields what was done, as sentences.
 
     dvc.lock comes from the last commit. What ran since then is in DVC's cache of runs, where `dvc repro` finds it.
     """
-    if not Path(".dvc").is_dir() or not any(map(is_damaged, (LOCK, RWLOCK))):
+    if not Path(".dvc").is_dir() or not (any(map(is_damaged, (LOCK, RWLOCK))) or abandoned_git_locks()):
         return
     time.sleep(WRITING_S)
+    for lock in abandoned_git_locks():
+        lock.unlink()
+        yield f"{lock} was left by a killed command, so that git and DVC refused: removed"
     if is_damaged(RWLOCK):
         RWLOCK.unlink()
         yield f"{RWLOCK} was empty or cut off, as after a full disk: removed"
@@ -52,6 +56,35 @@ def mend() -> Iterator[str]:
             LOCK.unlink()
         done = "taken from the last commit" if LOCK.is_file() else "removed"
         yield f"{LOCK} was cut off, as by a killed run: {done}; `dvc repro` takes what ran since from its cache"
+
+
+def abandoned_git_locks() -> list[Path]:
+    """Returns the locks in git's folder if no process of git or DVC works in the project any more.
+
+    With them `git commit`, `git checkout` and `dvc exp run` say that the index or a ref is locked.
+    """
+    with suppress(FileNotFoundError):  # no git
+        command = ["git", "rev-parse", "--show-toplevel", "--absolute-git-dir"]
+        project, folder = subprocess.run(command, capture_output=True, text=True).stdout.splitlines() or ("", "")
+        locks = sorted(Path(folder).rglob("*.lock")) if folder else []
+        if locks and not any(map(_locks_git, _processes_in(Path(project)))):
+            return [Path(os.path.relpath(lock)) for lock in locks]
+    return []
+
+
+def _locks_git(process: psutil.Process) -> bool:
+    with suppress(psutil.Error):
+        program = [Path(argument).stem for argument in process.cmdline()[:3]]  # such as python -m dvc
+        return process.pid != os.getpid() and not {"git", "dvc"}.isdisjoint(program)
+    return False
+
+
+def _processes_in(folder: Path) -> Iterator[psutil.Process]:
+    """Yields the processes whose working directory is a folder or below it."""
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if Path(process.cwd()).is_relative_to(folder.resolve()):
+                yield process
 
 
 def cached(cache: Path) -> list[Path]:
@@ -69,9 +102,4 @@ def abandoned_copies() -> list[Path]:
     """Returns the copies of the workspace of `dvc exp run --temp` and `--queue` in which no process works any more."""
     folder = Path(".dvc/tmp/exps").absolute()
     copies = [copy for copy in (*folder.glob("tmp*"), *folder.glob("standalone/tmp*")) if copy.is_dir()]
-    busy = set()
-    for process in psutil.process_iter():
-        with suppress(psutil.Error):
-            place = Path(process.cwd())
-            busy |= {place, *place.parents}
-    return sorted(copy for copy in copies if copy.resolve() not in busy)
+    return sorted(copy for copy in copies if not any(_processes_in(copy)))

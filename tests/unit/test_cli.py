@@ -251,6 +251,28 @@ def test_check_mends_what_a_killed_run_left_of_dvcs_files(
     assert not lock.exists()
 
 
+def test_check_removes_the_locks_of_a_killed_git_but_not_of_a_living_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(dvc_files, "WRITING_S", 0)
+    (tmp_path / ".dvc").mkdir()
+    subprocess.run(["git", "init", "-q"], check=True)
+    assert list(dvc_files.mend()) == []
+    locks = [tmp_path / ".git" / name for name in ("index.lock", "refs/heads/main.lock")]
+    for lock in locks:
+        lock.touch()
+    living = subprocess.Popen(["git", "cat-file", "--batch"], stdin=subprocess.PIPE)
+    try:
+        assert list(dvc_files.mend()) == [] and all(lock.exists() for lock in locks)
+    finally:
+        living.communicate()
+    [finding] = [finding for finding in doctor.check_dvc() if not finding.ok]
+    assert ".git/index.lock .git/refs/heads/main.lock" in finding.remedy
+    assert [text.split()[0] for text in dvc_files.mend()] == [".git/index.lock", ".git/refs/heads/main.lock"]
+    assert not any(lock.exists() for lock in locks)
+
+
 def test_doctor_finds_what_is_damaged_in_dvcs_cache(forked: Run, tmp_path: Path) -> None:
     dvc = partial(forked, "-m", "dvc", cwd=tmp_path)
     assert dvc("init", "--no-scm", "-q").returncode == 0
