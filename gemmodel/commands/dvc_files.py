@@ -66,7 +66,7 @@ def abandoned_git_locks() -> list[Path]:
     with suppress(FileNotFoundError):  # no git
         command = ["git", "rev-parse", "--show-toplevel", "--absolute-git-dir"]
         project, folder = subprocess.run(command, capture_output=True, text=True).stdout.splitlines() or ("", "")
-        locks = sorted(Path(folder).rglob("*.lock")) if folder else []
+        locks = sorted([*Path(folder).glob("*.lock"), *Path(folder, "refs").rglob("*.lock")]) if folder else []
         if locks and not any(map(_locks_git, _processes_in(Path(project)))):
             return [Path(os.path.relpath(lock)) for lock in locks]
     return []
