@@ -3,7 +3,7 @@
 python benchmarks/prediction.py [--model models] [--photos ../shared/gemstones] [--number 200]
 
 Expected on two cores: the first prediction of a new process takes 0.3 to 0.4 s, 7 % of `import tensorflow`; 50 to 65
-photos a second (target: 40), against 20 to 35 for Keras without decoding. It takes some two minutes, after
+photos a second (target: 80), against 20 to 35 for Keras without decoding. It takes some two minutes, after
 `dvc repro`. Times are wall-clock times; on a busy machine compare the processor times.
 """
 
