@@ -11,7 +11,7 @@ DESCRIPTION = {
     "channels": "last",
     "mean": 127.5,
     "std": 127.5,
-    "maps": ["fine", "coarse"],
+    "maps": ["fine", LAST_LAYER],
     "tokens": [],
     "vectors": [],
     "licence": "MIT",
@@ -26,6 +26,6 @@ def write(folder: Path) -> None:
     keras.utils.set_random_seed(3)
     image = keras.Input((64, 64, 3))
     fine = layers.Conv2D(8, 3, 4, padding="same", activation="relu", name="fine")(image)
-    coarse = layers.Conv2D(16, 3, 4, padding="same", activation="relu", name="coarse")(fine)
-    keras.Model(image, {"fine": fine, "coarse": coarse}).save(folder / Path(NAME).name)
+    coarse = layers.Conv2D(16, 3, 4, padding="same", activation="relu", name=LAST_LAYER)(fine)
+    keras.Model(image, {"fine": fine, LAST_LAYER: coarse}).save(folder / Path(NAME).name)
     (folder / Path(NAME).with_suffix(".yaml").name).write_text(yaml.safe_dump(DESCRIPTION), encoding="utf-8")

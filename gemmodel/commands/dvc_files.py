@@ -67,7 +67,10 @@ def abandoned_git_locks() -> list[Path]:
         command = ["git", "rev-parse", "--show-toplevel", "--absolute-git-dir"]
         project, folder = subprocess.run(command, capture_output=True, text=True).stdout.splitlines() or ("", "")
         locks = sorted([*Path(folder).glob("*.lock"), *Path(folder, "refs").rglob("*.lock")]) if folder else []
-        if locks and not any(map(_locks_git, _processes_in(Path(project)))):
+        at_work = (
+            process for process, place in _working_directories() if place.is_relative_to(Path(project).resolve())
+        )
+        if locks and not any(map(_locks_git, at_work)):
             return [Path(os.path.relpath(lock)) for lock in locks]
     return []
 
@@ -79,12 +82,11 @@ def _locks_git(process: psutil.Process) -> bool:
     return False
 
 
-def _processes_in(folder: Path) -> Iterator[psutil.Process]:
-    """Yields the processes whose working directory is a folder or below it."""
+def _working_directories() -> Iterator[tuple[psutil.Process, Path]]:
+    """Yields the processes whose working directory may be read, with it."""
     for process in psutil.process_iter():
         with suppress(psutil.Error):
-            if Path(process.cwd()).is_relative_to(folder.resolve()):
-                yield process
+            yield process, Path(process.cwd())
 
 
 def cached(cache: Path) -> list[Path]:
@@ -102,4 +104,5 @@ def abandoned_copies() -> list[Path]:
     """Returns the copies of the workspace of `dvc exp run --temp` and `--queue` in which no process works any more."""
     folder = Path(".dvc/tmp/exps").absolute()
     copies = [copy for copy in (*folder.glob("tmp*"), *folder.glob("standalone/tmp*")) if copy.is_dir()]
-    return sorted(copy for copy in copies if not any(_processes_in(copy)))
+    places = [place for _, place in _working_directories()]
+    return sorted(copy for copy in copies if not any(place.is_relative_to(copy.resolve()) for place in places))

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests import tiny_backbone as backbone_file
 from tests.conftest import made_once, stage_options
 from tests.forks import Ended
+from tests.tiny_backbone import NAME as TINY_BACKBONE
 
 SIDE, CLASSES = 32, ["Agate", "Ruby", "Topaz"]  # of `tiny_model`
 GEMS = ["Ruby", "Citrine", "Turquoise", "Malachite"]
@@ -23,7 +23,7 @@ TINY = {
     "base.image_size": 64,
     "base.threads": 2,
     "augment.images_per_class": 2,
-    "embed.backbone": backbone_file.NAME,
+    "embed.backbone": TINY_BACKBONE,
     "embed.views": ["photo"],
     "model.fusion.penalties": [0.1, 0.3],
     "train.epochs": 2,

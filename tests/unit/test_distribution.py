@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import shutil
 import signal
 import socket
@@ -18,7 +17,7 @@ from PIL import Image
 
 from gemmodel.core import errors
 from gemmodel.train import distribution
-from tests.conftest import stage_options
+from tests.conftest import stage_options, user_environment
 
 ROOT = Path(__file__).parents[2]
 EPOCHS, PHOTOS, BATCH = 4, 30, 8  # the last batch has 6 photos: 3 for each of two devices
@@ -129,13 +128,10 @@ class Hosts:
     def start(self, index: int, *arguments: str, **variables: str) -> subprocess.Popen[str]:
         """Start `python <arguments>` as a worker."""
         config = {"cluster": {"worker": self.addresses}, "task": {"type": "worker", "index": index}}
-        inherited = {
-            k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "DVC_")) and "proxy" not in k.lower()
-        }
         process = subprocess.Popen(
             [sys.executable, *arguments],
             cwd=self.folders[index],
-            env=inherited | {"PYTHONPATH": str(ROOT), "no_proxy": "*", "TF_CONFIG": json.dumps(config)} | variables,
+            env=user_environment(TF_CONFIG=json.dumps(config), **variables),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
