@@ -95,11 +95,9 @@ def test_a_killed_run_is_ended_and_a_living_one_is_not(project: Path, capfd: pyt
         for pid in killed:
             os.kill(pid, 9)
         capfd.readouterr()
-        while len(list((project / "logs" / "running").glob("*.json"))) > 2:  # a killed process dies in its own time
+        while len(list((project / "logs" / "running").glob("*.json"))) > 1:  # a killed process dies in its own time
             with runs.training_run("next", {"base": {"seed": 1}}, {}, device="CPU"):
                 assert statuses()["living"] == "RUNNING"
-                if "RUNNING" not in [status for name, status in statuses().items() if name not in ("living", "next")]:
-                    break
         assert "killed: its process was killed; the run is ended as KILLED" in capfd.readouterr().out
         ended = dict.fromkeys(("killed", "fetched-abcdef01", "study", "trial-0"), "KILLED")
         assert statuses() == ended | {"living": "RUNNING", "next": "FINISHED"}
