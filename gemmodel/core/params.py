@@ -164,6 +164,7 @@ class FusionParams:
     refit_on_validation: bool
     clip: Rate
     fine_tune_epochs: Count
+    distillation: Annotated[float, Range(0, 1)]
     ensemble_size: Positive
     ensemble_weight: Annotated[float, Range(0.01, 1)]
     learning_rate: LearningRate

@@ -21,11 +21,11 @@ def batches(
     shuffle_seed: tf.Variable | None = None,
     cache: bool = False,
 ) -> tf.data.Dataset:
-    """Returns batches of pixels and one-hot labels.
+    """Returns batches of pixels and of the probabilities to fit: one-hot labels, or others.
 
     Args:
         paths: the photos.
-        labels: class indices of shape (photos,).
+        labels: class indices of shape (photos,), or probabilities of shape (photos, classes).
         classes: the number of classes.
         image_size: side of the square in pixels.
         batch_size: photos per batch.
@@ -34,7 +34,8 @@ def batches(
         cache: decodes each photo once and keeps it in memory, for several epochs.
 
     Returns:
-        Batches of float32 pixels (batch, image_size, image_size, 3) in [0, 255] and float32 one-hot labels.
+        Batches of float32 pixels (batch, image_size, image_size, 3) in [0, 255], and of these probabilities, float32
+        (batch, classes).
     """
 
     def read(name: bytes) -> np.ndarray:
@@ -44,9 +45,7 @@ def batches(
         pixels = tf.numpy_function(read, [path], tf.uint8, stateful=False)  # a stateful one runs one at a time
         return tf.ensure_shape(pixels, (image_size, image_size, 3)), label
 
-    data = tf.data.Dataset.from_tensor_slices(
-        ([str(path) for path in paths], np.eye(classes, dtype=np.float32)[labels])
-    )
+    data = tf.data.Dataset.from_tensor_slices(([str(path) for path in paths], one_hot(labels, classes)))
     if cache:
         data = data.map(load, num_parallel_calls=tf.data.AUTOTUNE).cache()
     if shuffle_seed is not None:
@@ -57,6 +56,11 @@ def batches(
     if augmenter is not None:
         data = data.map(lambda x, y: (augmenter(x, training=True), y), num_parallel_calls=tf.data.AUTOTUNE)
     return without_autotune(data.prefetch(tf.data.AUTOTUNE))
+
+
+def one_hot(labels: np.ndarray, classes: int) -> np.ndarray:
+    """Returns class indices (photos,) as float32 probabilities (photos, classes), which may be given, too."""
+    return labels.astype(np.float32) if labels.ndim == 2 else np.eye(classes, dtype=np.float32)[labels]
 
 
 def shuffled(data: tf.data.Dataset, size: int, seed: tf.Variable) -> tf.data.Dataset:

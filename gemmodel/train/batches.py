@@ -58,6 +58,7 @@ def load_training_data(
     split: Path,
     augmentation_source: str,
     augmented: Path | None = None,
+    targets: np.ndarray | None = None,
     scratch: Path = Path(),
 ) -> TrainingData:
     """Returns the batches of pixels and one-hot labels that a network is fitted to.
@@ -72,6 +73,7 @@ def load_training_data(
         split: holds `train` and `val`, one folder per class each.
         augmentation_source: `none`, `disk` or `on_the_fly`.
         augmented: holds the copies on disk, one folder per class.
+        targets: probabilities (photos, classes) of the training photos without copies, in place of one-hot labels.
         scratch: the folder on whose disk that file is.
     """
     classes = list(image_folder.list_images(split / "train"))
@@ -102,13 +104,14 @@ def load_training_data(
         "image_size": base.image_size,
         "batch_size": params.batch_size,
     }
+    fitted = labels if targets is None else targets
     on_the_fly = augmenter if augmentation_source == "on_the_fly" else None
     if 3 * base.image_size**2 * len(paths) <= MAX_CACHED_BYTES:
-        train = samples.batches(paths, labels, **options, augmenter=on_the_fly, shuffle_seed=shuffle_seed, cache=True)
+        train = samples.batches(paths, fitted, **options, augmenter=on_the_fly, shuffle_seed=shuffle_seed, cache=True)
         val = samples.batches(val_paths, val_labels, **options, cache=True)
     else:
         pixels = PixelFile([*paths, *val_paths], image_size=base.image_size, folder=scratch)
-        train = batches_from_file(pixels, labels, **options, augmenter=on_the_fly, shuffle_seed=shuffle_seed)
+        train = batches_from_file(pixels, fitted, **options, augmenter=on_the_fly, shuffle_seed=shuffle_seed)
         val = batches_from_file(pixels, val_labels, **options, first=len(paths))
     return TrainingData(
         train=train,
@@ -142,7 +145,7 @@ def batches_from_file(
 
     Args:
         pixels: of all photos.
-        labels: class indices of the photos from `first` on, shape (photos,).
+        labels: class indices of the photos from `first` on, shape (photos,), or probabilities, (photos, classes).
         classes: the number of classes.
         image_size: side of the square in pixels.
         batch_size: photos per batch.
@@ -155,8 +158,8 @@ def batches_from_file(
         photo = tf.numpy_function(pixels.read, [index], tf.uint8, stateful=False)  # a stateful one runs one at a time
         return tf.cast(tf.ensure_shape(photo, (image_size, image_size, 3)), tf.float32), label
 
-    one_hot = np.eye(classes, dtype=np.float32)[labels]
-    data = tf.data.Dataset.from_tensor_slices((np.arange(first, first + len(labels)), one_hot))
+    indices = np.arange(first, first + len(labels))
+    data = tf.data.Dataset.from_tensor_slices((indices, samples.one_hot(labels, classes)))
     if shuffle_seed is not None:
         data = samples.shuffled(data, len(labels), shuffle_seed)
     data = data.map(load, num_parallel_calls=tf.data.AUTOTUNE).batch(batch_size)

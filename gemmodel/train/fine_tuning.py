@@ -15,10 +15,10 @@ from scipy.special import log_softmax
 from sklearn.metrics import log_loss
 
 from gemmodel import devices
-from gemmodel.core import hashing
+from gemmodel.core import hashing, image_folder
 from gemmodel.core.errors import DataError, ParameterError
 from gemmodel.core.params import Params, TrainParams
-from gemmodel.embed import extractor, feature_set, litert
+from gemmodel.embed import extractor, feature_set, litert, samples
 from gemmodel.embed.backbones.backbone import backbone, last_map
 from gemmodel.embed.feature_set import FeatureSet
 from gemmodel.models import fusion
@@ -36,6 +36,8 @@ def fine_tune(context: TrainingContext) -> TrainingResult:
 
     Each of these networks is the backbone with a softmax layer on the mean of its last map. The layer is fitted to
     cached features first. Then both are trained together on augmented photos, with the statistics of batch norm frozen.
+    What they are fitted to is the mean of a photo's label and of fusion's leave-one-out probabilities for it, weighted
+    by `distillation` (Geoffrey Hinton and others, "Distilling the Knowledge in a Neural Network", arXiv 1503.02531).
     The networks differ in their seeds only. The combined probabilities are softmax(a * log p + b * log q), where p is
     fusion's and q the geometric mean of the networks' over the views of `embed`. `ensemble_weight` is b / (a + b). The
     validation photos, which train none of these models, determine a + b. Where the networks add too little, the
@@ -68,21 +70,27 @@ def fine_tune(context: TrainingContext) -> TrainingResult:
         raise ParameterError("model.fusion.fine_tune_epochs: it trains one backbone; name one in embed.backbone")
     base_result = fusion_head.train_fusion(context)
     train, val = (feature_set.read(context.features / part) for part in ("train", "val"))
+    for part, photos in (("train", train), ("val", val)):  # predictions are combined photo by photo
+        paths, _ = image_folder.list_samples(context.split / part, photos.classes)
+        if [path.relative_to(context.split / part).as_posix() for path in paths] != photos.files.tolist():
+            raise DataError(
+                f"{context.features}: its photos are not those of {context.split}; `dvc repro embed` makes it again"
+            )
+    base, _ = fusion_head.fit_kernel(  # validation photos did not train it
+        replace(model, refit_on_validation=False), train, val, params=params.train, seed=params.base.seed
+    )
+    targets = (1 - model.distillation) * samples.one_hot(train.labels, len(train.classes))
     data = load_training_data(
         params.train, params.augment, base=params.base, split=context.split, augmentation_source="on_the_fly",
-        scratch=context.checkpoints,
+        targets=targets + model.distillation * base.loo_probs_, scratch=context.checkpoints,
     )  # fmt: skip
-    if not np.array_equal(data.val_labels, val.labels):  # predictions are combined photo by photo
-        raise DataError(
-            f"{context.features}: its photos are not those of {context.split}; run `dvc repro embed` to make it again"
-        )
     inputs = [*data.paths, *(context.features / part / feature_set.TABLE for part in ("train", "val"))]
     key = hashing.run_key([params.base, model, params.train, params.augment, params.embed], inputs)
     checkpoints = context.checkpoints / key
     networks, metrics = fit_networks(params, data, train, val, checkpoints=checkpoints)
     tuned = with_tta(networks, params.embed.views)
     combined = ensemble_weights(
-        _base_val_probs(params, train, val),
+        base.predict_proba(val.features),
         tuned.predict(data.val, verbose=0),
         weight=model.ensemble_weight,
         labels=val.labels,
@@ -128,6 +136,8 @@ def fit_networks(
         build_network(params, seed=params.base.seed + i, train=train, val=val) for i in range(model.ensemble_size)
     ]
     tail_params = replace(params.train, epochs=model.fine_tune_epochs, learning_rate=model.learning_rate)
+    if model.distillation:  # which smooths the labels better: similar gems share more
+        tail_params = replace(tail_params, label_smoothing=0.0)
     with split_at_frozen(networks, data, unfreeze=model.unfreeze) as (tails, train_batches, val_batches):
         best = [
             fit_tail(
@@ -142,13 +152,6 @@ def fit_networks(
             for i, tail in enumerate(tails)
         ]
     return networks, {name: float(np.mean([metrics[name] for metrics in best])) for name in best[0]}
-
-
-def _base_val_probs(params: Params, train: FeatureSet, val: FeatureSet) -> np.ndarray:
-    """Returns fusion's probabilities for the validation photos, from a head that was not trained on them."""
-    without_val = replace(params.model.fusion, refit_on_validation=False)
-    ridge, _ = fusion_head.fit_kernel(without_val, train, val, params=params.train, seed=params.base.seed)
-    return ridge.predict_proba(val.features)
 
 
 def build_network(params: Params, *, seed: int, train: FeatureSet, val: FeatureSet) -> keras.Model:
