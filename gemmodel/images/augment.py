@@ -53,6 +53,7 @@ class RandomAffine(layers.Layer):
         super().__init__(dtype="float32")
         self.params = params
         self.generator = keras.random.SeedGenerator(seed)
+        self.pool = ThreadPoolExecutor(cpu_count())  # tf.data makes one batch at a time under `base.deterministic`
 
     def call(self, pixels: Any, training: bool = False) -> Any:
         """Returns square images of shape (batch, side, side, 3); they change in training only."""
@@ -83,14 +84,12 @@ class RandomAffine(layers.Layer):
 
     def _warp(self, pixels: np.ndarray, matrices: np.ndarray) -> np.ndarray:
         """Resamples images by matrices of shape (batch, 2, 3) from positions (x, y, 1) of new pixels to old ones."""
-        size, flags = pixels.shape[2:0:-1], cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-        border = BORDERS[self.params.fill]
-        return np.stack(
-            [
-                cv2.warpAffine(image, matrix, size, flags=flags, borderMode=border)
-                for image, matrix in zip(pixels, matrices, strict=True)
-            ]
-        )
+        size, border = pixels.shape[2:0:-1], BORDERS[self.params.fill]
+
+        def warp(image: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+            return cv2.warpAffine(image, matrix, size, flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderMode=border)
+
+        return np.stack(list(self.pool.map(warp, pixels, matrices)))
 
 
 def write_copies(
