@@ -181,7 +181,7 @@ def test_copies_keep_shape_range_and_colour(
 
 
 def fix_random_values(monkeypatch: pytest.MonkeyPatch, values: list[float]) -> None:
-    """Set the random values: angle, shears in x and y, zooms in x and y, shifts in x and y, all in [-1, 1]."""
+    """Set the random values: angle, and in x and y each: shears, zooms, shifts, flips (below 0), all in [-1, 1]."""
     monkeypatch.setattr(
         "keras.random.uniform", lambda shape, *_, **__: tf.constant(values, tf.float32) * tf.ones(shape)
     )
@@ -190,14 +190,16 @@ def fix_random_values(monkeypatch: pytest.MonkeyPatch, values: list[float]) -> N
 @pytest.mark.parametrize(
     ("changes", "values", "source"),
     [
-        ({"rotation": 180}, [0.5, 0, 0, 0, 0, 0, 0], lambda x, y: (-y, x)),
-        ({"shear": 0.5}, [0, 1, 0, 0, 0, 0, 0], lambda x, y: (x + y / 2, y)),
-        ({"shear": 0.5}, [0, 0, -1, 0, 0, 0, 0], lambda x, y: (x, y - x / 2)),
-        ({"zoom": 0.5}, [0, 0, 0, -1, 1, 0, 0], lambda x, y: (x / 2, y * 1.5)),
-        ({"shift": 0.25}, [0, 0, 0, 0, 0, 1, -0.5], lambda x, y: (x + 8, y - 4)),
-        ({"rotation": 180, "zoom": 0.5, "shift": 0.25}, [0.5, 0, 0, -1, 0, 1, 0], lambda x, y: (-y / 2 + 8, x)),
+        ({"rotation": 180}, [0.5, 0, 0, 0, 0, 0, 0, 0, 0], lambda x, y: (-y, x)),
+        ({"shear": 0.5}, [0, 1, 0, 0, 0, 0, 0, 0, 0], lambda x, y: (x + y / 2, y)),
+        ({"shear": 0.5}, [0, 0, -1, 0, 0, 0, 0, 0, 0], lambda x, y: (x, y - x / 2)),
+        ({"zoom": 0.5}, [0, 0, 0, -1, 1, 0, 0, 0, 0], lambda x, y: (x / 2, y * 1.5)),
+        ({"shift": 0.25}, [0, 0, 0, 0, 0, 1, -0.5, 0, 0], lambda x, y: (x + 8, y - 4)),
+        ({"rotation": 180, "zoom": 0.5, "shift": 0.25}, [0.5, 0, 0, -1, 0, 1, 0, 0, 0], lambda x, y: (-y / 2 + 8, x)),
+        ({"rotation": 180, "horizontal_flip": True}, [0.5, 0, 0, 0, 0, 0, 0, -1, 0], lambda x, y: (y, x)),
+        ({"shift": 0.25, "vertical_flip": True}, [0, 0, 0, 0, 0, 0, 1, 0, -1], lambda x, y: (x, 8 - y)),
     ],
-    ids=["rotation", "shear x", "shear y", "zoom", "shift", "all"],
+    ids=["rotation", "shear x", "shear y", "zoom", "shift", "all", "horizontal flip", "vertical flip"],
 )
 def test_a_new_pixel_comes_from_the_position_of_the_formula(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, changes: dict[str, float], values: list[float], source: Any
