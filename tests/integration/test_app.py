@@ -423,6 +423,19 @@ def test_page_speaks_the_language_of_the_browser_or_of_the_menu(
     context.close()
 
 
+def test_of_two_languages_chosen_quickly_the_last_is_shown(page: Any) -> None:
+    held: list[Any] = []
+    page.route("**/languages/fr.json", lambda route: held.append(route))
+    page.select_option("#language", "fr")
+    page.select_option("#language", "es")
+    page.wait_for_selector("html[lang=es]")
+    with page.expect_response("**/languages/fr.json") as late:
+        held[0].continue_()
+    late.value.finished()
+    page.evaluate("new Promise((done) => setTimeout(done))")  # after what the page does with the response
+    assert page.get_attribute("html", "lang") == page.input_value("#language") == "es"
+
+
 def test_all_languages_have_the_same_texts_and_values() -> None:
     texts = {path.stem: files.read_json(path) for path in LANGUAGES.glob("*.json")}
     values = {
