@@ -36,6 +36,12 @@ EXPECTED_ERRORS = [  # which Chromium reports of requests that a test makes fail
     for reason in ("the server responded with a status of 400 (Bad Request)", "net::ERR_INTERNET_DISCONNECTED")
 ]
 START_TIMEOUT_S = 240  # of the server, on a busy machine
+IMPATIENT = """
+from gemmodel import cli
+from gemmodel.serve import server, uploads
+server.HEADER_TIMEOUT_S, uploads.UPLOAD_TIMEOUT_S, server.BODY_TIMEOUT_S = 2, 4, 6
+cli.main()
+"""
 
 
 @pytest.fixture(scope="module")
@@ -47,12 +53,14 @@ def trained(finished_project: Any) -> Path:
 class Server:
     """The application in a process of its own."""
 
-    def __init__(self, root: Path, scratch: Path, *options: str) -> None:
+    def __init__(
+        self, root: Path, scratch: Path, *options: str, program: tuple[str, str] = ("-m", "gemmodel.cli")
+    ) -> None:
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port = free.getsockname()[1]
         scratch.mkdir()
         self.log = (root / f"{self.port}.log").open("w+", encoding="utf-8")
-        command = ["-m", "gemmodel.cli", "app", "--model", "models", "--port", str(self.port), *options]
+        command = [*program, "app", "--model", "models", "--port", str(self.port), *options]
         self.process = subprocess.Popen(
             [sys.executable, *command],
             cwd=root,
@@ -634,7 +642,17 @@ def exchange(server: Server, sent: bytes) -> bytes:
     return received
 
 
-def test_mutated_photos_and_requests_are_answered_or_refused(server: Server, photos: list[Path]) -> None:
+@pytest.fixture
+def impatient(trained: Path, tmp_path: Path) -> Iterator[Server]:
+    """A server that waits only seconds for the rest of a request."""
+    options = ("--per-minute", "10000", "--feedback", str(tmp_path / "feedback"))
+    running = Server(trained, tmp_path / "scratch", *options, program=("-c", IMPATIENT)).wait()
+    yield running
+    running.stop()
+
+
+def test_mutated_photos_and_requests_are_answered_or_refused(impatient: Server, photos: list[Path]) -> None:
+    server = impatient
     fuzz = pytest.importorskip("tests.fuzz", reason="its limits of memory are not those of Windows")
     rng, good, statuses = random.Random(0), photos[0].read_bytes(), set()
     [_, expected] = server.request("/predict", good)
