@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,10 @@ from filelock import FileLock
 from PIL import Image
 
 from gemmodel.core import params
-from tests.forks import Ended, Forks, forks
+from tests.forks import Ended, forks
 
 ROOT = Path(__file__).parents[1]
+COMMANDS = "GEMMODEL_TEST_COMMANDS"  # the variable that names the folder of `Forks.commands`
 LITERT_ATOL = 1e-4  # of probabilities: LiteRT adds float32 in another order than Keras, and so does each CPU
 
 
@@ -92,35 +94,42 @@ def user_environment(**variables: str) -> dict[str, str]:
     return inherited | {"PYTHONPATH": str(ROOT), "no_proxy": "*"} | variables
 
 
-@pytest.fixture(scope="session")
-def run() -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Run `python <arguments>` in a folder, with the folder's own tracking store."""
+def runner(executable: str) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Return a function that runs a Python with arguments in a folder, with the folder's own tracking store."""
 
     def python(*arguments: str, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, *map(str, arguments)]
+        command = [executable, *map(str, arguments)]
         return subprocess.run(command, cwd=cwd, env=user_environment(**variables), capture_output=True, text=True)
 
     return python
 
 
 @pytest.fixture(scope="session")
-def project_forks() -> Iterator[Forks]:
-    """A process that has imported the project, for programs that run at once."""
-    if not hasattr(os, "fork"):
-        pytest.skip("no os.fork here")
-    with forks(user_environment()) as started:
-        yield started
+def run() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run `python <arguments>` in a folder, with the folder's own tracking store."""
+    return runner(sys.executable)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Start a process whose forks run programs, one for all of pytest-xdist's processes."""
+    if hasattr(os, "fork") and not hasattr(config, "workerinput"):
+        stack = ExitStack()
+        config.add_cleanup(stack.close)
+        os.environ[COMMANDS] = str(stack.enter_context(forks(user_environment())).commands)
 
 
 @pytest.fixture(scope="session")
-def forked(project_forks: Forks) -> Callable[..., Ended]:
-    """Do what `run` does, for `-m` and `-c`, in a fork of a process that has imported the project: seconds faster."""
+def forked_python() -> str:
+    """A `python` that runs `-m` and `-c` in a fork of a process that has imported the project: seconds faster."""
+    if COMMANDS not in os.environ:
+        pytest.skip("no os.fork here")
+    return str(Path(os.environ[COMMANDS], "python"))
 
-    def python(*arguments: str, cwd: Path, **variables: str) -> Ended:
-        [ended] = project_forks.run([*map(str, arguments)], cwd=cwd, environment=user_environment(**variables))
-        return ended
 
-    return python
+@pytest.fixture(scope="session")
+def forked(forked_python: str) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Do what `run` does, in a fork."""
+    return runner(forked_python)
 
 
 def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:

@@ -9,10 +9,13 @@ import importlib
 import json
 import os
 import runpy
+import select
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -24,6 +27,22 @@ import yaml
 STAGES = list(yaml.safe_load((Path(__file__).parents[1] / "dvc.yaml").read_text(encoding="utf-8"))["stages"])
 
 
+COMMAND = """#!{python} -IS
+import json, os, socket, sys
+
+name, *program = sys.argv
+program = ["-m", "dvc", *program] if os.path.basename(name) == "dvc" else program
+if program[:1] not in (["-m"], ["-c"]):
+    os.execv({python!r}, [{python!r}, *program])
+with socket.socket(socket.AF_UNIX) as server:
+    server.connect({address!r})
+    socket.send_fds(server, [b" "], [0, 1, 2])
+    server.sendall(json.dumps([program, os.getcwd(), dict(os.environ)]).encode() + b"\\n")
+    status = int(server.makefile().readline())
+if status < 0:
+    os.kill(os.getpid(), -status)
+sys.exit(status)
+"""
 STATUS = [0]  # of this process's exit
 IMPORTED: dict[str, str] = {}  # variables that modules set where there are none, such as one of MLflow's progress bars
 
@@ -43,10 +62,11 @@ class Forks:
     Args:
         process: of this module.
         output: a folder for what the programs print.
+        commands: a folder with a `python` and a `dvc` that run in forks, too.
     """
 
-    def __init__(self, process: "subprocess.Popen[str]", output: Path) -> None:
-        self._process, self._output = process, output
+    def __init__(self, process: "subprocess.Popen[str]", output: Path, commands: Path) -> None:
+        self._process, self._output, self.commands = process, output, commands
 
     def run(
         self, *programs: Sequence[str], cwd: Path, environment: Mapping[str, str], seconds: float = 0
@@ -71,15 +91,22 @@ class Forks:
 @contextmanager
 def forks(environment: Mapping[str, str]) -> Iterator[Forks]:
     """Start the process, with the project importable in its environment, and end it after the context."""
-    with (
-        tempfile.TemporaryDirectory() as output,
-        subprocess.Popen(
-            [sys.executable, __file__], env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-        ) as process,
-    ):
-        yield Forks(process, Path(output))
-        assert process.stdin
-        process.stdin.close()
+    with tempfile.TemporaryDirectory() as output, socket.socket(socket.AF_UNIX) as listening:
+        commands = Path(output, "commands")
+        commands.mkdir()
+        address = f"{output}/socket"
+        for name in ("python", "dvc"):
+            (commands / name).write_text(COMMAND.format(python=sys.executable, address=address), encoding="utf-8")
+            (commands / name).chmod(0o755)
+        listening.bind(address)
+        listening.listen()
+        with subprocess.Popen(
+            [sys.executable, __file__, str(listening.fileno())], env=environment, text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=[listening.fileno()],
+        ) as process:  # fmt: skip
+            yield Forks(process, Path(output), commands)
+            assert process.stdin
+            process.stdin.close()
 
 
 def _call(option: str, program: str, *arguments: str) -> None:
@@ -94,11 +121,12 @@ def _call(option: str, program: str, *arguments: str) -> None:
         exec(compile(program, "<string>", "exec"), {"__name__": "__main__"})
 
 
-def _serve(program: list[str], stdout: str, stderr: str, cwd: str, seconds: float, variables: dict[str, str]) -> None:
+def _serve(program: list[str], files: Sequence[int], cwd: str, seconds: float, variables: dict[str, str]) -> None:
     os.setsid()
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    for target, path in ((1, stdout), (2, stderr)):
-        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), target)
+    for target, file in enumerate(files):
+        os.dup2(file, target)
+    sys.stdin, sys.stdout = os.fdopen(0), os.fdopen(1, "w")  # since those of this process may be files, and these pipes
+    sys.stderr = os.fdopen(2, "w", 1, errors="backslashreplace")
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(IMPORTED | variables)
@@ -125,8 +153,43 @@ def _exit() -> None:
     os._exit(STATUS[-1])
 
 
+def _listen(listening: socket.socket) -> None:
+    """Run the programs of `COMMAND`."""
+    while True:
+        connection, _ = listening.accept()
+        if not os.fork():
+            _answer(connection)
+        connection.close()
+        with suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:  # what has ended
+                pass
+
+
+def _answer(connection: socket.socket) -> None:
+    """Run the program of a command, until it ends or the command is killed."""
+    _, files, *_ = socket.recv_fds(connection, 1, 3)
+    program, cwd, variables = json.loads(connection.makefile().readline())
+    if not (pid := os.fork()):
+        _serve(program, files, cwd, 0, variables)
+        sys.exit()
+    threading.Thread(target=lambda: connection.recv(1) or _kill(pid), daemon=True).start()
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    _kill(pid)
+    with suppress(BrokenPipeError):
+        connection.sendall(b"%d\n" % status)
+    os._exit(0)
+
+
+def _kill(pid: int) -> None:
+    """Kill a program and the processes that it has started."""
+    with suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGKILL)
+
+
 def main() -> None:
     """Serve until the input ends."""
+    listening = socket.socket(fileno=int(sys.argv[1]))
+    select.select([sys.stdin, listening], [], [])  # it imports nothing until somebody asks
     atexit.register(_exit)  # first, so that it is called last
     gc.disable()
     before = set(os.environ)
@@ -135,20 +198,23 @@ def main() -> None:
     IMPORTED.update({name: os.environ[name] for name in set(os.environ) - before})
     gc.freeze()  # so that forks share it
     gc.enable()
+    if not (listener := os.fork()):
+        _listen(listening)
     for line in sys.stdin:
         jobs, *rest = json.loads(line)
         answers: dict[int, list[float]] = {}
-        for job in jobs:
+        for program, *logs in jobs:
             if not (pid := os.fork()):
-                _serve(*job, *rest)
+                outputs = [os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC) for path in logs]
+                _serve(program, [os.open(os.devnull, os.O_RDONLY), *outputs], *rest)
                 sys.exit()
             answers[pid] = []
         while not all(answers.values()):
             pid, status, used = os.wait3(0)
-            with suppress(ProcessLookupError):
-                os.killpg(pid, signal.SIGKILL)  # the processes that it has started
+            _kill(pid)
             answers[pid] = [os.waitstatus_to_exitcode(status), used.ru_utime + used.ru_stime]
         print(json.dumps(list(answers.values())), flush=True)
+    os.kill(listener, signal.SIGKILL)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """Which photos of a raw folder can be used for training, and why the others are rejected."""
 
 import json
+import threading
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -173,7 +174,7 @@ def clean(raw: Path, out: Path, params: CleanParams, workers: int = -1) -> dict[
     listed = _listed(raw / "manifest.jsonl")
     table = corrections.read(Path(params.corrections))
     parallel = Parallel(n_jobs=workers, return_as="generator")
-    inspected = parallel(delayed(inspect)(raw, photo, params) for photo in listed)
+    inspected = _results(parallel, (delayed(inspect)(raw, photo, params) for photo in listed))
     photos = list(tqdm(inspected, "clean", total=len(listed), unit=" files", disable=None))
     _check_unchanged(raw, listed, photos)
     photos, corrected, unknown = _correct(photos, table)
@@ -185,10 +186,11 @@ def clean(raw: Path, out: Path, params: CleanParams, workers: int = -1) -> dict[
     with files.atomic_write(out) as new:
         for gem in {decision.photo.gem for decision in kept}:
             (new / gem).mkdir(parents=True)
-        boxes = parallel(
+        writes = (
             delayed(_write)(raw / decision.photo.source, new / decision.photo.path, decision.conversions, params)
             for decision in kept
         )
+        boxes = _results(parallel, writes)
         kept = [replace(decision, box=box) for decision, box in zip(kept, boxes, strict=True)]
         decisions = sorted([*kept, *rejected], key=lambda decision: decision.photo.source)
         files.write_jsonl(new / "manifest.jsonl", [decision.row() for decision in decisions])
@@ -206,6 +208,21 @@ def clean(raw: Path, out: Path, params: CleanParams, workers: int = -1) -> dict[
             for decision in rejected
         ],
     }
+
+
+def _results(parallel: Parallel, tasks: Iterable[Any]) -> Iterator[Any]:
+    """Yields the results of tasks in their order.
+
+    After an error joblib ends its processes, but does not wait for the thread that fed them. Were it to end with this
+    process, a semaphore might be deleted but still registered, of which loky's resource tracker warns.
+    """
+    try:
+        yield from parallel(tasks)
+    except BaseException:
+        for thread in threading.enumerate():
+            if thread.name == "QueueFeederThread":
+                thread.join(10)
+        raise
 
 
 def _listed(manifest: Path) -> list[Photo]:

@@ -32,13 +32,15 @@ SMALL = {
     },
     "explore": {"elbow": [2, 4]},
 }
+COMMANDS: list[str] = []  # folders whose commands come before those of this virtual environment
 Run = Callable[..., str]
 
 
 def environment() -> dict[str, str]:
     """Return the environment of a user with this virtual environment and a git name, but no service configured."""
     variables = {name: value for name, value in os.environ.items() if not name.startswith(SETTINGS)}
-    variables["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{variables['PATH']}"
+    variables["PATH"] = os.pathsep.join([*COMMANDS, str(Path(sys.executable).parent), variables["PATH"]])
+    variables["DVC_NO_ANALYTICS"] = "1"  # else a process for each command, in a project without our settings of DVC
     for role in ("AUTHOR", "COMMITTER"):
         variables |= {f"GIT_{role}_NAME": "Test", f"GIT_{role}_EMAIL": "test@gemmodel.example"}
     return variables

@@ -38,7 +38,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def project(built: Path) -> Iterator[Path]:
+def project(built: Path, forked_commands: None) -> Iterator[Path]:
     """The built repository; the changes of a test are undone after it."""
     run = runner(built)
     commit = run("git", "rev-parse", "HEAD").strip()

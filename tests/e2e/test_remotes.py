@@ -15,6 +15,7 @@ import yaml
 from repository import Run, change, copy_project, digests, runner, stages_run
 from stores import Store
 
+pytestmark = pytest.mark.usefixtures("forked_commands")
 FIRST = ["crawl", "clean", "split"]
 PHOTOS = 12  # of each gem
 

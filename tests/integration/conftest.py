@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import loopback
 import numpy as np
 import pytest
 
 from tests.conftest import made_once, stage_options
-from tests.forks import Ended
 from tests.tiny_backbone import NAME as TINY_BACKBONE
 
 SIDE, CLASSES = 32, ["Agate", "Ruby", "Topaz"]  # of `tiny_model`
@@ -52,7 +52,7 @@ class Project:
     """A folder that the stages run in, with its own params.yaml."""
 
     root: Path
-    python: Callable[..., Ended]
+    python: Callable[..., subprocess.CompletedProcess[str]]
     write_params: Callable[..., Path]
 
     @property
@@ -64,7 +64,7 @@ class Project:
         """Write the tiny parameters with some changes; `__` in a name is a dot."""
         self.write_params(self.root, TINY | {name.replace("__", "."): value for name, value in changes.items()})
 
-    def stage(self, name: str, *options: str, **variables: str) -> Ended:
+    def stage(self, name: str, *options: str, **variables: str) -> subprocess.CompletedProcess[str]:
         """Run a stage with the options of dvc.yaml, then further ones that replace them, and environment variables."""
         variables = {"MLFLOW_TRACKING_URI": self.store} | variables
         return self.python("-m", f"stages.{name}", *stage_options(name), *options, cwd=self.root, **variables)
@@ -156,6 +156,14 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         saving.save(network, CLASSES, folder / "models", metadata=metadata)
 
     return made_once(tmp_path_factory, "tiny_model", make) / "models"
+
+
+@pytest.fixture(scope="module")
+def forked_crawls(forked_python: str) -> Iterator[None]:
+    """Let `loopback.crawl` run in forks."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loopback, "PYTHON", forked_python)
+        yield
 
 
 @pytest.fixture(scope="module")

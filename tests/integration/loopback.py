@@ -21,6 +21,7 @@ from PIL import Image
 
 ROOT = Path(__file__).parents[2]
 FAST = {"DOWNLOAD_DELAY": 0, "AUTOTHROTTLE_ENABLED": False, "RETRY_TIMES": 1, "DOWNLOAD_TIMEOUT": 2}
+PYTHON = sys.executable  # of `crawl`
 MANY = {"CONCURRENT_REQUESTS": 8, "CONCURRENT_REQUESTS_PER_DOMAIN": 8}
 LIST = "/GemStoneMain.aspx"
 TABLE = '<table id="ctl00_ContentPlaceHolder1_DataList1">'
@@ -203,14 +204,16 @@ class Crawl:
         return {row["picture_url"]: self.raw[row["path"]] for row in self.rows}
 
 
-def start(folder: Path, url: str, settings: Mapping[str, Any], params: Mapping[str, Any]) -> subprocess.Popen[str]:
+def start(
+    folder: Path, url: str, settings: Mapping[str, Any], params: Mapping[str, Any], *, python: str = sys.executable
+) -> subprocess.Popen[str]:
     """Start a crawl in a folder, in its own process group."""
     folder.mkdir(parents=True, exist_ok=True)
     values = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     values["crawl"] |= {"source": "minerals", **params}
     (folder / "params.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
     return subprocess.Popen(
-        [sys.executable, "-c", CRAWL, json.dumps({"minerals": url}), json.dumps(FAST | settings)],
+        [python, "-c", CRAWL, json.dumps({"minerals": url}), json.dumps(FAST | settings)],
         cwd=folder,
         env={k: v for k, v in os.environ.items() if "proxy" not in k.lower()} | {"PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
@@ -222,7 +225,7 @@ def start(folder: Path, url: str, settings: Mapping[str, Any], params: Mapping[s
 
 def crawl(folder: Path, url: str, settings: Mapping[str, Any] | None = None, **params: Any) -> Crawl:
     """Crawl a site into a folder; a crawl that takes more than five minutes is killed and fails the test."""
-    process = start(folder, url, settings or {}, params)
+    process = start(folder, url, settings or {}, params, python=PYTHON)
     try:
         out, err = process.communicate(timeout=300)
     finally:

@@ -36,6 +36,12 @@ EXPECTED_ERRORS = [  # which Chromium reports of requests that a test makes fail
     for reason in ("the server responded with a status of 400 (Bad Request)", "net::ERR_INTERNET_DISCONNECTED")
 ]
 START_TIMEOUT_S = 240  # of the server, on a busy machine
+IMPATIENT = """
+from gemmodel import cli
+from gemmodel.serve import server, uploads
+server.HEADER_TIMEOUT_S, uploads.UPLOAD_TIMEOUT_S, server.BODY_TIMEOUT_S = 2, 4, 6
+cli.main()
+"""
 
 
 @pytest.fixture(scope="module")
@@ -47,12 +53,14 @@ def trained(finished_project: Any) -> Path:
 class Server:
     """The application in a process of its own."""
 
-    def __init__(self, root: Path, scratch: Path, *options: str) -> None:
+    def __init__(
+        self, root: Path, scratch: Path, *options: str, program: tuple[str, str] = ("-m", "gemmodel.cli")
+    ) -> None:
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port = free.getsockname()[1]
         scratch.mkdir()
         self.log = (root / f"{self.port}.log").open("w+", encoding="utf-8")
-        command = ["-m", "gemmodel.cli", "app", "--model", "models", "--port", str(self.port), *options]
+        command = [*program, "app", "--model", "models", "--port", str(self.port), *options]
         self.process = subprocess.Popen(
             [sys.executable, *command],
             cwd=root,
@@ -423,6 +431,19 @@ def test_page_speaks_the_language_of_the_browser_or_of_the_menu(
     context.close()
 
 
+def test_of_two_languages_chosen_quickly_the_last_is_shown(page: Any) -> None:
+    held: list[Any] = []
+    page.route("**/languages/fr.json", lambda route: held.append(route))
+    page.select_option("#language", "fr")
+    page.select_option("#language", "es")
+    page.wait_for_selector("html[lang=es]")
+    with page.expect_response("**/languages/fr.json") as late:
+        held[0].continue_()
+    late.value.finished()
+    page.evaluate("new Promise((done) => setTimeout(done))")  # after what the page does with the response
+    assert page.get_attribute("html", "lang") == page.input_value("#language") == "es"
+
+
 def test_all_languages_have_the_same_texts_and_values() -> None:
     texts = {path.stem: files.read_json(path) for path in LANGUAGES.glob("*.json")}
     values = {
@@ -621,7 +642,17 @@ def exchange(server: Server, sent: bytes) -> bytes:
     return received
 
 
-def test_mutated_photos_and_requests_are_answered_or_refused(server: Server, photos: list[Path]) -> None:
+@pytest.fixture
+def impatient(trained: Path, tmp_path: Path) -> Iterator[Server]:
+    """A server that waits only seconds for the rest of a request."""
+    options = ("--per-minute", "10000", "--feedback", str(tmp_path / "feedback"))
+    running = Server(trained, tmp_path / "scratch", *options, program=("-c", IMPATIENT)).wait()
+    yield running
+    running.stop()
+
+
+def test_mutated_photos_and_requests_are_answered_or_refused(impatient: Server, photos: list[Path]) -> None:
+    server = impatient
     fuzz = pytest.importorskip("tests.fuzz", reason="its limits of memory are not those of Windows")
     rng, good, statuses = random.Random(0), photos[0].read_bytes(), set()
     [_, expected] = server.request("/predict", good)

@@ -3,8 +3,11 @@
 import io
 from pathlib import Path
 
+import pytest
 from loopback import LIST, crawl, gem_page, jpeg, list_page, serving
 from PIL import Image
+
+pytestmark = pytest.mark.usefixtures("forked_crawls")
 
 
 def gif(side: int) -> bytes:

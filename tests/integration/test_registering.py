@@ -30,7 +30,6 @@ from gemmodel.models.metadata import ModelMetadata
 from gemmodel.register import promotion, registration, registry_lock, version_files, versions
 from gemmodel.tracking import runs
 from stages import register
-from tests.forks import Ended
 
 ROOT = Path(__file__).parents[2]
 COLOURS = {"Emerald": (0.2, 1, 0.2), "Ruby": (1, 0.2, 0.2), "Sapphire": (0.2, 0.2, 1)}
@@ -258,7 +257,7 @@ def test_a_champion_that_does_not_load_stays_champion(make_project: Any, registe
 def test_promote_and_rollback_by_hand(
     make_project: Any, registered: Any, forked: Any, refused: Any, store: str
 ) -> None:
-    def gemmodel(*arguments: str) -> Ended:
+    def gemmodel(*arguments: str) -> subprocess.CompletedProcess[str]:
         return forked("-m", "gemmodel.cli", *arguments, cwd=root, MLFLOW_TRACKING_URI=store)
 
     root = make_project("first", wrong=2)

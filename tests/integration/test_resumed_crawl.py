@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 from loopback import LIST, Crawl, Exchange, Site, content, crawl, gem_page, jpeg, list_page, serving, start
 
+pytestmark = pytest.mark.usefixtures("forked_crawls")
+
 GEMS = {name: f"/gem/{name}" for name in ("Ruby", "Opal", "Jade")}
 WITH_ETAG = {f"/{gem}/{i}.jpg": jpeg(1000 * index + i) for index, gem in enumerate(GEMS) for i in range(4)}
 PLAIN = {f"/{gem}/plain.jpg": jpeg(9000 + index) for index, gem in enumerate(GEMS)}  # with neither ETag nor date

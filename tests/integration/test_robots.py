@@ -14,6 +14,8 @@ from scrapy.settings import Settings
 
 from scraper import cache
 
+pytestmark = pytest.mark.usefixtures("forked_crawls")
+
 PAGES: dict[str, bytes | Reply] = {
     LIST: list_page({"Ruby": "/ruby"}),
     "/ruby": gem_page("/good.jpg", "/private/a.jpg"),

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from loopback import LIST, Exchange, Reply, Server, crawl, gem_page, jpeg, list_page, serving
 
+pytestmark = pytest.mark.usefixtures("forked_crawls")
+
 
 def test_pages_of_real_sites_are_read(tmp_path: Path) -> None:
     sessions = count(1)

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from loopback import LIST, TABLE, Crawl, Exchange, Site, crawl, jpeg, serving
 
+pytestmark = pytest.mark.usefixtures("forked_crawls")
+
 LIST_PAGE = f"""<html><body>
 <a href="/AboutUs.aspx">About us</a>
 {TABLE}

@@ -41,6 +41,8 @@ TINY = {
     "train.device": "cpu",
 }
 
+IMPATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}  # in place of three, before which MLflow waits 14 seconds
+
 
 class Team:
     """A server of tools/dev_mlflow_server.py. It keeps its folder and its port when it is started again."""
@@ -108,7 +110,7 @@ def team(for_postgres: Path) -> Iterator[Team]:
 @pytest.fixture
 def logged_in(team: Team, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     before = mlflow.get_tracking_uri()
-    for name, value in team.variables.items():
+    for name, value in (team.variables | IMPATIENT).items():
         monkeypatch.setenv(name, value)
     yield
     mlflow.set_tracking_uri(before)
@@ -135,11 +137,11 @@ def folder(tmp_path: Path, draw: Any, write_params: Any) -> Path:
 
 
 @pytest.fixture
-def run_stage(run: Any) -> Callable[..., subprocess.CompletedProcess[str]]:
+def run_stage(forked: Any) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run a stage with dvc.yaml's options, in a folder, in an environment with some variables."""
 
     def stage(name: str, cwd: Path, variables: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
-        return run("-m", f"stages.{name}", *stage_options(name), cwd=cwd, **variables)
+        return forked("-m", f"stages.{name}", *stage_options(name), cwd=cwd, **variables)
 
     return stage
 
@@ -167,9 +169,9 @@ def id_of_training_run() -> str | None:
     return next((run.info.run_id for run in cnn_runs if len(steps(run.info.run_id, "val/loss")) >= 3), None)
 
 
-def test_wrong_password_is_an_error_in_one_line(team: Team, run: Any, refused: Any, folder: Path) -> None:
+def test_wrong_password_is_an_error_in_one_line(team: Team, forked: Any, refused: Any, folder: Path) -> None:
     variables = team.variables | {"MLFLOW_TRACKING_PASSWORD": "guessed"}
-    ended = run("-m", "gemmodel.cli", "promote", "1", cwd=folder, **variables)
+    ended = forked("-m", "gemmodel.cli", "promote", "1", cwd=folder, **variables)
     refused(ended, "gemmodel", variables["MLFLOW_TRACKING_URI"], "not authenticated")
 
 
@@ -179,7 +181,7 @@ def test_training_survives_a_killed_server_without_losing_metrics(
     trained: list[subprocess.CompletedProcess[str]] = []
     password = team.variables["MLFLOW_TRACKING_PASSWORD"]
     login = f"//{team.variables['MLFLOW_TRACKING_USERNAME']}:{quote(password, safe='')}@"
-    in_uri = {"MLFLOW_TRACKING_URI": team.variables["MLFLOW_TRACKING_URI"].replace("//", login)}
+    in_uri = IMPATIENT | {"MLFLOW_TRACKING_URI": team.variables["MLFLOW_TRACKING_URI"].replace("//", login)}
     thread = threading.Thread(target=lambda: trained.append(run_stage("train", folder, in_uri)))
     thread.start()
     with runs.mlflow_store():

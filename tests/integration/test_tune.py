@@ -5,7 +5,6 @@ import shutil
 import signal
 import statistics
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,7 +19,6 @@ from gemmodel.core import params
 from gemmodel.core.errors import DataError, ParameterError, TrackingError
 from gemmodel.tune import command, studies
 from tests.conftest import stage_options, user_environment
-from tests.forks import Ended, Forks
 from tools import dev_mlflow_server
 
 ROOT = Path(__file__).parents[2]
@@ -44,8 +42,8 @@ GRID = {"model.cnn.kernel": [1, 3], "model.cnn.filters": [[4], TOO_DEEP]}
 class Folder:
     """A project's folder with photos, and the results of the searches in it."""
 
-    def __init__(self, root: Path, forks: Forks) -> None:
-        self.root, self.forks = root, forks
+    def __init__(self, root: Path, python: str) -> None:
+        self.root, self.python = root, python
         self.environment = {name: value for name, value in user_environment().items() if not name.startswith("OPTUNA_")}
         self.storage = f"sqlite:///{root / 'tune.db'}"
 
@@ -55,9 +53,18 @@ class Folder:
         command = ["-m", "gemmodel.cli", "tune", f"{name}.yaml", "--metric", "val_loss"]
         return [*command, *options, "--heartbeat", "1"]
 
-    def run(self, *commands: list[str]) -> list[Ended]:
+    def start(self, command: list[str]) -> subprocess.Popen[str]:
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        return subprocess.Popen([self.python, *command], cwd=self.root, env=self.environment, text=True, **pipes)
+
+    def run(self, *commands: list[str]) -> list[subprocess.CompletedProcess[str]]:
         """Run commands at once."""
-        return self.forks.run(*commands, cwd=self.root, environment=self.environment)
+        started = [self.start(command) for command in commands]
+        outputs = [process.communicate() for process in started]
+        return [
+            subprocess.CompletedProcess([], process.returncode, *output)
+            for process, output in zip(started, outputs, strict=True)
+        ]
 
     def tune(self, space: dict[str, Any], *options: str, name: str, workers: int = 1) -> list[str]:
         """Run `gemmodel tune`, in one process or several at once, and return their outputs."""
@@ -92,7 +99,7 @@ cli.main()
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, draw: Callable[..., Image.Image], project_forks: Forks) -> Folder:
+def folder(tmp_path_factory: pytest.TempPathFactory, draw: Callable[..., Image.Image], forked_python: str) -> Folder:
     """Photos of three classes, 24 for training and 6 for validation; the shipped params.yaml with tiny values."""
     from gemmodel.tune import spaces
 
@@ -106,7 +113,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, draw: Callable[..., Image.I
     (root / "data" / "split" / "hierarchy.json").write_text("{}")
     shipped = (ROOT / "params.yaml").read_text(encoding="utf-8")
     (root / "params.yaml").write_text(spaces.apply_changes(shipped, TINY), encoding="utf-8")
-    return Folder(root, project_forks)
+    return Folder(root, forked_python)
 
 
 @pytest.fixture(scope="module")
@@ -173,8 +180,7 @@ def test_mlflow_has_one_run_per_trial_in_the_run_of_the_study(folder: Folder, ou
 
 
 def test_a_killed_worker_loses_nothing(folder: Folder, outputs: list[str]) -> None:
-    command = [sys.executable, *folder.command(GRID, "--repeats", "2", name="killed")]
-    worker = subprocess.Popen(command, cwd=folder.root, env=folder.environment, stdout=subprocess.DEVNULL)
+    worker = folder.start(folder.command(GRID, "--repeats", "2", name="killed"))
     deadline = time.monotonic() + 500
     while True:  # until the worker is in the second training of the first setting
         assert worker.poll() is None and time.monotonic() < deadline
@@ -183,8 +189,8 @@ def test_a_killed_worker_loses_nothing(folder: Folder, outputs: list[str]) -> No
             if trials and len(trials[0].user_attrs.get("values", [])) == 1:
                 break
         time.sleep(0.05)
-    worker.send_signal(signal.SIGKILL)
-    worker.wait()
+    worker.kill()
+    worker.communicate()
     [out] = folder.tune(GRID, "--repeats", "2", name="killed")
     study = folder.study("killed")
     assert folder.values("killed") == folder.values("grid")
@@ -225,7 +231,7 @@ def test_a_bad_start_is_pruned_and_the_best_setting_is_applied(folder: Folder, f
     shutil.copytree(folder.root / "data", tmp_path / "data")
     before = (folder.root / "params.yaml").read_text()
     (tmp_path / "params.yaml").write_text(before)
-    mine = Folder(tmp_path, folder.forks)
+    mine = Folder(tmp_path, folder.python)
     rates = [0.01, 0.012, 0.014, 0.016, 0.018, 1e-9]  # the median pruner starts after five trials
     [out] = mine.tune(
         {"train.learning_rate": rates, "model.cnn.kernel": 1}, "--pruner", "median", "--apply", name="rates"

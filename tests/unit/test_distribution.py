@@ -6,7 +6,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Self
@@ -120,8 +119,8 @@ def train(strategy: str, *networks: str, kill_at: int = -1) -> list[str]:
 class Hosts:
     """Two hosts of one training: a folder each, and addresses on loopback."""
 
-    def __init__(self, folders: list[Path]) -> None:
-        self.folders, self.processes = folders, list[subprocess.Popen[str]]()
+    def __init__(self, python: str, folders: list[Path]) -> None:
+        self.python, self.folders, self.processes = python, folders, list[subprocess.Popen[str]]()
         with socket.create_server(("127.0.0.1", 0)) as a, socket.create_server(("127.0.0.1", 0)) as b:
             self.addresses = [f"127.0.0.1:{server.getsockname()[1]}" for server in (a, b)]
 
@@ -129,7 +128,7 @@ class Hosts:
         """Start `python <arguments>` as a worker."""
         config = {"cluster": {"worker": self.addresses}, "task": {"type": "worker", "index": index}}
         process = subprocess.Popen(
-            [sys.executable, *arguments],
+            [self.python, *arguments],
             cwd=self.folders[index],
             env=user_environment(TF_CONFIG=json.dumps(config), **variables),
             stdout=subprocess.PIPE,
@@ -218,13 +217,13 @@ def test_a_killed_training_on_two_devices_ends_with_the_same_bits(two: dict[str,
 
 
 @pytest.fixture
-def hosts(project: Path, tmp_path: Path) -> Iterator[Hosts]:
+def hosts(project: Path, tmp_path: Path, forked_python: str) -> Iterator[Hosts]:
     """Two hosts with the same photos and settings, and no state of an earlier training."""
     folders = [tmp_path / "host0", tmp_path / "host1"]
     for folder in folders:
         shutil.copytree(project / "data", folder / "data")
         shutil.copy(project / "params.yaml", folder)
-    with Hosts(folders) as both:
+    with Hosts(forked_python, folders) as both:
         yield both
 
 

@@ -1,5 +1,6 @@
 """Fine-tuning beside fusion: which layers are trained, and how the predictions of both models are combined."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from scipy.special import softmax
 from sklearn.metrics import log_loss
 
 from gemmodel.core.errors import ParameterError
-from gemmodel.core.params import Params
+from gemmodel.core.params import Params, load
 from gemmodel.embed import feature_set
 from gemmodel.models import saving
 from gemmodel.train import batches, fine_tuning, fit
@@ -34,28 +35,40 @@ SMALL = {
 }
 
 
-@pytest.fixture
-def split(tmp_path: Path, draw: Callable[..., Image.Image]) -> Path:
-    """Photos of two classes, red and blue: 16 to train on, 16 to validate with."""
+@pytest.fixture(scope="module")
+def embedded(
+    tmp_path_factory: pytest.TempPathFactory,
+    draw: Callable[..., Image.Image],
+    write_params: Callable[..., Path],
+    embed_split: Callable[..., keras.Model],
+) -> tuple[Path, keras.Model]:
+    """Photos of two classes, red and blue, 16 to train on, 16 to validate with; their features, and the extractor."""
+    folder = tmp_path_factory.mktemp("split")
     for part in ("train", "val"):
         for i, gem in enumerate(CLASSES):
-            (tmp_path / part / gem).mkdir(parents=True)
+            (folder / part / gem).mkdir(parents=True)
             for seed in range(8):
                 picture = draw(100 * i + 80 + seed, size=(32, 32), tint=(1 - i, 0.3, i))
-                picture.save(tmp_path / part / gem / f"{seed}.png")
-    return tmp_path
+                picture.save(folder / part / gem / f"{seed}.png")
+    params = load(write_params(tmp_path_factory.mktemp("params"), SMALL))
+    return folder, embed_split(folder, folder / "features", params)
+
+
+@pytest.fixture
+def split(embedded: tuple[Path, keras.Model], tmp_path: Path) -> Path:
+    """A copy of the photos and their features."""
+    return Path(shutil.copytree(embedded[0], tmp_path, dirs_exist_ok=True))
 
 
 @pytest.fixture
 def fine_tune(
-    split: Path, embed_split: Callable[..., keras.Model]
+    split: Path, embedded: tuple[Path, keras.Model]
 ) -> Callable[..., tuple[keras.Model, fit.TrainingResult, list[int]]]:
     """Fine-tune; return the extractor before, the result, and the epochs that were reported."""
 
     def train(params: Params, *, noise: bool = False) -> tuple[keras.Model, fit.TrainingResult, list[int]]:
         """`noise` replaces the features, so that fusion itself cannot learn."""
         keras.utils.set_random_seed(1)
-        extractor = embed_split(split, split / "features", params)
         for seed, part in enumerate(("train", "val") if noise else ()):
             photos = feature_set.read(split / "features" / part)
             drawn = np.random.default_rng(seed).normal(size=photos.features.shape).astype(np.float32)
@@ -68,7 +81,7 @@ def fine_tune(
             )
         )  # fmt: skip
         assert result.classes == CLASSES
-        return extractor, result, epochs
+        return embedded[1], result, epochs
 
     return train
 

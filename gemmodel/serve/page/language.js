@@ -2,6 +2,7 @@
 export const LANGUAGES = { en: "English", de: "Deutsch", fr: "Français", es: "Español", th: "ไทย", zh: "中文" };
 export let language = "en";
 let texts = {};
+let requested = null; // the language that was asked for last
 
 export const preferred = () => {
   const wanted = [storage("getItem", "language"), ...navigator.languages.map((tag) => tag.split("-")[0].toLowerCase())];
@@ -9,9 +10,12 @@ export const preferred = () => {
 };
 
 export async function load(tag) {
+  requested = tag;
   const response = await fetch(`languages/${tag}.json`);
   if (!response.ok) throw new Error(`languages/${tag}.json: ${response.status}`);
-  texts = await response.json();
+  const loaded = await response.json();
+  if (requested !== tag) return; // another one was chosen meanwhile
+  texts = loaded;
   language = document.documentElement.lang = tag;
   document.title = t("title");
   for (const [attribute, set] of Object.entries({
