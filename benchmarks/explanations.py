@@ -24,6 +24,7 @@ import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -137,9 +138,8 @@ def measure(
         for method, values in maps.items():
             results.setdefault(method, []).append(areas(hidden_photos, values, answer))
         values = maps["halves, mean colour, log p"]
-        without, *others = hidden_photos(
-            "mean colour", np.stack([occlusion.largest(values), *occlusion.random_parts(CELLS)])
-        )
+        without = hidden_photos("mean colour", occlusion.largest(values)[None])[0]
+        others = partial(hidden_photos, "mean colour", occlusion.random_parts(CELLS))
         part = occlusion.part_of(values, unhidden, without, others)
         fall = float(unhidden[answer] - without[answer])
         carried.append((part.carries, classes[answer] == gem, float(unhidden[answer]), fall))

@@ -87,6 +87,7 @@ def shuffle_patches(photo: np.ndarray, grid: int, seed: int) -> np.ndarray:
 def measure(
     predict: Callable[[Iterable[np.ndarray]], np.ndarray],
     pixels: np.ndarray,
+    unchanged: np.ndarray,
     actual: np.ndarray,
     perturbations: Perturbations,
 ) -> pd.DataFrame:
@@ -95,6 +96,7 @@ def measure(
     Args:
         predict: a function of photos uint8 (side, side, 3) to probabilities (photos, classes).
         pixels: uint8 of shape (photos, side, side, 3).
+        unchanged: the photos' own probabilities, shape (photos, classes).
         actual: class indices of shape (photos,).
         perturbations: by name; the first one changes nothing.
 
@@ -104,11 +106,9 @@ def measure(
         prediction as unperturbed), and the mean `probability` of the actual class.
     """
     rows: list[dict[str, Any]] = []
-    unperturbed: np.ndarray | None = None
     for name, (removed_cue, perturb) in perturbations.items():
-        probs = predict(perturb(photo) for photo in pixels)
+        probs = unchanged if name == UNCHANGED else predict(perturb(photo) for photo in pixels)
         predicted = probs.argmax(axis=1)
-        unperturbed = predicted if unperturbed is None else unperturbed
         right = int((predicted == actual).sum())
         interval = binomtest(right, len(actual)).proportion_ci(method="wilson")
         rows.append(
@@ -119,7 +119,7 @@ def measure(
                 "accuracy": right / len(actual),
                 "low": interval.low,
                 "high": interval.high,
-                "agreement": (predicted == unperturbed).mean(),
+                "agreement": (predicted == unchanged.argmax(axis=1)).mean(),
                 "probability": probs[np.arange(len(actual)), actual].mean(),
             }
         )

@@ -77,19 +77,19 @@ class Explanation:
 
 
 def explain(
-    probabilities: Probabilities, pixels: np.ndarray, classes: Sequence[str], known: Sequence[str] = (), *,
-    cells: int = occlusion.CELLS,
+    probabilities: Probabilities, pixels: np.ndarray, unhidden: np.ndarray, classes: Sequence[str],
+    known: Sequence[str] = (), *, cells: int = occlusion.CELLS,
 ) -> Explanation:  # fmt: skip
-    """Returns why a model answers as it does for a photo: some 97 predictions.
+    """Returns why a model answers as it does for a photo: some 96 predictions, or 77 where no part matters.
 
     Args:
         probabilities: a function of photos (side, side, 3) to their probabilities, float (photos, classes).
         pixels: of the photo, uint8 (side, side, 3).
+        unhidden: the probabilities of the photo, float (classes,); the answer is the most probable class.
         classes: their names in the order of the probabilities.
         known: the gems of the known photos that are most like it.
         cells: per side of the map.
     """
-    unhidden = probabilities(iter([pixels]))[0]
     part = occlusion.explain(probabilities, pixels, unhidden, cells=cells)
     sentences = [_part_sentence(part, unhidden, classes), _colour_sentence(probabilities, pixels, unhidden, classes)]
     if known:

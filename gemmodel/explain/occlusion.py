@@ -7,7 +7,7 @@ Zeiler and Rob Fergus, arXiv 1311.2901) says less: the rest of a stone often suf
 raise the score.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -129,8 +129,8 @@ def explain(probabilities: Probabilities, pixels: np.ndarray, unhidden: np.ndarr
         return np.log(np.maximum(probabilities(photos)[:, answer], EPS))
 
     values = occlusion(log_probability, pixels, cells=cells)
-    without, *others = probabilities(hide(pixels, np.stack([largest(values), *random_parts(cells)])))
-    return part_of(values, unhidden, without, others)
+    without = probabilities(hide(pixels, largest(values)[None]))[0]
+    return part_of(values, unhidden, without, lambda: probabilities(hide(pixels, random_parts(cells))))
 
 
 def matters(probs: np.ndarray, unhidden: np.ndarray) -> bool:
@@ -139,15 +139,16 @@ def matters(probs: np.ndarray, unhidden: np.ndarray) -> bool:
     return bool(probs.argmax() != answer or unhidden[answer] - probs[answer] >= MIN_FALL)
 
 
-def part_of(values: np.ndarray, unhidden: np.ndarray, without: np.ndarray, others: Sequence[np.ndarray]) -> Part:
+def part_of(values: np.ndarray, unhidden: np.ndarray, without: np.ndarray, others: Callable[[], np.ndarray]) -> Part:
     """Returns the part with the highest values, and whether it carries the answer.
 
     Args:
         values: of `occlusion`.
         unhidden: the probabilities of the photo, float (classes,); the answer is the most probable class.
         without: those of the photo without that part.
-        others: those without each of the random parts.
+        others: returns those without each of the random parts, float (parts, classes); is called only where hiding the
+            part with the highest values matters, since nothing else depends on it.
     """
     answer = int(unhidden.argmax())
-    carries = matters(without, unhidden) and without[answer] < np.quantile([other[answer] for other in others], SPREAD)
+    carries = matters(without, unhidden) and without[answer] < np.quantile(others()[:, answer], SPREAD)
     return Part(values, bool(carries), without)

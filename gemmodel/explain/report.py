@@ -91,7 +91,8 @@ def write(
         with _timed(f"occlusion and Grad-CAM of {len(shown)} photos"):
             # As `gemmodel predict --explain` does, but for the known photos.
             explanations = [
-                cues.explain(graph.probabilities, photo.pixels, classes, cells=params.occlusion) for photo in shown
+                cues.explain(graph.probabilities, photo.pixels, photo.probabilities, classes, cells=params.occlusion)
+                for photo in shown
             ]
             for i, (photo, explanation) in enumerate(zip(shown, explanations, strict=True)):
                 picture = _gallery_picture(explainer, photo, explanation)
@@ -103,7 +104,8 @@ def write(
         with _timed(f"{len(perturbations) - 1} perturbations of {len(ablation_photos)} photos"):
             pixels = np.stack([photo.pixels for photo in ablation_photos])
             actual = np.array([photo.actual for photo in ablation_photos])
-            ablation_table = ablation.measure(graph.probabilities, pixels, actual, perturbations)
+            unchanged = np.stack([photo.probabilities for photo in ablation_photos])
+            ablation_table = ablation.measure(graph.probabilities, pixels, unchanged, actual, perturbations)
         plots.save(ablation.plot(ablation_table, classes=len(classes)), new / "ablation.png", dpi=DPI)
         examples = Gallery(ablation.examples(compared[0].pixels, perturbations), columns=5, side=170)
         examples.picture().save(new / "perturbations.jpg", quality=QUALITY)

@@ -135,9 +135,10 @@ class Predictor:
         from gemmodel.explain import cues
         from gemmodel.figures import overlays
 
-        prediction = predictions.to_predictions(*self.outputs(pixels), self.metadata, top=known)[0]
+        probabilities, embedding = self.outputs(pixels)
+        prediction = predictions.to_predictions(probabilities, embedding, self.metadata, top=known)[0]
         nearest = [neighbour.gem for neighbour in prediction.nearest]
-        explanation = cues.explain(self.probabilities, pixels, self.metadata.classes, nearest)
+        explanation = cues.explain(self.probabilities, pixels, probabilities[0], self.metadata.classes, nearest)
         # Of a photo unlike all known ones the answer means little, and so does what would change it.
         sentences = explanation.sentences[-1:] if prediction.unknown else explanation.sentences
         return overlays.side_by_side(pixels, explanation.part.shown), sentences

@@ -265,13 +265,15 @@ def test_the_part_that_carries_the_answer_is_found() -> None:
 
 
 def test_an_answer_that_no_part_carries_is_said_to_have_none() -> None:
-    pixels = noise()
+    pixels, counts = noise(), []
 
     def constant(photos: Any) -> np.ndarray:
-        return np.array([[0.8, 0.2]] * len(list(photos)))
+        counts.append(len(list(photos)))
+        return np.array([[0.8, 0.2]] * counts[-1])
 
-    explanation = cues.explain(constant, pixels, ["Ruby", "Spinel"], ["Ruby", "Spinel", "Ruby"])
+    explanation = cues.explain(constant, pixels, np.array([0.8, 0.2]), ["Ruby", "Spinel"], ["Ruby", "Spinel", "Ruby"])
     assert not explanation.part.carries and not explanation.part.shown.any()
+    assert counts[:2] == [occlusion.HALVES, 1] and occlusion.RANDOM_PARTS not in counts
     assert explanation.sentences == [
         "No single part carries Ruby: without the part that matters most, Ruby stays at 80 %.",
         "Its colours do not decide: all in grey, Ruby stays at 80 %.",
@@ -296,11 +298,12 @@ def test_the_colour_that_decides_is_named() -> None:
         red = np.array([float((photo[..., 0] > photo[..., 1].astype(int) + 100).mean()) for photo in photos])
         return np.stack([np.minimum(0.1 + 10 * red, 0.9), 1 - np.minimum(0.1 + 10 * red, 0.9)], axis=1)
 
-    sentences = cues.explain(redness, pixels, ["Ruby", "Spinel"]).sentences
+    def sentences_of(pixels: np.ndarray) -> list[cues.Sentence]:
+        return cues.explain(redness, pixels, redness([pixels])[0], ["Ruby", "Spinel"]).sentences
+
+    sentences = sentences_of(pixels)
     assert sentences[1] == "Its red decides: in grey instead of red, the model would answer Spinel."
-    assert cues.explain(redness, np.full_like(pixels, 255), ["Ruby", "Spinel"]).sentences[1] == (
-        "The photo has hardly any colour."
-    )
+    assert sentences_of(np.full_like(pixels, 255))[1] == "The photo has hardly any colour."
 
 
 @pytest.mark.parametrize(

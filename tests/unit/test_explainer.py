@@ -255,7 +255,7 @@ def test_ablation_exposes_a_model_that_uses_colour_only(settings: Settings) -> N
         return np.stack([1 - green, green], axis=-1)
 
     params = settings({"explain.hue_shifts": [120], "explain.patches": [2]}).explain
-    table = ablation.measure(by_colour, photos, actual, ablation.perturbations(params, seed=0))
+    table = ablation.measure(by_colour, photos, by_colour(photos), actual, ablation.perturbations(params, seed=0))
     rows = table.set_index("perturbation")
     accuracy = rows["accuracy"].to_dict()
     assert accuracy["unchanged"] == accuracy["2 x 2 patches shuffled"] == 1
