@@ -139,7 +139,8 @@ def predict_fine_tuned(
         [clean / name for name in photos.files[test]], photos.labels[test],
         classes=len(photos.classes), image_size=settings.base.image_size, batch_size=8,
     )  # fmt: skip
-    return result.model.predict(data, verbose=0)
+    probs, _ = result.model.predict(data, verbose=0)
+    return probs
 
 
 def clean_photos(photos: Path, out: Path, scratch: Path, settings: Params) -> None:
