@@ -10,7 +10,7 @@ standard error over the folds of one seed. The log loss is in nats, the calibrat
 
 Expected on 2,778 cleaned photos of 87 gems: "default" has top-1 0.83 to 0.84, top-5 0.98 and calibration error 0.01.
 Two cores take 6 minutes for the features, and up to a minute per fold for each row. The rows in SLOW run only if
---only names them: "fine-tuned" takes four minutes per fold; try it with --folds 0.
+--only names them: "fine-tuned" takes ten minutes per fold, "distilled" four; try it with --folds 0.
 
 --backbones measures what embed.backbone may name: --backbones dinov2_small@224 efficientnet_lite0@224+resnet50. Weights
 that are not installed are fetched.
@@ -46,9 +46,13 @@ SCORES = ("accuracy", f"top_{TOP}_accuracy", "log_loss", "calibration_error")
 LITE2 = {"embed": {"backbone": ("efficientnet_lite2",)}, "base": {"image_size": 260}}
 BOTH = {"embed": {"backbone": ("efficientnet_lite0@224", "efficientnet_lite2")}, "base": {"image_size": 260}}
 FINE_TUNED: dict[str, Any] = {
+    "fusion": {"fine_tune_epochs": 16, "distillation": 0.0, "learning_rate": 0.0007, "unfreeze": "blocks.5"},
+    "train": {"batch_size": 32, "mixup": 0.4},
+    "augment": {"rotation": 180.0, "shift": 0.1, "shear": 0.1, "vertical_flip": True},
+}
+DISTILLED = FINE_TUNED | {
     "fusion": {"fine_tune_epochs": 5, "distillation": 0.5, "learning_rate": 0.001, "unfreeze": "blocks.5"},
     "train": {"batch_size": 32, "mixup": 0.2},
-    "augment": {"rotation": 180.0, "shift": 0.1, "shear": 0.1, "vertical_flip": True},
 }
 ABLATIONS: dict[str, dict[str, Any]] = {
     "default": {},
@@ -67,7 +71,7 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "Lite2 at 260 pixels": LITE2,
     "Lite0 at 224 pixels with Lite2 at 260": BOTH,
 }
-SLOW = {"fine-tuned": FINE_TUNED, "Lite2 at 260 pixels, fine-tuned": LITE2 | FINE_TUNED}
+SLOW = {"fine-tuned": FINE_TUNED, "distilled": DISTILLED, "Lite2 at 260 pixels, fine-tuned": LITE2 | FINE_TUNED}
 
 
 def with_changes(settings: Params, changes: dict[str, Any]) -> Params:
