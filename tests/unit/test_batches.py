@@ -48,6 +48,25 @@ def contents(data: TrainingData) -> list[bytes]:
     return found
 
 
+@pytest.mark.parametrize("in_memory", [False, True])
+def test_each_photo_is_fitted_to_its_given_probabilities(
+    split: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch, in_memory: bool
+) -> None:
+    if not in_memory:
+        monkeypatch.setattr(batches, "MAX_CACHED_BYTES", 0)
+    values = settings({"base.image_size": 32, "train.batch_size": 4})
+    given = np.random.default_rng(1).dirichlet((1, 1), 14)
+    data = batches.load_training_data(
+        values.train, values.augment, base=values.base, split=split, augmentation_source="none", targets=given,
+        scratch=split / "scratch",
+    )  # fmt: skip
+    photos = [photo.tobytes() for pixels, _ in data.train_plain for photo in pixels.numpy()]
+    expected = dict(zip(photos, given.astype(np.float32).tolist(), strict=True))
+    found = [pair for pixels, y in data.train for pair in zip(pixels.numpy(), y.numpy().tolist(), strict=True)]
+    assert {photo.tobytes(): probs for photo, probs in found} == expected
+    assert len(found) == len(expected) == 14
+
+
 @pytest.mark.parametrize("disk_is_full", [False, True])
 def test_more_photos_than_fit_into_memory_give_the_same_batches(
     split: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],

@@ -12,7 +12,7 @@ from PIL import Image
 from scipy.special import softmax
 from sklearn.metrics import log_loss
 
-from gemmodel.core.errors import ParameterError
+from gemmodel.core.errors import DataError, ParameterError
 from gemmodel.core.params import Params, load
 from gemmodel.embed import feature_set
 from gemmodel.models import saving
@@ -26,6 +26,7 @@ SMALL = {
     "embed.views": ["photo"],
     "model.fusion.penalties": 0.1,
     "model.fusion.fine_tune_epochs": 10,
+    "model.fusion.distillation": 0.5,
     "model.fusion.ensemble_size": 2,
     "model.fusion.learning_rate": 0.003,
     "model.fusion.unfreeze": "blocks.15",
@@ -145,6 +146,12 @@ def test_the_scale_of_an_ensemble_minimises_the_log_loss_of_held_out_photos() ->
 
     guesses = softmax(rng.normal(size=(300, 3)), axis=1)
     assert fine_tuning.ensemble_weights(p, guesses, weight=0.4, labels=labels) is None
+
+
+def test_features_of_other_photos_are_refused(settings: Settings, fine_tune: Any, split: Path) -> None:
+    (split / "val" / CLASSES[0] / "3.png").unlink()
+    with pytest.raises(DataError, match=r"its photos are not those of .*; `dvc repro embed` makes it again"):
+        fine_tune(settings(SMALL))
 
 
 def test_reserved_validation_photos_are_not_used(settings: Settings, fine_tune: Any) -> None:
