@@ -140,6 +140,9 @@ def check_dvc() -> Iterator[Finding]:
     if dvc_files.is_damaged(dvc_files.RWLOCK):
         mend = f"gemmodel check; or rm {dvc_files.RWLOCK}"
         yield Finding(False, f"{dvc_files.RWLOCK} is empty or damaged, as after a full disk", mend)
+    if dvc_files.is_damaged(dvc_files.PARAMS):
+        mend = "gemmodel check; or git checkout HEAD params.yaml"
+        yield Finding(False, "params.yaml is empty or cut off: `dvc exp run` was killed", mend)
     if locks := dvc_files.abandoned_git_locks():
         names = " ".join(map(str, locks))
         yield Finding(False, "git is locked: a command was killed", f"gemmodel check; or rm {names}")

@@ -1,4 +1,4 @@
-"""DVC's own files and git's locks: what a killed command or a full disk leaves, and what of the cache is damaged."""
+"""What a killed command or a full disk leaves of DVC's files, params.yaml and git's locks, and damage to the cache."""
 
 import hashlib
 import json
@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import fields
 from pathlib import Path
 
 import psutil
@@ -15,15 +16,18 @@ import psutil
 from gemmodel.core import params
 from gemmodel.core.errors import ParameterError
 
-LOCK, RWLOCK = Path("dvc.lock"), Path(".dvc/tmp/rwlock")
+LOCK, RWLOCK, PARAMS = Path("dvc.lock"), Path(".dvc/tmp/rwlock"), Path("params.yaml")
 OBJECT = re.compile(r"[0-9a-f]{30}(\.dir)?")  # the name of a file in the cache
 WRITING_S = 1.0  # DVC empties its files before it writes them
 
 
 def is_damaged(file: Path) -> bool:
-    """Returns whether dvc.lock or DVC's rwlock is there, but empty or cut off."""
+    """Returns whether dvc.lock, DVC's rwlock or params.yaml is there, but empty or cut off."""
     if not file.is_file():
         return False
+    if file.name == PARAMS.name:  # an editor may leave it without the last line's end, but with its last section
+        content, last = file.read_bytes(), fields(params.Params)[-1].name
+        return not content.endswith(b"\n") and f"\n{last}:".encode() not in content
     try:
         if file.name != LOCK.name:
             json.loads(file.read_text(encoding="utf-8"))
@@ -39,8 +43,9 @@ def mend() -> Iterator[str]:
     """Mends what a killed command left in the working directory, and yields what was done, as sentences.
 
     dvc.lock comes from the last commit. What ran since then is in DVC's cache of runs, where `dvc repro` finds it.
+    params.yaml, into which `dvc exp run -S` writes its values, comes from there too.
     """
-    if not Path(".dvc").is_dir() or not (any(map(is_damaged, (LOCK, RWLOCK))) or abandoned_git_locks()):
+    if not Path(".dvc").is_dir() or not (any(map(is_damaged, (LOCK, RWLOCK, PARAMS))) or abandoned_git_locks()):
         return
     time.sleep(WRITING_S)
     for lock in abandoned_git_locks():
@@ -51,11 +56,23 @@ def mend() -> Iterator[str]:
         yield f"{RWLOCK} was empty or cut off, as after a full disk: removed"
     if is_damaged(LOCK):
         LOCK.unlink()
-        subprocess.run(["git", "checkout", "--quiet", "HEAD", "--", str(LOCK)], stderr=subprocess.DEVNULL)
+        _check_out(LOCK)
         if is_damaged(LOCK):
             LOCK.unlink()
         done = "taken from the last commit" if LOCK.is_file() else "removed"
         yield f"{LOCK} was cut off, as by a killed run: {done}; `dvc repro` takes what ran since from its cache"
+    if is_damaged(PARAMS):
+        _check_out(PARAMS)
+        if not is_damaged(PARAMS):
+            yield (
+                f"{PARAMS} was cut off, as by a killed `dvc exp run`: taken from the last commit; `git stash list` "
+                "shows whether DVC kept changes that were not committed"
+            )
+
+
+def _check_out(file: Path) -> None:
+    """Takes a file from the last commit, if it is there."""
+    subprocess.run(["git", "checkout", "--quiet", "HEAD", "--", str(file)], stderr=subprocess.DEVNULL)
 
 
 def abandoned_git_locks() -> list[Path]:

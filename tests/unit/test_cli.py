@@ -251,6 +251,34 @@ def test_check_mends_what_a_killed_run_left_of_dvcs_files(
     assert not lock.exists()
 
 
+def test_check_mends_parameters_that_a_killed_experiment_cut_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(dvc_files, "WRITING_S", 0)
+    (tmp_path / ".dvc").mkdir()
+    content = (ROOT / "params.yaml").read_bytes()
+    path = tmp_path / "params.yaml"
+    path.write_bytes(b"")
+    with patch.object(sys, "argv", ["gemmodel", "check"]), pytest.raises(SystemExit, match=r"params\.yaml"):
+        cli.main()  # no commit has it
+    path.write_bytes(content)
+    identity = ["-c", "user.name=Test", "-c", "user.email=test@gemmodel.example"]
+    for command in (["init", "-q"], ["add", "params.yaml"], [*identity, "commit", "-qm", "parameters"]):
+        subprocess.run(["git", *command], check=True)
+    for cut in (0, 8192):  # DVC empties the file, and writes it in pieces
+        path.write_bytes(content[:cut])
+        [finding] = [finding for finding in doctor.check_dvc() if "params.yaml" in finding.text]
+        assert "gemmodel check" in finding.remedy
+        [sentence] = dvc_files.mend()
+        assert sentence.startswith("params.yaml was cut off") and "`git stash list`" in sentence
+        assert path.read_bytes() == content
+    for mistake in (content[:-1], content.replace(b"seed: 1337", b"seed: [", 1).rstrip(), b"base:\n  seed: 1\n"):
+        path.write_bytes(mistake)  # of its user
+        assert list(dvc_files.mend()) == [] and path.read_bytes() == mistake
+    assert "cut off" not in capsys.readouterr().err
+
+
 def test_check_removes_the_locks_of_a_killed_git_but_not_of_a_living_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
