@@ -18,7 +18,7 @@ import tempfile
 import threading
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,8 +37,8 @@ if program[:1] not in (["-m"], ["-c"]):
 with socket.socket(socket.AF_UNIX) as server:
     server.connect({address!r})
     socket.send_fds(server, [b" "], [0, 1, 2])
-    server.sendall(json.dumps([program, os.getcwd(), dict(os.environ)]).encode() + b"\\n")
-    status = int(server.makefile().readline())
+    server.sendall(json.dumps([program, os.getcwd(), dict(os.environ), 0]).encode() + b"\\n")
+    status, _ = json.loads(server.makefile().readline())
 if status < 0:
     os.kill(os.getpid(), -status)
 sys.exit(status)
@@ -60,13 +60,13 @@ class Forks:
     """A process whose forks run programs.
 
     Args:
-        process: of this module.
+        address: of its socket.
         output: a folder for what the programs print.
         commands: a folder with a `python` and a `dvc` that run in forks, too.
     """
 
-    def __init__(self, process: "subprocess.Popen[str]", output: Path, commands: Path) -> None:
-        self._process, self._output, self.commands = process, output, commands
+    def __init__(self, address: str, output: Path, commands: Path) -> None:
+        self._address, self._output, self.commands = address, output, commands
 
     def run(
         self, *programs: Sequence[str], cwd: Path, environment: Mapping[str, str], seconds: float = 0
@@ -80,10 +80,17 @@ class Forks:
             seconds: of a core; unless 0, those after which a program and the processes that it has started are killed.
         """
         logs = [(self._output / f"{i}.stdout", self._output / f"{i}.stderr") for i in range(len(programs))]
-        jobs = [[list(program), *map(str, paths)] for program, paths in zip(programs, logs, strict=True)]
-        assert self._process.stdin and self._process.stdout
-        print(json.dumps([jobs, str(cwd), seconds, dict(environment)]), file=self._process.stdin, flush=True)
-        answers = json.loads(self._process.stdout.readline())
+        with ExitStack() as stack:
+            asked = []
+            for program, paths in zip(programs, logs, strict=True):
+                opened = [stack.enter_context(open(os.devnull))]
+                opened += [stack.enter_context(path.open("w")) for path in paths]
+                server = stack.enter_context(socket.socket(socket.AF_UNIX))
+                server.connect(self._address)
+                socket.send_fds(server, [b" "], [file.fileno() for file in opened])
+                server.sendall(json.dumps([list(program), str(cwd), dict(environment), seconds]).encode() + b"\n")
+                asked.append(server)
+            answers = [json.loads(server.makefile().readline()) for server in asked]
         texts = [[path.read_text(encoding="utf-8") for path in paths] for paths in logs]
         return [Ended(*text, *answer) for text, answer in zip(texts, answers, strict=True)]
 
@@ -101,10 +108,10 @@ def forks(environment: Mapping[str, str]) -> Iterator[Forks]:
         listening.bind(address)
         listening.listen()
         with subprocess.Popen(
-            [sys.executable, __file__, str(listening.fileno())], env=environment, text=True,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=[listening.fileno()],
+            [sys.executable, __file__, str(listening.fileno())], env=environment, stdin=subprocess.PIPE,
+            pass_fds=[listening.fileno()],
         ) as process:  # fmt: skip
-            yield Forks(process, Path(output), commands)
+            yield Forks(address, Path(output), commands)
             assert process.stdin
             process.stdin.close()
 
@@ -121,7 +128,7 @@ def _call(option: str, program: str, *arguments: str) -> None:
         exec(compile(program, "<string>", "exec"), {"__name__": "__main__"})
 
 
-def _serve(program: list[str], files: Sequence[int], cwd: str, seconds: float, variables: dict[str, str]) -> None:
+def _serve(files: Sequence[int], program: list[str], cwd: str, variables: dict[str, str], seconds: float) -> None:
     os.setsid()
     for target, file in enumerate(files):
         os.dup2(file, target)
@@ -153,30 +160,19 @@ def _exit() -> None:
     os._exit(STATUS[-1])
 
 
-def _listen(listening: socket.socket) -> None:
-    """Run the programs of `COMMAND`."""
-    while True:
-        connection, _ = listening.accept()
-        if not os.fork():
-            _answer(connection)
-        connection.close()
-        with suppress(ChildProcessError):
-            while os.waitpid(-1, os.WNOHANG)[0]:  # what has ended
-                pass
-
-
 def _answer(connection: socket.socket) -> None:
-    """Run the program of a command, until it ends or the command is killed."""
+    """Run a program, until it ends or who asked for it is killed, and say how it ended."""
     _, files, *_ = socket.recv_fds(connection, 1, 3)
-    program, cwd, variables = json.loads(connection.makefile().readline())
+    asked = json.loads(connection.makefile().readline())
     if not (pid := os.fork()):
-        _serve(program, files, cwd, 0, variables)
+        _serve(files, *asked)
         sys.exit()
     threading.Thread(target=lambda: connection.recv(1) or _kill(pid), daemon=True).start()
-    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    _, status, used = os.wait4(pid, 0)
     _kill(pid)
+    answer = [os.waitstatus_to_exitcode(status), used.ru_utime + used.ru_stime]
     with suppress(BrokenPipeError):
-        connection.sendall(b"%d\n" % status)
+        connection.sendall(json.dumps(answer).encode() + b"\n")
     os._exit(0)
 
 
@@ -189,7 +185,8 @@ def _kill(pid: int) -> None:
 def main() -> None:
     """Serve until the input ends."""
     listening = socket.socket(fileno=int(sys.argv[1]))
-    select.select([sys.stdin, listening], [], [])  # it imports nothing until somebody asks
+    if sys.stdin in select.select([sys.stdin, listening], [], [])[0]:
+        return  # nobody has asked, so it imports nothing
     atexit.register(_exit)  # first, so that it is called last
     gc.disable()
     before = set(os.environ)
@@ -198,23 +195,14 @@ def main() -> None:
     IMPORTED.update({name: os.environ[name] for name in set(os.environ) - before})
     gc.freeze()  # so that forks share it
     gc.enable()
-    if not (listener := os.fork()):
-        _listen(listening)
-    for line in sys.stdin:
-        jobs, *rest = json.loads(line)
-        answers: dict[int, list[float]] = {}
-        for program, *logs in jobs:
-            if not (pid := os.fork()):
-                outputs = [os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC) for path in logs]
-                _serve(program, [os.open(os.devnull, os.O_RDONLY), *outputs], *rest)
-                sys.exit()
-            answers[pid] = []
-        while not all(answers.values()):
-            pid, status, used = os.wait3(0)
-            _kill(pid)
-            answers[pid] = [os.waitstatus_to_exitcode(status), used.ru_utime + used.ru_stime]
-        print(json.dumps(list(answers.values())), flush=True)
-    os.kill(listener, signal.SIGKILL)
+    while sys.stdin not in select.select([sys.stdin, listening], [], [])[0]:
+        connection, _ = listening.accept()
+        if not os.fork():
+            _answer(connection)
+        connection.close()
+        with suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:  # what has ended
+                pass
 
 
 if __name__ == "__main__":
