@@ -137,9 +137,10 @@ def check_dvc() -> Iterator[Finding]:
         yield Finding(False, "dvc.lock is empty, cut off or not DVC's: a run was killed", mend)
     else:
         yield Finding(True, "dvc.lock")
-    if dvc_files.is_damaged(dvc_files.RWLOCK):
-        mend = f"gemmodel check; or rm {dvc_files.RWLOCK}"
-        yield Finding(False, f"{dvc_files.RWLOCK} is empty or damaged, as after a full disk", mend)
+    for lock in filter(dvc_files.is_damaged, dvc_files.RWLOCKS):
+        yield Finding(False, f"{lock} is empty or damaged, as after a full disk", f"gemmodel check; or rm {lock}")
+    if dvc_files.killed_experiment():
+        yield Finding(False, "`dvc exp run` was killed while params.yaml had its values", "gemmodel check")
     if dvc_files.is_damaged(dvc_files.PARAMS):
         mend = "gemmodel check; or git checkout HEAD params.yaml"
         yield Finding(False, "params.yaml is empty or cut off: `dvc exp run` was killed", mend)

@@ -13,16 +13,19 @@ from pathlib import Path
 
 import psutil
 
+from gemmodel.commands import killed_experiments
+from gemmodel.commands.killed_experiments import KilledExperiment
 from gemmodel.core import params
 from gemmodel.core.errors import ParameterError
 
-LOCK, RWLOCK, PARAMS = Path("dvc.lock"), Path(".dvc/tmp/rwlock"), Path("params.yaml")
+LOCK, PARAMS = Path("dvc.lock"), Path("params.yaml")
+RWLOCKS = Path(".dvc/tmp/rwlock"), killed_experiments.WORKSPACE_LOCK
 OBJECT = re.compile(r"[0-9a-f]{30}(\.dir)?")  # the name of a file in the cache
 WRITING_S = 1.0  # DVC empties its files before it writes them
 
 
 def is_damaged(file: Path) -> bool:
-    """Returns whether dvc.lock, DVC's rwlock or params.yaml is there, but empty or cut off."""
+    """Returns whether dvc.lock, an rwlock of DVC or params.yaml is there, but empty or cut off."""
     if not file.is_file():
         return False
     if file.name == PARAMS.name:  # an editor may leave it without the last line's end, but with its last section
@@ -45,15 +48,19 @@ def mend() -> Iterator[str]:
     dvc.lock comes from the last commit. What ran since then is in DVC's cache of runs, where `dvc repro` finds it.
     params.yaml, into which `dvc exp run -S` writes its values, comes from there too.
     """
-    if not Path(".dvc").is_dir() or not (any(map(is_damaged, (LOCK, RWLOCK, PARAMS))) or abandoned_git_locks()):
+    if not Path(".dvc").is_dir() or not (
+        any(map(is_damaged, (LOCK, *RWLOCKS, PARAMS))) or abandoned_git_locks() or killed_experiment()
+    ):
         return
     time.sleep(WRITING_S)
     for lock in abandoned_git_locks():
         lock.unlink()
         yield f"{lock} was left by a killed command, so that git and DVC refused: removed"
-    if is_damaged(RWLOCK):
-        RWLOCK.unlink()
-        yield f"{RWLOCK} was empty or cut off, as after a full disk: removed"
+    for lock in filter(is_damaged, RWLOCKS):
+        lock.unlink()
+        yield f"{lock} was empty or cut off, as after a full disk: removed"
+    if killed := killed_experiment():
+        yield from killed_experiments.restore(killed)
     if is_damaged(LOCK):
         LOCK.unlink()
         _check_out(LOCK)
@@ -84,15 +91,25 @@ def abandoned_git_locks() -> list[Path]:
         command = ["git", "rev-parse", "--show-toplevel", "--absolute-git-dir"]
         project, folder = subprocess.run(command, capture_output=True, text=True).stdout.splitlines() or ("", "")
         locks = sorted([*Path(folder).glob("*.lock"), *Path(folder, "refs").rglob("*.lock")]) if folder else []
-        at_work = (
-            process for process, place in _working_directories() if place.is_relative_to(Path(project).resolve())
-        )
-        if locks and not any(map(_locks_git, at_work)):
+        if locks and not _at_work(Path(project)):
             return [Path(os.path.relpath(lock)) for lock in locks]
     return []
 
 
-def _locks_git(process: psutil.Process) -> bool:
+def killed_experiment() -> KilledExperiment | None:
+    """Returns the `dvc exp run` that was killed here, unless a process of git or DVC is at work in the project."""
+    killed = killed_experiments.find()
+    return killed if killed and not _at_work(Path.cwd()) else None
+
+
+def _at_work(project: Path) -> bool:
+    """Returns whether a process of git or DVC has its working directory in the project."""
+    return any(
+        place.is_relative_to(project.resolve()) and _is_git_or_dvc(process) for process, place in _working_directories()
+    )
+
+
+def _is_git_or_dvc(process: psutil.Process) -> bool:
     with suppress(psutil.Error):
         program = [Path(argument).stem for argument in process.cmdline()[:3]]  # such as python -m dvc
         return process.pid != os.getpid() and not {"git", "dvc"}.isdisjoint(program)
