@@ -5,7 +5,9 @@ INSTALLED := .venv/installed
 INSTALLED_DEV := .venv/installed-dev
 
 COMPILE := uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-header -q
-PIP_INSTALL := pip install --quiet --disable-pip-version-check
+PIP_INSTALL := pip install --quiet --disable-pip-version-check --no-compile
+# With byte code TensorFlow starts twice as fast. pip would compile on one core. Some packages have files that cannot be.
+BYTE_COMPILE := python -m compileall -qq -j 0 .venv || true
 # pip adds INSTALLER to a package's RECORD at the end. A package that a kill left without it would count as installed.
 REMOVE_UNFINISHED := find .venv \( -path '*/site-packages/~*' -o -name '*.dist-info' ! -exec grep -qs INSTALLER {}/RECORD \; \) -prune -exec rm -r {} +
 
@@ -59,16 +61,17 @@ clean: ## remove the outputs of the pipeline, but no photos, caches, runs or env
 	rm -rf data models logs dvc_plots
 	find reports -mindepth 1 ! -name metrics.json ! -name training.json -delete  # these two are in git
 
-# pip compiles byte code even under PYTHONDONTWRITEBYTECODE: with it TensorFlow starts twice as fast.
 $(INSTALLED): requirements.lock
 	@$(PYTHON) -c 'import sys; (3, 11) <= sys.version_info < (3, 14) or sys.exit("make: Python 3.11 to 3.13 is needed and $(PYTHON) is %d.%d; name another: make PYTHON=python3.12" % sys.version_info[:2])'
 	@mkdir -p .venv && $(REMOVE_UNFINISHED)
 	$(PYTHON) -m venv .venv
 	$(PIP_INSTALL) --require-hashes -r requirements.lock
 	$(PIP_INSTALL) --no-deps --no-build-isolation -e .
+	$(BYTE_COMPILE)
 	@touch $(INSTALLED)
 
 $(INSTALLED_DEV): requirements-dev.lock $(INSTALLED)
 	@$(REMOVE_UNFINISHED)
 	$(PIP_INSTALL) --require-hashes -r requirements-dev.lock
+	$(BYTE_COMPILE)
 	@touch $(INSTALLED_DEV)

@@ -60,13 +60,12 @@ class Forks:
     """A process whose forks run programs.
 
     Args:
-        address: of its socket.
-        output: a folder for what the programs print.
-        commands: a folder with a `python` and a `dvc` that run in forks, too.
+        folder: of its socket, and of the folder `commands` with a `python` and a `dvc` that run in forks, too.
+        output: a folder for what the programs of `run` print.
     """
 
-    def __init__(self, address: str, output: Path, commands: Path) -> None:
-        self._address, self._output, self.commands = address, output, commands
+    def __init__(self, folder: Path, output: Path) -> None:
+        self._address, self._output, self.commands = str(folder / "socket"), output, folder / "commands"
 
     def run(
         self, *programs: Sequence[str], cwd: Path, environment: Mapping[str, str], seconds: float = 0
@@ -111,7 +110,7 @@ def forks(environment: Mapping[str, str]) -> Iterator[Forks]:
             [sys.executable, __file__, str(listening.fileno())], env=environment, stdin=subprocess.PIPE,
             pass_fds=[listening.fileno()],
         ) as process:  # fmt: skip
-            yield Forks(address, Path(output), commands)
+            yield Forks(Path(output), Path(output))
             assert process.stdin
             process.stdin.close()
 

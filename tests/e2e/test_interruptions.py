@@ -23,9 +23,8 @@ import yaml
 from repository import ROOT, change, copy_project, digests, environment, names, runner, shrink
 
 from gemmodel.commands import dvc_files
-from tests.forks import STAGES, Ended, Forks, forks
+from tests.forks import STAGES, Ended, Forks
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no os.fork here")
 KILLED = [stage for stage in STAGES if stage not in ("explain", "explore")]  # which keep nothing but one folder
 EXPERIMENT = re.compile(r"refs/exps/[0-9a-f]{2}/")
 SPACE = {"model.fusion.clip": [4.0, 5.0]}  # for `gemmodel tune`
@@ -112,22 +111,22 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def project(place: Path) -> Iterator[Project]:
+def project(place: Path, forked_python: str, tmp_path_factory: pytest.TempPathFactory) -> Project:
     folder = place / "project"
     copy_project(folder)
     shrink(folder)
     run = runner(folder)
     run("git", "init", "-q", "-b", "main")
-    with forks(environment() | {"PYTHONPATH": str(ROOT)}) as started:
-        made = Project(folder, place / "tmp", started)
-        commit = "dvc commit --force --quiet"
-        made.succeed(*STAGES, "gemmodel check", commit, "report", commit)  # again: the model card has DVC's hashes
-        run("git", "add", "-A")
-        run("git", "add", "--force", "backbones")  # so that copies for experiments have it
-        run("git", "commit", "-qm", "small sample")
-        made.outputs, made.files = digests(folder), names(folder, grows=GROWS)
-        made.lock = yaml.safe_load((folder / "dvc.lock").read_text(encoding="utf-8"))
-        yield made
+    started = Forks(Path(forked_python).parents[1], tmp_path_factory.mktemp("printed"))
+    made = Project(folder, place / "tmp", started)
+    commit = "dvc commit --force --quiet"
+    made.succeed(*STAGES, "gemmodel check", commit, "report", commit)  # again: the model card has DVC's hashes
+    run("git", "add", "-A")
+    run("git", "add", "--force", "backbones")  # so that copies for experiments have it
+    run("git", "commit", "-qm", "small sample")
+    made.outputs, made.files = digests(folder), names(folder, grows=GROWS)
+    made.lock = yaml.safe_load((folder / "dvc.lock").read_text(encoding="utf-8"))
+    return made
 
 
 @pytest.mark.parametrize("stage", KILLED)

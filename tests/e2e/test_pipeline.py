@@ -30,7 +30,7 @@ def mlflow_runs(folder: Path) -> list[Any]:
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def built(tmp_path_factory: pytest.TempPathFactory, forked_commands: None) -> Path:
     """A repository with this working tree's files and small settings, after one `dvc repro`."""
     folder = tmp_path_factory.mktemp("e2e") / "project"
     assert stages_run(build(folder)) == STAGES
@@ -38,7 +38,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def project(built: Path, forked_commands: None) -> Iterator[Path]:
+def project(built: Path) -> Iterator[Path]:
     """The built repository; the changes of a test are undone after it."""
     run = runner(built)
     commit = run("git", "rev-parse", "HEAD").strip()

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import made_once, stage_options
+from tests.tiny_backbone import LAST_LAYER
 from tests.tiny_backbone import NAME as TINY_BACKBONE
 
 SIDE, CLASSES = 32, ["Agate", "Ruby", "Topaz"]  # of `tiny_model`
@@ -31,6 +32,10 @@ TINY = {
     "model.cnn.filters": [4, 8],
     "model.cnn.pooling": ["max", "average"],
     "model.cnn.dense": 16,
+    "model.residual.filters": [4, 8],
+    "model.residual.dense": 8,
+    "model.transfer.backbone": TINY_BACKBONE,
+    "model.transfer.unfreeze": LAST_LAYER,
     "train.batch_size": 16,
 }
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import mlflow
 import pytest
 
 from tests.conftest import stage_options
+from tests.tiny_backbone import NAME as TINY_BACKBONE
 
 NUMBERS = ["1", "2", "10", "01", "1e3", "NA", "null", "True"]
 SIGNS = ["Opal $1$", "from $10_$20", "<b>", "a,b", 'O\'Neil "x"', "-x", "_x", "100% A", "actual", "drop", "P(1)"]
@@ -24,12 +26,13 @@ SMALL = {
     "crawl.folder": "gems",
     "clean.hash_distance": 2,
     "clean.min_side": 32,
-    "base.image_size": 32,
+    "base.image_size": 64,
     "split.train": 0.5,
     "split.val": 0.17,
     "split.test": 0.33,
     "split.folds": 3,
     "augment.images_per_class": 1,
+    "embed.backbone": TINY_BACKBONE,
     "embed.views": ["photo"],
     "embed.covariance_channels": 0,
     "embed.histogram_bins": 2,
@@ -49,13 +52,16 @@ SMALL = {
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory, forked: Any, write_params: Any, draw: Any) -> Path:
+def root(
+    tmp_path_factory: pytest.TempPathFactory, forked: Any, write_params: Any, draw: Any, tiny_backbone: Path
+) -> Path:
     """The folder of a project after all stages."""
     root = tmp_path_factory.mktemp("project")
     for i, name in enumerate(NUMBERS + SIGNS + SCRIPTS):
         (root / "gems" / name).mkdir(parents=True)
         for photo in range(6):
             draw(100 * i + photo, size=(64, 64)).save(root / "gems" / name / f"{photo}.png")
+    shutil.copytree(tiny_backbone, root / "backbones")
     (root / "photos").mkdir()
     for name in ("corrections.csv", "test_list.txt"):
         (root / "photos" / name).touch()
