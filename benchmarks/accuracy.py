@@ -10,7 +10,7 @@ standard error over the folds of one seed. The log loss is in nats, the calibrat
 
 Expected on 2,778 cleaned photos of 87 gems: "default" has top-1 0.83 to 0.84, top-5 0.98 and calibration error 0.01.
 Two cores take 6 minutes for the features, and up to a minute per fold for each row. The rows in SLOW run only if
---only names them: "fine-tuned" takes ten minutes per fold, "distilled" four; try it with --folds 0.
+--only names them: "distilled" takes four minutes per fold, the others ten; try it with --folds 0.
 
 --backbones measures what embed.backbone may name: --backbones dinov2_small@224 efficientnet_lite0@224+resnet50. Weights
 that are not installed are fetched.
@@ -71,7 +71,11 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "Lite2 at 260 pixels": LITE2,
     "Lite0 at 224 pixels with Lite2 at 260": BOTH,
 }
-SLOW = {"fine-tuned": FINE_TUNED, "distilled": DISTILLED, "Lite2 at 260 pixels, fine-tuned": LITE2 | FINE_TUNED}
+BOTH_WAYS = FINE_TUNED | {"fusion": FINE_TUNED["fusion"] | {"distillation": 0.5}}
+SLOW = {
+    "fine-tuned": FINE_TUNED, "distilled": DISTILLED, "fine-tuned and distilled": BOTH_WAYS,
+    "Lite2 at 260 pixels, fine-tuned": LITE2 | FINE_TUNED,
+}  # fmt: skip
 
 
 def with_changes(settings: Params, changes: dict[str, Any]) -> Params:

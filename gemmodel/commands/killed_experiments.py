@@ -67,7 +67,7 @@ def restore(killed: KilledExperiment) -> Iterator[str]:
     What an experiment in preparation has written, its values in params.yaml, goes into git's stash.
     """
     changed = bool(_git("status", "--porcelain", "--untracked-files=no"))
-    kept = ""
+    done, kept = [f"HEAD is at {killed.head} again"] * bool(killed.head), ""
     if not killed.running and changed:
         if killed.stash and _succeeds("diff", "--quiet", killed.stash):
             _git("reset", "--quiet", "--hard")  # the same changes as in the stash
@@ -80,6 +80,9 @@ def restore(killed: KilledExperiment) -> Iterator[str]:
         _git("symbolic-ref", "HEAD", f"refs/heads/{killed.head}")
     if killed.stash and _succeeds("stash", "apply", "--quiet", "--index", killed.stash):
         _git("stash", "drop", "--quiet", f"stash@{{{[commit for _, commit in _stashes()].index(killed.stash)}}}")
+        done.append("changes that were not committed are in their files again")
+    elif killed.stash:
+        done.append(f"changes that were not committed are in git's stash: `git stash apply {killed.stash}`")
     if killed.running:
         if not changed and not _committed(_reflog("HEAD")):  # DVC had not yet put its values there
             _git("stash", "apply", "--quiet", f"{EXEC}/EXEC_MERGE")
@@ -89,8 +92,6 @@ def restore(killed: KilledExperiment) -> Iterator[str]:
         kept = "; params.yaml has its values, and `dvc repro` goes on with them: `git diff params.yaml`"
     ARGUMENTS.unlink(missing_ok=True)
     WORKSPACE_LOCK.unlink(missing_ok=True)
-    done = [f"HEAD is at {killed.head} again"] * bool(killed.head)
-    done += ["changes that were not committed are in their files again"] * bool(killed.stash)
     yield f"a `dvc exp run` was killed: {' and '.join(done) or 'params.yaml is as it was'}{kept}"
 
 

@@ -165,14 +165,15 @@ class Search:
                 if time.monotonic() - idle_since > max_idle:  # that process is alive, or its trial would be queued
                     break
                 time.sleep(1)
-            table, best = studies.trials_table(study), studies.best_trial(study)
-            left = {trial.state for trial in study.get_trials(deepcopy=False)}
-            status = next((text for state, text in STATUSES.items() if state in left), "FINISHED")
-            summary = {}
-            if best:
-                summary = {"trial": studies.original_number(best), "value": best.value} | best.user_attrs[CHANGES]
-                summary |= {STD: best.user_attrs[STD]} if self.repeats > 1 else {}
-            mlflow_log.log_summary(parent.run_id, table, summary, status, metric=self.metric)
+            with study_lock(self.uri):  # else of two processes the slower could log the older state
+                table, best = studies.trials_table(study), studies.best_trial(study)
+                left = {trial.state for trial in study.get_trials(deepcopy=False)}
+                status = next((text for state, text in STATUSES.items() if state in left), "FINISHED")
+                summary = {}
+                if best:
+                    summary = {"trial": studies.original_number(best), "value": best.value} | best.user_attrs[CHANGES]
+                    summary |= {STD: best.user_attrs[STD]} if self.repeats > 1 else {}
+                mlflow_log.log_summary(parent.run_id, table, summary, status, metric=self.metric)
 
     def _enqueue(self, study: optuna.Study, trials: int) -> None:
         """Queues the trials that the study does not have yet."""

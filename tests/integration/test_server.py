@@ -274,7 +274,8 @@ def test_page_behind_the_documented_nginx(proxy: tuple[int, Page], tmp_path: Pat
     assert status(through(port, "127.0.0.3", sized, photo, trust=trust)) == 200
     chunked = b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in (photo[:7], photo[7:], b""))
     assert status(through(port, "127.0.0.3", f"{upload}\r\nTransfer-Encoding: chunked", chunked, trust=trust)) == 200
-    assert status(through(port, "127.0.0.3", sized.replace("gems.", "evil."), photo, trust=trust)) == 403
+    evil = sized.replace("gems.", "evil.")  # refused before its body is read: nginx must not say 502
+    assert {status(through(port, "127.0.0.3", evil, photo, trust=trust)) for _ in range(20)} == {403}
     assert status(through(port, "127.0.0.3", "GET / HTTP/1.1", trust=trust, host="rebound.example")) == 403
     assert status(through(port, "127.0.0.3", f"{upload}\r\nContent-Length: 30000000", trust=trust)) == 413
 
