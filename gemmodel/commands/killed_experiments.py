@@ -14,11 +14,19 @@ from typing import NamedTuple
 
 WORKSPACE_LOCK = Path(".dvc/tmp/exps/rwlock")  # which DVC holds while it prepares an experiment
 ARGUMENTS = Path(".dvc/tmp/repro.dat")  # which DVC adds to git's index for that time
-EXEC = "refs/exps/exec"
-ENTRY = re.compile(r"\S+@\{(\d+)\} (.*)")
+EXEC, STASH = "refs/exps/exec", "refs/stash"
+ENTRY = re.compile(r"(\w+) \S+@\{(\d+)\} (.*)")
 DETACHED = re.compile(r"checkout: moving from (\S+) to ([0-9a-f]{40})")
 COMMIT = re.compile(r"[0-9a-f]{40}")
 OURS = "dvc: ", "commit: dvc: ", "reset: moving to HEAD"  # the last one by `restore`
+
+
+class Change(NamedTuple):
+    """When a ref was changed, in Unix seconds, to which commit, and git's message."""
+
+    when: int
+    commit: str
+    message: str
 
 
 class Move(NamedTuple):
@@ -46,15 +54,14 @@ class KilledExperiment:
 
 def find() -> KilledExperiment | None:
     """Returns the experiment that was killed here, if one was. No process of DVC may be at work in the project."""
-    log, held = _reflog("HEAD"), _held_since()
-    detached = log and not _git("symbolic-ref", "--quiet", "HEAD")
-    moves = list(_moves(log)) if detached else []
-    if held:
+    log = [] if _git("symbolic-ref", "--quiet", "HEAD") else _reflog("HEAD")  # of a HEAD on no branch
+    moves = list(_moves(log))
+    if held := _held_since():
         moves = [move for move in moves[:1] if move.when >= held]
         stash = _stashed(held)
         if moves or stash or _git("ls-files", str(ARGUMENTS)):
             return KilledExperiment(False, _head(moves[0]) if moves else "", stash)
-    elif detached and (_commit(f"{EXEC}/EXEC_BASELINE") or _committed(log)):
+    elif log and (_commit(f"{EXEC}/EXEC_BASELINE") or _committed(log)):
         return KilledExperiment(True, _head(moves[0] if moves else Move(0, _commit(f"{EXEC}/EXEC_HEAD"), "")), "")
     elif moves and _git("ls-files", str(ARGUMENTS)):  # another experiment was tried since
         return KilledExperiment(False, _head(moves[-1]), _stashed(moves[-1].when - 1))
@@ -79,7 +86,9 @@ def restore(killed: KilledExperiment) -> Iterator[str]:
     elif killed.head:
         _git("symbolic-ref", "HEAD", f"refs/heads/{killed.head}")
     if killed.stash and _succeeds("stash", "apply", "--quiet", "--index", killed.stash):
-        _git("stash", "drop", "--quiet", f"stash@{{{[commit for _, commit in _stashes()].index(killed.stash)}}}")
+        _git(
+            "stash", "drop", "--quiet", f"stash@{{{[change.commit for change in _reflog(STASH)].index(killed.stash)}}}"
+        )
         done.append("changes that were not committed are in their files again")
     elif killed.stash:
         done.append(f"changes that were not committed are in git's stash: `git stash apply {killed.stash}`")
@@ -104,18 +113,18 @@ def _held_since() -> int:
     return int(WORKSPACE_LOCK.stat().st_mtime) if held else 0
 
 
-def _moves(log: list[tuple[int, str]]) -> Iterator[Move]:
+def _moves(log: list[Change]) -> Iterator[Move]:
     """Yields how HEAD was detached, newest first, while the log has changes by DVC only."""
-    for when, message in log:
+    for when, _, message in log:
         if detached := DETACHED.fullmatch(message):
             yield Move(when, detached[1], detached[2])
         if not COMMIT.fullmatch(detached[1]) if detached else not message.startswith(OURS):
             return
 
 
-def _committed(log: list[tuple[int, str]]) -> bool:
+def _committed(log: list[Change]) -> bool:
     """Returns whether the newest change of HEAD is an experiment's commit."""
-    return log[0][1].startswith("commit: dvc: ")
+    return log[0].message.startswith("commit: dvc: ")
 
 
 def _head(move: Move) -> str:
@@ -127,22 +136,14 @@ def _head(move: Move) -> str:
 
 def _stashed(since: int) -> str:
     """Returns the newest commit that DVC, or git without a message, put into the stash since then."""
-    return next((commit for when, commit in _stashes("WIP on ") if when >= since), "")
+    stashes = _reflog(STASH)
+    return next((put.commit for put in stashes if put.when >= since and put.message.startswith("WIP on ")), "")
 
 
-def _stashes(message: str = "") -> list[tuple[int, str]]:
-    commits = _git("log", "-g", "--format=%H", "refs/stash").splitlines()
-    return [
-        (when, commit)
-        for (when, said), commit in zip(_reflog("refs/stash"), commits, strict=True)
-        if said.startswith(message)
-    ]
-
-
-def _reflog(ref: str) -> list[tuple[int, str]]:
-    """Returns when a ref was changed, in Unix seconds, and git's message, newest first."""
-    lines = _git("log", "-g", "--max-count=100", "--date=unix", "--format=%gd %gs", ref).splitlines()
-    return [(int(entry[1]), entry[2]) for entry in map(ENTRY.fullmatch, lines) if entry]
+def _reflog(ref: str) -> list[Change]:
+    """Returns how a ref was changed, newest first; nothing without git."""
+    lines = _git("log", "-g", "--date=unix", "--format=%H %gd %gs", ref).splitlines()
+    return [Change(int(entry[2]), entry[1], entry[3]) for entry in map(ENTRY.fullmatch, lines) if entry]
 
 
 def _commit(ref: str) -> str:

@@ -124,3 +124,22 @@ def test_an_experiment_that_was_run_again_at_once(
     again = forked("-c", EXPERIMENT, NEVER, "--temp", cwd=Path.cwd())
     assert again.returncode == 0, again.stderr
     assert Path("params.yaml").read_text() == CHANGED and git("branch", "--show-current") == "gems"
+
+
+def test_older_changes_in_the_stash_stay_there(
+    committed: Path, forked: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(dvc_files, "WRITING_S", 0)
+    shutil.copytree(committed, tmp_path / "project", symlinks=True)
+    monkeypatch.chdir(tmp_path / "project")
+    for i in range(101):
+        Path("params.yaml").write_text(f"{PARAMS}note: {i}\n")
+        git("stash", "push", "-q")
+    before = git("stash", "list", "--format=%H")
+    Path("params.yaml").write_text(CHANGED)
+    forked("-c", EXPERIMENT, "1", "--temp", cwd=Path.cwd())
+    assert len(git("stash", "list").splitlines()) == 102
+    [sentence] = dvc_files.mend()
+    assert "are in their files again" in sentence
+    assert git("stash", "list", "--format=%H") == before and Path("params.yaml").read_text() == CHANGED
