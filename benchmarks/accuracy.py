@@ -45,6 +45,10 @@ FOLDS, TOP = 5, 5
 SCORES = ("accuracy", f"top_{TOP}_accuracy", "log_loss", "calibration_error")
 LITE2 = {"embed": {"backbone": ("efficientnet_lite2",)}, "base": {"image_size": 260}}
 BOTH = {"embed": {"backbone": ("efficientnet_lite0@224", "efficientnet_lite2")}, "base": {"image_size": 260}}
+BOTH_240: dict[str, Any] = {
+    "embed": {"backbone": ("efficientnet_lite0", "efficientnet_lite2")},
+    "base": {"image_size": 240},
+}
 FINE_TUNED: dict[str, Any] = {
     "fusion": {"fine_tune_epochs": 16, "distillation": 0.0, "learning_rate": 0.0007, "unfreeze": "blocks.5"},
     "train": {"batch_size": 32, "mixup": 0.4},
@@ -75,6 +79,7 @@ FINE_TUNED_AND_DISTILLED = FINE_TUNED | {"fusion": FINE_TUNED["fusion"] | {"dist
 SLOW = {
     "fine-tuned": FINE_TUNED, "distilled": DISTILLED, "fine-tuned and distilled": FINE_TUNED_AND_DISTILLED,
     "Lite2 at 260 pixels, fine-tuned": LITE2 | FINE_TUNED,
+    "Lite0 with Lite2 at 240 pixels, fine-tuned and distilled": BOTH_240 | FINE_TUNED_AND_DISTILLED,
 }  # fmt: skip
 
 

@@ -8,9 +8,11 @@ from pathlib import Path
 from gemmodel import devices
 from gemmodel.core import files, hashing, image_folder, params
 from gemmodel.core.dask_client import dask_client
-from gemmodel.embed import dask_shards, embedding, extractor, feature_set
+from gemmodel.embed import dask_shards, embedding, extractor, feature_set, litert
 from gemmodel.embed.backbones.backbone import input_files
 from stages import command
+
+EXPORTED = "extractor.tflite"  # beside the features that it computed
 
 
 def main(
@@ -36,10 +38,13 @@ def main(
             if not parts:
                 print(f"embed: features of {name} are those of an earlier run")
                 continue
+            model, exported = extractor.extractor(one, image_size=base.image_size), folders[name] / EXPORTED
+            if not exported.is_file():
+                with files.atomic_write(exported) as new:
+                    litert.export_model(model, new)
             embedding.embed(
-                parts, extractor.extractor(one, image_size=base.image_size), classes=classes,
-                settings=extractor.settings(base, one), resume=True,
-                on_workers=partial(dask_shards.embed_shards, client, base, one) if client else None,
+                parts, model, classes=classes, settings=extractor.settings(base, one), exported=exported, resume=True,
+                on_workers=partial(dask_shards.embed_shards, client, base, one, exported) if client else None,
             )  # fmt: skip
     with files.atomic_write(out) as new:
         for part in (train, val):
@@ -47,6 +52,8 @@ def main(
             feature_set.join(sources, new / part.name, settings=extractor.settings(base, embed))
             features = feature_set.read(new / part.name)
             print(f"embed: {len(features.labels)} photos of {part} to {features.sharded().columns} features each")
+        for i, folder in enumerate(folders.values()):
+            feature_set.link(folder / EXPORTED, new / litert.EXTRACTOR.format(i))  # for train
     for former in set(kept.parent.iterdir()) - {kept}:  # of other photos, code or parameters
         shutil.rmtree(former)
 

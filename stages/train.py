@@ -7,6 +7,7 @@ from pathlib import Path
 from gemmodel import devices
 from gemmodel.core import files, hashing, image_folder, params
 from gemmodel.core.dask_client import dask_client
+from gemmodel.embed import litert
 from gemmodel.models import conformal, held_out, saving
 from gemmodel.models.metadata import ModelMetadata, TrainingPhotos
 from gemmodel.tracking import runs, store
@@ -54,7 +55,11 @@ def main(
             held_out.summarise(result.held_out, result.classes, thresholds),
             TrainingPhotos(list(settings.crawl.source), photos),
         )  # fmt: skip
-        saving.save(result.model, result.classes, out, crop=settings.clean.crop, metadata=metadata)
+        backbones = len(settings.embed.backbone) if name == "fusion" else 0
+        saving.save(
+            result.model, result.classes, out, crop=settings.clean.crop, metadata=metadata,
+            extractors=[features / litert.EXTRACTOR.format(i) for i in range(backbones)],
+        )  # fmt: skip
         best = fit.summary(result.history, result.selection_metric, result.kept)
         files.write_json(report, {name: best[name] for name in fit.HEADLINE})
         figure = learning_curves.write(curves, result.history, int(best["best_epoch"]), result.penalties)

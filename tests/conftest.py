@@ -87,11 +87,14 @@ def draw() -> Callable[..., Image.Image]:
 
 
 def user_environment(**variables: str) -> dict[str, str]:
-    """Return this process's environment without services and proxies, and with the project importable."""
+    """Return this process's environment without services and proxies, and with the project importable.
+
+    `clean` then starts no processes, which takes longer than a few photos.
+    """
     inherited = {
         k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "DVC_")) and "proxy" not in k.lower()
     }
-    return inherited | {"PYTHONPATH": str(ROOT), "no_proxy": "*"} | variables
+    return inherited | {"PYTHONPATH": str(ROOT), "no_proxy": "*", "LOKY_MAX_CPU_COUNT": "1"} | variables
 
 
 def runner(executable: str) -> Callable[..., subprocess.CompletedProcess[str]]:

@@ -27,6 +27,13 @@ import yaml
 STAGES = list(yaml.safe_load((Path(__file__).parents[1] / "dvc.yaml").read_text(encoding="utf-8"))["stages"])
 
 
+# Also what MLflow and Scrapy import when they are first used.
+IMPORTS = [
+    *(f"stages.{stage}" for stage in STAGES), "gemmodel.cli", "dvc.cli", "dvc.commands.repro", "umap",
+    "mlflow.store.tracking.sqlalchemy_store", "mlflow.tracing.processor.base_mlflow", "git", "plotly.graph_objects",
+    "plotly.io", "scrapy.core.downloader.handlers.http11", "aiohttp", "ruamel.yaml",
+]  # fmt: skip
+
 COMMAND = """#!{python} -IS
 import json, os, socket, sys
 
@@ -189,7 +196,7 @@ def main() -> None:
     atexit.register(_exit)  # first, so that it is called last
     gc.disable()
     before = set(os.environ)
-    for name in [*(f"stages.{stage}" for stage in STAGES), "umap", "gemmodel.cli", "dvc.cli", "dvc.commands.repro"]:
+    for name in IMPORTS:
         importlib.import_module(name)
     IMPORTED.update({name: os.environ[name] for name in set(os.environ) - before})
     gc.freeze()  # so that forks share it

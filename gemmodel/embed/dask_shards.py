@@ -19,7 +19,7 @@ LOCK = Lock()  # a worker may have several threads
 
 
 def embed_shards(
-    client: Any, base: BaseParams, params: EmbedParams, shards: Sequence[tuple[Path, Sequence[Path]]]
+    client: Any, base: BaseParams, params: EmbedParams, exported: Path, shards: Sequence[tuple[Path, Sequence[Path]]]
 ) -> Iterator[int]:
     """Lets Dask's workers write shards, and yields the number of photos of each of them, in their order.
 
@@ -27,32 +27,35 @@ def embed_shards(
         client: of Dask.
         base: of the device, and the image size.
         params: of the extractor.
+        exported: what `litert.export_model` wrote of it, on a disk that all hosts share.
         shards: the file to write, and its photos, for each shard.
     """
-    return ordered_map(client, embed_shard, [(base, params, shard, paths) for shard, paths in shards])
+    return ordered_map(client, embed_shard, [(base, params, exported, shard, paths) for shard, paths in shards])
 
 
-def embed_shard(base: BaseParams, params: EmbedParams, shard: Path, paths: Sequence[Path]) -> int:
+def embed_shard(base: BaseParams, params: EmbedParams, exported: Path, shard: Path, paths: Sequence[Path]) -> int:
     """Computes and writes the features of some photos, as `embedding.write_shard` does; returns their number.
 
     Args:
         base: of the device, and the image size.
         params: of the extractor, which a worker makes once.
+        exported: what `litert.export_model` wrote of it.
         shard: the file to write, on a disk that all hosts share.
         paths: the photos, on such a disk.
     """
     with LOCK:
-        embed_fn = _embed_fn(base, params)
+        embed_fn = _embed_fn(base, params, exported)
     from gemmodel.embed import embedding
 
     return sum(embedding.write_shard(shard, paths, embed_fn))
 
 
 @cache
-def _embed_fn(base: BaseParams, params: EmbedParams) -> "EmbedFn":
+def _embed_fn(base: BaseParams, params: EmbedParams, exported: Path) -> "EmbedFn":
     environment.apply_environment()  # before Keras is imported
     from gemmodel import devices
     from gemmodel.embed import embedding, extractor
 
     devices.prepare(base)
-    return OPEN.enter_context(embedding.make_embed_fn(extractor.extractor(params, image_size=base.image_size)))
+    model = extractor.extractor(params, image_size=base.image_size)
+    return OPEN.enter_context(embedding.make_embed_fn(model, exported))

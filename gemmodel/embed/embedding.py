@@ -33,6 +33,7 @@ def embed(
     *,
     classes: Sequence[str],
     settings: Mapping[str, Any] | None = None,
+    exported: Path | None = None,
     on_workers: ShardsFn | None = None,
     resume: bool = False,
     shard_size: int = SHARD_SIZE,
@@ -44,6 +45,7 @@ def embed(
         model: the extractor.
         classes: the class names in the order of their indices.
         settings: the parameters that the features depend on, which are written beside them.
+        exported: what `litert.export_model` wrote of the extractor; None: it is exported for this call.
         on_workers: lets Dask's workers write shards; None: this process does.
         resume: the folder has shards of an interrupted call for the same photos and extractor. Whole ones are not
             computed again.
@@ -53,7 +55,7 @@ def embed(
         The number of photos of each part.
     """
     counts = []
-    with own_shards(model) if on_workers is None else nullcontext(on_workers) as write_shards:
+    with own_shards(model, exported) if on_workers is None else nullcontext(on_workers) as write_shards:
         for photos, out in parts.items():
             if not resume:
                 shutil.rmtree(out, ignore_errors=True)
@@ -77,9 +79,9 @@ def embed(
 
 
 @contextmanager
-def own_shards(model: keras.Model) -> Iterator[ShardsFn]:
+def own_shards(model: keras.Model, exported: Path | None = None) -> Iterator[ShardsFn]:
     """Yields a function by which this process writes shards of photos, one after the other."""
-    with make_embed_fn(model) as embed_fn:
+    with make_embed_fn(model, exported) as embed_fn:
         yield lambda shards: chain.from_iterable(write_shard(shard, paths, embed_fn) for shard, paths in shards)
 
 
@@ -128,19 +130,18 @@ def _is_whole(shard: Path) -> bool:
     return False
 
 
-def make_embed_fn(model: keras.Model) -> AbstractContextManager[EmbedFn]:
+def make_embed_fn(model: keras.Model, exported: Path | None = None) -> AbstractContextManager[EmbedFn]:
     """Yields a function that computes photos' features on the device that TensorFlow sees."""
-    return features_on_gpu(model) if tf.config.get_visible_devices("GPU") else features_on_cpu(model)
+    return features_on_gpu(model) if tf.config.get_visible_devices("GPU") else features_on_cpu(model, exported)
 
 
 @contextmanager
-def features_on_cpu(model: keras.Model) -> Iterator[EmbedFn]:
+def features_on_cpu(model: keras.Model, exported: Path | None = None) -> Iterator[EmbedFn]:
     """Yields a function that computes photos' features by the extractor's LiteRT graph.
 
-    On CPUs it takes half of Keras' time, its bits do not depend on the number of threads, and serving uses the same
-    kind of graph.
+    On CPUs it takes half of Keras' time, its bits do not depend on the number of threads, and it is what serves.
     """
-    with litert.as_litert(model) as graph:
+    with nullcontext(litert.Graph(exported)) if exported else litert.as_litert(model) as graph:
         with ThreadPoolExecutor(tf.config.threading.get_intra_op_parallelism_threads() or os.cpu_count()) as pool:
             yield lambda paths: pool.map(lambda path: graph(graph.read(path))["output"][0], paths)
 

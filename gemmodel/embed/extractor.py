@@ -228,6 +228,6 @@ def settings(base: BaseParams, params: EmbedParams) -> dict[str, Any]:
 
 
 def last_map_mean(photos: FeatureSet, channels: int) -> np.ndarray:
-    """Returns the mean over the backbone's last map, which the features hold, float32 (photos, channels)."""
-    maps = photos.block("maps")  # ends with the mean and the std of the last map
+    """Returns the mean over the first backbone's last map, which the features hold, float32 (photos, channels)."""
+    maps = photos.block(next(name for name in photos.blocks if name.endswith("maps")))  # ends with its mean and std
     return maps[:, -2 * channels : -channels].copy()  # the whole block would stay in memory with a view

@@ -181,7 +181,7 @@ def join(folders: Mapping[str, Path], out: Path, *, settings: Mapping[str, Any])
         settings: the parameters that all of them were computed with.
     """
     if len(folders) == 1:
-        shutil.copytree(next(iter(folders.values())), out, copy_function=_link)
+        shutil.copytree(next(iter(folders.values())), out, copy_function=link)
         return
     photos = {name: read(folder) for name, folder in folders.items()}
     blocks = {
@@ -198,10 +198,11 @@ def join(folders: Mapping[str, Path], out: Path, *, settings: Mapping[str, Any])
     write_table(out, joint, shards)
 
 
-def _link(source: str, target: str) -> None:
+def link(source: str | Path, target: str | Path) -> None:
+    """Makes another name of a file, or a copy on a disk without hard links."""
     try:
         os.link(source, target)
-    except OSError:  # of a disk without hard links
+    except OSError:
         files.copy(Path(source), Path(target))
 
 

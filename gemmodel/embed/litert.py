@@ -6,10 +6,12 @@ import os
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
+from itertools import count, islice, takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from threading import Lock
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -20,9 +22,15 @@ from gemmodel.images import decode
 if TYPE_CHECKING:
     import keras
 
-# A graph with backbone files in it is a chain: from pixels to what each file reads, the files, the rest. The rest is
-# the LiteRT graph of model.tflite; the others are a ZIP archive at its end, as LiteRT's metadata are, which it ignores.
+T = TypeVar("T")
+
+# A graph may have other files in it: the LiteRT graph of model.tflite is then what comes last, and the others are a ZIP
+# archive at its end, as LiteRT's metadata are, which it ignores. With backbone files it is a chain: from pixels to what
+# each file reads, the files, the rest. With extractors it is a classifier's head, which reads what they compute.
 FRONT, CALLS = "front.tflite", "calls.json"
+EXTRACTOR, NETWORK = "extractor_{}.tflite", "network.tflite"  # of several backbones, in their order; and beside them
+FEATURES = "features"  # what a head reads, of all extractors; and of the network under its name without a suffix
+BATCH = 8  # photos that a head reads at once. Each call reads all of its weights, 55 MB for 87 gems
 
 
 class Graph:
@@ -33,7 +41,7 @@ class Graph:
     """
 
     def __init__(self, path: Path, *, content: bytes | None = None, threads: int = 1) -> None:
-        """Reads what `export` wrote into memory: the file may then be replaced.
+        """Reads what `export` or `export_head` wrote into memory: the file may then be replaced.
 
         Args:
             path: the file.
@@ -46,18 +54,29 @@ class Graph:
         self._path, self._threads = path, threads
         self._content = path.read_bytes() if content is None else content
         try:
-            parts = _other_parts(self._content)
+            parts = _parts(self._content)
             calls = json.loads(parts.pop(CALLS, b"[]"))
         except (ValueError, zipfile.BadZipFile):
             raise ModelError(f"{path}: damaged; train it again") from None
+        names = list(takewhile(parts.__contains__, map(EXTRACTOR.format, count())))
+        self._extractors = [Graph(path, content=parts.pop(name), threads=threads) for name in names]
+        network = parts.pop(NETWORK, None)
+        self._network = Graph(path, content=network, threads=threads) if network else None
         opened = {name: self._open(part, name) for name, part in parts.items()}
         self._calls = [(opened[call["file"]], call["outputs"]) for call in calls]  # what each backbone file computes
-        self._end = self._open(self._content, "")
+        self._end, self._one_at_a_time = self._open(self._content, ""), Lock()
         self._front = opened.get(FRONT, self._end)
-        self.size: int = self._front.inputs["pixels"][0][1]
+        self.size: int = self._extractors[0].size if names else self._front.inputs["pixels"][0][1]
 
     def __call__(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
         """Returns the outputs by name, of shape (1, ...), for pixels (side, side, 3) in [0, 255]."""
+        return self.finish([self.start(pixels)])
+
+    def start(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
+        """Returns what `finish` reads of a photo: all but the head where there is one, else the outputs."""
+        if self._extractors:
+            read = {FEATURES: np.concatenate([_only(part(pixels)) for part in self._extractors], axis=1)}
+            return read | ({Path(NETWORK).stem: _only(self._network(pixels))} if self._network else {})
         inputs = photo = {"pixels": pixels[None].astype(np.float32)}
         if self._calls:
             read = self._front(photo)
@@ -65,6 +84,17 @@ class Graph:
                 given = engines.compute(file, read[f"read_{i}"], outputs)
                 inputs = inputs | {f"given_{i}_{j}": values for j, values in enumerate(given)}
         return self._end({name: inputs[name] for name in self._end.inputs})
+
+    def finish(self, started: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+        """Returns the outputs by name, of shape (photos, ...), for what `start` returned for each photo.
+
+        The bits do not depend on how many photos there are.
+        """
+        joined = {name: np.concatenate([photo[name] for photo in started]) for name in started[0]}
+        if not self._extractors:
+            return joined
+        with self._one_at_a_time:  # it uses memory's whole speed, and each copy would have its own weights
+            return self._end(joined)
 
     def with_threads(self, threads: int) -> "Graph":
         """Returns the same graph with another number of threads."""
@@ -81,22 +111,39 @@ class Graph:
         except DataError as error:
             raise DataError(f"{path}: {error}; `dvc checkout --force` restores the photos") from None
 
-    def probabilities(self, photos: Iterable[Path | np.ndarray]) -> np.ndarray:
-        """Returns a classifier's probabilities, float32 (photos, classes), of photos' paths or pixels, one per core."""
+    def probabilities(self, photos: Iterable[Path | np.ndarray], *, pool: Executor | None = None) -> np.ndarray:
+        """Returns a classifier's probabilities, float32 (photos, classes).
 
-        def predict(photo: Path | np.ndarray) -> np.ndarray:
-            return self(self.read(photo) if isinstance(photo, Path) else photo)["probabilities"]
+        Args:
+            photos: their paths or pixels.
+            pool: computes several at once; None: one on each core.
+        """
 
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            return np.concatenate(list(pool.map(predict, photos)))
+        def start(photo: Path | np.ndarray) -> dict[str, np.ndarray]:
+            return self.start(self.read(photo) if isinstance(photo, Path) else photo)
+
+        with nullcontext(pool) if pool else ThreadPoolExecutor(os.cpu_count()) as workers:
+            return np.concatenate([self.finish(some)["probabilities"] for some in batches(workers.map(start, photos))])
 
     def _open(self, content: bytes, part: str) -> engines.Engine:
         name, suffix = (f"{self._path}: {part}", Path(part).suffix) if part else (str(self._path), ".tflite")
         return engines.open_engine(content, suffix, name=name, threads=self._threads, remedy="; train it again")
 
 
-def _other_parts(content: bytes) -> dict[str, bytes]:
-    """Returns the parts of a chain but the last, by name."""
+def batches(photos: Iterable[T]) -> Iterator[list[T]]:
+    """Yields what was computed of photos, as many as a head reads at once."""
+    iterator = iter(photos)
+    while batch := list(islice(iterator, BATCH)):
+        yield batch
+
+
+def _only(outputs: Mapping[str, np.ndarray]) -> np.ndarray:
+    (values,) = outputs.values()
+    return values
+
+
+def _parts(content: bytes) -> dict[str, bytes]:
+    """Returns the files in a graph's file by name."""
     if content[-22:-18] != b"PK\5\6":  # the end of a ZIP archive without a comment
         return {}
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
@@ -120,8 +167,9 @@ def export(outputs: Mapping[str, Any], pixels: Any, path: Path) -> None:
     from gemmodel.embed.backbones.backbone_file import FileNetwork, has_files, substituted
 
     model = keras.Model(pixels, dict(outputs))
+    photo = {"pixels": model.inputs[0].shape}
     if not has_files(model):
-        path.write_bytes(_converted(lambda pixels: model(pixels, training=False), model, {}))
+        path.write_bytes(_converted(lambda pixels: model(pixels, training=False), model, photo))
         return
     calls: list[FileNetwork] = []  # one that is called for two views is there twice
 
@@ -142,30 +190,56 @@ def export(outputs: Mapping[str, Any], pixels: Any, path: Path) -> None:
         with substituted(lambda network, x: [next(values) for _ in network.shapes]):
             return dict(model(pixels, training=False))
 
-    first = _converted(front, model, {})
-    given = {f"given_{i}_{j}": shape for i, network in enumerate(calls) for j, shape in enumerate(network.shapes)}
-    path.write_bytes(_converted(end, model, given))
+    first = _converted(front, model, photo)
+    given = {f"given_{i}_{j}": (1, *shape) for i, network in enumerate(calls) for j, shape in enumerate(network.shapes)}
+    path.write_bytes(_converted(end, model, photo | given))
     files = {id(network): network for network in calls}
     names = {key: f"backbone_{i}{network.suffix}" for i, (key, network) in enumerate(files.items())}
-    with zipfile.ZipFile(path, "a") as archive:  # of a constant date, so that the same model has the same bytes
-        table = [{"file": names[id(network)], "outputs": network.outputs} for network in calls]
-        archive.writestr(zipfile.ZipInfo(CALLS), json.dumps(table))
-        archive.writestr(zipfile.ZipInfo(FRONT), first)
-        for key, network in files.items():
-            archive.writestr(zipfile.ZipInfo(names[key]), network.file_bytes())
+    table = [{"file": names[id(network)], "outputs": network.outputs} for network in calls]
+    parts = {CALLS: json.dumps(table).encode(), FRONT: first}
+    _add_parts(path, parts | {names[key]: network.file_bytes() for key, network in files.items()})
 
 
-def _converted(compute: Callable[..., Any], model: "keras.Model", given: Mapping[str, Sequence[int]]) -> bytes:
-    """Returns the LiteRT graph of a function of pixels and of `given` tensors, named with their shapes for a photo."""
+def export_head(
+    head: "keras.Model", path: Path, *, extractors: Sequence[Path], network: "keras.Model | None" = None
+) -> None:
+    """Writes a classifier as a graph of its head, in which there are the graphs that compute what the head reads.
+
+    Args:
+        head: from features, and from the outputs of `network` if there is one, to named outputs.
+        path: the file to write.
+        extractors: what `export` wrote, each from pixels to the features of a backbone; the head reads all of them.
+        network: from pixels to one tensor.
+
+    Raises:
+        ModelError: LiteRT does not have all its operations.
+    """
+    names = [FEATURES, *([Path(NETWORK).stem] if network else [])]
+    shapes = {name: (None, *x.shape[1:]) for name, x in zip(names, head.inputs, strict=True)}
+    parts = {EXTRACTOR.format(i): extractor.read_bytes() for i, extractor in enumerate(extractors)}
+    if network:
+        export_model(network, path)
+        parts[NETWORK] = path.read_bytes()
+    path.write_bytes(_converted(lambda *inputs: head(list(inputs), training=False), head, shapes))
+    _add_parts(path, parts)
+
+
+def _add_parts(path: Path, parts: Mapping[str, bytes]) -> None:
+    with zipfile.ZipFile(path, "a") as archive:
+        for name, content in parts.items():  # of a constant date, so that the same model has the same bytes
+            archive.writestr(zipfile.ZipInfo(name), content)
+
+
+def _converted(compute: Callable[..., Any], model: "keras.Model", inputs: Mapping[str, Sequence[int | None]]) -> bytes:
+    """Returns the LiteRT graph of a function of tensors, of which `inputs` are the names and shapes."""
     import tensorflow as tf
 
     # Keras' own export traces each layer several times, which takes longer than the conversion, and it leaves the batch
     # size open: then LiteRT plans its memory again for each photo.
     module = tf.Module()
     module.model_variables = [variable.value for variable in model.variables]
-    inputs = [tf.TensorSpec(model.inputs[0].shape, name="pixels")]
-    inputs += [tf.TensorSpec((1, *shape), name=name) for name, shape in given.items()]
-    function = tf.function(compute, input_signature=inputs).get_concrete_function()
+    signature = [tf.TensorSpec(shape, name=name) for name, shape in inputs.items()]
+    function = tf.function(compute, input_signature=signature).get_concrete_function()
     try:
         with suppress_stderr():
             return tf.lite.TFLiteConverter.from_concrete_functions([function], module).convert()
@@ -174,12 +248,17 @@ def _converted(compute: Callable[..., Any], model: "keras.Model", given: Mapping
         raise ModelError(f"this model cannot be exported for LiteRT: {line}; choose another backbone") from None
 
 
-@contextmanager
-def as_litert(model: "keras.Model") -> Iterator[Graph]:
-    """Yields a model from pixels to one tensor as a graph, whose output is named `output`; its file is temporary."""
+def export_model(model: "keras.Model", path: Path) -> None:
+    """Writes a model from pixels to one tensor as a graph, whose output is named `output`; raises as `export`."""
     import keras
 
+    pixels = keras.Input(batch_shape=(1, *model.input_shape[1:]), name="pixels")
+    export({"output": model(pixels)}, pixels, path)
+
+
+@contextmanager
+def as_litert(model: "keras.Model") -> Iterator[Graph]:
+    """Yields what `export_model` writes; its file is temporary."""
     with tempfile.TemporaryDirectory() as scratch:
-        pixels = keras.Input(batch_shape=(1, *model.input_shape[1:]), name="pixels")
-        export({"output": model(pixels)}, pixels, file := Path(scratch) / "model.tflite")
+        export_model(model, file := Path(scratch) / "model.tflite")
         yield Graph(file)

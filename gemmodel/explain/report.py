@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -76,8 +77,9 @@ def write(
     Returns:
         The table of `ablation.measure`.
     """
-    with _timed("preparing the model"):
-        explainer = Explainer(model)
+    explainer = Explainer(model)
+    threads = ThreadPoolExecutor(1)
+    traced = threads.submit(explainer.trace)  # beside predictions, which leave Python's lock to it
     count = max(PREDICTED_PER_SHOWN * params.photos, params.ablation_photos) if params.ablation_photos else None
     with _timed("predictions of test photos"):
         photos = predict(graph, test, classes, count=count, seed=seed)
@@ -94,6 +96,8 @@ def write(
                 cues.explain(graph.probabilities, photo.pixels, photo.probabilities, classes, cells=params.occlusion)
                 for photo in shown
             ]
+            traced.result()
+            threads.shutdown()
             for i, (photo, explanation) in enumerate(zip(shown, explanations, strict=True)):
                 picture = _gallery_picture(explainer, photo, explanation)
                 picture.save(new / "photos" / f"{i:02d}.jpg", quality=QUALITY)

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from gemmodel.models.saving import with_embedding
+from gemmodel.models.saving import READ, with_embedding
 
 EPS = 1e-7  # the smallest probability whose logarithm is taken
 
@@ -40,10 +40,10 @@ def ensemble(model: keras.Model, other: keras.Model, *, weights: tuple[float, fl
 
     Args:
         model: a result of `attach`; its layers stay layers of the combined model, whose embedding is this model's.
-        other: to probabilities only; becomes one layer of the combined model.
+        other: to probabilities only, named `network`; becomes one layer of the combined model.
         weights: a and b.
     """
-    probs = (model.outputs[0], other(model.inputs[0]))
+    probs = (model.outputs[0], layers.Identity(name=READ[1])(other(model.inputs[0])))
     log_probs = [layers.Rescaling(w)(ops.log(ops.maximum(p, EPS))) for p, w in zip(probs, weights, strict=True)]
     combined = layers.Softmax(name="ensemble")(layers.Add()(log_probs))
     return keras.Model(model.inputs[0], [combined, model.outputs[1]], name="fusion")

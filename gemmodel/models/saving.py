@@ -15,6 +15,8 @@ from gemmodel.embed import litert
 from gemmodel.models import joint_probability as joint_probability  # likewise
 from gemmodel.models.metadata import EXPORT, ModelMetadata, write
 
+READ = ("blocks", "network_probabilities")  # the layers that a head reads: of the extractor, and of a `fusion.ensemble`
+
 
 def save(
     model: keras.Model,
@@ -23,6 +25,7 @@ def save(
     *,
     crop: str = "none",
     metadata: ModelMetadata | None = None,
+    extractors: Sequence[Path] = (),
 ) -> None:
     """Writes a model as a folder, with the same bytes for the same weights.
 
@@ -37,6 +40,8 @@ def save(
         folder: is replaced.
         crop: how photos are cropped before they are resized, as `clean.crop` names it.
         metadata: is written beside the network.
+        extractors: of a result of `fusion.attach` or `fusion.ensemble`, those of its backbones for LiteRT, as the embed
+            stage wrote them: then only the rest is exported.
     """
     with files.atomic_write(folder) as new:
         new.mkdir()
@@ -52,7 +57,7 @@ def save(
         files.write_json(new / "input.json", {"crop": crop})
         if metadata:
             write(metadata, new)
-            export(model, new / EXPORT)
+            export(model, new / EXPORT, extractors=extractors)
         hashing.write_hashes(new)
 
 
@@ -101,10 +106,20 @@ def load(folder: Path, *, embedding: bool = False) -> tuple[keras.Model, list[st
     return model if embedding else keras.Model(model.inputs[0], probs, name=model.name), classes
 
 
-def export(model: keras.Model, path: Path) -> None:
-    """Writes a model as a LiteRT graph: `pixels` (1, side, side, 3) in [0, 255] to `probabilities` and `embedding`."""
-    pixels = keras.Input(batch_shape=(1, *model.input_shape[1:]), name="pixels")
-    litert.export(dict(zip(("probabilities", "embedding"), with_embedding(model)(pixels), strict=True)), pixels, path)
+def export(model: keras.Model, path: Path, *, extractors: Sequence[Path] = ()) -> None:
+    """Writes a model as a graph: `pixels` (1, side, side, 3) in [0, 255] to `probabilities` and `embedding`.
+
+    The arguments are those of `save`.
+    """
+    names = ("probabilities", "embedding")
+    if not extractors:
+        pixels = keras.Input(batch_shape=(1, *model.input_shape[1:]), name="pixels")
+        litert.export(dict(zip(names, with_embedding(model)(pixels), strict=True)), pixels, path)
+        return
+    read = [layer.output for layer in model.layers if layer.name in READ]
+    head = keras.Model(read, dict(zip(names, with_embedding(model).outputs, strict=True)))
+    network = model.get_layer("network") if len(read) > 1 else None
+    litert.export_head(head, path, extractors=extractors, network=network)
 
 
 def with_embedding(model: keras.Model) -> keras.Model:

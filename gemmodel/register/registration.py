@@ -1,9 +1,10 @@
 """How a model gets into MLflow's registry: it is logged, registered as a version, and described by its card."""
 
+import io
 import re
 import tempfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 
@@ -124,12 +125,17 @@ def upload(model_id: str, run_id: str, folder: Path, example: pd.DataFrame) -> N
 
 def packages(folder: Path) -> list[str]:
     """Returns the packages that a model's predictions need: ONNX Runtime where a backbone in its export is for that."""
-    path = folder / "model.tflite"
-    if not zipfile.is_zipfile(path):  # no chain, see `litert`
-        return list(SERVING_PACKAGES)
-    with zipfile.ZipFile(path) as archive:
-        onnx = any(name.endswith(".onnx") for name in archive.namelist())
+    onnx = any(name.endswith(".onnx") for name in _file_names((folder / "model.tflite").read_bytes()))
     return [*SERVING_PACKAGES, *(["onnxruntime"] if onnx else [])]
+
+
+def _file_names(content: bytes) -> Iterator[str]:
+    """Yields the names of the files in an export, see `litert`, and of those in them."""
+    if zipfile.is_zipfile(io.BytesIO(content)):
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            for name in archive.namelist():
+                yield name
+                yield from _file_names(archive.read(name))
 
 
 def describe_version(name: str, tags: Mapping[str, str], card: str) -> None:

@@ -16,6 +16,7 @@ from PIL import Image
 
 from gemmodel.core import hashing
 from gemmodel.core.errors import DataError, GemmodelError, ModelError
+from gemmodel.embed import litert
 from gemmodel.embed.litert import Graph
 from gemmodel.images import crop, decode
 from gemmodel.models import metadata
@@ -83,14 +84,18 @@ class Predictor:
             photos: paths or open files, in any of decode.FORMATS.
             top: the maximum number of gems and of reference photos in a prediction.
         """
-        return self._pool.map(lambda photo: self._predict(photo, top), photos)
+        for batch in litert.batches(self._pool.map(self._start, photos)):
+            started = [photo for photo in batch if not isinstance(photo, DataError)]
+            outputs = self._graph.finish(started) if started else {}
+            answers = iter(predictions.to_predictions(**outputs, metadata=self.metadata, top=top) if started else ())
+            yield from (photo if isinstance(photo, DataError) else next(answers) for photo in batch)
 
-    def _predict(self, photo: Photo, top: int) -> Prediction | DataError:
+    def _start(self, photo: Photo) -> dict[str, np.ndarray] | DataError:
+        """Returns what the model's head reads of a photo, or the error where it cannot be read."""
         try:
-            probabilities, embedding = self.outputs(self.pixels(photo))
+            return self._graph.start(self.pixels(photo))
         except DataError as error:
             return error
-        return predictions.to_predictions(probabilities, embedding, self.metadata, top=top)[0]
 
     def pixels(self, photo: Photo) -> np.ndarray:
         """Returns a photo as the model's input, uint8 of shape (side, side, 3).
@@ -111,7 +116,7 @@ class Predictor:
 
     def probabilities(self, photos: Iterator[np.ndarray]) -> np.ndarray:
         """Returns the probabilities, float (photos, classes), of pixels (side, side, 3) each."""
-        return np.concatenate(list(self._pool.map(lambda pixels: self.outputs(pixels)[0], photos)))
+        return self._graph.probabilities(photos, pool=self._pool)
 
     def explain(self, photo: Photo, *, known: int = 5) -> "tuple[Image.Image, list[Sentence]]":
         """Returns why the model answers as it does: a picture, and sentences.

@@ -34,8 +34,9 @@ MIN_GAIN = 1  # of the log likelihood of the validation photos; a smaller one ma
 def fine_tune(context: TrainingContext) -> TrainingResult:
     """Trains `fusion` and an ensemble of fine-tuned backbones, and combines their predictions.
 
-    Each of these networks is the backbone with a softmax layer on the mean of its last map. The layer is fitted to
-    cached features first. Then both are trained together on augmented photos, with the statistics of batch norm frozen.
+    Each of these networks is the first of `embed`'s backbones with a softmax layer on the mean of its last map. The
+    layer is fitted to cached features first. Then both are trained together on augmented photos, with the statistics of
+    batch norm frozen.
     What they are fitted to is the mean of a photo's label and of fusion's leave-one-out probabilities for it, weighted
     by `distillation` (Geoffrey Hinton and others, "Distilling the Knowledge in a Neural Network", arXiv 1503.02531).
     The networks differ in their seeds only. The combined probabilities are softmax(a * log p + b * log q), where p is
@@ -66,8 +67,6 @@ def fine_tune(context: TrainingContext) -> TrainingResult:
         )
     if model.labels == "separate":
         raise ParameterError("model.fusion.fine_tune_epochs: labels: separate has no fine-tuning; set labels to all")
-    if len(params.embed.backbone) > 1:
-        raise ParameterError("model.fusion.fine_tune_epochs: it trains one backbone; name one in embed.backbone")
     base_result = fusion_head.train_fusion(context)
     train, val = (feature_set.read(context.features / part) for part in ("train", "val"))
     for part, photos in (("train", train), ("val", val)):  # predictions are combined photo by photo
@@ -303,7 +302,7 @@ def with_tta(networks: list[keras.Model], views: Sequence[str]) -> keras.Model:
     inputs = [extractor.VIEWS[view](photo) for view in views]
     log_probs = [keras.ops.log(keras.ops.maximum(network(x), fusion.EPS)) for network in networks for x in inputs]
     mean = sum(log_probs[1:], start=log_probs[0]) / len(log_probs)
-    return keras.Model(photo, keras.layers.Softmax()(mean), name="tuned")
+    return keras.Model(photo, keras.layers.Softmax()(mean), name="network")
 
 
 def ensemble_weights(

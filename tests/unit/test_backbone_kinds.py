@@ -158,11 +158,13 @@ def test_a_model_on_any_backbone_is_saved_exported_and_explained(
     np.testing.assert_allclose(loaded.predict(photos(), verbose=0), expected, atol=1e-6)
     assert extractor.blocks(keras.Model(loaded.inputs[0], loaded.get_layer("blocks").output)) == sizes
 
-    saving.export(model, tmp_path / metadata.EXPORT)
-    assert ("onnxruntime" in registration.packages(tmp_path)) == (kind == "onnx")
-    graph = litert.Graph(tmp_path / metadata.EXPORT)
-    assert graph.size == SIDE
-    np.testing.assert_allclose(graph.probabilities(photos()), expected, atol=LITERT_ATOL)
+    litert.export_model(keras.Model(model.inputs[0], model.get_layer("blocks").output), tmp_path / "extractor.tflite")
+    for extractors in ([], [tmp_path / "extractor.tflite"]):
+        saving.export(model, tmp_path / metadata.EXPORT, extractors=extractors)
+        assert ("onnxruntime" in registration.packages(tmp_path)) == (kind == "onnx")
+        graph = litert.Graph(tmp_path / metadata.EXPORT)
+        assert graph.size == SIDE
+        np.testing.assert_allclose(graph.probabilities(photos()), expected, atol=LITERT_ATOL)
     again = litert.Graph(tmp_path / "none", content=(tmp_path / metadata.EXPORT).read_bytes()).with_threads(2)
     np.testing.assert_allclose(again.probabilities(photos()), expected, atol=LITERT_ATOL)
 

@@ -107,7 +107,7 @@ def test_the_networks_are_combined_with_fusion_where_they_help(settings: Setting
     if noise:
         assert fit.summary(history, result.selection_metric)["best_epoch"] == epochs[-1]
         kernels = [f"blocks.15.{name}" for name in ("_expand_conv", "_project_conv")]
-        networks = [model.get_layer("tuned").get_layer(f"network_{params.base.seed + i}") for i in range(2)]
+        networks = [model.get_layer("network").get_layer(f"network_{params.base.seed + i}") for i in range(2)]
         for network in networks:
             assert changed_layers(before, network) == [*kernels, "conv_head"]
             assert {layer.dtype_policy.name for layer in network.layers} == {"float32"}

@@ -128,7 +128,7 @@ def test_a_missing_or_damaged_model_is_an_error_that_names_the_folder(
         saving.load(folder)
 
 
-def small_model(kind: str, settings: Settings) -> keras.Model:
+def small_model(kind: str, settings: Settings, **changes: Any) -> keras.Model:
     """Returns a small model from pixels, with features of 5 channels in its layer `blocks`."""
     pixels = keras.Input((4, 4, 3), name="pixels")
     x = layers.Rescaling(1 / 255)(layers.Flatten()(pixels))
@@ -136,10 +136,13 @@ def small_model(kind: str, settings: Settings) -> keras.Model:
     if kind == "network":
         return keras.Model(pixels, layers.Dense(3, activation="softmax", name="gem")(features))
     train = np.random.default_rng(5).normal(size=(48, 5)).astype(np.float32)
-    model = fusion.attach(keras.Model(pixels, features), make_head(kind.split()[0], settings, train, [5], components=3))
+    head = make_head(kind.split()[0], settings, train, [5], components=3, **changes)
+    model = fusion.attach(keras.Model(pixels, features), head)
     if not kind.endswith("ensemble"):
         return model
-    return fusion.ensemble(model, small_model("network", settings), weights=(0.7, 0.5))
+    other = small_model("network", settings)
+    network = keras.Model(other.inputs[0], other.outputs[0], name="network")
+    return fusion.ensemble(model, network, weights=(0.7, 0.5))
 
 
 @pytest.mark.parametrize(("kind", "size"), [("network", 5), ("softmax", 5), ("kernel", 3), ("kernel ensemble", 3)])
@@ -169,3 +172,21 @@ def test_a_loaded_model_and_its_export_give_the_embedding(
     # LiteRT sums in another order than TensorFlow, and powers and logarithms are other approximations.
     np.testing.assert_allclose(outputs["probabilities"][0], probs[0], atol=1e-4)
     np.testing.assert_allclose(outputs["embedding"][0], embedding[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("labels", ["all", "separate"])
+@pytest.mark.parametrize("kind", ["softmax", "kernel", "kernel ensemble"])
+def test_an_export_takes_an_exported_extractor_and_gives_several_photos_the_bits_of_each(
+    settings: Settings, tmp_path: Path, kind: str, labels: str
+) -> None:
+    model, file = small_model(kind, settings, labels=labels), tmp_path / "extractor.tflite"
+    litert.export_model(keras.Model(model.inputs[0], model.get_layer("blocks").output), file)
+    saving.export(model, tmp_path / "model.tflite", extractors=[file])
+    graph, many = litert.Graph(tmp_path / "model.tflite"), photos(3, 4)
+    assert graph.size == 4
+    expected = model.predict(many, verbose=0)
+    together = graph.finish([graph.start(photo) for photo in many])
+    for name, values in zip(("probabilities", "embedding"), expected, strict=True):
+        np.testing.assert_allclose(together[name], values, atol=1e-4)
+        np.testing.assert_array_equal(together[name], np.concatenate([graph(photo)[name] for photo in many]))
+    np.testing.assert_array_equal(graph.probabilities(many), together["probabilities"])
