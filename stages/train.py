@@ -62,8 +62,8 @@ def main(
         )  # fmt: skip
         best = fit.summary(result.history, result.selection_metric, result.kept)
         files.write_json(report, {name: best[name] for name in fit.HEADLINE})
-        figure = learning_curves.write(curves, result.history, int(best["best_epoch"]), result.penalties)
-        log.finish(hashing.sha256(out / "model.keras"), runs.MODEL_TAG, best, figure)
+        picture = learning_curves.write(curves, result.history, int(best["best_epoch"]), result.penalties)
+        log.finish(hashing.sha256(out / "model.keras"), runs.MODEL_TAG, best, picture)
     print(f"train: validation accuracy {best['best_val_accuracy']:.4f} at epoch {best['best_epoch']}")
 
 

@@ -138,8 +138,9 @@ def _serve(files: Sequence[int], program: list[str], cwd: str, variables: dict[s
     os.setsid()
     for target, file in enumerate(files):
         os.dup2(file, target)
-    sys.stdin, sys.stdout = os.fdopen(0), os.fdopen(1, "w")  # since those of this process may be files, and these pipes
-    sys.stderr = os.fdopen(2, "w", 1, errors="backslashreplace")
+    # New ones, since those of this process may be files, and these pipes. colorama puts the former ones back.
+    sys.stdin, sys.stdout = os.fdopen(0, closefd=False), os.fdopen(1, "w", closefd=False)
+    sys.stderr = os.fdopen(2, "w", 1, errors="backslashreplace", closefd=False)
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(IMPORTED | variables)

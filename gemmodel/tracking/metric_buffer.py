@@ -5,7 +5,6 @@ import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import mlflow
 from mlflow.entities import Metric, RunTag
@@ -16,11 +15,8 @@ from gemmodel.core import files
 from gemmodel.core.errors import without_secrets
 from gemmodel.tracking import store
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 FAILURES = (MlflowException, RequestException)  # of a store that is unreachable; uploads fail with the second
-METRICS, CURVES = "metrics.json", "learning_curves.png"
+METRICS = "metrics.json"
 FORMER_METRICS = "figures.json"  # of version 0.1
 
 
@@ -66,20 +62,20 @@ class MetricBuffer:
         if self._sender is not None:
             self._sender.join()
 
-    def finish(self, model_sha256: str, tag: str, values: Mapping[str, float], curves: "Figure") -> None:
+    def finish(self, model_sha256: str, tag: str, values: Mapping[str, float], curves: Path) -> None:
         """Logs the result of the training; where the store is unreachable, stores all that it lacks, and says so.
 
         Args:
             model_sha256: of the model.
             tag: the run's tag that holds this hash.
             values: metrics of the model.
-            curves: its learning curves.
+            curves: the picture of its learning curves.
         """
         self._add(values, 0)
         self.wait()
         try:
             self._send({tag: model_sha256})
-            mlflow.log_figure(curves, CURVES)
+            mlflow.log_artifact(str(curves))
         except FAILURES as error:
             with files.atomic_write(self._folder / model_sha256) as new:
                 new.mkdir()
@@ -87,7 +83,7 @@ class MetricBuffer:
                 uri = store.without_login(mlflow.get_tracking_uri())
                 unsent = {"store": uri, "run": self._run_id, "tags": {tag: model_sha256}}
                 files.write_json(new / METRICS, unsent | {"metrics": metrics})
-                curves.savefig(new / CURVES)
+                shutil.copy(curves, new)
             print(f"{_message(error)}; {len(metrics)} metrics are stored, and the next stage that reaches it logs them")
 
     def _add(self, values: Mapping[str, float], step: int) -> None:
@@ -130,7 +126,8 @@ def flush_pending(model_sha256: str, folder: Path) -> None:
         with mlflow.start_run(run_id=unsent["run"]):
             tags = [RunTag(*tag) for tag in unsent["tags"].items()]
             mlflow.MlflowClient().log_batch(unsent["run"], [Metric(*metric) for metric in unsent["metrics"]], tags=tags)
-            mlflow.log_artifact(str(pending / CURVES))
+            for picture in pending.glob("*.png"):
+                mlflow.log_artifact(str(picture))
         uri = without_secrets(unsent["store"])
         print(f"{uri}: logged {len(unsent['metrics'])} metrics that the training could not log")
     except MlflowException as error:

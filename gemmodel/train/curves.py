@@ -11,8 +11,8 @@ from gemmodel.core import files
 
 def write(
     path: Path, history: Mapping[str, Sequence[float]], best_epoch: int, penalties: pd.DataFrame | None = None
-) -> Figure:
-    """Writes loss and accuracy as a CSV file, and a picture as a PNG beside it; returns its figure.
+) -> Path:
+    """Writes loss and accuracy as a CSV file, and a picture as a PNG beside it, whose path it returns.
 
     Args:
         path: the CSV file, a row per point: `curve`, `step` (the epoch, or the penalty), `loss` and `accuracy`.
@@ -24,8 +24,9 @@ def write(
     with files.atomic_write(path) as new:
         points.to_csv(new, index=False, lineterminator="\n")
     figure = learning_curves(history, best_epoch) if penalties is None else closed_form_curves(penalties)
-    figure.savefig(path.with_suffix(".png"), dpi=110, metadata={"Software": None})
-    return figure
+    picture = path.with_suffix(".png")
+    figure.savefig(picture, dpi=110, metadata={"Software": None})
+    return picture
 
 
 def by_epoch(history: Mapping[str, Sequence[float]]) -> pd.DataFrame:

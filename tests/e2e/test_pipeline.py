@@ -144,7 +144,7 @@ def test_experiments_in_other_folders_log_to_the_same_store(project: Path) -> No
         assert run_.info.artifact_uri.startswith((project / "mlruns").as_uri())
         files = {file.name for file in Path(run_.info.artifact_uri.removeprefix("file://")).rglob("*")}
         queued = run_.data.tags.get("dvc_experiment", "").startswith("in-queue")
-        assert ("learning_curves.png" if queued else "confusion.png") in files
+        assert ("curves.png" if queued else "confusion.png") in files
     table = run("dvc", "exp", "show", "--csv")
     assert all(name in table for name in experiments)
     assert "accuracy" in table.splitlines()[0] and "model.fusion.clip" in table.splitlines()[0]

@@ -101,7 +101,7 @@ def test_workers_give_the_same_bits_to_fusion_even_if_one_is_killed(
 def test_workers_write_the_same_shards_even_if_one_is_killed(
     settings: Callable[..., Params], draw: Any, address: str
 ) -> None:
-    from gemmodel.embed import dask_shards, embedding, extractor
+    from gemmodel.embed import dask_shards, embedding, extractor, litert
 
     params = settings({"embed.views": ["photo"], "base.image_size": 32})
     Path("photos/Ruby").mkdir(parents=True)
@@ -110,10 +110,11 @@ def test_workers_write_the_same_shards_even_if_one_is_killed(
     model = extractor.extractor(params.embed, image_size=32)
     common: dict[str, Any] = {"classes": ["Ruby"], "shard_size": 4}
     embedding.embed({Path("photos"): Path("alone")}, model, **common)
+    litert.export_model(model, exported := Path("extractor.tflite"))
     with dask_client() as client:
 
         def on_workers(shards: Any) -> Iterator[int]:
-            counts = dask_shards.embed_shards(client, params.base, params.embed, shards)
+            counts = dask_shards.embed_shards(client, params.base, params.embed, exported, shards)
             return kill_after_the_first(counts, lambda: kill_a_worker(address))
 
         assert embedding.embed({Path("photos"): Path("by_workers")}, model, on_workers=on_workers, **common) == [24]

@@ -9,6 +9,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +20,6 @@ import keras
 import mlflow
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
 from PIL import Image
 
 from gemmodel.core import files, hashing
@@ -36,7 +36,7 @@ COLOURS = {"Emerald": (0.2, 1, 0.2), "Ruby": (1, 0.2, 0.2), "Sapphire": (0.2, 0.
 GEMS = ["Ruby", "Emerald", "Sapphire"]  # in the order of the channels red, green and blue
 PARTS = {"train": 4, "val": 2, "test": 8}  # photos per gem
 OPTIONS = "--model models --predictions predictions.csv --train train --val val --test test --out decision.json"
-STAGE = [sys.executable, "-m", "stages.register", *OPTIONS.split()]
+STAGE = ["-m", "stages.register", *OPTIONS.split()]
 KILLED = f"""
 import os, signal
 from gemmodel.register import versions
@@ -154,7 +154,9 @@ def test_a_network_is_logged_as_the_checkpoint_of_its_best_epoch(
     with runs.training_run("cnn, 3 gems, 18 photos", {"train": {"epochs": 3}}, datasets, device="cpu") as log:
         for epoch, loss in enumerate((0.9, 0.4, 0.6)):
             log.log_epoch(epoch, {"loss": loss / 2, "val_loss": loss})
-        log.finish(sha256, runs.MODEL_TAG, {"best_epoch": 1, "best_val_loss": 0.4}, Figure())
+        log.finish(
+            sha256, runs.MODEL_TAG, {"best_epoch": 1, "best_val_loss": 0.4}, root / "test" / GEMS[0] / "1000.png"
+        )
     registered(root)
     client = mlflow.MlflowClient()
     experiment = client.get_experiment_by_name("gemstones")
@@ -402,7 +404,7 @@ def server(tmp_path: Path) -> Iterator[str]:
                 opener.open(f"{address}/health", timeout=5).close()
                 break
             except OSError:
-                continue
+                time.sleep(0.2)
         assert process.poll() is None, (tmp_path / "server" / "log").read_text()
         mlflow.set_tracking_uri(address)
         yield address
@@ -414,7 +416,7 @@ def server(tmp_path: Path) -> Iterator[str]:
 
 @pytest.mark.parametrize("where", ["server", "store"])
 def test_clones_that_register_at_once_make_a_version_per_model_and_the_better_champion(
-    make_project: Any, tmp_path: Path, where: str, request: pytest.FixtureRequest
+    make_project: Any, tmp_path: Path, where: str, request: pytest.FixtureRequest, forked_python: str
 ) -> None:
     address = request.getfixturevalue(where)
     (tmp_path / "runs.db").unlink(missing_ok=True)  # the three make it
@@ -423,7 +425,14 @@ def test_clones_that_register_at_once_make_a_version_per_model_and_the_better_ch
     roots = [make_project("worse", wrong=9), make_project("better", wrong=1, model=3.0), tmp_path / "clone"]
     shutil.copytree(roots[1], roots[2])
     processes = [
-        subprocess.Popen(STAGE, cwd=root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        subprocess.Popen(
+            [forked_python, *STAGE],
+            cwd=root,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
         for root in roots
     ]
     for process in processes:
@@ -510,9 +519,7 @@ def test_a_version_without_its_logged_model_is_registered_anew(
     shutil.rmtree(artifacts())
     with sqlite3.connect(store.removeprefix("sqlite:///")) as database:  # as `mlflow gc` leaves it
         database.execute("delete from logged_models")
-    ended = forked(
-        *STAGE[1:], cwd=root, MLFLOW_TRACKING_URI=store
-    )  # a new process: MLflow remembers where the files were
+    ended = forked(*STAGE, cwd=root, MLFLOW_TRACKING_URI=store)  # a new process: MLflow remembers where the files were
     assert ended.returncode == 0, ended.stderr
     assert "version 2: the champion fails to predict (its files are not there)" in ended.stdout
     assert aliases() == {"challenger": "2", "champion": "1"}
@@ -547,4 +554,4 @@ def test_a_damaged_model_is_refused_before_anything_is_registered(
         (root / "models" / name).write_bytes(whole[name])
     assert Path(store.removeprefix("sqlite:///")).read_bytes() == empty_store.read_bytes()
     damage(root / "models" / "input.json", "flipped")
-    refused(forked(*STAGE[1:], cwd=root, MLFLOW_TRACKING_URI=store), "register", "models/input.json: damaged")
+    refused(forked(*STAGE, cwd=root, MLFLOW_TRACKING_URI=store), "register", "models/input.json: damaged")

@@ -180,7 +180,7 @@ def test_the_logged_model_has_the_metrics_of_its_epoch_and_their_datasets(
 
 def test_a_run_has_pictures_and_tables(fusion: Any, client: mlflow.MlflowClient, logged: mlflow.entities.Run) -> None:
     names = {artifact.path for artifact in client.list_artifacts(logged.info.run_id)}
-    assert {"evaluation", "confusion_matrix.json", "learning_curves.png", "metrics.json"} <= names
+    assert {"evaluation", "confusion_matrix.json", "curves.png", "metrics.json"} <= names
     logged_there = {Path(artifact.path).name for artifact in client.list_artifacts(logged.info.run_id, "evaluation")}
     assert {path.name for path in (fusion.root / "reports" / "evaluation").iterdir()} == logged_there
     table = client.load_table(logged.info.experiment_id, "confusion_matrix.json", run_ids=[logged.info.run_id])

@@ -18,7 +18,6 @@ from urllib.parse import quote
 import mlflow
 import psutil
 import pytest
-from matplotlib.figure import Figure
 
 from gemmodel.core import files, hashing
 from gemmodel.tracking import metric_buffer, runs
@@ -212,7 +211,7 @@ def test_training_survives_a_killed_server_without_losing_metrics(
     second.wait()
     assert steps(second_id, "train/loss") == [0, 1, 2, 3]
     assert "reachable again" in capsys.readouterr().out
-    second.finish("abc", runs.MODEL_TAG, {"best_loss": 0.25}, Figure())
+    second.finish("abc", runs.MODEL_TAG, {"best_loss": 0.25}, folder / "reports" / "curves.png")
     mlflow.end_run()
     assert mlflow.get_run(second_id).data.tags[runs.MODEL_TAG] == "abc"
 
@@ -225,7 +224,7 @@ def test_training_survives_a_killed_server_without_losing_metrics(
     assert first.data.metrics["train/best_epoch"] == files.read_json(folder / "reports" / "training.json")["best_epoch"]
     assert first.data.tags[runs.MODEL_TAG] == hashing.sha256(folder / "models" / "model.keras")
     client = mlflow.MlflowClient()
-    assert "learning_curves.png" in {file.path for file in client.list_artifacts(first_id)}
+    assert "curves.png" in {file.path for file in client.list_artifacts(first_id)}
     assert client.get_model_version_by_alias("gemstones", "champion").run_id == first_id
     assert list((folder / "logs" / "unsent").iterdir()) == []
 

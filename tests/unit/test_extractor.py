@@ -171,6 +171,15 @@ def test_covariances_are_those_of_the_coarsest_map_that_is_narrow_enough(draw: D
     np.testing.assert_allclose(covariances, mean, rtol=0, atol=1e-4 * np.abs(mean).max())
 
 
+@pytest.mark.parametrize("names", [["maps", "covariances"], ["lite0.maps", "colours", "lite2.maps"]])
+def test_the_mean_of_the_last_map_is_that_of_the_first_backbone(names: list[str]) -> None:
+    features = np.arange(2 * 6 * len(names), dtype=np.float32).reshape(2, -1)
+    photos = feature_set.FeatureSet(
+        features, np.zeros(2, np.int32), np.array(["a", "b"]), ["Ruby"], dict.fromkeys(names, 6)
+    )
+    np.testing.assert_array_equal(extractor.last_map_mean(photos, channels=2), features[:, 2:4])
+
+
 @pytest.mark.parametrize("views", [["photo", "upside_down"], ["colour"]])
 def test_an_unknown_view_is_an_error_with_its_name(settings: Settings, views: list[str]) -> None:
     with pytest.raises(ModelError, match=rf"embed\.views: {views[-1]} is not one of photo, mirror"):

@@ -89,7 +89,8 @@ def fine_tune(
 
 @pytest.mark.parametrize("noise", [True, False])
 def test_the_networks_are_combined_with_fusion_where_they_help(settings: Settings, fine_tune: Any, noise: bool) -> None:
-    params = settings(SMALL)
+    shorter = {} if noise else {"model.fusion.ensemble_size": 1, "model.fusion.fine_tune_epochs": 1}
+    params = settings(SMALL | shorter)
     extractor, result, epochs = fine_tune(params, noise=noise)
     model, history = result.model, result.history
     assert (model.layers[-1].name == "ensemble") == noise

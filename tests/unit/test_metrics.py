@@ -242,18 +242,19 @@ def test_learning_curves_show_each_metric_and_the_best_epoch(epochs: int, tmp_pa
         name: list(np.linspace(start, 0.9, epochs))
         for name, start in (("loss", 0.1), ("accuracy", 0.2), ("val_loss", 0.3), ("val_accuracy", 0.4))
     }
-    figure = curves.write(tmp_path / "curves.csv", history, epochs - 1)
+    assert curves.write(tmp_path / "curves.csv", history, epochs - 1) == tmp_path / "curves.png"
     points = pd.read_csv(tmp_path / "curves.csv")
     validation = points[points["curve"] == "validation"]
     assert validation["step"].tolist() == list(range(epochs))
     assert validation["loss"].tolist() == history["val_loss"]
+    figure = curves.learning_curves(history, epochs - 1)
     for axes, name in zip(figure.axes, ("loss", "accuracy"), strict=True):
         training, validation, best_epoch = axes.lines
         assert list(training.get_ydata()) == history[name]
         assert list(validation.get_ydata()) == history[f"val_{name}"]
         assert list(best_epoch.get_xdata()) == [epochs - 1, epochs - 1]
-    picture = render(figure)
-    assert picture.width > picture.height > 200
+    with Image.open(tmp_path / "curves.png") as picture:
+        assert picture.width > picture.height > 200
 
 
 def test_the_curves_of_a_fit_in_closed_form_are_those_of_its_leave_one_out_scores(
