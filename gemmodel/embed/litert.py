@@ -5,8 +5,9 @@ import json
 import os
 import tempfile
 import zipfile
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from itertools import count, islice, takewhile
 from pathlib import Path
@@ -22,6 +23,7 @@ from gemmodel.images import decode
 if TYPE_CHECKING:
     import keras
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 # A graph may have other files in it: the LiteRT graph of model.tflite is then what comes last, and the others are a ZIP
@@ -31,6 +33,7 @@ FRONT, CALLS = "front.tflite", "calls.json"
 EXTRACTOR, NETWORK = "extractor_{}.tflite", "network.tflite"  # of several backbones, in their order; and beside them
 FEATURES = "features"  # what a head reads, of all extractors; and of the network under its name without a suffix
 BATCH = 8  # photos that a head reads at once. Each call reads all of its weights, 55 MB for 87 gems
+AHEAD = 32  # photos that are computed, or wait for it
 
 
 class Graph:
@@ -66,6 +69,8 @@ class Graph:
         self._calls = [(opened[call["file"]], call["outputs"]) for call in calls]  # what each backbone file computes
         self._end, self._one_at_a_time = self._open(self._content, ""), Lock()
         self._front = opened.get(FRONT, self._end)
+        if not names and "pixels" not in self._front.inputs:
+            raise ModelError(f"{path}: damaged: it does not read pixels; train it again")
         self.size: int = self._extractors[0].size if names else self._front.inputs["pixels"][0][1]
 
     def __call__(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
@@ -123,18 +128,25 @@ class Graph:
             return self.start(self.read(photo) if isinstance(photo, Path) else photo)
 
         with nullcontext(pool) if pool else ThreadPoolExecutor(os.cpu_count()) as workers:
-            return np.concatenate([self.finish(some)["probabilities"] for some in batches(workers.map(start, photos))])
+            return np.concatenate([self.finish(some)["probabilities"] for some in batches(workers, start, photos)])
 
     def _open(self, content: bytes, part: str) -> engines.Engine:
         name, suffix = (f"{self._path}: {part}", Path(part).suffix) if part else (str(self._path), ".tflite")
         return engines.open_engine(content, suffix, name=name, threads=self._threads, remedy="; train it again")
 
 
-def batches(photos: Iterable[T]) -> Iterator[list[T]]:
-    """Yields what was computed of photos, as many as a head reads at once."""
-    iterator = iter(photos)
-    while batch := list(islice(iterator, BATCH)):
-        yield batch
+def batches(pool: Executor, function: Callable[[S], T], photos: Iterable[S]) -> Iterator[list[T]]:
+    """Yields what a function returns for each photo, in their order, as many at once as a head reads.
+
+    Unlike `pool.map` it computes only a few photos ahead, since what a head reads of a photo takes 46 kB.
+    """
+    running: deque[Future[T]] = deque()
+    remaining = iter(photos)
+    while True:
+        running.extend(pool.submit(function, photo) for photo in islice(remaining, AHEAD - len(running)))
+        if not running:
+            return
+        yield [running.popleft().result() for _ in range(min(BATCH, len(running)))]
 
 
 def _only(outputs: Mapping[str, np.ndarray]) -> np.ndarray:

@@ -15,7 +15,9 @@ from gemmodel.explain import occlusion
 from gemmodel.explain.explainer import Explainer
 
 OCCLUSION = "occlusion"  # the name of the method without gradients
+GRAD_CAM = "Grad-CAM"
 Baseline = Literal["black", "noise"]
+Method = Callable[[Explainer, np.ndarray, int], np.ndarray]  # of a model, a photo and a class, to a map (h, w)
 
 
 def integrated_gradients(
@@ -116,8 +118,8 @@ def grad_cam(explainer: Explainer, photo: np.ndarray, target: int) -> np.ndarray
     return np.maximum(values @ gradients.mean(axis=(0, 1)), 0)
 
 
-def methods(params: ExplainParams, *, seed: int) -> dict[str, Callable[[Explainer, np.ndarray, int], np.ndarray]]:
-    """Returns the methods by name, with these parameters: functions of a model, a photo and a class to a map (h, w)."""
+def methods(params: ExplainParams, *, seed: int) -> dict[str, Method]:
+    """Returns the methods by name, with these parameters."""
 
     def integrated(explainer: Explainer, photo: np.ndarray, target: int) -> np.ndarray:
         return integrated_gradients(
@@ -143,7 +145,7 @@ def methods(params: ExplainParams, *, seed: int) -> dict[str, Callable[[Explaine
         "VarGrad": var,
         "integrated gradients": integrated,
         "SmoothGrad": smooth,
-        "Grad-CAM": grad_cam,
+        GRAD_CAM: grad_cam,
         OCCLUSION: occluded,
     }
 

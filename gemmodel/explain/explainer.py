@@ -53,11 +53,6 @@ class Explainer:
         inputs = [with_maps.inputs[0], *(output.tensor for output in histograms)]
         self.model = keras.Model(inputs, [with_maps.outputs[0], *(output.tensor for output in self.maps)])
 
-    def trace(self) -> None:
-        """Makes the graphs that the other methods run, for which each would wait at its first call."""
-        self._gradients.get_concrete_function()
-        self._probabilities.get_concrete_function()
-
     def probabilities(self, pixels: np.ndarray, *, histogram_photo: np.ndarray | None = None) -> np.ndarray:
         """Returns the probabilities of all classes.
 
@@ -90,14 +85,14 @@ class Explainer:
         return [np.asarray(values)[0] for values in self._call(x, x)[1:]]
 
     @cached_property
-    def _probabilities(self) -> Any:
+    def _probabilities(self) -> Callable[..., Any]:
         pixels = self._pixels
         return tf.function(
             lambda x, histogram_photo: self._call(x, histogram_photo)[0], input_signature=[pixels, pixels]
         )
 
     @cached_property
-    def _gradients(self) -> Any:
+    def _gradients(self) -> Callable[..., Any]:
         last = max(i for i, output in enumerate(self.maps) if not isinstance(output.layer, POOLINGS))
 
         def gradients(x: Any, histogram_photo: Any, target: Any) -> Any:

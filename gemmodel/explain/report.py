@@ -1,7 +1,7 @@
 """Explanations of a model's predictions, as one page with its pictures and tables."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +25,7 @@ from gemmodel.images import decode
 
 TEMPLATE = Path(__file__).with_suffix(".html")
 DPI, QUALITY = 90, 88
+Maps = dict[str, np.ndarray]  # of a photo, by method
 PREDICTED_PER_SHOWN = 4  # photos predicted for each one shown: enough for wrong predictions among them
 
 
@@ -77,9 +78,7 @@ def write(
     Returns:
         The table of `ablation.measure`.
     """
-    explainer = Explainer(model)
-    threads = ThreadPoolExecutor(1)
-    traced = threads.submit(explainer.trace)  # beside predictions, which leave Python's lock to it
+    explainer, methods = Explainer(model), attribution.methods(params, seed=seed)
     count = max(PREDICTED_PER_SHOWN * params.photos, params.ablation_photos) if params.ablation_photos else None
     with _timed("predictions of test photos"):
         photos = predict(graph, test, classes, count=count, seed=seed)
@@ -88,28 +87,30 @@ def write(
     compared = [photo for pair in zip_longest(right, wrong) for photo in pair if photo][: params.comparison_photos]
     ablation_photos = photos[: params.ablation_photos or None]
     perturbations = ablation.perturbations(params, seed=seed)
-    with files.atomic_write(out) as new:
+    with files.atomic_write(out) as new, ThreadPoolExecutor(1) as beside:
         (new / "photos").mkdir(parents=True)
-        with _timed(f"occlusion and Grad-CAM of {len(shown)} photos"):
+        # Beside predictions: LiteRT leaves Python's lock to the tracing of gradients.
+        gradients = beside.submit(_gradient_maps, explainer, shown, compared, methods, seed=seed)
+        with _timed(f"occlusion of {len(shown)} photos"):
             # As `gemmodel predict --explain` does, but for the known photos.
             explanations = [
                 cues.explain(graph.probabilities, photo.pixels, photo.probabilities, classes, cells=params.occlusion)
                 for photo in shown
             ]
-            traced.result()
-            threads.shutdown()
-            for i, (photo, explanation) in enumerate(zip(shown, explanations, strict=True)):
-                picture = _gallery_picture(explainer, photo, explanation)
-                picture.save(new / "photos" / f"{i:02d}.jpg", quality=QUALITY)
-        values = {photo.path: answer.part.values for photo, answer in zip(shown, explanations, strict=True)}
-        occluded = [values[photo.path] for photo in compared]
-        methods_gallery, checks = compare(explainer, compared, occluded, classes, params, seed=seed)
-        methods_gallery.picture().save(new / "methods.jpg", quality=QUALITY)
         with _timed(f"{len(perturbations) - 1} perturbations of {len(ablation_photos)} photos"):
             pixels = np.stack([photo.pixels for photo in ablation_photos])
             actual = np.array([photo.actual for photo in ablation_photos])
             unchanged = np.stack([photo.probabilities for photo in ablation_photos])
             ablation_table = ablation.measure(graph.probabilities, pixels, unchanged, actual, perturbations)
+        cams, trained, shuffled = gradients.result()
+        for i, (photo, explanation, cam) in enumerate(zip(shown, explanations, cams, strict=True)):
+            picture = _gallery_picture(photo, explanation, cam)
+            picture.save(new / "photos" / f"{i:02d}.jpg", quality=QUALITY)
+        values = {photo.path: answer.part.values for photo, answer in zip(shown, explanations, strict=True)}
+        for photo, maps in zip(compared, trained, strict=True):
+            maps[attribution.OCCLUSION] = np.maximum(values[photo.path], 0)
+        methods_gallery, checks = compare(explainer, compared, trained, shuffled, classes, params, seed=seed)
+        methods_gallery.picture().save(new / "methods.jpg", quality=QUALITY)
         plots.save(ablation.plot(ablation_table, classes=len(classes)), new / "ablation.png", dpi=DPI)
         examples = Gallery(ablation.examples(compared[0].pixels, perturbations), columns=5, side=170)
         examples.picture().save(new / "perturbations.jpg", quality=QUALITY)
@@ -125,7 +126,6 @@ def write(
             row | {"picture": html.data_url(new / "photos" / f"{i:02d}.jpg")}
             for i, row in enumerate(photo_table.to_dict("records"))
         ]
-        methods = list(checks.columns[3:])
         html.write(
             new / "index.html",
             TEMPLATE,
@@ -137,8 +137,8 @@ def write(
                 ("wrong", [row for row in rows if not row["right"]]),
             ],
             checks=checks.to_dict("records"),
-            methods=methods,
-            means=checks[methods].mean().to_dict(),
+            methods=list(methods),
+            means=checks[list(methods)].mean().to_dict(),
             ablation=ablation_table.to_dict("records"),
             has_histograms=bool(explainer.histograms),
             params=params,
@@ -164,45 +164,60 @@ def choose(photos: Sequence[ExplainedPhoto], count: int) -> list[ExplainedPhoto]
     return right[: count - wrong_count] + wrong[:wrong_count]
 
 
+def _gradient_maps(
+    explainer: Explainer, shown: Sequence[ExplainedPhoto], compared: Sequence[ExplainedPhoto],
+    methods: Mapping[str, attribution.Method], *, seed: int,
+) -> tuple[list[np.ndarray], list[Maps], list[Maps]]:  # fmt: skip
+    """Returns what needs the model in Keras: Grad-CAM of the shown photos, and the maps of the compared ones.
+
+    The latter are by method, with the trained weights, but for occlusion, and with shuffled weights.
+    """
+
+    def explain(name: str, photos: Sequence[ExplainedPhoto]) -> list[np.ndarray]:
+        return [methods[name](explainer, photo.pixels.astype(np.float32), photo.predicted) for photo in photos]
+
+    def by_photo(maps: dict[str, list[np.ndarray]]) -> list[Maps]:
+        return [{name: values[i] for name, values in maps.items()} for i in range(len(compared))]
+
+    with _timed(f"Grad-CAM of {len(shown)} photos"):
+        cams = explain(attribution.GRAD_CAM, shown)
+    trained = {}
+    for name in methods:
+        if name != attribution.OCCLUSION:
+            with _timed(f"{name} of {len(compared)} photos"):
+                trained[name] = explain(name, compared)
+    with _timed("the same with shuffled weights"), explainer.randomised(seed):
+        shuffled = {name: explain(name, compared) for name in methods}
+    return cams, by_photo(trained), by_photo(shuffled)
+
+
 def compare(
-    explainer: Explainer, photos: Sequence[ExplainedPhoto], occluded: Sequence[np.ndarray], classes: Sequence[str],
-    params: ExplainParams, *, seed: int,
+    explainer: Explainer, photos: Sequence[ExplainedPhoto], trained: Sequence[Maps], shuffled: Sequence[Maps],
+    classes: Sequence[str], params: ExplainParams, *, seed: int,
 ) -> tuple[Gallery, pd.DataFrame]:  # fmt: skip
-    """Explains photos by all methods, with the trained and with shuffled weights (Adebayo and others, 1810.03292).
+    """Compares the maps of trained and of shuffled weights (Adebayo and others, 1810.03292).
 
     Args:
         explainer: of the model.
         photos: are explained.
-        occluded: their maps by occlusion, with the trained weights.
+        trained: the maps of each, by method.
+        shuffled: those with shuffled weights.
         classes: their names in the order of the probabilities.
         params: of the methods.
-        seed: of noise and of shuffled weights.
+        seed: of the baseline's noise.
 
     Returns:
         A gallery of the maps; and one row per photo: its name (`photo`), the predicted `gem`, the
         `completeness_error`, and by method the rank correlation of its two maps, with trained and shuffled weights.
     """
-    methods = attribution.methods(params, seed=seed)
-    trained: list[dict[str, np.ndarray]] = [{} for _ in photos]
-    shuffled: list[dict[str, np.ndarray]] = [{} for _ in photos]
-    for name, method in methods.items():
-        with _timed(f"{name} of {len(photos)} photos"):
-            for photo, values, maps in zip(photos, occluded, trained, strict=True):
-                if name == attribution.OCCLUSION:
-                    maps[name] = np.maximum(values, 0)
-                else:
-                    maps[name] = method(explainer, photo.pixels.astype(np.float32), photo.predicted)
-    with _timed("the same with shuffled weights"), explainer.randomised(seed):
-        for name, method in methods.items():
-            for photo, maps in zip(photos, shuffled, strict=True):
-                maps[name] = method(explainer, photo.pixels.astype(np.float32), photo.predicted)
+    methods = list(shuffled[0])
     cells, rows = [], []
     for photo, trained_maps, shuffled_maps in zip(photos, trained, shuffled, strict=True):
         gem = classes[photo.predicted]
         title = gem if photo.right else f"{classes[photo.actual]}, predicted {gem}"
         for caption, maps in ((title, trained_maps), ("with shuffled weights", shuffled_maps)):
             cells.append((Image.fromarray(photo.pixels), caption))
-            cells += [(overlays.overlay(photo.pixels, values), name) for name, values in maps.items()]
+            cells += [(overlays.overlay(photo.pixels, maps[name]), name) for name in methods]
         error = attribution.completeness_error(
             explainer, photo.pixels.astype(np.float32), photo.predicted, trained_maps["integrated gradients"],
             baseline=params.baseline, seed=seed,
@@ -212,9 +227,8 @@ def compare(
     return Gallery(cells, columns=1 + len(methods), side=200), pd.DataFrame(rows).round(4)
 
 
-def _gallery_picture(explainer: Explainer, photo: ExplainedPhoto, explanation: cues.Explanation) -> Image.Image:
+def _gallery_picture(photo: ExplainedPhoto, explanation: cues.Explanation, cam: np.ndarray) -> Image.Image:
     """Returns a photo and its maps by the methods that are fast enough for every photo, side by side."""
-    cam = attribution.grad_cam(explainer, photo.pixels.astype(np.float32), photo.predicted)
     maps = [overlays.overlay(photo.pixels, values) for values in (explanation.part.shown, cam)]
     return Image.fromarray(np.concatenate([photo.pixels, *map(np.asarray, maps)], axis=1))
 

@@ -84,7 +84,7 @@ class Predictor:
             photos: paths or open files, in any of decode.FORMATS.
             top: the maximum number of gems and of reference photos in a prediction.
         """
-        for batch in litert.batches(self._pool.map(self._start, photos)):
+        for batch in litert.batches(self._pool, self._start, photos):
             started = [photo for photo in batch if not isinstance(photo, DataError)]
             outputs = self._graph.finish(started) if started else {}
             answers = iter(predictions.to_predictions(**outputs, metadata=self.metadata, top=top) if started else ())
