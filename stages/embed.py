@@ -5,10 +5,12 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import keras
+
 from gemmodel import devices
 from gemmodel.core import files, hashing, image_folder, params
 from gemmodel.core.dask_client import dask_client
-from gemmodel.embed import dask_shards, embedding, extractor, feature_set, litert
+from gemmodel.embed import dask_shards, embedding, extractor, feature_set
 from gemmodel.embed.backbones.backbone import input_files
 from stages import command
 
@@ -35,13 +37,13 @@ def main(
             folders[name] = kept / hashing.run_key([one], input_files(one.backbone, one.weights))
             parts = {part: folders[name] / part.name for part in (train, val)}
             parts = {part: folder for part, folder in parts.items() if not embedding.is_complete(folder)}
-            if not parts:
+            exported = folders[name] / EXPORTED
+            if not parts and embedding.is_whole(exported):
                 print(f"embed: features of {name} are those of an earlier run")
                 continue
-            model, exported = extractor.extractor(one, image_size=base.image_size), folders[name] / EXPORTED
-            if not exported.is_file():
-                with files.atomic_write(exported) as new:
-                    litert.export_model(model, new)
+            keras.utils.clear_session()  # layers are numbered, and an export has their numbers
+            model = extractor.extractor(one, image_size=base.image_size)
+            embedding.export(model, exported)
             embedding.embed(
                 parts, model, classes=classes, settings=extractor.settings(base, one), exported=exported, resume=True,
                 on_workers=partial(dask_shards.embed_shards, client, base, one, exported) if client else None,
@@ -52,8 +54,10 @@ def main(
             feature_set.join(sources, new / part.name, settings=extractor.settings(base, embed))
             features = feature_set.read(new / part.name)
             print(f"embed: {len(features.labels)} photos of {part} to {features.sharded().columns} features each")
-        for i, folder in enumerate(folders.values()):
-            feature_set.link(folder / EXPORTED, new / litert.EXTRACTOR.format(i))  # for train
+        for i, folder in enumerate(folders.values()):  # for train
+            written, wanted = folder / EXPORTED, new / feature_set.EXTRACTOR.format(i)
+            feature_set.link(written, wanted)
+            feature_set.link(feature_set.digest_file(written), feature_set.digest_file(wanted))
     for former in set(kept.parent.iterdir()) - {kept}:  # of other photos, code or parameters
         shutil.rmtree(former)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from gemmodel import devices
 from gemmodel.core import files, hashing, image_folder, params
 from gemmodel.core.dask_client import dask_client
-from gemmodel.embed import litert
+from gemmodel.embed import feature_set
 from gemmodel.models import conformal, held_out, saving
 from gemmodel.models.metadata import ModelMetadata, TrainingPhotos
 from gemmodel.tracking import runs, store
@@ -32,6 +32,7 @@ def main(
     logged = {section: asdict(getattr(settings, section)) for section in ("base", "split", "augment", "embed", "train")}
     logged |= {"crawl": {"source": settings.crawl.source}, "clean": {"crop": settings.clean.crop}}
     logged |= {"model": asdict(getattr(settings.model, name))}
+    extractors = feature_set.extractors(features, len(settings.embed.backbone)) if name == "fusion" else []
     datasets = {part: split / part for part in ("train", "val")}
     mineral_classes = files.read_json(hierarchy)
     train_photos, val_photos = (image_folder.list_images(folder) for folder in datasets.values())
@@ -55,11 +56,9 @@ def main(
             held_out.summarise(result.held_out, result.classes, thresholds),
             TrainingPhotos(list(settings.crawl.source), photos),
         )  # fmt: skip
-        backbones = len(settings.embed.backbone) if name == "fusion" else 0
         saving.save(
-            result.model, result.classes, out, crop=settings.clean.crop, metadata=metadata,
-            extractors=[features / litert.EXTRACTOR.format(i) for i in range(backbones)],
-        )  # fmt: skip
+            result.model, result.classes, out, crop=settings.clean.crop, metadata=metadata, extractors=extractors
+        )
         best = fit.summary(result.history, result.selection_metric, result.kept)
         files.write_json(report, {name: best[name] for name in fit.HEADLINE})
         picture = learning_curves.write(curves, result.history, int(best["best_epoch"]), result.penalties)

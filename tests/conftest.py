@@ -89,7 +89,7 @@ def draw() -> Callable[..., Image.Image]:
 def user_environment(**variables: str) -> dict[str, str]:
     """Return this process's environment without services and proxies, and with the project importable.
 
-    `clean` then starts no processes, which takes longer than a few photos.
+    joblib counts one core: `clean` then starts no processes, which takes longer than a few photos.
     """
     inherited = {
         k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "DVC_")) and "proxy" not in k.lower()

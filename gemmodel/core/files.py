@@ -1,8 +1,10 @@
 """Files: outputs that appear whole or not at all, and JSON and tables with errors that name the file."""
 
+import io
 import json
 import os
 import shutil
+import zipfile
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -140,6 +142,18 @@ def read_table(path: Path, *, numbers: Mapping[str, type] | None = None) -> "pd.
         return table
     except ValueError as error:  # also pandas' errors of a file without columns, or with lines of different lengths
         raise DataError(f"{path}: not a table as `dvc repro` writes it: {error}".replace("\n", " ")) from None
+
+
+def appended(content: bytes) -> dict[str, bytes]:
+    """Returns the files in a ZIP archive at the end of a file's content, by name; none where there is no archive.
+
+    Raises:
+        ValueError, zipfile.BadZipFile: the archive is damaged.
+    """
+    if content[-22:-18] != b"PK\5\6":  # the end of an archive without a comment
+        return {}
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
 
 
 def copy(source: Path, target: Path) -> None:

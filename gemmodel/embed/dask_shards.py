@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from functools import cache
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,8 @@ from gemmodel.core.params import BaseParams, EmbedParams
 if TYPE_CHECKING:
     from gemmodel.embed.embedding import EmbedFn
 
-OPEN = ExitStack()  # what the extractors of this process hold, until it ends
+CURRENT: dict[Any, "EmbedFn"] = {}  # the extractor of this process, by its arguments
+OPEN = ExitStack()  # what it holds
 LOCK = Lock()  # a worker may have several threads
 
 
@@ -44,13 +44,16 @@ def embed_shard(base: BaseParams, params: EmbedParams, exported: Path, shard: Pa
         paths: the photos, on such a disk.
     """
     with LOCK:
-        embed_fn = _embed_fn(base, params, exported)
+        if (key := (base, params, exported)) not in CURRENT:  # of former photos or parameters
+            CURRENT.clear()
+            OPEN.close()
+            CURRENT[key] = _embed_fn(*key)
+        embed_fn = CURRENT[key]
     from gemmodel.embed import embedding
 
     return sum(embedding.write_shard(shard, paths, embed_fn))
 
 
-@cache
 def _embed_fn(base: BaseParams, params: EmbedParams, exported: Path) -> "EmbedFn":
     environment.apply_environment()  # before Keras is imported
     from gemmodel import devices

@@ -62,7 +62,7 @@ def embed(
             paths, labels = image_folder.list_samples(photos, classes)
             rows = list(feature_set.shard_slices(len(paths), shard_size))
             shards = [out / feature_set.shard_name(i) for i in range(len(rows))]
-            missing = [i for i, shard in enumerate(shards) if not _is_whole(shard)]
+            missing = [i for i, shard in enumerate(shards) if not is_whole(shard)]
             done = len(paths) - sum(rows[i].stop - rows[i].start for i in missing)
             with tqdm(total=len(paths), initial=done, desc=photos.name, unit="photo", disable=None) as progress:
                 for count in write_shards([(shards[i], paths[rows[i]]) for i in missing]):
@@ -71,9 +71,9 @@ def embed(
             features = ShardedArray(tuple(shards), sizes, model.output_shape[1])
             names = np.array([path.relative_to(photos).as_posix() for path in paths])
             table = FeatureSet(features, labels, names, list(classes), blocks(model), settings or {})
-            feature_set.write_table(out, table, [_digest_file(shard).read_text("ascii") for shard in shards])
+            feature_set.write_table(out, table, [feature_set.digest_file(shard).read_text("ascii") for shard in shards])
             for shard in shards:
-                _digest_file(shard).unlink()
+                feature_set.digest_file(shard).unlink()
             counts.append(len(paths))
     return counts
 
@@ -100,7 +100,7 @@ def write_shard(shard: Path, paths: Sequence[Path], embed_fn: EmbedFn) -> Iterat
     for photo in embed_fn(paths):
         features.append(photo)
         yield 1
-    files.write_text(_digest_file(shard), feature_set.write_shard(shard, np.stack(features)))
+    files.write_text(feature_set.digest_file(shard), feature_set.write_shard(shard, np.stack(features)))
 
 
 def is_complete(folder: Path) -> bool:
@@ -116,17 +116,21 @@ def is_complete(folder: Path) -> bool:
     return True
 
 
-def _digest_file(shard: Path) -> Path:
-    return shard.with_suffix(".sha256")
+def export(model: keras.Model, path: Path) -> None:
+    """Writes an extractor's LiteRT graph, and beside it its digest, unless an earlier call did."""
+    if not is_whole(path):
+        with files.atomic_write(path) as new:
+            litert.export_model(model, new)
+        files.write_text(feature_set.digest_file(path), hashing.sha256(path))
 
 
-def _is_whole(shard: Path) -> bool:
-    """Returns whether an earlier call wrote this shard to its end; a damaged one is named."""
-    if not shard.is_file() or not _digest_file(shard).is_file():
+def is_whole(file: Path) -> bool:
+    """Returns whether an earlier call wrote this shard or extractor to its end; a damaged one is named."""
+    if not file.is_file() or not feature_set.digest_file(file).is_file():
         return False
-    if hashing.sha256(shard).encode() == _digest_file(shard).read_bytes():
+    if hashing.sha256(file).encode() == feature_set.digest_file(file).read_bytes():
         return True
-    print(f"embed: {shard}: damaged; computed again")
+    print(f"embed: {file}: damaged; computed again")
     return False
 
 

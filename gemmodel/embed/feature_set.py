@@ -15,6 +15,7 @@ from gemmodel.core.errors import DataError
 DTYPE = np.float16  # on disk; top-1 and log loss are those of float32 to the fifth digit (decision 31)
 SHARD_SIZE = 4096  # photos, a multiple of the batch: then whole batches are the same with and without shards
 TABLE = "photos.json"
+EXTRACTOR = "extractor_{}.tflite"  # of each backbone; beside it its digest
 
 
 @dataclass(frozen=True)
@@ -196,6 +197,26 @@ def join(folders: Mapping[str, Path], out: Path, *, settings: Mapping[str, Any])
         shards.append(write_shard(out / shard_name(i), joined))
     joint = first._replace(features=ShardedArray((), (), sum(blocks.values())), blocks=blocks, settings=settings)
     write_table(out, joint, shards)
+
+
+def digest_file(file: Path) -> Path:
+    """Returns the file that says, once it is there, that another one is whole: its SHA-256."""
+    return file.with_suffix(".sha256")
+
+
+def extractors(folder: Path, backbones: int) -> list[Path]:
+    """Returns the extractors' LiteRT graphs that the embed stage wrote beside the features, one for each backbone.
+
+    Raises:
+        DataError: one is missing or damaged.
+    """
+    paths = [folder / EXTRACTOR.format(i) for i in range(backbones)]
+    for path in paths:
+        if not path.is_file() or not digest_file(path).is_file():
+            raise DataError(f"{path}: not there; `dvc repro embed` makes it")
+        if hashing.sha256(path) != digest_file(path).read_text("ascii"):
+            raise DataError(f"{path}: damaged; `dvc repro embed` makes it again")
+    return paths
 
 
 def link(source: str | Path, target: str | Path) -> None:

@@ -1,6 +1,5 @@
 """LiteRT graphs: an exported Keras model runs without TensorFlow, and faster on CPUs."""
 
-import io
 import json
 import os
 import tempfile
@@ -16,7 +15,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from gemmodel.core import files
 from gemmodel.core.errors import DataError, ModelError, first_line, suppress_stderr
+from gemmodel.embed import feature_set
 from gemmodel.embed.backbones import engines
 from gemmodel.images import decode
 
@@ -30,10 +31,10 @@ T = TypeVar("T")
 # archive at its end, as LiteRT's metadata are, which it ignores. With backbone files it is a chain: from pixels to what
 # each file reads, the files, the rest. With extractors it is a classifier's head, which reads what they compute.
 FRONT, CALLS = "front.tflite", "calls.json"
-EXTRACTOR, NETWORK = "extractor_{}.tflite", "network.tflite"  # of several backbones, in their order; and beside them
+NETWORK = "network.tflite"  # beside the extractors of several backbones, which are numbered
 FEATURES = "features"  # what a head reads, of all extractors; and of the network under its name without a suffix
 BATCH = 8  # photos that a head reads at once. Each call reads all of its weights, 55 MB for 87 gems
-AHEAD = 32  # photos that are computed, or wait for it
+AHEAD = max(32, 2 * (os.cpu_count() or 1) + BATCH)  # photos that are computed, or wait for it
 
 
 class Graph:
@@ -57,11 +58,11 @@ class Graph:
         self._path, self._threads = path, threads
         self._content = path.read_bytes() if content is None else content
         try:
-            parts = _parts(self._content)
+            parts = files.appended(self._content)
             calls = json.loads(parts.pop(CALLS, b"[]"))
         except (ValueError, zipfile.BadZipFile):
             raise ModelError(f"{path}: damaged; train it again") from None
-        names = list(takewhile(parts.__contains__, map(EXTRACTOR.format, count())))
+        names = list(takewhile(parts.__contains__, map(feature_set.EXTRACTOR.format, count())))
         self._extractors = [Graph(path, content=parts.pop(name), threads=threads) for name in names]
         network = parts.pop(NETWORK, None)
         self._network = Graph(path, content=network, threads=threads) if network else None
@@ -93,7 +94,7 @@ class Graph:
     def finish(self, started: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
         """Returns the outputs by name, of shape (photos, ...), for what `start` returned for each photo.
 
-        The bits do not depend on how many photos there are.
+        On x86 the bits do not depend on how many photos there are.
         """
         joined = {name: np.concatenate([photo[name] for photo in started]) for name in started[0]}
         if not self._extractors:
@@ -152,14 +153,6 @@ def batches(pool: Executor, function: Callable[[S], T], photos: Iterable[S]) -> 
 def _only(outputs: Mapping[str, np.ndarray]) -> np.ndarray:
     (values,) = outputs.values()
     return values
-
-
-def _parts(content: bytes) -> dict[str, bytes]:
-    """Returns the files in a graph's file by name."""
-    if content[-22:-18] != b"PK\5\6":  # the end of a ZIP archive without a comment
-        return {}
-    with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        return {name: archive.read(name) for name in archive.namelist()}
 
 
 def export(outputs: Mapping[str, Any], pixels: Any, path: Path) -> None:
@@ -228,7 +221,7 @@ def export_head(
     """
     names = [FEATURES, *([Path(NETWORK).stem] if network else [])]
     shapes = {name: (None, *x.shape[1:]) for name, x in zip(names, head.inputs, strict=True)}
-    parts = {EXTRACTOR.format(i): extractor.read_bytes() for i, extractor in enumerate(extractors)}
+    parts = {feature_set.EXTRACTOR.format(i): extractor.read_bytes() for i, extractor in enumerate(extractors)}
     if network:
         export_model(network, path)
         parts[NETWORK] = path.read_bytes()

@@ -2,12 +2,13 @@
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import zip_longest
 from pathlib import Path
+from threading import Event
 
 import keras
 import numpy as np
@@ -87,10 +88,10 @@ def write(
     compared = [photo for pair in zip_longest(right, wrong) for photo in pair if photo][: params.comparison_photos]
     ablation_photos = photos[: params.ablation_photos or None]
     perturbations = ablation.perturbations(params, seed=seed)
-    with files.atomic_write(out) as new, ThreadPoolExecutor(1) as beside:
+    with files.atomic_write(out) as new, ThreadPoolExecutor(1) as beside, _set_after() as ended:
         (new / "photos").mkdir(parents=True)
         # Beside predictions: LiteRT leaves Python's lock to the tracing of gradients.
-        gradients = beside.submit(_gradient_maps, explainer, shown, compared, methods, seed=seed)
+        gradients = beside.submit(_gradient_maps, explainer, shown, compared, methods, ended, seed=seed)
         with _timed(f"occlusion of {len(shown)} photos"):
             # As `gemmodel predict --explain` does, but for the known photos.
             explanations = [
@@ -166,15 +167,21 @@ def choose(photos: Sequence[ExplainedPhoto], count: int) -> list[ExplainedPhoto]
 
 def _gradient_maps(
     explainer: Explainer, shown: Sequence[ExplainedPhoto], compared: Sequence[ExplainedPhoto],
-    methods: Mapping[str, attribution.Method], *, seed: int,
+    methods: Mapping[str, attribution.Method], ended: Event, *, seed: int,
 ) -> tuple[list[np.ndarray], list[Maps], list[Maps]]:  # fmt: skip
     """Returns what needs the model in Keras: Grad-CAM of the shown photos, and the maps of the compared ones.
 
-    The latter are by method, with the trained weights, but for occlusion, and with shuffled weights.
+    The latter are by method, with the trained weights, but for occlusion, and with shuffled weights. It gives up once
+    `ended` is set.
     """
 
     def explain(name: str, photos: Sequence[ExplainedPhoto]) -> list[np.ndarray]:
-        return [methods[name](explainer, photo.pixels.astype(np.float32), photo.predicted) for photo in photos]
+        maps = []
+        for photo in photos:
+            if ended.is_set():
+                raise CancelledError
+            maps.append(methods[name](explainer, photo.pixels.astype(np.float32), photo.predicted))
+        return maps
 
     def by_photo(maps: dict[str, list[np.ndarray]]) -> list[Maps]:
         return [{name: values[i] for name, values in maps.items()} for i in range(len(compared))]
@@ -244,6 +251,16 @@ def _photo_table(photos: Sequence[ExplainedPhoto], test: Path, classes: Sequence
             "probability_of_actual": [float(photo.probabilities[photo.actual]) for photo in photos],
         }
     ).round(4)
+
+
+@contextmanager
+def _set_after() -> Iterator[Event]:
+    """Yields an event that is set when the context ends, also by an error."""
+    event = Event()
+    try:
+        yield event
+    finally:
+        event.set()
 
 
 @contextmanager

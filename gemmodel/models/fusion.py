@@ -40,7 +40,7 @@ def ensemble(model: keras.Model, other: keras.Model, *, weights: tuple[float, fl
 
     Args:
         model: a result of `attach`; its layers stay layers of the combined model, whose embedding is this model's.
-        other: to probabilities only, named `network`; becomes one layer of the combined model.
+        other: to probabilities only, named `saving.NETWORK`; becomes one layer of the combined model.
         weights: a and b.
     """
     probs = (model.outputs[0], layers.Identity(name=READ[1])(other(model.inputs[0])))

@@ -15,7 +15,8 @@ from gemmodel.embed import litert
 from gemmodel.models import joint_probability as joint_probability  # likewise
 from gemmodel.models.metadata import EXPORT, ModelMetadata, write
 
-READ = ("blocks", "network_probabilities")  # the layers that a head reads: of the extractor, and of a `fusion.ensemble`
+NETWORK = "fine_tuned_network"  # the layer of a `fusion.ensemble` that predicts beside the head
+READ = ("blocks", f"{NETWORK}_probabilities")  # the layers that a head reads: of the extractor, and of the network
 
 
 def save(
@@ -118,7 +119,7 @@ def export(model: keras.Model, path: Path, *, extractors: Sequence[Path] = ()) -
         return
     read = [layer.output for layer in model.layers if layer.name in READ]
     head = keras.Model(read, dict(zip(names, with_embedding(model).outputs, strict=True)))
-    network = model.get_layer("network") if len(read) > 1 else None
+    network = model.get_layer(NETWORK) if len(read) > 1 else None
     litert.export_head(head, path, extractors=extractors, network=network)
 
 

@@ -1,9 +1,7 @@
 """How a model gets into MLflow's registry: it is logged, registered as a version, and described by its card."""
 
-import io
 import re
 import tempfile
-import zipfile
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -17,7 +15,7 @@ from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 from mlflow.types.schema import Array
 
 import gemmodel
-from gemmodel.core import hashing
+from gemmodel.core import files, hashing
 from gemmodel.tracking import runs
 
 FILES_TAG = "files_sha256"  # of a version: the hash of its folder's list of hashes; a former version has none
@@ -131,11 +129,9 @@ def packages(folder: Path) -> list[str]:
 
 def _file_names(content: bytes) -> Iterator[str]:
     """Yields the names of the files in an export, see `litert`, and of those in them."""
-    if zipfile.is_zipfile(io.BytesIO(content)):
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            for name in archive.namelist():
-                yield name
-                yield from _file_names(archive.read(name))
+    for name, part in files.appended(content).items():
+        yield name
+        yield from _file_names(part)
 
 
 def describe_version(name: str, tags: Mapping[str, str], card: str) -> None:

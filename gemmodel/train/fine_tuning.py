@@ -19,9 +19,9 @@ from gemmodel.core import hashing, image_folder
 from gemmodel.core.errors import DataError, ParameterError
 from gemmodel.core.params import Params, TrainParams
 from gemmodel.embed import extractor, feature_set, litert, samples
-from gemmodel.embed.backbones.backbone import backbone, last_map
+from gemmodel.embed.backbones.backbone import backbone, last_map, parse
 from gemmodel.embed.feature_set import FeatureSet
-from gemmodel.models import fusion
+from gemmodel.models import fusion, saving
 from gemmodel.train import fusion_head, transfer
 from gemmodel.train.batches import TrainingData, load_training_data
 from gemmodel.train.context import TrainingContext
@@ -56,8 +56,9 @@ def fine_tune(context: TrainingContext) -> TrainingResult:
 
     Raises:
         DataError: the features are of other photos, or in another order.
-        ParameterError: the backbone cannot be trained from the layer that `unfreeze` names, the labels are separate, or
-            the validation photos, which determine a + b, are reserved for the prediction sets.
+        ParameterError: the first backbone has a side of its own, or cannot be trained from the layer that `unfreeze`
+            names, the labels are separate, or the validation photos, which determine a + b, are reserved for the
+            prediction sets.
     """
     params = context.params
     model = params.model.fusion
@@ -67,6 +68,11 @@ def fine_tune(context: TrainingContext) -> TrainingResult:
         )
     if model.labels == "separate":
         raise ParameterError("model.fusion.fine_tune_epochs: labels: separate has no fine-tuning; set labels to all")
+    first = parse(params.embed.backbone[0])
+    if first.side not in (None, params.base.image_size):
+        raise ParameterError(
+            f"model.fusion.fine_tune_epochs: {first.name} has its own side, {first.side}; name it without one"
+        )
     base_result = fusion_head.train_fusion(context)
     train, val = (feature_set.read(context.features / part) for part in ("train", "val"))
     for part, photos in (("train", train), ("val", val)):  # predictions are combined photo by photo
@@ -302,7 +308,7 @@ def with_tta(networks: list[keras.Model], views: Sequence[str]) -> keras.Model:
     inputs = [extractor.VIEWS[view](photo) for view in views]
     log_probs = [keras.ops.log(keras.ops.maximum(network(x), fusion.EPS)) for network in networks for x in inputs]
     mean = sum(log_probs[1:], start=log_probs[0]) / len(log_probs)
-    return keras.Model(photo, keras.layers.Softmax()(mean), name="network")
+    return keras.Model(photo, keras.layers.Softmax()(mean), name=saving.NETWORK)
 
 
 def ensemble_weights(

@@ -385,6 +385,11 @@ def test_one_more_backbone_recomputes_none_of_the_others(
     np.testing.assert_array_equal(both.features[:, :columns], first.features)
     assert both.files.tolist() == first.files.tolist() == ["Ruby/1.png", "Topaz/2.png"]
 
+    exported = [path.read_bytes() for path in feature_set.extractors(Path("out"), 2)]
+    shutil.rmtree("backup")
+    run(one, two)
+    assert [path.read_bytes() for path in feature_set.extractors(Path("out"), 2)] == exported
+
     for path in kept:
         path.write_bytes(b"no array")  # a damaged shard is computed again
     describe(two, maps="[fine]", std="30")  # so is a backbone whose description changed

@@ -108,7 +108,7 @@ def test_the_networks_are_combined_with_fusion_where_they_help(settings: Setting
     if noise:
         assert fit.summary(history, result.selection_metric)["best_epoch"] == epochs[-1]
         kernels = [f"blocks.15.{name}" for name in ("_expand_conv", "_project_conv")]
-        networks = [model.get_layer("network").get_layer(f"network_{params.base.seed + i}") for i in range(2)]
+        networks = [model.get_layer(saving.NETWORK).get_layer(f"network_{params.base.seed + i}") for i in range(2)]
         for network in networks:
             assert changed_layers(before, network) == [*kernels, "conv_head"]
             assert {layer.dtype_policy.name for layer in network.layers} == {"float32"}
@@ -158,6 +158,11 @@ def test_features_of_other_photos_are_refused(settings: Settings, fine_tune: Any
 def test_reserved_validation_photos_are_not_used(settings: Settings, fine_tune: Any) -> None:
     with pytest.raises(ParameterError, match="set refit_on_validation to true"):
         fine_tune(settings(SMALL | {"model.fusion.refit_on_validation": False}))
+
+
+def test_a_backbone_with_its_own_side_is_refused_before_anything_is_fitted(settings: Settings, fine_tune: Any) -> None:
+    with pytest.raises(ParameterError, match=r"efficientnet_lite0 has its own side, 16; name it without one"):
+        fine_tune(settings(SMALL | {"embed.backbone": ["efficientnet_lite0@16", "efficientnet_lite1"]}))
 
 
 @pytest.mark.parametrize(

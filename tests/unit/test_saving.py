@@ -1,6 +1,7 @@
 """Models on disk: the same bytes, the same probabilities, errors that name the folder, and the embedding."""
 
 import json
+import platform
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -141,7 +142,7 @@ def small_model(kind: str, settings: Settings, **changes: Any) -> keras.Model:
     if not kind.endswith("ensemble"):
         return model
     other = small_model("network", settings)
-    network = keras.Model(other.inputs[0], other.outputs[0], name="network")
+    network = keras.Model(other.inputs[0], other.outputs[0], name=saving.NETWORK)
     return fusion.ensemble(model, network, weights=(0.7, 0.5))
 
 
@@ -188,5 +189,6 @@ def test_an_export_takes_an_exported_extractor_and_gives_several_photos_the_bits
     together = graph.finish([graph.start(photo) for photo in many])
     for name, values in zip(("probabilities", "embedding"), expected, strict=True):
         np.testing.assert_allclose(together[name], values, atol=1e-4)
-        np.testing.assert_array_equal(together[name], np.concatenate([graph(photo)[name] for photo in many]))
+        alone = np.concatenate([graph(photo)[name] for photo in many])
+        np.testing.assert_allclose(together[name], alone, atol=0 if platform.machine() in ("x86_64", "AMD64") else 1e-6)
     np.testing.assert_array_equal(graph.probabilities(many), together["probabilities"])
