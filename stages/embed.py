@@ -5,8 +5,6 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import keras
-
 from gemmodel import devices
 from gemmodel.core import files, hashing, image_folder, params
 from gemmodel.core.dask_client import dask_client
@@ -41,8 +39,7 @@ def main(
             if not parts and embedding.is_whole(exported):
                 print(f"embed: features of {name} are those of an earlier run")
                 continue
-            keras.utils.clear_session()  # layers are numbered, and an export has their numbers
-            model = extractor.extractor(one, image_size=base.image_size)
+            model = embedding.first_extractor(one, image_size=base.image_size)
             embedding.export(model, exported)
             embedding.embed(
                 parts, model, classes=classes, settings=extractor.settings(base, one), exported=exported, resume=True,

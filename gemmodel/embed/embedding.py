@@ -16,8 +16,9 @@ from tqdm import tqdm
 
 from gemmodel.core import files, hashing, image_folder
 from gemmodel.core.errors import DataError
+from gemmodel.core.params import EmbedParams
 from gemmodel.embed import feature_set, litert, samples
-from gemmodel.embed.extractor import blocks
+from gemmodel.embed.extractor import blocks, extractor
 from gemmodel.embed.feature_set import SHARD_SIZE, FeatureSet, ShardedArray
 
 EmbedFn = Callable[[Sequence[Path]], Iterator[np.ndarray]]  # photos to their features, in the same order
@@ -114,6 +115,12 @@ def is_complete(folder: Path) -> bool:
         shutil.rmtree(folder)
         return False
     return True
+
+
+def first_extractor(params: EmbedParams, *, image_size: int) -> keras.Model:
+    """Returns an extractor as a new process makes it: Keras numbers layers, and an export has their numbers."""
+    keras.utils.clear_session()
+    return extractor(params, image_size=image_size)
 
 
 def export(model: keras.Model, path: Path) -> None:
