@@ -32,9 +32,9 @@ def main(
     logged = {section: asdict(getattr(settings, section)) for section in ("base", "split", "augment", "embed", "train")}
     logged |= {"crawl": {"source": settings.crawl.source}, "clean": {"crop": settings.clean.crop}}
     logged |= {"model": asdict(getattr(settings.model, name))}
-    extractors = feature_set.extractors(features, len(settings.embed.backbone)) if name == "fusion" else []
     datasets = {part: split / part for part in ("train", "val")}
     mineral_classes = files.read_json(hierarchy)
+    extractors = feature_set.extractors(features, len(settings.embed.backbone)) if name == "fusion" else []
     train_photos, val_photos = (image_folder.list_images(folder) for folder in datasets.values())
     title = f"{name}, {len(train_photos)} gems, {sum(map(len, train_photos.values()))} photos"
     run = runs.training_run(title, logged | {"model_name": name}, datasets, device=device)
