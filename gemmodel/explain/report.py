@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import zip_longest
@@ -88,7 +88,9 @@ def write(
     compared = [photo for pair in zip_longest(right, wrong) for photo in pair if photo][: params.comparison_photos]
     ablation_photos = photos[: params.ablation_photos or None]
     perturbations = ablation.perturbations(params, seed=seed)
-    with files.atomic_write(out) as new, ThreadPoolExecutor(1) as beside, _set_after() as ended:
+    ended = Event()
+    with files.atomic_write(out) as new, ThreadPoolExecutor(1) as beside, ExitStack() as stack:
+        stack.callback(ended.set)  # also by an error, so that nobody waits for the gradients
         (new / "photos").mkdir(parents=True)
         # Beside predictions: LiteRT leaves Python's lock to the tracing of gradients.
         gradients = beside.submit(_gradient_maps, explainer, shown, compared, methods, ended, seed=seed)
@@ -251,16 +253,6 @@ def _photo_table(photos: Sequence[ExplainedPhoto], test: Path, classes: Sequence
             "probability_of_actual": [float(photo.probabilities[photo.actual]) for photo in photos],
         }
     ).round(4)
-
-
-@contextmanager
-def _set_after() -> Iterator[Event]:
-    """Yields an event that is set when the context ends, also by an error."""
-    event = Event()
-    try:
-        yield event
-    finally:
-        event.set()
 
 
 @contextmanager
