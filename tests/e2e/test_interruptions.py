@@ -64,11 +64,16 @@ class Project:
             assert ended.returncode == 0, f"{command}\n{ended.stdout}\n{ended.stderr}"
             self.seconds[command] = ended.seconds
 
-    def kill(self, command: str, share: float = 0.0) -> None:
-        """Kill a command after a share of the seconds that it takes; 0: one that its name determines."""
+    def kill(self, command: str, share: float = 0.0, undo: str = "") -> None:
+        """Kill a command after a share of the seconds that it takes; 0: one that its name determines.
+
+        `undo` is run where it ended before, if it cannot be run a second time without it.
+        """
         seconds = self.seconds[command] * (share or random.Random(command).uniform(0.05, 1))
         while (ended := self.run(command, seconds=seconds)[0]).returncode == 0:
             seconds /= 2
+            if undo:
+                self.succeed(undo)
         assert ended.returncode == -signal.SIGPROF, ended.stderr
 
     def forget(self) -> None:
@@ -173,7 +178,7 @@ def test_killed_changes_of_the_champion_are_made_by_the_next_command(project: Pr
     project.succeed("gemmodel promote 2")
     assert champion() == 2
     project.seconds["gemmodel rollback"] = project.seconds["gemmodel promote 2"]
-    project.kill("gemmodel rollback")
+    project.kill("gemmodel rollback", undo="gemmodel promote 2")
     assert champion() in (1, 2)
     project.succeed("gemmodel promote 1")
     assert champion() == 1
