@@ -27,11 +27,15 @@ import yaml
 STAGES = list(yaml.safe_load((Path(__file__).parents[1] / "dvc.yaml").read_text(encoding="utf-8"))["stages"])
 
 
-# Also what MLflow and Scrapy import when they are first used.
+# Also what DVC, MLflow and Scrapy import when they are first used.
 IMPORTS = [
-    *(f"stages.{stage}" for stage in STAGES), "gemmodel.cli", "dvc.cli", "dvc.commands.repro", "umap",
-    "mlflow.store.tracking.sqlalchemy_store", "mlflow.tracing.processor.base_mlflow", "git", "plotly.graph_objects",
-    "plotly.io", "scrapy.core.downloader.handlers.http11", "aiohttp", "ruamel.yaml",
+    *(f"stages.{stage}" for stage in STAGES), "gemmodel.cli", "umap", "git", "plotly.graph_objects", "plotly.io",
+    "dvc.cli.parser", "dvc.commands.repro", "dvc.repo.experiments.queue.celery", "dvc.repo.experiments.queue.workspace",
+    "dvc.repo.experiments.queue.tempdir", "dvc.repo.open_repo", "dvc.repo.plots", "networkx", "hydra", "pygit2",
+    "dulwich.porcelain", "ruamel.yaml", "mlflow.store.tracking.sqlalchemy_store",
+    "mlflow.store.model_registry.sqlalchemy_store", "mlflow.tracing.processor.base_mlflow", "mlflow.pyfunc",
+    "sqlalchemy.dialects.sqlite", "scrapy.core.downloader.handlers.http11", "scrapy.downloadermiddlewares.cookies",
+    "scrapy.extensions.telnet", "aiohttp",
 ]  # fmt: skip
 
 COMMAND = """#!{python} -IS
