@@ -5,9 +5,10 @@ INSTALLED := .venv/installed
 INSTALLED_DEV := .venv/installed-dev
 
 COMPILE := uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-header -q
-PIP_INSTALL := pip install --quiet --disable-pip-version-check --no-compile
+# The locks have all that is needed: pip looks for nothing else, which takes a quarter of its time.
+PIP_INSTALL := pip install --quiet --disable-pip-version-check --no-compile --no-deps
 # With byte code TensorFlow starts twice as fast. pip would compile on one core. Some packages have files that cannot be.
-BYTE_COMPILE := python -m compileall -qq -j 0 .venv || true
+BYTE_COMPILE := python -m compileall -qq -j 0 -x '/tests/' .venv || true
 # pip adds INSTALLER to a package's RECORD at the end. A package that a kill left without it would count as installed.
 REMOVE_UNFINISHED := find .venv \( -path '*/site-packages/~*' -o -name '*.dist-info' ! -exec grep -qs INSTALLER {}/RECORD \; \) -prune -exec rm -r {} +
 
@@ -66,7 +67,7 @@ $(INSTALLED): requirements.lock
 	@mkdir -p .venv && $(REMOVE_UNFINISHED)
 	$(PYTHON) -m venv .venv
 	$(PIP_INSTALL) --require-hashes -r requirements.lock
-	$(PIP_INSTALL) --no-deps --no-build-isolation -e .
+	$(PIP_INSTALL) --no-build-isolation -e .
 	$(BYTE_COMPILE)
 	@touch $(INSTALLED)
 
