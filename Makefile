@@ -31,7 +31,7 @@ demo: $(INSTALLED) ## try a model without training: MODEL=git address of a team'
 	@gemmodel app --model demo --port $(or $(PORT),8000)
 
 test: $(INSTALLED_DEV) ## set up, also what tests need, and run all tests
-	python -m pytest -n 3 --dist loadfile --no-loadscope-reorder  # test_pipeline, the slowest, starts first
+	python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --durations 20  # test_pipeline, the slowest, starts first
 
 fuzz: $(INSTALLED_DEV) ## read damaged photos for an hour, on Linux, with pip install -e '.[fuzz]' (SECONDS=3600 SEED=1)
 	python -W ignore tests/fuzz_guided.py -max_total_time=$(or $(SECONDS),3600) -seed=$(or $(SEED),1) -print_final_stats=1

@@ -94,7 +94,8 @@ def user_environment(**variables: str) -> dict[str, str]:
     inherited = {
         k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "DVC_")) and "proxy" not in k.lower()
     }
-    return inherited | {"PYTHONPATH": str(ROOT), "no_proxy": "*", "LOKY_MAX_CPU_COUNT": "1"} | variables
+    own = {"PYTHONPATH": str(ROOT), "no_proxy": "*", "LOKY_MAX_CPU_COUNT": "1", "DVC_NO_ANALYTICS": "1"}
+    return inherited | own | variables
 
 
 def runner(executable: str) -> Callable[..., subprocess.CompletedProcess[str]]:

@@ -19,14 +19,17 @@ SMALL = {
     "crawl": {"only": ["Ruby", "Spinel", "Malachite", "Diamond"], "max_per_gem": 12},
     "base": {"image_size": 64},
     "augment": {"images_per_class": 3},
-    "embed": {"backbone": tiny_backbone.NAME},
-    "model": {"fusion": {"penalties": [0.03, 0.1, 0.3, 1]}},  # each counts as an epoch
+    "embed": {"backbone": tiny_backbone.NAME, "views": ["photo"], "colour_spaces": ["rgb"]},
+    "model": {"fusion": {"degree": [3], "penalties": [0.1, 1]}},  # each penalty counts as an epoch
     "explain": {
-        "photos": 4,
+        "photos": 2,
         "occlusion": 2,
         "comparison_photos": 1,
         "steps": 2,
-        "ablation_photos": 4,
+        "smoothgrad_copies": 2,
+        "vargrad_copies": 2,
+        "vargrad_steps": 2,
+        "ablation_photos": 2,
         "hue_shifts": [180],
         "patches": [4],
     },

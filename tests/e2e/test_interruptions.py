@@ -32,6 +32,13 @@ AGAIN = [
     stage for stage in STAGES if stage not in ("augment", "describe", "explain", "explore")
 ]  # these write a folder
 GROWS = (".git", ".dvc", ".scrapy", "mlruns", "logs")  # what commands add here stays
+# Runs a module, for which the registry's lock of a killed process ends after 3 s instead of a minute.
+SOON = """import runpy, sys
+from gemmodel.register import registry_lock
+registry_lock.HEARTBEAT_S, registry_lock.LOCK_TIMEOUT_S = 0.5, 3.0
+sys.argv.pop(0)
+sys.modules.pop(sys.argv[0], None)  # else a warning
+runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)"""
 
 
 @dataclass
@@ -49,9 +56,9 @@ class Project:
     def run(self, *commands: str, seconds: float = 0) -> list[Ended]:
         """Run `gemmodel`, `dvc` or stages, the latter with the options of dvc.yaml, at once; see `Forks.run`."""
         stages = yaml.safe_load((self.folder / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
-        modules = {"gemmodel": "gemmodel.cli", "dvc": "dvc"}
+        started = {"gemmodel": ["-c", SOON, "gemmodel.cli"], "dvc": ["-m", "dvc"]}
         split = [
-            shlex.split(stages[name]["cmd"])[1:] if name in stages else ["-m", modules[first], *arguments]
+            ["-c", SOON, *shlex.split(stages[name]["cmd"])[2:]] if name in stages else [*started[first], *arguments]
             for name in commands
             for first, *arguments in [name.split()]
         ]
@@ -116,10 +123,19 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def project(place: Path, forked_python: str, tmp_path_factory: pytest.TempPathFactory) -> Project:
+def project(
+    place: Path,
+    forked_python: str,
+    forked_commands: None,
+    cached_pages: Path,
+    empty_store: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Project:
     folder = place / "project"
     copy_project(folder)
     shrink(folder)
+    shutil.copytree(cached_pages, folder / ".scrapy")
+    shutil.copy(empty_store, folder / "mlflow.db")
     run = runner(folder)
     run("git", "init", "-q", "-b", "main")
     started = Forks(Path(forked_python).parents[1], tmp_path_factory.mktemp("printed"))
@@ -247,7 +263,7 @@ def test_a_stage_on_a_full_disk_ends_with_one_line(project: Project, stage: str,
     text = params.read_bytes()
     with full(project.folder, left=40_000):
         if stage == "embed":  # which has features of the present parameters, and would compute none
-            change(project.folder, embed={"views": ["photo"]})
+            change(project.folder, embed={"views": ["mirror"]})
         [ended] = project.run(stage)
     params.write_bytes(text)
     if ended.returncode:  # some need no more than that

@@ -12,6 +12,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2]
 DEADLINE = 60  # seconds; every wait here is far shorter
+NO_PROFILE = {"DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED": "False"}  # of a worker's threads, 100 times a second
 
 
 def wait_for(condition: Callable[[], Any]) -> Any:
@@ -28,7 +29,7 @@ def dask(*arguments: str, cwd: Path, **variables: str) -> Iterator[subprocess.Po
     with (cwd / "dask.log").open("ab") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "dask", *arguments, "--no-dashboard"],
-            cwd=cwd, env=os.environ | {"PYTHONPATH": str(ROOT)} | variables, stdout=log, stderr=log,
+            cwd=cwd, env=os.environ | {"PYTHONPATH": str(ROOT)} | NO_PROFILE | variables, stdout=log, stderr=log,
         )  # fmt: skip
     try:
         yield process
@@ -50,19 +51,19 @@ def scheduler(cwd: Path, **variables: str) -> Iterator[tuple[str, subprocess.Pop
         yield wait_for(lambda: info.read_text() and json.loads(info.read_text())["address"]), process
 
 
-def worker(address: str, cwd: Path, threads: int = 1) -> Any:
-    return dask("worker", address, "--nthreads", str(threads), "--host", "127.0.0.1", cwd=cwd)
+def worker(address: str, cwd: Path, *options: str, threads: int = 1) -> Any:
+    return dask("worker", address, "--nthreads", str(threads), "--host", "127.0.0.1", *options, cwd=cwd)
 
 
 @contextmanager
-def cluster(cwd: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """Yield the address and the process of a scheduler with two workers."""
+def cluster(cwd: Path, *options: str, workers: int = 2) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """Yield the address and the process of a scheduler with some workers, of further options."""
     import distributed  # here, so that a test file without it can skip itself
 
     with ExitStack() as stack:
         address, process = stack.enter_context(scheduler(cwd))
-        for _ in range(2):
-            stack.enter_context(worker(address, cwd))
+        for _ in range(workers):
+            stack.enter_context(worker(address, cwd, *options))
         with distributed.Client(address, set_as_default=False) as client:
-            client.wait_for_workers(2, timeout=DEADLINE)
+            client.wait_for_workers(workers, timeout=DEADLINE)
         yield address, process

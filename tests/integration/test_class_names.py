@@ -53,7 +53,12 @@ SMALL = {
 
 @pytest.fixture(scope="module")
 def root(
-    tmp_path_factory: pytest.TempPathFactory, forked: Any, write_params: Any, draw: Any, tiny_backbone: Path
+    tmp_path_factory: pytest.TempPathFactory,
+    forked: Any,
+    write_params: Any,
+    draw: Any,
+    tiny_backbone: Path,
+    empty_store: Path,
 ) -> Path:
     """The folder of a project after all stages."""
     root = tmp_path_factory.mktemp("project")
@@ -62,6 +67,7 @@ def root(
         for photo in range(6):
             draw(100 * i + photo, size=(64, 64)).save(root / "gems" / name / f"{photo}.png")
     shutil.copytree(tiny_backbone, root / "backbones")
+    shutil.copy(empty_store, root / "mlflow.db")
     (root / "photos").mkdir()
     for name in ("corrections.csv", "test_list.txt"):
         (root / "photos" / name).touch()

@@ -1,6 +1,7 @@
 """Embed's shards and fusion's sums on the workers of a real Dask scheduler: the same bytes, even if a worker dies."""
 
 import os
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -18,6 +19,7 @@ from gemmodel.embed.feature_set import FeatureSet
 from gemmodel.train.ridge import nystroem
 from gemmodel.train.ridge.kernel_ridge import KernelRidge
 from tests.integration import dask_cluster
+from tests.tiny_backbone import NAME as TINY_BACKBONE
 
 distributed = pytest.importorskip("distributed")
 
@@ -26,9 +28,12 @@ PHOTOS, WIDTH, BLOCKS = 2_000, 100, 20
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str, Any]]:
-    """The folder, the address and the process of a scheduler with two workers, whose last test stops it."""
+    """The folder, the address and the process of a scheduler, which the last test stops, with three workers.
+
+    Two tests kill one each, and no nanny starts another, which would import TensorFlow for the shards that remain.
+    """
     folder = tmp_path_factory.mktemp("cluster")
-    with dask_cluster.cluster(folder) as (address, process):
+    with dask_cluster.cluster(folder, "--no-nanny", workers=3) as (address, process):
         yield folder, address, process
 
 
@@ -99,18 +104,19 @@ def test_workers_give_the_same_bits_to_fusion_even_if_one_is_killed(
 
 
 def test_workers_write_the_same_shards_even_if_one_is_killed(
-    settings: Callable[..., Params], draw: Any, address: str
+    settings: Callable[..., Params], draw: Any, address: str, tiny_backbone: Path
 ) -> None:
     from gemmodel.embed import dask_shards, embedding, extractor, litert
 
-    params = settings({"embed.views": ["photo"], "base.image_size": 32})
+    shutil.copytree(tiny_backbone, "backbones")
+    params = settings({"embed.backbone": TINY_BACKBONE, "embed.views": ["photo"], "base.image_size": 64})
     Path("photos/Ruby").mkdir(parents=True)
     for i in range(24):
         draw(i, size=(48, 48)).save(f"photos/Ruby/{i:02}.png")
-    model = extractor.extractor(params.embed, image_size=32)
-    common: dict[str, Any] = {"classes": ["Ruby"], "shard_size": 4}
-    embedding.embed({Path("photos"): Path("alone")}, model, **common)
+    model = extractor.extractor(params.embed, image_size=64)
     litert.export_model(model, exported := Path("extractor.tflite"))
+    common: dict[str, Any] = {"classes": ["Ruby"], "shard_size": 4}
+    embedding.embed({Path("photos"): Path("alone")}, model, exported=exported, **common)
     with dask_client() as client:
 
         def on_workers(shards: Any) -> Iterator[int]:

@@ -57,7 +57,9 @@ def write_predictions(test: Path, out: Path, *, wrong: int) -> None:
 
 
 @pytest.fixture(scope="module")
-def upgraded(tmp_path_factory: pytest.TempPathFactory, run: Any, draw: Any, write_params: Any) -> Path:
+def upgraded(
+    tmp_path_factory: pytest.TempPathFactory, run: Any, draw: Any, write_params: Any, empty_store: Path
+) -> Path:
     """Return a project in which version 0.1 trained and registered, and which has the present params.yaml."""
     archive = subprocess.run(["git", "archive", FORMER, "gemmodel", "stages", "dvc.yaml", "params.yaml"],
                              cwd=ROOT, capture_output=True)  # fmt: skip
@@ -71,6 +73,7 @@ def upgraded(tmp_path_factory: pytest.TempPathFactory, run: Any, draw: Any, writ
     settings["model"]["name"] = "cnn"
     settings["model"]["cnn"] |= FORMER_CNN
     (root / "params.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
+    shutil.copy(empty_store, root / "mlflow.db")
     split = root / "data" / "split"
     for part, seed in PARTS.items():
         write_photos(split / part, seed, PER_GEM, draw)

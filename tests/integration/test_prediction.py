@@ -83,7 +83,7 @@ def real_photos(real_gems: Path) -> list[Path]:
     [
         ("cnn", TINY),
         ("cnn", SIGMOID),
-        ("residual", {}),
+        ("residual", {"model.residual.filters": [4, 8], "model.residual.dense": 8}),
         ("transfer", {}),
         ("fusion", FUSION),
         ("fusion", SEPARATE),

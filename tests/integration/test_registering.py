@@ -8,11 +8,11 @@ import signal
 import socket
 import sqlite3
 import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ import keras
 import mlflow
 import numpy as np
 import pytest
+from mlflow.tracking._tracking_service.utils import _artifact_repos_cache as artifact_places
 from PIL import Image
 
 from gemmodel.core import files, hashing
@@ -47,13 +48,30 @@ register.main(*map(Path, {OPTIONS.split()[1::2]}))
 """
 
 
-@pytest.fixture
-def make_project(tmp_path: Path, draw: Any, write_params: Any) -> Callable[..., Path]:
+@pytest.fixture(scope="module")
+def save_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[float], Path]:
+    """Saves a tiny model that classifies by colour, once for each factor of its weights, and returns its folder."""
+
+    @cache
+    def save(factor: float) -> Path:
+        pixels = keras.Input((32, 32, 3))
+        mean = keras.layers.GlobalAveragePooling2D()(pixels)
+        network = keras.Model(pixels, keras.layers.Dense(3, "softmax", use_bias=False, name="gem")(mean))
+        network.get_layer("gem").set_weights([factor * np.eye(3, dtype=np.float32)])
+        reference = ReferenceSet(np.eye(3, dtype=np.float32), np.arange(3, dtype=np.int32), np.array(["1.png"] * 3))
+        metadata = ModelMetadata(GEMS, {gem: gem for gem in GEMS}, Thresholds(0.9, 0.1, 1, 2.0), reference)
+        saving.save(network, GEMS, folder := tmp_path_factory.mktemp("saved") / "models", metadata=metadata)
+        return folder
+
+    return save
+
+
+@pytest.fixture(scope="module")
+def write_project(draw: Any, write_params: Any, save_model: Callable[[float], Path]) -> Callable[..., Path]:
     """Makes a folder to register from: photos, a tiny model that classifies by colour, and its test predictions."""
 
-    def make(name: str, *, wrong: int = 0, model: float = 1.0, seed: int = 0, test: int = 1000, **rule: Any) -> Path:
+    def write(root: Path, *, wrong: int = 0, model: float = 1.0, seed: int = 0, test: int = 1000, **rule: Any) -> Path:
         """`wrong` is the number of wrong predictions; `seed` and `test` determine which photos there are."""
-        root = tmp_path / name
         root.mkdir()
         write_params(root, {f"register.{key}": value for key, value in rule.items()})
         for part, photos in PARTS.items():
@@ -64,17 +82,17 @@ def make_project(tmp_path: Path, draw: Any, write_params: Any) -> Callable[..., 
                     draw(1 + i + 10_000 * GEMS.index(gem), size=(48, 48), tint=tint).save(
                         root / part / gem / f"{i}.png"
                     )
-        pixels = keras.Input((32, 32, 3))
-        mean = keras.layers.GlobalAveragePooling2D()(pixels)
-        network = keras.Model(pixels, keras.layers.Dense(3, "softmax", use_bias=False, name="gem")(mean))
-        network.get_layer("gem").set_weights([model * np.eye(3, dtype=np.float32)])
-        reference = ReferenceSet(np.eye(3, dtype=np.float32), np.arange(3, dtype=np.int32), np.array(["1.png"] * 3))
-        metadata = ModelMetadata(GEMS, {gem: gem for gem in GEMS}, Thresholds(0.9, 0.1, 1, 2.0), reference)
-        saving.save(network, GEMS, root / "models", metadata=metadata)
+        shutil.copytree(save_model(model), root / "models")
         write_predictions(root, wrong)
         return root
 
-    return make
+    return write
+
+
+@pytest.fixture
+def make_project(tmp_path: Path, write_project: Callable[..., Path]) -> Callable[..., Path]:
+    """Makes a folder to register from, of a name, as `write_project` does."""
+    return lambda name, **options: write_project(tmp_path / name, **options)
 
 
 def write_predictions(root: Path, wrong: int) -> None:
@@ -92,10 +110,16 @@ def store(tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch) ->
     before, uri = mlflow.get_tracking_uri(), f"sqlite:///{(tmp_path / 'runs.db').as_posix()}"
     shutil.copy(empty_store, tmp_path / "runs.db")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    monkeypatch.setattr(registry_lock, "HEARTBEAT_S", 0.2)
+    monkeypatch.setattr(registry_lock, "HEARTBEAT_S", 0.4)
     monkeypatch.setattr(registry_lock, "LOCK_TIMEOUT_S", 2.0)
     yield uri
     mlflow.set_tracking_uri(before)
+
+
+def register_model(root: Path) -> dict[str, Any]:
+    """Registers the model of a folder, the working directory, and returns the decision."""
+    register.main(*map(Path, OPTIONS.split()[1::2]))
+    return files.read_json(root / "decision.json")
 
 
 @pytest.fixture
@@ -104,10 +128,31 @@ def registered(store: str, monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], 
 
     def run(root: Path) -> dict[str, Any]:
         monkeypatch.chdir(root)
-        register.main(*map(Path, OPTIONS.split()[1::2]))
-        return files.read_json(root / "decision.json")
+        return register_model(root)
 
     return run
+
+
+@pytest.fixture(scope="module")
+def with_first(tmp_path_factory: pytest.TempPathFactory, write_project: Callable[..., Path], empty_store: Path) -> Path:
+    """A store, and beside it the folder `first`, whose model, a third of its predictions wrong, is registered there."""
+    folder, before = tmp_path_factory.mktemp("registry"), mlflow.get_tracking_uri()
+    shutil.copy(empty_store, folder / "runs.db")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{(folder / 'runs.db').as_posix()}")
+        patch.chdir(root := write_project(folder / "first", wrong=8))
+        register_model(root)
+    mlflow.set_tracking_uri(before)
+    return folder.rename(folder.with_name("moved"))  # so that no copy uses these artefacts
+
+
+@pytest.fixture
+def first(with_first: Path, store: str, tmp_path: Path) -> Path:
+    """The folder of a model that is the only version in a store of the test's own, and champion."""
+    shutil.copytree(with_first, tmp_path, dirs_exist_ok=True)
+    artifact_places.clear()  # of the runs and models in the former place
+    with runs.mlflow_store():  # corrects the locations in the store
+        return tmp_path / "first"
 
 
 def aliases() -> dict[str, str]:
@@ -123,18 +168,18 @@ def tickets() -> list[Any]:
     return list(mlflow.MlflowClient().search_model_versions("name = 'gemstones-queue'"))
 
 
-def test_only_a_model_that_is_better_by_the_test_is_champion(make_project: Any, registered: Any) -> None:
-    first = registered(make_project("first", wrong=8))
-    assert (first["champion"], first["reason"]) == (True, "first model of this name")
-    assert first["accuracy"] == pytest.approx(16 / 24, abs=1e-6)
+def test_only_a_model_that_is_better_by_the_test_is_champion(first: Path, make_project: Any, registered: Any) -> None:
+    former = files.read_json(first / "decision.json")
+    assert (former["champion"], former["reason"]) == (True, "first model of this name")
+    assert former["accuracy"] == pytest.approx(16 / 24, abs=1e-6)
     luck = registered(make_project("luck", wrong=5, model=2.0))  # three gained: p = 0.25
     assert (luck["champion"], luck["gained"], luck["lost"], luck["p_value"]) == (False, 3, 0, 0.25)
     assert aliases() == {"challenger": "2", "champion": "1"}
     better = registered(make_project("better", wrong=1, model=3.0))  # seven gained: p = 2 / 2^7
     assert (better["champion"], better["gained"], better["p_value"]) == (True, 7, 0.015625)
-    assert better["champion_sha256"] == first["model_sha256"]
+    assert better["champion_sha256"] == former["model_sha256"]
     assert aliases() == {"challenger": "3", "champion": "3"}
-    for number, decision in (("1", first), ("2", luck), ("3", better)):
+    for number, decision in (("1", former), ("2", luck), ("3", better)):
         stored = tags(number)
         hashes = {f"{table}.sha256" for table in (version_files.TRAINING_SET, version_files.TEST_PREDICTIONS)}
         assert set(stored) == {*decision, "decision", registration.FILES_TAG, *hashes}  # `pending` is gone
@@ -169,9 +214,8 @@ def test_a_network_is_logged_as_the_checkpoint_of_its_best_epoch(
 
 
 def test_a_decision_is_repeated_until_the_rule_or_the_test_part_changes(
-    make_project: Any, registered: Any, write_params: Any
+    first: Path, make_project: Any, registered: Any, write_params: Any
 ) -> None:
-    registered(make_project("first", wrong=8))
     root = make_project("luck", wrong=5, model=2.0)
     before = registered(root)
     assert registered(root) == before
@@ -180,13 +224,11 @@ def test_a_decision_is_repeated_until_the_rule_or_the_test_part_changes(
     assert aliases() == {"challenger": "2", "champion": "2"}
 
 
-def test_the_same_network_with_other_thresholds_is_another_version(make_project: Any, registered: Any) -> None:
-    first = make_project("first", wrong=4)
+def test_the_same_network_with_other_thresholds_is_another_version(first: Path, registered: Any) -> None:
     shutil.copytree(first, second := first.parent / "second")
     thresholds = second / "models" / "thresholds.json"
     files.write_json(thresholds, files.read_json(thresholds) | {"set_threshold": 0.2})
     hashing.write_hashes(second / "models")
-    registered(first)
     decision = registered(second)
     assert (decision["champion"], decision["gained"], decision["lost"]) == (False, 0, 0)
     assert tags("1")["model_sha256"] == tags("2")["model_sha256"]
@@ -198,17 +240,13 @@ def test_the_same_network_with_other_thresholds_is_another_version(make_project:
         assert str(version.version) == number
 
 
-def test_a_version_without_the_hash_of_all_files_is_found_by_its_network(make_project: Any, registered: Any) -> None:
-    root = make_project("first")
-    first = registered(root)
+def test_a_version_without_the_hash_of_all_files_is_found_by_its_network(first: Path, registered: Any) -> None:
     mlflow.MlflowClient().delete_model_version_tag("gemstones", "1", registration.FILES_TAG)
-    assert registered(root) == first
+    assert registered(first) == files.read_json(first / "decision.json")
     assert len(mlflow.MlflowClient().search_model_versions("name = 'gemstones'")) == 1
 
 
-def test_a_champion_predicts_new_test_photos_itself(make_project: Any, registered: Any, store: str) -> None:
-    champion = make_project("first", wrong=0)
-    registered(champion)
+def test_a_champion_predicts_new_test_photos_itself(first: Path, make_project: Any, registered: Any) -> None:
     other = make_project("other", wrong=1, model=2.0, test=2000)
     for gem, wrong in (("Ruby", "Sapphire"), ("Emerald", "Ruby")):  # photos whose colour is another gem's
         for path in sorted((other / "test" / wrong).iterdir())[:4]:
@@ -221,13 +259,10 @@ def test_a_champion_predicts_new_test_photos_itself(make_project: Any, registere
     assert stored is not None and len(stored) == 48  # so that no later decision has to predict them again
 
 
-def test_a_champion_trained_on_test_photos_stays_champion(make_project: Any, registered: Any) -> None:
-    registered(make_project("first", wrong=24))
+def test_a_champion_trained_on_test_photos_stays_champion(first: Path, make_project: Any, registered: Any) -> None:
     leaky = make_project("leaky", model=2.0, seed=5000)  # other training photos
-    (leaky / "test" / "Ruby" / "same.png").write_bytes(
-        (leaky.parent / "first" / "val" / "Ruby" / "300.png").read_bytes()
-    )
-    shrunk = Image.open(leaky.parent / "first" / "train" / "Ruby" / "500.png").resize((40, 40))
+    (leaky / "test" / "Ruby" / "same.png").write_bytes((first / "val" / "Ruby" / "300.png").read_bytes())
+    shrunk = Image.open(first / "train" / "Ruby" / "500.png").resize((40, 40))
     shrunk.save(leaky / "test" / "Ruby" / "smaller.png")
     write_predictions(leaky, 0)
     decision = registered(leaky)
@@ -237,9 +272,8 @@ def test_a_champion_trained_on_test_photos_stays_champion(make_project: Any, reg
 
 
 def test_a_champion_without_recorded_training_photos_stays_champion(
-    make_project: Any, registered: Any, tmp_path: Path
+    first: Path, make_project: Any, registered: Any, tmp_path: Path
 ) -> None:
-    registered(make_project("first", wrong=24))
     (table,) = tmp_path.rglob("mlruns/**/training_fingerprints.csv")
     table.unlink()
     decision = registered(make_project("second", model=2.0))
@@ -247,8 +281,9 @@ def test_a_champion_without_recorded_training_photos_stays_champion(
     assert "training photos are not recorded" in decision["reason"]
 
 
-def test_a_champion_that_does_not_load_stays_champion(make_project: Any, registered: Any, tmp_path: Path) -> None:
-    registered(make_project("first", wrong=24))
+def test_a_champion_that_does_not_load_stays_champion(
+    first: Path, make_project: Any, registered: Any, tmp_path: Path
+) -> None:
     for path in tmp_path.rglob("mlruns/**/model.tflite"):
         path.write_bytes(b"damaged")
     decision = registered(make_project("second", model=2.0, test=2000))
@@ -257,13 +292,11 @@ def test_a_champion_that_does_not_load_stays_champion(make_project: Any, registe
 
 
 def test_promote_and_rollback_by_hand(
-    make_project: Any, registered: Any, forked: Any, refused: Any, store: str
+    first: Path, make_project: Any, registered: Any, forked: Any, refused: Any, store: str
 ) -> None:
     def gemmodel(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return forked("-m", "gemmodel.cli", *arguments, cwd=root, MLFLOW_TRACKING_URI=store)
+        return forked("-m", "gemmodel.cli", *arguments, cwd=first, MLFLOW_TRACKING_URI=store)
 
-    root = make_project("first", wrong=2)
-    registered(root)
     with pytest.raises(TrackingError, match="no version was champion before 1"):
         versions.rollback("gemstones")
     with pytest.raises(TrackingError, match="no version is champion"):
@@ -271,8 +304,8 @@ def test_promote_and_rollback_by_hand(
     with pytest.raises(TrackingError, match="no version 2"):
         versions.promote("gemstones", "2")
     refused(gemmodel("promote", "best"), "gemmodel", "no version best")
-    registered(make_project("second", wrong=2, model=2.0))
-    registered(make_project("third", wrong=2, model=3.0))
+    registered(make_project("second", wrong=8, model=2.0))
+    registered(make_project("third", wrong=8, model=3.0))
     assert aliases() == {"challenger": "3", "champion": "1"}
     client = mlflow.MlflowClient()
     for number in "123":
@@ -309,9 +342,8 @@ def test_a_process_killed_after_registering_blocks_no_other(
 
 @pytest.mark.parametrize("last", ["pending", "former_champions", "champion", "reason"])
 def test_an_interrupted_decision_is_completed(
-    make_project: Any, registered: Any, monkeypatch: pytest.MonkeyPatch, last: str
+    first: Path, make_project: Any, registered: Any, monkeypatch: pytest.MonkeyPatch, last: str
 ) -> None:
-    registered(make_project("first", wrong=8))
     root = make_project("better", wrong=1, model=3.0)
 
     def interrupt(method: str, position: int) -> None:
@@ -337,10 +369,8 @@ def test_an_interrupted_decision_is_completed(
 
 
 def test_a_process_that_lost_the_lock_changes_no_alias(
-    make_project: Any, registered: Any, monkeypatch: pytest.MonkeyPatch
+    first: Path, make_project: Any, registered: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    registered(make_project("first", wrong=8))
-
     decide = promotion.decide
 
     def decide_slowly(*arguments: Any, **options: Any) -> Any:
@@ -354,17 +384,13 @@ def test_a_process_that_lost_the_lock_changes_no_alias(
     assert aliases() == {"challenger": "1", "champion": "1"}
 
 
-@pytest.mark.parametrize("dead", [0, 1])
-def test_the_lock_is_held_by_one_process_at_a_time(
-    store: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, dead: int
-) -> None:
+def test_the_lock_is_held_by_one_process_at_a_time(store: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     with runs.mlflow_store(), mlflow.start_run() as run:
         client, run_id = mlflow.MlflowClient(), run.info.run_id
         client.create_registered_model("gemstones", tags={"count": "0"})
         client.create_registered_model("gemstones-queue")
-        for _ in range(dead):
-            client.create_model_version("gemstones-queue", f"runs:/{run_id}/ticket", run_id)
+        client.create_model_version("gemstones-queue", f"runs:/{run_id}/ticket", run_id)  # of a dead process
 
         def count(_: int) -> None:
             with registry_lock.registry_lock("gemstones", run_id) as check_held:
@@ -372,24 +398,25 @@ def test_the_lock_is_held_by_one_process_at_a_time(
                 check_held()
                 client.set_registered_model_tag("gemstones", "count", str(before + 1))
 
-        with ThreadPoolExecutor(6) as together:
-            list(together.map(count, range(12)))
-        assert client.get_registered_model("gemstones").tags["count"] == "12"
+        with ThreadPoolExecutor(4) as together:
+            list(together.map(count, range(8)))
+        assert client.get_registered_model("gemstones").tags["count"] == "8"
         assert tickets() == []
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[str]:
+def server(tmp_path: Path, empty_store: Path, forked_python: str) -> Iterator[str]:
     """An MLflow server that keeps the artefacts, on a free port."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     (tmp_path / "server").mkdir()
+    shutil.copy(empty_store, tmp_path / "server" / "s.db")
     options = f"--workers 1 --port {port} --backend-store-uri sqlite:///s.db --artifacts-destination artifacts".split()
     kept = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
     with (tmp_path / "server" / "log").open("w") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "mlflow", "server", *options],
+            [forked_python, "-m", "mlflow", "server", *options],
             cwd=tmp_path / "server",
             env=kept | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "no_proxy": "*"},
             stdout=log,
@@ -477,14 +504,13 @@ def damage(path: Path, kind: str) -> None:
 
 
 def test_files_of_a_version_that_are_gone_or_damaged_are_named_and_uploaded_again(
-    make_project: Any, registered: Any, capsys: pytest.CaptureFixture[str]
+    first: Path, registered: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    root = make_project("first", wrong=8)
-    first = registered(root)
-    folder = artifacts()
+    folder, decision = artifacts(), files.read_json(first / "decision.json")
     whole = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    hashed = [name for name in whole if not name.endswith((".csv", "/sha256.json"))]
-    assert {"MLmodel", "artifacts/models/model.tflite", "code/gemmodel/serve/predictor.py"} <= set(hashed)
+    hashed = [name for name in whole if not (name.startswith("code/") or name.endswith((".csv", "/sha256.json")))]
+    hashed.append("code/gemmodel/serve/predictor.py")
+    assert {"MLmodel", "artifacts/models/model.tflite", hashed[-1]} <= set(whole)
     for i, name in enumerate(hashed):  # what `gemmodel serve` asks
         damage(folder / name, ("flipped", "cut", "gone")[i % 3])
         if name != "sha256.json":
@@ -501,7 +527,7 @@ def test_files_of_a_version_that_are_gone_or_damaged_are_named_and_uploaded_agai
         else:
             shutil.rmtree(folder)
         capsys.readouterr()
-        assert registered(root) == first
+        assert registered(first) == decision
         line = capsys.readouterr().out.splitlines()[0]
         assert line.startswith(f"register: gemstones version 1: {name or 'its files'}")
         assert line.endswith("; its files were uploaded again")
@@ -511,15 +537,11 @@ def test_files_of_a_version_that_are_gone_or_damaged_are_named_and_uploaded_agai
     assert aliases() == {"challenger": "1", "champion": "1"}
 
 
-def test_a_version_without_its_logged_model_is_registered_anew(
-    make_project: Any, registered: Any, store: str, forked: Any
-) -> None:
-    root = make_project("first")
-    registered(root)
+def test_a_version_without_its_logged_model_is_registered_anew(first: Path, store: str, forked: Any) -> None:
     shutil.rmtree(artifacts())
     with sqlite3.connect(store.removeprefix("sqlite:///")) as database:  # as `mlflow gc` leaves it
         database.execute("delete from logged_models")
-    ended = forked(*STAGE, cwd=root, MLFLOW_TRACKING_URI=store)  # a new process: MLflow remembers where the files were
+    ended = forked(*STAGE, cwd=first, MLFLOW_TRACKING_URI=store)  # a new process: MLflow remembers where the files were
     assert ended.returncode == 0, ended.stderr
     assert "version 2: the champion fails to predict (its files are not there)" in ended.stdout
     assert aliases() == {"challenger": "2", "champion": "1"}
@@ -527,15 +549,13 @@ def test_a_version_without_its_logged_model_is_registered_anew(
 
 @pytest.mark.parametrize("file", [version_files.TEST_PREDICTIONS, version_files.TRAINING_SET])
 def test_damaged_tables_of_a_version_are_not_used_and_written_again(
-    make_project: Any, registered: Any, capsys: pytest.CaptureFixture[str], file: str
+    first: Path, registered: Any, capsys: pytest.CaptureFixture[str], file: str
 ) -> None:
-    root = make_project("first", wrong=8)
-    first = registered(root)
-    path = artifacts() / file
+    path, decision = artifacts() / file, files.read_json(first / "decision.json")
     whole = path.read_bytes()
     for kind in ("flipped", "cut", "gone"):
         damage(path, kind)
-        assert registered(root) == first
+        assert registered(first) == decision
         assert (f"version 1: {file} is damaged, so it is not used" in capsys.readouterr().out) == (kind != "gone")
         assert path.read_bytes() == whole
 

@@ -1,5 +1,6 @@
 """The report stage: its page in a browser, what the run holds, and the model card in the registry."""
 
+import shutil
 import subprocess
 from contextlib import suppress
 from pathlib import Path
@@ -75,7 +76,7 @@ def test_in_mlflows_viewer_a_link_to_another_file_is_its_name(finished_project: 
     show = "text => document.querySelector('iframe').src = URL.createObjectURL(new Blob([text], {type: 'text/html'}))"
     page.evaluate(show, (finished_project.root / "reports" / "index.html").read_text(encoding="utf-8"))
     viewer = page.frame_locator("iframe")
-    assert "(evaluation/confusion.html in the list of files)" in viewer.locator("#scores ~ ul").first.inner_text()
+    viewer.locator("#scores ~ ul", has_text="(evaluation/confusion.html in the list of files)").first.wait_for()
     links = viewer.locator("a").evaluate_all("links => links.map(link => link.getAttribute('href'))")
     assert links and all(link.startswith("#") for link in links)
     viewer.locator("nav a").last.click()
@@ -98,12 +99,13 @@ def test_the_run_has_the_report_and_the_registered_model_its_card(finished_proje
 
 
 def test_a_long_card_is_cut_to_the_length_that_the_registry_allows(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_store: Path
 ) -> None:
     from gemmodel.register import registration
     from gemmodel.tracking import runs
 
     monkeypatch.chdir(tmp_path)
+    shutil.copy(empty_store, tmp_path / "runs.db")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'runs.db'}")
     with runs.mlflow_store():
         client = runs.mlflow.MlflowClient()

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from loopback import LIST, Crawl, Exchange, Site, content, crawl, gem_page, jpeg, list_page, serving, start
 
@@ -64,23 +65,30 @@ def earlier(site: Site, complete: Crawl, tmp_path_factory: pytest.TempPathFactor
     return folder
 
 
+def forked_pid(process: subprocess.Popen[str]) -> int:
+    """Return the process, and process group, of the fork that runs what a `forked_python` was started with."""
+    folder = psutil.Process(process.pid).cwd()
+    [pid] = [one.pid for one in psutil.process_iter(["cwd"]) if one.info["cwd"] == folder and one.pid != process.pid]
+    return int(pid)
+
+
 @pytest.mark.parametrize("moment", range(2, REQUESTS + 1, 2))
 def test_a_killed_crawl_resumes_and_gives_the_same_bytes(
-    site: Site, complete: Crawl, earlier: Path, tmp_path: Path, moment: int
+    site: Site, complete: Crawl, earlier: Path, tmp_path: Path, forked_python: str, moment: int
 ) -> None:
     """The site kills the crawl at its n-th request: ten moments, five of them in the middle of a body."""
     folder = tmp_path / "crawl"
     shutil.copytree(earlier, folder)
     before = content(folder / "data")
     received: list[str] = []
-    process = start(folder, site.url(), {}, {})
+    process = start(folder, site.url(), {}, {}, python=forked_python)
 
     def kill(exchange: Exchange) -> None:
         received.append(exchange.path)
         if len(received) == moment:
             if moment % 4 == 0:
                 exchange.send(b"\xff\xd8 half", Content_Length="5000", ETag='"half"', Content_Type="image/jpeg")
-            os.killpg(process.pid, signal.SIGKILL)
+            os.killpg(forked_pid(process), signal.SIGKILL)
             process.wait()
 
     site.before_reply = kill
@@ -127,15 +135,15 @@ def test_only_changed_pictures_are_downloaded_again(site: Site, complete: Crawl,
     assert all(numbers.get(row["picture_url"], 5) == row["number"] for row in third.rows)
 
 
-def test_damaged_cache_entries_are_ignored(site: Site, complete: Crawl, tmp_path: Path) -> None:
+def test_damaged_cache_entries_are_ignored(site: Site, complete: Crawl, tmp_path: Path, forked_python: str) -> None:
     """As a crash of the machine leaves them: truncated, empty, and half-written."""
     folder = tmp_path / "crawl"
-    process = start(folder, site.url(), {}, {})
+    process = start(folder, site.url(), {}, {}, python=forked_python)
     count = len(site.requested)
 
     def stop(exchange: Exchange) -> None:
         if len(site.requested) == count + REQUESTS:
-            os.killpg(process.pid, signal.SIGKILL)
+            os.killpg(forked_pid(process), signal.SIGKILL)
             process.wait()
 
     site.before_reply = stop
@@ -173,16 +181,18 @@ def test_an_unreachable_site_leaves_the_pictures_unchanged(site: Site, tmp_path:
 
 
 @pytest.mark.parametrize("pause", [False, True], ids=["between requests", "during Retry-After"])
-def test_an_interrupted_crawl_ends_in_one_line(site: Site, tmp_path: Path, refused: Any, pause: bool) -> None:
+def test_an_interrupted_crawl_ends_in_one_line(
+    site: Site, tmp_path: Path, refused: Any, forked_python: str, pause: bool
+) -> None:
     folder = tmp_path / "crawl"
-    process = start(folder, site.url(), {}, {})
+    process = start(folder, site.url(), {}, {}, python=forked_python)
     before = len(site.requested)
 
     def interrupt(exchange: Exchange) -> None:
         if len(site.requested) == before + 8:
             if pause:
                 exchange.send(b"", 429, Retry_After="500")
-            os.kill(process.pid, signal.SIGINT)
+            os.kill(forked_pid(process), signal.SIGINT)
 
     site.before_reply = interrupt
     try:

@@ -59,8 +59,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def registered(folder: Path, draw: Any) -> Iterator[str]:
+def registered(folder: Path, draw: Any, empty_store: Path) -> Iterator[str]:
     """The URI of a registry in the same folder, whose champion is that model."""
+    shutil.copy(empty_store, folder / "mlflow.db")
     uri = f"sqlite:///{(folder / 'mlflow.db').as_posix()}"
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -195,9 +196,9 @@ def free_port() -> int:
         return int(server.getsockname()[1])
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def start_server() -> Iterator[Callable[..., None]]:
-    """Run a server's command until the test ends; return once it responds at a URL."""
+    """Run a server's command until the last test of this file ends; return once it responds at a URL."""
     processes: list[subprocess.Popen[bytes]] = []
 
     def start(command: list[str], url: str, **options: Any) -> None:
@@ -221,6 +222,18 @@ def start_server() -> Iterator[Callable[..., None]]:
         process.wait(timeout=30)
 
 
+@pytest.fixture(scope="module")
+def mlflow_server(
+    registered: str, start_server: Callable[..., None], forked_python: str, tmp_path_factory: pytest.TempPathFactory
+) -> str:
+    """The address of an MLflow server of the registry."""
+    port, variables = free_port(), os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "no_proxy": "*"}
+    options = ["--port", str(port), "--workers", "1", "--backend-store-uri", registered]
+    command, folder = [forked_python, "-m", "mlflow", "server", *options], tmp_path_factory.mktemp("server")
+    start_server(command, f"http://127.0.0.1:{port}/health", cwd=folder, env=variables)
+    return f"http://127.0.0.1:{port}"
+
+
 def post(url: str, body: Any, headers: Mapping[str, str] = MappingProxyType({})) -> tuple[int, Any]:
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
     request = urllib.request.Request(url, data, {"Content-Type": "application/json"} | dict(headers))
@@ -232,11 +245,11 @@ def post(url: str, body: Any, headers: Mapping[str, str] = MappingProxyType({}))
 
 
 def test_scoring_server_predicts_and_refuses_bad_requests(
-    registered: str, folder: Path, start_server: Callable[..., None], draw: Any
+    registered: str, folder: Path, start_server: Callable[..., None], forked_python: str, draw: Any
 ) -> None:
     port = free_port()
     variables = os.environ | {"PYTHONPATH": str(ROOT), "MLFLOW_TRACKING_URI": registered}
-    command = [sys.executable, "-m", "gemmodel.cli", "serve", "--port", str(port)]
+    command = [forked_python, "-m", "gemmodel.cli", "serve", "--port", str(port)]
     start_server(command, f"http://127.0.0.1:{port}/ping", cwd=folder, env=variables)
     url = f"http://127.0.0.1:{port}/invocations"
     good = base64.b64encode(jpeg(1, draw)).decode()
@@ -273,11 +286,11 @@ def test_scoring_server_predicts_and_refuses_bad_requests(
     assert post(url, {"dataframe_records": [{"photo": good}]})[0] == 200
 
 
-def test_a_damaged_version_is_not_served(registered: str, folder: Path, run: Any, refused: Any) -> None:
+def test_a_damaged_version_is_not_served(registered: str, folder: Path, forked: Any, refused: Any) -> None:
     path = locate.champion_path("gemstones") / "input.json"
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
-    refused(run("-m", "gemmodel.cli", "serve", cwd=folder), "gemmodel", f"{path}: damaged", "`gemmodel register`")
+    refused(forked("-m", "gemmodel.cli", "serve", cwd=folder), "gemmodel", f"{path}: damaged", "`gemmodel register`")
     path.write_bytes(whole)
 
 
@@ -308,18 +321,9 @@ def test_code_that_a_registered_model_brings_runs_by_mlflow_and_not_by_serve(
 
 
 def test_champion_of_a_server_is_downloaded_once(
-    registered: str,
-    folder: Path,
-    start_server: Callable[..., None],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    mlflow_server: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    port = free_port()
-    uri = f"http://127.0.0.1:{port}"
-    options = ["--port", str(port), "--workers", "1", "--backend-store-uri", registered]
-    variables = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    start_server([sys.executable, "-m", "mlflow", "server", *options], f"{uri}/health", cwd=tmp_path, env=variables)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_server)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("no_proxy", "*")
     monkeypatch.chdir(tmp_path)
@@ -336,7 +340,7 @@ def test_champion_of_a_server_is_downloaded_once(
 
 
 def test_an_install_without_extras_predicts_and_serves_in_400_mb(
-    registered: str, folder: Path, start_server: Callable[..., None], tmp_path: Path, draw: Any
+    mlflow_server: str, folder: Path, start_server: Callable[..., None], tmp_path: Path, draw: Any
 ) -> None:
     copy = tmp_path / "source"  # since setuptools writes into the folder that it builds
     shutil.copytree(ROOT / "gemmodel", copy / "gemmodel", ignore=shutil.ignore_patterns("__pycache__"))
@@ -349,15 +353,11 @@ def test_an_install_without_extras_predicts_and_serves_in_400_mb(
     assert not installed & {"tensorflow", "keras", "dvc", "scrapy", "sklearn", "scipy", "matplotlib", "cv2"}
     assert "mlflow" in installed and not any(name.startswith("mlflow-3") for name in installed)  # mlflow-skinny alone
 
-    port, store = free_port(), free_port()
     outside = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | {"no_proxy": "*"}
-    server = ["mlflow", "server", "--port", str(store), "--workers", "1", "--backend-store-uri", registered]
-    quiet = outside | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    start_server([sys.executable, "-m", *server], f"http://127.0.0.1:{store}/health", cwd=tmp_path, env=quiet)
     work = tmp_path / "work"
     work.mkdir()
     (work / "photo.jpg").write_bytes(jpeg(1, draw))
-    cache = {"XDG_CACHE_HOME": str(tmp_path / "cache"), "MLFLOW_TRACKING_URI": f"http://127.0.0.1:{store}"}
+    cache = {"XDG_CACHE_HOME": str(tmp_path / "cache"), "MLFLOW_TRACKING_URI": mlflow_server}
 
     def command(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -377,7 +377,7 @@ def test_an_install_without_extras_predicts_and_serves_in_400_mb(
         "gemmodel: keras is not installed; `pip install 'gemmodel[pipeline]'` brings what predicting with most models "
         "does not need"
     ]
-    photo = base64.b64encode(jpeg(1, draw)).decode()
+    photo, port = base64.b64encode(jpeg(1, draw)).decode(), free_port()
     start_server(
         [programs / "gemmodel", "serve", "--port", str(port)], f"http://127.0.0.1:{port}/ping",
         cwd=work, env=outside | cache,

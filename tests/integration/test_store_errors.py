@@ -1,6 +1,7 @@
 """A store that cannot be used: one line of at most 300 characters with the reason and the remedy, and no password."""
 
 import os
+import shutil
 import socket
 import sqlite3
 import subprocess
@@ -35,9 +36,10 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def whole_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole_store(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Path:
     """A SQLite store of MLflow with a run."""
     file = tmp_path_factory.mktemp("store") / "mlflow.db"
+    shutil.copy(empty_store, file)
     client = mlflow.MlflowClient(f"sqlite:///{file}")
     experiment = client.create_experiment("gemstones", artifact_location=file.with_name("mlruns").as_uri())
     client.create_run(experiment)
@@ -179,7 +181,10 @@ def test_no_secret_of_the_environment_is_in_any_file_or_output_of_the_pipeline(f
     assert [path for path in files if MARK.encode() in path.read_bytes()] == []
 
 
-def test_a_run_that_fails_in_the_middle_tells_the_databases_reason(project: Path, capfd: Any) -> None:
+def test_a_run_that_fails_in_the_middle_tells_the_databases_reason(
+    project: Path, empty_store: Path, capfd: Any
+) -> None:
+    shutil.copy(empty_store, project / "mlflow.db")
     with runs.model_run("abc"):
         pass
 

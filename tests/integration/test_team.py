@@ -190,6 +190,7 @@ def test_training_survives_a_killed_server_without_losing_metrics(
     )  # of a training that lasts until the server is back
     second.log_epoch(0, {"loss": 1.0})
     second.wait()
+    wait_until((folder / ".train-backup").exists)  # nothing is logged before
     first_id = wait_until(id_of_training_run)
     team.kill()
     for epoch in (1, 2):

@@ -37,6 +37,7 @@ TINY = {
 }
 TOO_DEEP = [4] * 7  # pooled to nothing at 32 pixels
 GRID = {"model.cnn.kernel": [1, 3], "model.cnn.filters": [[4], TOO_DEEP]}
+HALF = GRID | {"model.cnn.kernel": [3]}
 
 
 class Folder:
@@ -99,11 +100,14 @@ cli.main()
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, draw: Callable[..., Image.Image], forked_python: str) -> Folder:
+def folder(
+    tmp_path_factory: pytest.TempPathFactory, draw: Callable[..., Image.Image], forked_python: str, empty_store: Path
+) -> Folder:
     """Photos of three classes, 24 for training and 6 for validation; the shipped params.yaml with tiny values."""
     from gemmodel.tune import spaces
 
     root = tmp_path_factory.mktemp("tune")
+    shutil.copy(empty_store, root / "mlflow.db")
     for part, photos in (("train", 8), ("val", 2)):
         for label, gem in enumerate(("Agate", "Beryl", "Ruby")):
             (root / "data" / "split" / part / gem).mkdir(parents=True)
@@ -180,39 +184,38 @@ def test_mlflow_has_one_run_per_trial_in_the_run_of_the_study(folder: Folder, ou
 
 
 def test_a_killed_worker_loses_nothing(folder: Folder, outputs: list[str]) -> None:
-    worker = folder.start(folder.command(GRID, "--repeats", "2", name="killed"))
-    deadline = time.monotonic() + 500
+    worker = folder.start(folder.command(HALF, "--repeats", "2", name="killed"))
+    deadline, study = time.monotonic() + 500, None
     while True:  # until the worker is in the second training of the first setting
         assert worker.poll() is None and time.monotonic() < deadline
-        if (folder.root / "tune.db").exists() and "killed" in optuna.get_all_study_names(folder.storage):
-            trials = folder.study("killed").trials
-            if trials and len(trials[0].user_attrs.get("values", [])) == 1:
-                break
+        if study is None and "killed" in optuna.get_all_study_names(folder.storage):
+            study = folder.study("killed")
+        if study and study.trials and len(study.trials[0].user_attrs.get("values", [])) == 1:
+            break
         time.sleep(0.05)
     worker.kill()
     worker.communicate()
-    [out] = folder.tune(GRID, "--repeats", "2", name="killed")
-    study = folder.study("killed")
-    assert folder.values("killed") == folder.values("grid")
-    assert study.trials[0].state.name == "FAIL"
-    again = study.trials[4]
-    assert (studies.original_number(again), again.state.name) == (0, "COMPLETE")
-    assert "of 4: trial 0: " in out
+    [out] = folder.tune(HALF, "--repeats", "2", name="killed")
+    seeds = folder.values("grid")['{"model.cnn.filters": [4], "model.cnn.kernel": 3}']
+    assert folder.values("killed") == {'{"model.cnn.filters": [4]}': seeds, f'{{"model.cnn.filters": {TOO_DEEP}}}': []}
+    first, failed, again = folder.study("killed").trials
+    assert [trial.state.name for trial in (first, failed, again)] == ["FAIL", "FAIL", "COMPLETE"]
+    assert studies.original_number(again) == first.number == 0
+    assert "of 2: trial 0: " in out
     parent = next(run for run in folder.runs() if run.info.run_name == "killed")
     children = [run for run in folder.runs() if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
-    assert [parent.info.status, *(run.info.status for run in children)] == ["FINISHED"] * 5
+    assert [parent.info.status, *(run.info.status for run in children)] == ["FINISHED"] * 3
     assert sorted(path.name for path in (folder.root / ".train-backup").rglob("*") if path.is_file()) == []
 
 
 def test_a_trial_whose_worker_is_killed_at_its_start_is_queued_again(folder: Folder) -> None:
-    space = {"model.cnn.kernel": [1, 3]}
-    arguments = folder.command(space, name="taking")[2:]
+    arguments = folder.command(HALF, name="taking")[2:]
     [killed] = folder.run(["-c", KILLED_AT_START, *arguments])
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert [trial.state.name for trial in folder.study("taking").trials] == ["RUNNING", "WAITING"]
-    [out] = folder.tune(space, name="taking")
+    [out] = folder.tune(HALF, name="taking")
     assert "2 of 2: trial " in out
-    assert [trial.state.name for trial in folder.study("taking").trials] == ["FAIL", "COMPLETE", "COMPLETE"]
+    assert [trial.state.name for trial in folder.study("taking").trials] == ["FAIL", "FAIL", "COMPLETE"]
 
 
 def test_data_made_with_other_parameters_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -227,8 +230,11 @@ def test_data_made_with_other_parameters_is_refused(tmp_path: Path, monkeypatch:
     command.check_up_to_date(["split"], values)
 
 
-def test_a_bad_start_is_pruned_and_the_best_setting_is_applied(folder: Folder, forked: Any, tmp_path: Path) -> None:
+def test_a_bad_start_is_pruned_and_the_best_setting_is_applied(
+    folder: Folder, forked: Any, tmp_path: Path, empty_store: Path
+) -> None:
     shutil.copytree(folder.root / "data", tmp_path / "data")
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
     before = (folder.root / "params.yaml").read_text()
     (tmp_path / "params.yaml").write_text(before)
     mine = Folder(tmp_path, folder.python)
@@ -304,8 +310,8 @@ def postgres(for_postgres: Path) -> Iterator[str]:
 def test_a_team_shares_a_study_in_postgresql(folder: Folder, postgres: str) -> None:
     pytest.importorskip("psycopg2")
     space = {"train.learning_rate": {"low": 0.001, "high": 0.1, "log": True}, "train.epochs": 1}
-    options = ("--storage", postgres, "--sampler", "tpe", "--trials", "3")
+    options = ("--storage", postgres, "--sampler", "tpe", "--trials", "2")
     folder.tune(space, *options, name="team", workers=2)
     trials = optuna.load_study(study_name="team", storage=studies.resolve_uri(postgres)).trials
-    assert [trial.state.name for trial in trials] == ["COMPLETE"] * 3
-    assert len({trial.user_attrs["changes"]["train.learning_rate"] for trial in trials}) == 3
+    assert [trial.state.name for trial in trials] == ["COMPLETE"] * 2
+    assert len({trial.user_attrs["changes"]["train.learning_rate"] for trial in trials}) == 2

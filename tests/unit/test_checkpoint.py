@@ -27,7 +27,7 @@ TINY = {
     "train.batch_size": 4,
     "train.precision": "float32",
     "train.mixup": 0.3,
-    "model.residual.filters": [4, 8],
+    "model.residual.filters": [4],
     "model.residual.dense": 8,
     "model.transfer.backbone": tiny_backbone.NAME,
     "model.transfer.unfreeze": tiny_backbone.LAST_LAYER,

@@ -187,11 +187,11 @@ def test_an_unknown_view_is_an_error_with_its_name(settings: Settings, views: li
 
 
 @pytest.fixture
-def embed(tmp_path: Path, settings: Settings) -> Callable[..., list[int]]:
+def embed(tmp_path: Path, settings: Settings, tiny_backbone: Path) -> Callable[..., list[int]]:
     """Write the features of the photos in `photos` to a folder, by a small extractor."""
-    params = settings({"embed.views": ["photo"], "embed.weights": "none", "base.image_size": 32})
-    keras.utils.set_random_seed(1)
-    model = extractor.extractor(params.embed, image_size=32)
+    backbone = str(tiny_backbone / "tiny.keras")
+    params = settings({"embed.views": ["photo"], "embed.backbone": backbone, "base.image_size": 64})
+    model = extractor.extractor(params.embed, image_size=64)
     of = extractor.settings(params.base, params.embed)
 
     def write(name: str = "out", **options: Any) -> list[int]:
@@ -218,7 +218,7 @@ def test_a_folder_of_features_has_labels_files_classes_blocks_and_settings(
     photos.check_settings(embed.settings, tmp_path)
     with pytest.raises(DataError, match=r"of another embed\.views; `dvc repro embed` computes it again"):
         photos.check_settings(embed.settings | {"embed.views": ["mirror"]}, tmp_path)
-    pixels = decode.load(tmp_path / "photos" / "Topaz" / "3.png", 32)[np.newaxis].astype(np.float32)
+    pixels = decode.load(tmp_path / "photos" / "Topaz" / "3.png", 64)[np.newaxis].astype(np.float32)
     # float16 has 11 bits; the histograms' counts also differ by a pixel
     np.testing.assert_allclose(photos.features[2:], features(embed.model, pixels), rtol=1e-3, atol=1e-3)
     with pytest.raises(DataError, match="Topaz is not a class"):
@@ -358,9 +358,9 @@ def test_both_engines_compute_the_same_features_in_the_order_of_the_photos(
     model = extractor.extractor(settings({"embed.views": ["photo"]}).embed, image_size=64)
     with embedding.features_on_cpu(model) as cpu, embedding.features_on_gpu(model) as gpu:
         by_litert, by_keras = (np.stack(list(embed_fn(paths))) for embed_fn in (cpu, gpu))
-    expected = features(model, np.stack([decode.load(path, 64) for path in paths]).astype(np.float32))
+        expected = features(model, np.stack([decode.load(path, 64) for path in paths]).astype(np.float32))
+        (tmp_path / "3.png").write_bytes(b"not an image")
+        with pytest.raises(DataError, match=r"3\.png"):
+            list(cpu(paths))
     assert_equal_features(model, by_litert, expected)
     assert_equal_features(model, by_keras, expected)
-    (tmp_path / "3.png").write_bytes(b"not an image")
-    with embedding.features_on_cpu(model) as cpu, pytest.raises(DataError, match=r"3\.png"):
-        list(cpu(paths))

@@ -26,7 +26,7 @@ CLASSES = ["Agate", "Ruby", "Rubín"]
 PARENTS = [0, 1, 0]
 
 
-def photos(count: int = 3, side: int = 32) -> np.ndarray:
+def photos(count: int, side: int) -> np.ndarray:
     return np.random.default_rng(9).uniform(0, 255, (count, side, side, 3)).astype(np.float32)
 
 
@@ -50,15 +50,16 @@ def make_head(kind: str, settings: Settings, features: np.ndarray, sizes: list[i
     return to_keras(ridge.fit(features, np.arange(len(features)) % 3))
 
 
-@pytest.mark.parametrize("kind", ["softmax", "kernel"])
+@pytest.mark.parametrize(("kind", "backbone"), [("softmax", "tiny.keras"), ("kernel", "efficientnet_lite0")])
 def test_a_fusion_model_is_saved_as_the_same_bytes_and_loaded_with_the_same_probabilities(
-    tmp_path: Path, settings: Settings, kind: str
+    tmp_path: Path, settings: Settings, tiny_backbone: Path, monkeypatch: pytest.MonkeyPatch, kind: str, backbone: str
 ) -> None:
-    params = settings({"embed.views": ["photo"], "embed.weights": "none"}).embed
-    pixels_to_features = extractor.extractor(params, image_size=32)
+    monkeypatch.chdir(tiny_backbone)
+    params = settings({"embed.views": ["photo"], "embed.backbone": backbone, "embed.weights": "none"}).embed
+    pixels_to_features = extractor.extractor(params, image_size=64)
     sizes = list(extractor.blocks(pixels_to_features).values())
     model = fusion.attach(
-        pixels_to_features, make_head(kind, settings, probabilities(pixels_to_features, photos(12)), sizes)
+        pixels_to_features, make_head(kind, settings, probabilities(pixels_to_features, photos(12, 64)), sizes)
     )
     for name in ("first", "second"):
         saving.save(model, CLASSES, tmp_path / name)
@@ -69,7 +70,7 @@ def test_a_fusion_model_is_saved_as_the_same_bytes_and_loaded_with_the_same_prob
         assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
     loaded, classes = saving.load(tmp_path / "first")
     assert classes == CLASSES
-    np.testing.assert_array_equal(probabilities(loaded, photos()), probabilities(model, photos()))
+    np.testing.assert_array_equal(probabilities(loaded, photos(3, 64)), probabilities(model, photos(3, 64)))
 
 
 @pytest.mark.parametrize("kind", ["softmax", "kernel"])
