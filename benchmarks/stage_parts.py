@@ -69,8 +69,10 @@ def put_timers() -> None:
     """Puts timers around the functions of PARTS in the modules that are loaded."""
     for part, modules in PARTS.items():
         for module, names in modules.items():
-            for name in names if module in sys.modules else ():
-                function = getattr(sys.modules[module], name)
+            for name in names:
+                function = getattr(sys.modules.get(module), name, None)
+                if function is None:  # not loaded, or not in the other checkout
+                    continue
                 if inspect.isclass(function):
                     for method, value in list(vars(function).items()):
                         if inspect.isfunction(value) and (method == "__init__" or not method.startswith("_")):
