@@ -71,12 +71,15 @@ def test_the_photos_of_a_mistake_are_beside_the_confusion_matrix(finished_projec
 
 
 def test_in_mlflows_viewer_a_link_to_another_file_is_its_name(finished_project: Any, browser: Any) -> None:
+    from playwright.sync_api import expect
+
     page = browser.new_page()
     page.set_content("<iframe sandbox='allow-scripts'></iframe>")
     show = "text => document.querySelector('iframe').src = URL.createObjectURL(new Blob([text], {type: 'text/html'}))"
     page.evaluate(show, (finished_project.root / "reports" / "index.html").read_text(encoding="utf-8"))
     viewer = page.frame_locator("iframe")
-    viewer.locator("#scores ~ ul", has_text="(evaluation/confusion.html in the list of files)").first.wait_for()
+    first = viewer.locator("#scores ~ ul").first
+    expect(first).to_contain_text("(evaluation/confusion.html in the list of files)")  # once the page's script has run
     links = viewer.locator("a").evaluate_all("links => links.map(link => link.getAttribute('href'))")
     assert links and all(link.startswith("#") for link in links)
     viewer.locator("nav a").last.click()

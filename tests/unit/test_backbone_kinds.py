@@ -158,10 +158,12 @@ def test_a_model_on_any_backbone_is_saved_exported_and_explained(
     np.testing.assert_allclose(np.asarray(loaded(photos())), expected, atol=1e-6)
     assert extractor.blocks(keras.Model(loaded.inputs[0], loaded.get_layer("blocks").output)) == sizes
 
-    exported = [tmp_path / "extractor.tflite"] if kind in ("tflite", "onnx") else []  # test_saving.py has the others
-    for file in exported:
+    exports: list[list[Path]] = [[]]
+    if kind in ("tflite", "onnx"):  # test_saving.py has the others
+        file = tmp_path / "extractor.tflite"
         litert.export_model(keras.Model(model.inputs[0], model.get_layer("blocks").output), file)
-    for extractors in ([], exported)[: 1 + len(exported)]:
+        exports.append([file])
+    for extractors in exports:
         saving.export(model, tmp_path / metadata.EXPORT, extractors=extractors)
         assert ("onnxruntime" in registration.packages(tmp_path)) == (kind == "onnx")
         graph = litert.Graph(tmp_path / metadata.EXPORT)
