@@ -384,13 +384,17 @@ def test_a_process_that_lost_the_lock_changes_no_alias(
     assert aliases() == {"challenger": "1", "champion": "1"}
 
 
-def test_the_lock_is_held_by_one_process_at_a_time(store: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.parametrize("dead", [0, 1])
+def test_the_lock_is_held_by_one_process_at_a_time(
+    store: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, dead: int
+) -> None:
     monkeypatch.chdir(tmp_path)
     with runs.mlflow_store(), mlflow.start_run() as run:
         client, run_id = mlflow.MlflowClient(), run.info.run_id
         client.create_registered_model("gemstones", tags={"count": "0"})
         client.create_registered_model("gemstones-queue")
-        client.create_model_version("gemstones-queue", f"runs:/{run_id}/ticket", run_id)  # of a dead process
+        for _ in range(dead):
+            client.create_model_version("gemstones-queue", f"runs:/{run_id}/ticket", run_id)
 
         def count(_: int) -> None:
             with registry_lock.registry_lock("gemstones", run_id) as check_held:
@@ -398,9 +402,9 @@ def test_the_lock_is_held_by_one_process_at_a_time(store: str, monkeypatch: pyte
                 check_held()
                 client.set_registered_model_tag("gemstones", "count", str(before + 1))
 
-        with ThreadPoolExecutor(4) as together:
-            list(together.map(count, range(8)))
-        assert client.get_registered_model("gemstones").tags["count"] == "8"
+        with ThreadPoolExecutor(6) as together:
+            list(together.map(count, range(12)))
+        assert client.get_registered_model("gemstones").tags["count"] == "12"
         assert tickets() == []
 
 

@@ -225,7 +225,9 @@ def test_registering_again_makes_no_second_version(fusion: Any, client: mlflow.M
     assert (fusion.root / "reports" / "registration.json").read_bytes() == written
 
 
-@pytest.mark.parametrize(("name", "augmentation"), [("cnn", "disk"), ("residual", "on_the_fly"), ("transfer", "none")])
+@pytest.mark.parametrize(
+    ("name", "augmentation"), [("cnn", "on_the_fly"), ("cnn", "disk"), ("residual", "on_the_fly"), ("transfer", "none")]
+)
 def test_a_network_is_trained_on_pixels(fusion: Any, client: mlflow.MlflowClient, name: str, augmentation: str) -> None:
     fusion.set(model__name=name, model__cnn__dropout=0.0, **{f"model__{name}__augmentation": augmentation})
     out = f"models-{name}-{augmentation}"

@@ -33,7 +33,8 @@ def parts(cloud: Cloud) -> tuple[tf.data.Dataset, tf.data.Dataset]:
     return dataset(*cloud(1)), dataset(*cloud(2, 30))
 
 
-@pytest.mark.parametrize(("optimizer", "schedule"), [("adam", "cosine"), ("adamw", "constant"), ("adamw", "plateau")])
+@pytest.mark.parametrize("optimizer", ["adam", "adamw"])
+@pytest.mark.parametrize("schedule", ["cosine", "constant", "plateau"])
 def test_fit_learns_and_reports_each_epoch(
     settings: Settings, cloud: Cloud, network: keras.Model, parts: tuple[tf.data.Dataset, tf.data.Dataset],
     optimizer: str, schedule: str,
@@ -52,7 +53,7 @@ def test_fit_learns_and_reports_each_epoch(
     rate = {"learning_rate"} if schedule == "plateau" else set()
     assert set(history) == {"loss", "accuracy", "val_loss", "val_accuracy"} | rate
     features, labels = cloud(3)
-    assert (np.asarray(network(features)).argmax(axis=1) == labels).mean() > 0.85
+    assert (network.predict(features, verbose=0).argmax(axis=1) == labels).mean() > 0.85
 
 
 def test_the_plateau_schedule_halves_the_learning_rate(
@@ -97,7 +98,7 @@ def test_class_weights_apply_to_the_training_loss_only(
     data = dataset(features, labels, batch_size=10)
     changes = {"train.epochs": 1, "train.learning_rate": 1e-9, "train.label_smoothing": 0}
     params = settings(changes | {"train.class_weight": class_weight}).train
-    loss = -np.log(np.asarray(network(features))[np.arange(30), labels])
+    loss = -np.log(network.predict(features, verbose=0)[np.arange(30), labels])
     history = fit.fit(network, data, data, params, labels=labels)
     # float32 sums, and a learning rate that leaves the weights as they were in all but the last digits
     assert history["loss"][0] == pytest.approx((loss * np.take(weights, labels)).mean(), rel=1e-4)

@@ -47,10 +47,10 @@ def test_mutated_files_are_read_or_refused_in_one_line(tmp_path: Path) -> None:
     text = re.sub(r" +#.*", "", (ROOT / "params.yaml").read_text(encoding="utf-8"))
     rng, path = random.Random(0), tmp_path / "params.yaml"
     refused = 0
-    for _ in range(1500):
+    for _ in range(5000):
         path.write_text(mutated(rng, text), encoding="utf-8")
         refused += bool(check(path))
-    assert 750 < refused < 1500
+    assert 2500 < refused < 5000
 
 
 @pytest.mark.parametrize(
