@@ -1,14 +1,17 @@
 """The Makefile's own commands."""
 
+import os
 import shutil
 import subprocess
+import sys
+import zipfile
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
 FINISHED = {"METADATA": "Name: whole", "RECORD": "whole.py,,\nwhole-1.dist-info/INSTALLER,,\n"}
-PACKAGES = {  # what pip leaves when it is killed: it copies a package's files, then adds commands, then its own lines
+PACKAGES = {  # what a killed installer leaves: it copies a package's files, then adds commands, then its own lines
     "whole-1.dist-info": FINISHED,
     "copied-1.dist-info": {"METADATA": "Name: copied", "RECORD": "copied.py,,\n"},
     "begun-1.dist-info": {"METADATA": "Name: begun"},
@@ -16,9 +19,10 @@ PACKAGES = {  # what pip leaves when it is killed: it copies a package's files, 
     "~placed": {"module.py": ""},
     "whole": {"module.py": ""},
 }
+needs_make = pytest.mark.skipif(not shutil.which("make"), reason="make is not installed")
 
 
-@pytest.mark.skipif(not shutil.which("make"), reason="make is not installed")
+@needs_make
 def test_set_up_installs_again_what_a_killed_one_left_unfinished(tmp_path: Path) -> None:
     packages = tmp_path / ".venv" / "lib" / "python3.12" / "site-packages"
     for folder, contents in PACKAGES.items():
@@ -28,3 +32,37 @@ def test_set_up_installs_again_what_a_killed_one_left_unfinished(tmp_path: Path)
     rules = f"include {ROOT / 'Makefile'}\nunfinished: ; $(REMOVE_UNFINISHED)\n"
     subprocess.run(["make", "-f", "-", "unfinished"], cwd=tmp_path, input=rules, text=True, check=True)
     assert {path.name for path in packages.iterdir()} == {"whole-1.dist-info", "whole"}
+
+
+@needs_make
+def test_set_up_installs_with_the_settings_of_pip(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-m", "venv", ".venv"], cwd=tmp_path, check=True)
+    index = (tmp_path / "index").as_uri()
+    for package, installer, settings in (
+        ("ruby", "uv", {"PIP_INDEX_URL": index}),
+        ("opal", "pip", {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": f"{index}/opal"}),  # what only pip knows
+    ):
+        write_wheel(tmp_path / "index" / package, package)
+        (tmp_path / "one.lock").write_text(f"{package}==1\n", encoding="utf-8")
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("PIP_", "UV_"))}
+        done = subprocess.run(
+            ["make", "-f", "-", "one"], cwd=tmp_path, check=True, text=True, capture_output=True,
+            input=f"include {ROOT / 'Makefile'}\none:\n\t$(call install,-r one.lock)\n",
+            env=kept | {"PIP_CONFIG_FILE": os.devnull, "UV_NO_CONFIG": "1", "UV_OFFLINE": "1"} | settings,
+        )  # fmt: skip
+        (written,) = tmp_path.glob(f".venv/[lL]ib/**/{package}-1.dist-info/INSTALLER")
+        assert written.read_text().strip() == installer
+        assert ("pip tries" in done.stderr) == (installer == "pip")
+
+
+def write_wheel(folder: Path, name: str) -> None:
+    """Write a package without files, and the page of an index that names it."""
+    folder.mkdir(parents=True)
+    with zipfile.ZipFile(folder / f"{name}-1-py3-none-any.whl", "w") as wheel:
+        for file, text in (
+            ("METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1\n"),
+            ("WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"),
+            ("RECORD", ""),
+        ):
+            wheel.writestr(f"{name}-1.dist-info/{file}", text)
+    (folder / "index.html").write_text(f'<a href="{name}-1-py3-none-any.whl">{name}</a>', encoding="utf-8")
