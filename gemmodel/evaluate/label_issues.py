@@ -1,11 +1,13 @@
 """Label issues: photos whose label a classifier trained on other photos disputes, as a page for a person to review."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from cleanlab.filter import find_label_issues
+from threadpoolctl import threadpool_limits
 
 from gemmodel.core import files
 from gemmodel.core.errors import DataError
@@ -13,6 +15,7 @@ from gemmodel.core.params import FusionParams
 from gemmodel.embed import feature_set
 from gemmodel.embed.feature_set import FeatureSet
 from gemmodel.figures import html, tiles
+from gemmodel.train.ridge.calibration import FITS_AT_ONCE
 from gemmodel.train.ridge.kernel_ridge import KernelRidge
 
 TEMPLATE = Path(__file__).with_suffix(".html")
@@ -38,11 +41,15 @@ def out_of_fold(
     """
     penalty = sorted(params.penalties)[len(params.penalties) // 2]
     classes, blocks = len(photos.classes), list(photos.blocks.values())
-    ridges = {}
-    for fold in np.unique(folds):
+
+    def fit(fold: int) -> KernelRidge:
         train = np.random.default_rng(0).permutation(np.flatnonzero(folds != fold))[:max_fitted]
         ridge = KernelRidge(replace(params, labels="all"), classes=classes, blocks=blocks, penalty=penalty, loo=False)
-        ridges[fold] = ridge.fit(photos.features[train], photos.labels[train])
+        return ridge.fit(photos.features[train], photos.labels[train])
+
+    names = np.unique(folds)
+    with threadpool_limits(1), ThreadPoolExecutor(FITS_AT_ONCE) as pool:
+        ridges = dict(zip(names, pool.map(fit, names), strict=True))
     probs = np.zeros((len(photos.labels), classes), np.float32)
     for rows in feature_set.shard_slices(len(photos.labels)):  # so each photo is read once
         features = photos.features[rows]

@@ -1,11 +1,13 @@
 """Exploration of the features without a classifier: principal components, clusters and maps.
 
-Everything runs on one thread: the order of a sum changes its rounding, and UMAP amplifies the difference.
+Each step runs on one thread: the order of a sum changes its rounding, and UMAP amplifies the difference. t-SNE, which
+takes as long as the others together, runs beside them.
 """
 
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
@@ -113,10 +115,14 @@ def explore(
     for name, value in (("clusters", n_clusters), ("elbow", min(params.elbow))):
         if value >= photos:
             raise ParameterError(f"explore.{name} is {value}; it must be less than the number of photos, {photos}")
-    with threadpool_limits(limits=1):
+    with threadpool_limits(1), ThreadPoolExecutor(1, initializer=threadpool_limits, initargs=(1,)) as beside:
         all_components, variance = _components(table.features, params.clip)
         n_components = int(np.searchsorted(variance, params.variance)) + 1
         components = np.ascontiguousarray(all_components[:, :n_components])
+        perplexity = min(params.perplexity, (photos - 1) / 3)
+        tsne = beside.submit(
+            TSNE(perplexity=perplexity, init="pca", random_state=seed, n_jobs=1).fit_transform, components
+        )
         spaces = {"PCA": components, "UMAP": _umap(components, params, seed)}
         clusters = {name: _kmeans(space, n_clusters, seed).labels_ for name, space in spaces.items()}
         tried = sorted(k for k in set(params.elbow) if k < photos)
@@ -133,8 +139,6 @@ def explore(
             for name, space in spaces.items()
         }
         silhouettes = {f"{name}_silhouette": _silhouette(components, values) for name, values in labels.items()}
-        perplexity = min(params.perplexity, (photos - 1) / 3)
-        tsne = TSNE(perplexity=perplexity, init="pca", random_state=seed, n_jobs=1).fit_transform(components)
     counts = {
         "photos": photos,
         "gems": len(set(table.gems)),
@@ -142,7 +146,7 @@ def explore(
     }
     sizes = {"features": table.features.shape[1], "components": n_components, "clusters": n_clusters}
     return Exploration(
-        maps={"UMAP": spaces["UMAP"], "t-SNE": tsne, "PCA": components[:, :2]},
+        maps={"UMAP": spaces["UMAP"], "t-SNE": tsne.result(), "PCA": components[:, :2]},
         clusters=clusters,
         variance=pd.DataFrame({"component": np.arange(1, len(variance) + 1), "fraction": variance.round(6)}),
         elbow=elbow.round(6),

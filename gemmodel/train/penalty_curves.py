@@ -1,6 +1,8 @@
 """What there is to see of a fit in closed form: its leave-one-out loss over penalties and degrees."""
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -8,7 +10,7 @@ from scipy.special import softmax
 from sklearn.metrics import log_loss
 from threadpoolctl import threadpool_limits
 
-from gemmodel.train.ridge.calibration import fit_arcsinh_scale
+from gemmodel.train.ridge.calibration import FITS_AT_ONCE, fit_arcsinh_scale
 from gemmodel.train.ridge.kernel_ridge import KernelRidge, grouped_ridge
 
 MAX_PHOTOS = 3_000  # landmarks that are looked at, evenly spaced: time grows with their cube
@@ -35,32 +37,28 @@ def penalty_curves(
     Returns:
         One row per point: `curve`, its name; `step`, the penalty; `loss` and `accuracy`.
     """
-    classes, rows = ridge.classes, []
     landmarks = ridge.landmarks_
     sample = np.linspace(0, len(landmarks) - 1, min(len(landmarks), MAX_PHOTOS)).astype(int)
     photos, kernel = labels[landmarks[sample]], ridge.kernel_.between_landmarks(sample)
-    every = [np.arange(classes)]
+    every, degrees = [np.arange(ridge.classes)], sorted({1, *ridge.params.degree})  # 1, a linear model, to compare
+    powers = {degree: kernel**degree for degree in degrees}
 
-    def add(curve: str, penalty: float, probs: np.ndarray, actual: np.ndarray) -> None:
+    def point(curve: str, penalty: float, probs: np.ndarray, actual: np.ndarray) -> tuple[str, float, float, float]:
         accuracy = float((probs.argmax(axis=1) == actual).mean())
-        rows.append((curve, penalty, float(log_loss(actual, probs, labels=range(classes))), accuracy))
+        return curve, penalty, float(log_loss(actual, probs, labels=range(ridge.classes))), accuracy
 
-    for degree in sorted({1, *ridge.params.degree}):  # and that of a linear model, to compare
-        power = kernel**degree
-        for penalty in (kept * factor for factor in FACTORS):
-            # Threads of BLAS wait for each other on a busy machine: 3 times the seconds of cores.
-            with threadpool_limits(1):
-                _, scores = grouped_ridge(power, np.full(len(photos), penalty), photos, every)
-            a, b = fit_arcsinh_scale(scores, photos, every)
-            add(
-                f"degree {degree} alone, each photo left out",
-                penalty,
-                softmax(a * np.arcsinh(b * scores), axis=1),
-                photos,
-            )
-    add("the head, each photo left out", kept, ridge.loo_probs_, labels)
+    def fit(degree: int, penalty: float) -> tuple[str, float, float, float]:
+        _, scores = grouped_ridge(powers[degree], np.full(len(photos), penalty), photos, every)
+        a, b = fit_arcsinh_scale(scores, photos, every)
+        probs = softmax(a * np.arcsinh(b * scores), axis=1)
+        return point(f"degree {degree} alone, each photo left out", penalty, probs, photos)
+
+    # Threads of BLAS wait for each other on a busy machine: 3 times the seconds of cores.
+    with threadpool_limits(1), ThreadPoolExecutor(FITS_AT_ONCE) as pool:
+        rows = list(pool.map(fit, *zip(*product(degrees, [kept * factor for factor in FACTORS]), strict=True)))
+    rows.append(point("the head, each photo left out", kept, ridge.loo_probs_, labels))
     rows += [
-        ("the head, validation photos", *point)
-        for point in zip(penalties, history["val_loss"], history["val_accuracy"], strict=True)
+        ("the head, validation photos", *values)
+        for values in zip(penalties, history["val_loss"], history["val_accuracy"], strict=True)
     ]
     return pd.DataFrame(rows, columns=["curve", "step", "loss", "accuracy"])

@@ -1,6 +1,7 @@
 """Calibration of ridge scores, and stacking: from leave-one-out scores of several degrees to probabilities."""
 
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +12,7 @@ from threadpoolctl import threadpool_limits
 from gemmodel.core.params import FusionParams
 
 MAX_CALIBRATED = 20_000  # photos, every n-th one: two numbers are fitted to them
+FITS_AT_ONCE = 2  # in threads: LAPACK keeps Python's lock for a third of the time, and a fit may take a GB
 STACKING_FOLDS = 5  # the leave-one-out probabilities of each fold come from a stacker fitted to the other folds
 
 Ridge = tuple[np.ndarray, np.ndarray]  # dual coefficients and leave-one-out scores
@@ -75,13 +77,16 @@ def fit_ridges(
     mean = np.tile(np.eye(classes) / len(scaled), (len(scaled), 1))
     if len(groups) > 1 or not params.stacking_penalty:
         return KernelRidgeFit(dual_coefs, arcsinh_scales, mean, grouped_softmax(scores @ mean, groups))
-    loo_probs = np.zeros((len(labels) if loo else 0, classes))
     folds = np.arange(len(labels)) % STACKING_FOLDS  # photos are sorted by class, so every fold has all classes
-    for fold in range(STACKING_FOLDS if loo else 0):
-        inside = folds == fold
-        stacker = fit_stacker(scores[~inside], labels[~inside], mean, params.stacking_penalty)
-        loo_probs[inside] = softmax(scores[inside] @ stacker, axis=1)
-    stacker = fit_stacker(scores, labels, mean, params.stacking_penalty)
+    fitted = [*(folds != fold for fold in range(STACKING_FOLDS if loo else 0)), np.full(len(labels), True)]
+    # On a busy machine the threads of such small products wait for each other: 8 s, not 0.4.
+    with threadpool_limits(1), ThreadPoolExecutor(FITS_AT_ONCE) as pool:
+        *fold_stackers, stacker = pool.map(
+            lambda rows: fit_stacker(scores[rows], labels[rows], mean, params.stacking_penalty), fitted
+        )
+    loo_probs = np.zeros((len(labels) if loo else 0, classes))
+    for rows, fold_stacker in zip(fitted[:-1], fold_stackers, strict=True):
+        loo_probs[~rows] = softmax(scores[~rows] @ fold_stacker, axis=1)
     return KernelRidgeFit(dual_coefs, arcsinh_scales, stacker, loo_probs)
 
 
@@ -104,8 +109,7 @@ def fit_stacker(scores: np.ndarray, labels: np.ndarray, mean: np.ndarray, penalt
         gradient = scores.T @ (np.exp(log_probs) - one_hot) + penalty * difference
         return float(penalty / 2 * (difference**2).sum() - (one_hot * log_probs).sum()), gradient.ravel()
 
-    with threadpool_limits(1):  # on a busy machine the threads of such small products wait for each other: 8 s, not 0.4
-        best = minimize(loss, mean.ravel(), jac=True, method="L-BFGS-B", options={"maxiter": 200})
+    best = minimize(loss, mean.ravel(), jac=True, method="L-BFGS-B", options={"maxiter": 200})
     return best.x.reshape(mean.shape)
 
 

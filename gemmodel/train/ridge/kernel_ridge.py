@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-from scipy.linalg import cho_factor, cho_solve, eigh
-from scipy.linalg.lapack import dpotri
+from scipy.linalg import cho_solve, cholesky, eigh
+from scipy.linalg.lapack import dtrtri
 from scipy.special import softmax
 
 from gemmodel.core.errors import ParameterError
@@ -212,11 +212,11 @@ def draw_landmarks(labels: np.ndarray, landmarks: int, *, seed: int) -> np.ndarr
 
 def _ridge(kernel: np.ndarray, penalties: np.ndarray, labels: np.ndarray, classes: int) -> Ridge:
     """Returns the dual coefficients and the leave-one-out scores, both (photos, classes)."""
-    factor = cho_factor(kernel + np.diag(penalties))
+    factor = cholesky(kernel + np.diag(penalties))
     targets = np.eye(classes)[labels] - 1 / classes
-    dual_coef = cho_solve(factor, targets)
-    inverse, _ = dpotri(*factor)  # one triangle of it
-    return dual_coef, targets - dual_coef / np.diag(inverse)[:, None]
+    dual_coef = cho_solve((factor, False), targets)
+    inverse, _ = dtrtri(factor)  # half the work of the kernel's inverse, of which only the diagonal is needed
+    return dual_coef, targets - dual_coef / np.square(inverse).sum(axis=1)[:, None]
 
 
 def grouped_ridge(kernel: np.ndarray, penalties: np.ndarray, labels: np.ndarray, groups: Sequence[np.ndarray]) -> Ridge:
