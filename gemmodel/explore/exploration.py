@@ -175,10 +175,11 @@ def _umap(components: np.ndarray, params: ExploreParams, seed: int) -> np.ndarra
         finally:
             del sys.modules["tensorflow"]
     import umap
-    from umap import umap_
+    from umap import layouts, umap_
 
     # Numba compiles UMAP's loops for longer than they run: those that it can keep on disk it compiles once.
-    for function in (umap_.smooth_knn_dist, umap_.compute_membership_strengths):
+    epoch = getattr(layouts, "_nb_optimize_layout_euclidean_single_epoch", None)  # its name is UMAP's own affair
+    for function in filter(None, (umap_.smooth_knn_dist, umap_.compute_membership_strengths, epoch)):
         function.enable_caching()
     photos, neighbours = len(components), min(params.neighbours, len(components) - 1)
     distances, nearest = NearestNeighbors(n_neighbors=neighbours - 1).fit(components).kneighbors()
