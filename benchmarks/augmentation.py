@@ -21,7 +21,7 @@ from pathlib import Path
 
 from gemmodel.core import image_folder, params
 from gemmodel.core.errors import cli_errors
-from gemmodel.images import decode
+from gemmodel.images import augment, decode
 
 GEMS, PHOTOS, COPIES, SIDE, RUNS = 20, 20, 20, 224, 3
 
@@ -34,11 +34,7 @@ def plain(train: Path, out: Path) -> int:
 
 
 def measure(train: Path) -> None:
-    from gemmodel import devices
-    from gemmodel.images import augment
-
     settings = params.load(Path("params.yaml"))
-    devices.prepare(settings.base, device="cpu")
     speeds: dict[str, list[float]] = {"augment": [], "plain": []}
     for _ in range(RUNS):
         with tempfile.TemporaryDirectory() as out:

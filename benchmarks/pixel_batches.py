@@ -37,8 +37,7 @@ def main() -> None:
     import tensorflow as tf
 
     from gemmodel.embed import samples
-    from gemmodel.images import augment
-    from gemmodel.train import batches, transfer
+    from gemmodel.train import augmentation, batches, transfer
     from gemmodel.train.network import NETWORKS
     from gemmodel.train.pixel_file import PixelFile
 
@@ -67,7 +66,7 @@ def main() -> None:
             options = {
                 "classes": len(by_class), "image_size": size, "batch_size": 32,
                 "shuffle_seed": tf.Variable(1, dtype=tf.int64),
-                "augmenter": None if name == "batches alone" else augment.augmenter(settings.augment, seed=1),
+                "augmenter": None if name == "batches alone" else augmentation.augmenter(settings.augment, seed=1),
             }  # fmt: skip
             pixels = PixelFile(paths, image_size=size, folder=Path(folder))
             ways = {

@@ -76,12 +76,12 @@ class Ours:
         import tensorflow as tf
 
         from gemmodel.embed import samples
-        from gemmodel.images import augment
+        from gemmodel.train import augmentation
         from gemmodel.train.cnn import cnn
 
         classes = list(image_folder.list_images(train))
         paths, labels = image_folder.list_samples(train, classes)
-        augmenter = augment.augmenter(replace(settings.augment, **AUGMENTATION), seed=settings.base.seed)
+        augmenter = augmentation.augmenter(replace(settings.augment, **AUGMENTATION), seed=settings.base.seed)
         self.data = samples.batches(
             paths[:PHOTOS], labels[:PHOTOS], classes=len(classes), image_size=SIDE, batch_size=BATCH, cache=True,
             augmenter=augmenter, shuffle_seed=tf.Variable(settings.base.seed, dtype=tf.int64),

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from gemmodel import devices
 from gemmodel.core import params
 from gemmodel.images import augment
 from stages import command
@@ -11,7 +10,6 @@ from stages import command
 def main(train: Path, out: Path, examples: Path, params_file: Path = Path("params.yaml")) -> None:
     """Write augmented copies of the training photos, as many per class as the parameters say."""
     settings = params.load(params_file)
-    devices.prepare(settings.base)
     base = settings.base
     copies = augment.write_copies(train, out, settings.augment, image_size=base.image_size, seed=base.seed)
     augment.write_examples(train, examples, settings.augment, image_size=base.image_size, seed=base.seed)

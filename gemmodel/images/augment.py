@@ -1,18 +1,13 @@
-"""The only augmentation, for copies on disk and on the fly: a Keras preprocessing layer."""
+"""The only augmentation, for copies on disk and on the fly (`train/augmentation.py`): one resampling by OpenCV."""
 
 import hashlib
 import math
-from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import cv2
-import keras
 import numpy as np
-import tensorflow as tf
 from joblib import cpu_count
-from keras import layers, ops
 from PIL import Image
 from tqdm import tqdm
 
@@ -26,70 +21,38 @@ BORDERS = {
     "wrap": cv2.BORDER_WRAP,
     "constant": cv2.BORDER_CONSTANT,
 }
+DRAWS = 9  # of each copy: angle, and in x and y each: shears, zooms, shifts, flips
 
 
-def augmenter(params: AugmentParams, *, seed: int) -> keras.Sequential:
-    """Returns the augmentation as a model that acts in training only.
+def warp(image: np.ndarray, draws: np.ndarray, params: AugmentParams) -> np.ndarray:
+    """Flips, rotates, shears, zooms and shifts an image about its centre, in one resampling.
 
-    It does not change colours, since gems differ by hue and saturation.
+    Keras' own five layers resample four times, which blurs, and take 2.5 times as long. Colours stay, since gems differ
+    by hue and saturation.
 
     Args:
+        image: square, uint8 or float32 of shape (side, side, 3).
+        draws: random values in [-1, 1], shape (DRAWS,); a flip is one below 0.
         params: `rotation` in degrees, the others as fractions of the image's side.
-        seed: of the random transformations.
 
     Returns:
-        A model on pixels of shape (batch, height, width, 3) in [0, 255] that keeps shape and range.
+        An image of the same shape and type.
     """
-    return keras.Sequential([RandomAffine(params, seed=seed)], name="augmenter")
-
-
-class RandomAffine(layers.Layer):
-    """Flips, rotates, shears, zooms and shifts images about their centre, in one resampling.
-
-    Keras' own five layers resample four times, which blurs. OpenCV resamples in 0.4 times the time of Keras.
-    """
-
-    def __init__(self, params: AugmentParams, *, seed: int) -> None:
-        super().__init__(dtype="float32")
-        self.params = params
-        self.generator = keras.random.SeedGenerator(seed)
-        self.pool = ThreadPoolExecutor(cpu_count())  # tf.data makes one batch at a time under `base.deterministic`
-
-    def call(self, pixels: Any, training: bool = False) -> Any:
-        """Returns square images of shape (batch, side, side, 3); they change in training only."""
-        if not training:
-            return pixels
-        centre = (pixels.shape[1] - 1) / 2
-        # One row per image, so that one image more does not change the transformations of the others.
-        draws = ops.transpose(keras.random.uniform((ops.shape(pixels)[0], 9), -1, 1, seed=self.generator))
-        angle = draws[0] * math.radians(self.params.rotation)
-        sine, cosine = ops.sin(angle), ops.cos(angle)
-        shear_x, shear_y = draws[1] * self.params.shear, draws[2] * self.params.shear
-        zoom_x, zoom_y = 1 + draws[3] * self.params.zoom, 1 + draws[4] * self.params.zoom
-        if self.params.horizontal_flip:
-            zoom_x = ops.where(draws[7] < 0, -zoom_x, zoom_x)
-        if self.params.vertical_flip:
-            zoom_y = ops.where(draws[8] < 0, -zoom_y, zoom_y)
-        # From the position of a new pixel to that of an old one: zoom @ rotation @ shear.
-        rows = (
-            (zoom_x * (cosine - sine * shear_y), zoom_x * (cosine * shear_x - sine), draws[5]),
-            (zoom_y * (sine + cosine * shear_y), zoom_y * (sine * shear_x + cosine), draws[6]),
-        )
-        matrix = []
-        for x, y, shift in rows:
-            matrix += [x, y, centre * (1 - x - y) + shift * self.params.shift * pixels.shape[1]]
-        matrices = ops.reshape(ops.stack(matrix, axis=1), (-1, 2, 3))
-        warped = tf.numpy_function(self._warp, [pixels, matrices], tf.float32, stateful=False)
-        return tf.ensure_shape(warped, pixels.shape)
-
-    def _warp(self, pixels: np.ndarray, matrices: np.ndarray) -> np.ndarray:
-        """Resamples images by matrices of shape (batch, 2, 3) from positions (x, y, 1) of new pixels to old ones."""
-        size, border = pixels.shape[2:0:-1], BORDERS[self.params.fill]
-
-        def warp(image: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-            return cv2.warpAffine(image, matrix, size, flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderMode=border)
-
-        return np.stack(list(self.pool.map(warp, pixels, matrices)))
+    side, centre = len(image), (len(image) - 1) / 2
+    turn, shear_x, shear_y, zoom_x, zoom_y, shift_x, shift_y, flip_x, flip_y = draws.astype(float).tolist()
+    angle, shear_x, shear_y = turn * math.radians(params.rotation), shear_x * params.shear, shear_y * params.shear
+    sine, cosine = math.sin(angle), math.cos(angle)
+    zoom_x, zoom_y = 1 + zoom_x * params.zoom, 1 + zoom_y * params.zoom
+    zoom_x *= -1 if params.horizontal_flip and flip_x < 0 else 1
+    zoom_y *= -1 if params.vertical_flip and flip_y < 0 else 1
+    # From the position of a new pixel to that of an old one: zoom @ rotation @ shear.
+    rows = (
+        (zoom_x * (cosine - sine * shear_y), zoom_x * (cosine * shear_x - sine), shift_x),
+        (zoom_y * (sine + cosine * shear_y), zoom_y * (sine * shear_x + cosine), shift_y),
+    )
+    matrix = np.array([[x, y, centre * (1 - x - y) + shift * params.shift * side] for x, y, shift in rows], np.float32)
+    flags, border = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, BORDERS[params.fill]
+    return cv2.warpAffine(image, matrix, (side, side), flags=flags, borderMode=border)
 
 
 def write_copies(
@@ -113,7 +76,6 @@ def write_copies(
     Returns:
         The number of copies by class.
     """
-    augment = _seeded(augmenter(params, seed=seed), image_size)
     copies_by_class = {}
     with files.atomic_write(out) as new:
         new.mkdir()
@@ -126,11 +88,11 @@ def write_copies(
                 tasks.append((path, new / name, len(range(i, count, len(paths)))))
 
         def write(path: Path, folder: Path, copies: int) -> None:
-            pixels = np.repeat(decode.load(path, image_size)[np.newaxis], copies, axis=0)
-            for i, copy in enumerate(augment(pixels, f"{seed}/{folder.name}/{path.name}")):
+            pixels = decode.load(path, image_size)
+            for i, copy in enumerate(_copies(pixels, f"{seed}/{folder.name}/{path.name}", copies, params)):
                 Image.fromarray(copy).save(folder / f"{path.stem}_{i}.jpg", **decode.JPEG)
 
-        # Threads: Pillow and TensorFlow release the GIL, and a process would spend seconds on importing TensorFlow.
+        # Threads: Pillow and OpenCV release Python's lock.
         with ThreadPoolExecutor(workers or cpu_count()) as pool:
             done = pool.map(write, *zip(*tasks, strict=True)) if tasks else ()
             for _ in tqdm(done, "augment", total=len(tasks), unit=" photos", disable=None):
@@ -152,44 +114,21 @@ def write_examples(
         gems: how many, evenly spaced in alphabetical order.
         copies: of each photo.
     """
-    augment = _seeded(augmenter(params, seed=seed), image_size)
     photos = image_folder.list_images(train)
     with files.atomic_write(out) as new:
         for gem in list(photos)[:: max(1, len(photos) // gems)][:gems]:
             (new / gem).mkdir(parents=True)
-            pixels = decode.load(photos[gem][0], image_size)[np.newaxis]
-            for i, image in enumerate([*pixels, *augment(np.repeat(pixels, copies, axis=0), photos[gem][0].name)]):
+            pixels = decode.load(photos[gem][0], image_size)
+            augmented = _copies(pixels, f"{seed}/{photos[gem][0].name}", copies, params)
+            for i, image in enumerate([pixels, *augmented]):
                 Image.fromarray(image).save(new / gem / f"{i}.png")
 
 
-def reseed_layers(steps: Sequence[keras.Layer], text: str) -> None:
-    """Seeds the random layers of an augmentation with a text, whatever they have done before."""
-    random = [layer for layer in steps if hasattr(layer, "generator")]
-    for layer, state in zip(random, _states(text, len(random)), strict=True):
-        layer.generator.state.assign(state)
-
-
-def _states(text: str, count: int) -> np.ndarray:
-    digests = [hashlib.sha256(f"{text}/{i}".encode()).digest()[:8] for i in range(count)]
-    return np.frombuffer(b"".join(digests), np.uint32).reshape(count, 2)
-
-
-def _seeded(model: keras.Sequential, image_size: int) -> Callable[[np.ndarray, str], np.ndarray]:
-    """Returns the augmentation as a function of pixels and a text that seeds it.
-
-    The function has no state, so many threads can share its graph.
-    """
-    model.build((None, image_size, image_size, 3))
-    generators = len(model.non_trainable_variables)
-
-    def graph(pixels: tf.Tensor, states: tf.Tensor) -> tf.Tensor:
-        augmented, _ = model.stateless_call([], tf.unstack(states), tf.cast(pixels, tf.float32), training=True)
-        return tf.cast(tf.clip_by_value(tf.round(augmented), 0, 255), tf.uint8)
-
-    pixels_spec = tf.TensorSpec((None, image_size, image_size, 3), tf.uint8)
-    compiled = tf.function(graph, input_signature=(pixels_spec, tf.TensorSpec((generators, 2), tf.int64)))
-
-    def augment(pixels: np.ndarray, text: str) -> np.ndarray:
-        return compiled(pixels, _states(text, generators).astype(np.int64)).numpy()
-
-    return augment
+def _copies(pixels: np.ndarray, text: str, count: int, params: AugmentParams) -> list[np.ndarray]:
+    """Returns copies of a photo, uint8 of shape (side, side, 3); the text seeds them."""
+    rng = np.random.default_rng(int.from_bytes(hashlib.sha256(text.encode()).digest()[:16]))
+    # One row per copy, so that one copy more does not change the others. Pixels are rounded once.
+    return [
+        np.rint(warp(pixels.astype(np.float32), draws, params)).clip(0, 255).astype(np.uint8)
+        for draws in rng.uniform(-1, 1, (count, DRAWS))
+    ]

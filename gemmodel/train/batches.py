@@ -12,7 +12,7 @@ import tensorflow as tf
 from gemmodel.core import image_folder
 from gemmodel.core.params import AugmentParams, BaseParams, TrainParams
 from gemmodel.embed import samples
-from gemmodel.images import augment as augmentation
+from gemmodel.train import augmentation
 from gemmodel.train.pixel_file import PixelFile
 
 # 8 GiB of pixels in memory are 57,000 photos at 224 pixels; those of more photos are kept in a file.

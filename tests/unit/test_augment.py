@@ -15,6 +15,7 @@ from PIL import Image
 from gemmodel.core import image_folder
 from gemmodel.core.params import Params
 from gemmodel.images import augment, decode
+from gemmodel.train import augmentation
 from gemmodel.train.batches import load_training_data
 
 Draw = Callable[..., Image.Image]
@@ -131,7 +132,7 @@ def test_new_edges_are_filled_as_the_parameter_says(draw: Draw, settings: Settin
     given = np.full((8, 32, 32, 3), 200, np.float32)
     changes = NONE | {"augment.shift": 0.5}
     darkest = {
-        fill: np.asarray(augment.augmenter(settings(changes | {"augment.fill": fill}).augment, seed=1)(
+        fill: np.asarray(augmentation.augmenter(settings(changes | {"augment.fill": fill}).augment, seed=1)(
             given, training=True
         )).min()
         for fill in ("nearest", "reflect", "wrap", "constant")
@@ -164,7 +165,7 @@ def test_without_transformations_a_copy_equals_the_photo(write_copies: Any, tmp_
 def test_copies_keep_shape_range_and_colour(
     draw: Draw, settings: Settings, changes: dict[str, Any], graph: bool
 ) -> None:
-    model = augment.augmenter(settings(changes).augment, seed=5)
+    model = augmentation.augmenter(settings(changes).augment, seed=5)
     plain = np.broadcast_to(np.float32([200, 30, 90]), (4, 32, 32, 3))
     for given in (pixels(draw), plain):
         if graph:
@@ -206,7 +207,7 @@ def test_a_new_pixel_comes_from_the_position_of_the_formula(
 ) -> None:
     y, x = np.mgrid[:32, :32] - 15.5  # from the centre
     given = np.stack([x, y, x + y], axis=-1)[np.newaxis].astype(np.float32)  # each pixel holds its position
-    model = augment.augmenter(
+    model = augmentation.augmenter(
         settings(NONE | {f"augment.{name}": value for name, value in changes.items()}).augment, seed=1
     )
     fix_random_values(monkeypatch, values)
@@ -222,7 +223,7 @@ def test_a_new_pixel_comes_from_the_position_of_the_formula(
 
 def test_a_flip_is_a_mirror_image(draw: Draw, settings: Settings) -> None:
     given = pixels(draw, 16)
-    model = augment.augmenter(settings(NONE | {"augment.horizontal_flip": True}).augment, seed=1)
+    model = augmentation.augmenter(settings(NONE | {"augment.horizontal_flip": True}).augment, seed=1)
     augmented = np.asarray(model(given, training=True))
     flipped = [np.array_equal(a, b[:, ::-1]) for a, b in zip(augmented, given, strict=True)]
     kept = [np.array_equal(a, b) for a, b in zip(augmented, given, strict=True)]
@@ -257,13 +258,13 @@ def test_the_hue_is_kept_unlike_by_a_small_change_of_hue(
     else:
         gems = image_folder.list_images(request.getfixturevalue("real_gems"))
         given = np.stack([decode.load(paths[0], 96).astype(np.float32) for paths in gems.values()])
-    assert hue_change(augment.augmenter(settings({"augment.fill": fill}).augment, seed=3), given) < 1.5
+    assert hue_change(augmentation.augmenter(settings({"augment.fill": fill}).augment, seed=3), given) < 1.5
     assert hue_change(layers.RandomHue(0.05, value_range=(0, 255), seed=3), given) > 3
 
 
 def test_outside_of_training_nothing_changes(draw: Draw, settings: Settings) -> None:
     given = pixels(draw)
-    model = augment.augmenter(settings().augment, seed=5)
+    model = augmentation.augmenter(settings().augment, seed=5)
     np.testing.assert_array_equal(np.asarray(model(given, training=False)), given)
     np.testing.assert_array_equal(model.predict(given, verbose=0), given)
 

@@ -17,8 +17,8 @@ print(*{{name.split(".")[0] for name in sys.modules}})
     ("stages", "unneeded"),
     [
         ("crawl", {"tensorflow", "keras", "mlflow"}),
-        ("clean, split, describe, explore", {"tensorflow", "keras", "mlflow", "scrapy"}),
-        ("augment, embed", {"mlflow", "scrapy"}),
+        ("clean, split, augment, describe, explore", {"tensorflow", "keras", "mlflow", "scrapy"}),
+        ("embed", {"mlflow", "scrapy"}),
         ("evaluate, report, register", {"tensorflow", "keras", "scrapy"}),
     ],
 )
