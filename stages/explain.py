@@ -1,12 +1,12 @@
 """Explain: the parts of a photo that support a prediction, and the cues that the model uses."""
 
 from pathlib import Path
+from typing import Any
 
-from gemmodel import devices
 from gemmodel.core import hashing, params
 from gemmodel.embed.litert import Graph
 from gemmodel.explain import report
-from gemmodel.models import metadata, saving
+from gemmodel.models import metadata
 from gemmodel.tracking import runs
 from stages import command
 
@@ -14,10 +14,17 @@ from stages import command
 def main(model: Path, test: Path, out: Path, params_file: Path = Path("params.yaml")) -> None:
     """Explain a model's predictions of test photos and log the page to the run that trained it."""
     settings = params.load(params_file)
-    devices.prepare(settings.base)
-    network, classes = saving.load(model)
+
+    def load() -> Any:
+        from gemmodel import devices  # Keras starts beside the first predictions
+        from gemmodel.models import saving
+
+        devices.prepare(settings.base)
+        return saving.load(model)[0]
+
+    described = metadata.read(model)
     graph = Graph(model / metadata.EXPORT)
-    ablation = report.write(network, graph, test, classes, settings.explain, out=out, seed=settings.base.seed)
+    ablation = report.write(load, graph, test, described.classes, settings.explain, out=out, seed=settings.base.seed)
     with runs.model_run(hashing.sha256(model / "model.keras")):
         runs.log_table(ablation, "ablation.json")
         scores = zip(ablation["perturbation"], ablation["accuracy"], strict=True)

@@ -1,16 +1,16 @@
 """Explanations of a model's predictions, as one page with its pictures and tables."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import CancelledError, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import zip_longest
 from pathlib import Path
 from threading import Event
+from typing import TYPE_CHECKING
 
-import keras
 import numpy as np
 import pandas as pd
 from PIL import Image
@@ -18,12 +18,17 @@ from PIL import Image
 from gemmodel.core import files, image_folder
 from gemmodel.core.params import ExplainParams
 from gemmodel.embed.litert import Graph
-from gemmodel.explain import ablation, attribution, cues, feature_maps
-from gemmodel.explain.explainer import Explainer
+from gemmodel.explain import ablation, cues
 from gemmodel.figures import html, overlays, plots
 from gemmodel.figures.tiles import Gallery
 from gemmodel.images import decode
 
+if TYPE_CHECKING:
+    import keras
+
+    from gemmodel.explain.explainer import Explainer
+
+# What needs Keras is imported in functions: it starts beside the first predictions.
 TEMPLATE = Path(__file__).with_suffix(".html")
 DPI, QUALITY = 90, 88
 Maps = dict[str, np.ndarray]  # of a photo, by method
@@ -63,13 +68,14 @@ class ExplainedPhoto:
 
 
 def write(
-    model: keras.Model, graph: Graph, test: Path, classes: Sequence[str], params: ExplainParams, *, out: Path, seed: int
-) -> pd.DataFrame:
+    load: "Callable[[], keras.Model]", graph: Graph, test: Path, classes: Sequence[str], params: ExplainParams, *,
+    out: Path, seed: int,
+) -> pd.DataFrame:  # fmt: skip
     """Writes the page `index.html`, which needs no other file, and its pictures and tables.
 
     Args:
-        model: from pixels in [0, 255] to probabilities.
-        graph: its export, for all that needs no gradients: it is faster, and what is served.
+        load: returns the model, from pixels in [0, 255] to probabilities. Another thread calls it, beside predictions.
+        graph: the model's export, for all that needs no gradients: it is faster, and what is served.
         test: a folder of class folders; nothing is selected by it.
         classes: the class names in the order of the probabilities.
         params: how many photos are explained, and how precisely.
@@ -79,21 +85,21 @@ def write(
     Returns:
         The table of `ablation.measure`.
     """
-    explainer, methods = Explainer(model), attribution.methods(params, seed=seed)
     count = max(PREDICTED_PER_SHOWN * params.photos, params.ablation_photos) if params.ablation_photos else None
-    with _timed("predictions of test photos"):
-        photos = predict(graph, test, classes, count=count, seed=seed)
-    shown = choose(photos, params.photos)
-    right, wrong = ([photo for photo in shown if photo.right is value] for value in (True, False))
-    compared = [photo for pair in zip_longest(right, wrong) for photo in pair if photo][: params.comparison_photos]
-    ablation_photos = photos[: params.ablation_photos or None]
-    perturbations = ablation.perturbations(params, seed=seed)
     ended = Event()
     with files.atomic_write(out) as new, ThreadPoolExecutor(1) as beside, ExitStack() as stack:
         stack.callback(ended.set)  # also by an error, so that nobody waits for the gradients
+        loading = beside.submit(_explainer, load)
+        with _timed("predictions of test photos"):
+            photos = predict(graph, test, classes, count=count, seed=seed)
+        shown = choose(photos, params.photos)
+        right, wrong = ([photo for photo in shown if photo.right is value] for value in (True, False))
+        compared = [photo for pair in zip_longest(right, wrong) for photo in pair if photo][: params.comparison_photos]
+        # LiteRT leaves Python's lock to the tracing of gradients.
+        gradients = beside.submit(_gradient_maps, loading, shown, compared, params, ended, seed=seed)
         (new / "photos").mkdir(parents=True)
-        # Beside predictions: LiteRT leaves Python's lock to the tracing of gradients.
-        gradients = beside.submit(_gradient_maps, explainer, shown, compared, methods, ended, seed=seed)
+        ablation_photos = photos[: params.ablation_photos or None]
+        perturbations = ablation.perturbations(params, seed=seed)
         with _timed(f"occlusion of {len(shown)} photos"):
             # As `gemmodel predict --explain` does, but for the known photos.
             explanations = [
@@ -105,7 +111,9 @@ def write(
             actual = np.array([photo.actual for photo in ablation_photos])
             unchanged = np.stack([photo.probabilities for photo in ablation_photos])
             ablation_table = ablation.measure(graph.probabilities, pixels, unchanged, actual, perturbations)
-        cams, trained, shuffled = gradients.result()
+        explainer, (cams, trained, shuffled) = loading.result(), gradients.result()
+        from gemmodel.explain import attribution, feature_maps
+
         for i, (photo, explanation, cam) in enumerate(zip(shown, explanations, cams, strict=True)):
             picture = _gallery_picture(photo, explanation, cam)
             picture.save(new / "photos" / f"{i:02d}.jpg", quality=QUALITY)
@@ -140,8 +148,8 @@ def write(
                 ("wrong", [row for row in rows if not row["right"]]),
             ],
             checks=checks.to_dict("records"),
-            methods=list(methods),
-            means=checks[list(methods)].mean().to_dict(),
+            methods=list(shuffled[0]),
+            means=checks[list(shuffled[0])].mean().to_dict(),
             ablation=ablation_table.to_dict("records"),
             has_histograms=bool(explainer.histograms),
             params=params,
@@ -167,15 +175,27 @@ def choose(photos: Sequence[ExplainedPhoto], count: int) -> list[ExplainedPhoto]
     return right[: count - wrong_count] + wrong[:wrong_count]
 
 
+def _explainer(load: "Callable[[], keras.Model]") -> "Explainer":
+    with _timed("loading the model beside"):
+        model = load()  # imports Keras as this process needs it
+        from gemmodel.explain.explainer import Explainer
+
+        return Explainer(model)
+
+
 def _gradient_maps(
-    explainer: Explainer, shown: Sequence[ExplainedPhoto], compared: Sequence[ExplainedPhoto],
-    methods: Mapping[str, attribution.Method], ended: Event, *, seed: int,
+    loading: "Future[Explainer]", shown: Sequence[ExplainedPhoto], compared: Sequence[ExplainedPhoto],
+    params: ExplainParams, ended: Event, *, seed: int,
 ) -> tuple[list[np.ndarray], list[Maps], list[Maps]]:  # fmt: skip
     """Returns what needs the model in Keras: Grad-CAM of the shown photos, and the maps of the compared ones.
 
     The latter are by method, with the trained weights, but for occlusion, and with shuffled weights. It gives up once
     `ended` is set.
     """
+    explainer = loading.result()
+    from gemmodel.explain import attribution
+
+    methods = attribution.methods(params, seed=seed)
 
     def explain(name: str, photos: Sequence[ExplainedPhoto]) -> list[np.ndarray]:
         maps = []
@@ -201,7 +221,7 @@ def _gradient_maps(
 
 
 def compare(
-    explainer: Explainer, photos: Sequence[ExplainedPhoto], trained: Sequence[Maps], shuffled: Sequence[Maps],
+    explainer: "Explainer", photos: Sequence[ExplainedPhoto], trained: Sequence[Maps], shuffled: Sequence[Maps],
     classes: Sequence[str], params: ExplainParams, *, seed: int,
 ) -> tuple[Gallery, pd.DataFrame]:  # fmt: skip
     """Compares the maps of trained and of shuffled weights (Adebayo and others, 1810.03292).
@@ -219,6 +239,8 @@ def compare(
         A gallery of the maps; and one row per photo: its name (`photo`), the predicted `gem`, the
         `completeness_error`, and by method the rank correlation of its two maps, with trained and shuffled weights.
     """
+    from gemmodel.explain import attribution
+
     methods = list(shuffled[0])
     cells, rows = [], []
     for photo, trained_maps, shuffled_maps in zip(photos, trained, shuffled, strict=True):

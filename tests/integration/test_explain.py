@@ -6,13 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
 from scrapy import Selector
 
 from gemmodel.core import params
-from gemmodel.models import metadata, saving
+from gemmodel.models import saving
+from gemmodel.models.conformal import ReferenceSet, Thresholds
+from gemmodel.models.metadata import ModelMetadata
 from gemmodel.train.cnn import cnn
 
 QUICK = {
@@ -33,8 +36,10 @@ def explained(split_project: Any) -> Any:
     settings = params.load(split_project.root / "params.yaml")
     keras.utils.set_random_seed(0)
     network = cnn(settings.model.cnn, image_size=64, classes=4)
-    saving.save(network, ["Citrine", "Malachite", "Ruby", "Turquoise"], split_project.root / "untrained")
-    saving.export(network, split_project.root / "untrained" / metadata.EXPORT)
+    gems = ["Citrine", "Malachite", "Ruby", "Turquoise"]
+    reference = ReferenceSet(np.eye(4, dtype=np.float32), np.arange(4, dtype=np.int32), np.array(["1.png"] * 4))
+    described = ModelMetadata(gems, dict.fromkeys(gems, "Stone"), Thresholds(0.9, 0.1, 1, 2.0), reference)
+    saving.save(network, gems, split_project.root / "untrained", metadata=described)
     split_project.set(**QUICK)
     split_project.run("explain", options=["--model", "untrained"])
     split_project.set()
