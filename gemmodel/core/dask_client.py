@@ -73,20 +73,27 @@ def dask_client() -> Iterator[Any]:
 def ordered_map(client: Any, function: Callable[..., T], arguments: Iterable[tuple[Any, ...]]) -> Iterator[T]:
     """Yields the results of a function in the order of its arguments, whichever worker is first.
 
-    Each call has one thread of BLAS, whose number changes the rounding: the bits are the same on any number of cores
-    and workers. One call more than there are threads is under way at a time: that bounds the memory.
+    Each call, and what is done with a result before the next one is taken, has one thread of BLAS, whose number changes
+    the rounding: the bits are the same on any number of cores and workers. One call more than there are threads is
+    under way at a time: that bounds the memory.
 
     Args:
-        client: of Dask, whose workers limit BLAS themselves; None: this process computes, on all its cores.
+        client: of Dask; None: this process computes, on all its cores.
         function: of a module that workers can import.
         arguments: of each call.
     """
-    if client is not None:
-        tasks = (client.submit(function, *values, pure=False) for values in arguments)
-        yield from _results(tasks, partial(_threads, client))
-        return
-    with threadpool_limits(1), ThreadPoolExecutor(cpu_count()) as pool:
-        yield from _results((pool.submit(function, *values) for values in arguments), cpu_count)
+    with threadpool_limits(1):
+        if client is not None:
+            tasks = (client.submit(_on_worker, function, *values, pure=False) for values in arguments)
+            yield from _results(tasks, partial(_threads, client))
+            return
+        with ThreadPoolExecutor(cpu_count()) as pool:
+            yield from _results((pool.submit(function, *values) for values in arguments), cpu_count)
+
+
+def _on_worker(function: Callable[..., T], *values: Any) -> T:
+    threadpool_limits(1)  # for good: a limit that ends would end that of the worker's other threads, too
+    return function(*values)
 
 
 def _results(tasks: Iterator[Any], threads: Callable[[], int]) -> Iterator[Any]:
