@@ -70,25 +70,27 @@ def dask_client() -> Iterator[Any]:
             raise DeviceError(GONE.format(address)) from None
 
 
-def ordered_map(client: Any, function: Callable[..., T], arguments: Iterable[tuple[Any, ...]]) -> Iterator[T]:
+def ordered_map(
+    client: Any, function: Callable[..., T], arguments: Iterable[tuple[Any, ...]], *, threads: int = 0
+) -> Iterator[T]:
     """Yields the results of a function in the order of its arguments, whichever worker is first.
 
-    Each call, and what is done with a result before the next one is taken, has one thread of BLAS, whose number changes
-    the rounding: the bits are the same on any number of cores and workers. One call more than there are threads is
-    under way at a time: that bounds the memory.
+    Each call has one thread of BLAS, whose number changes the rounding: the bits are the same on any number of cores
+    and workers. One call more than there are threads is under way at a time: that bounds the memory.
 
     Args:
-        client: of Dask; None: this process computes, on all its cores.
-        function: of a module that workers can import.
+        client: of Dask; None: this process computes.
+        function: of a module that workers can import; without a client, any.
         arguments: of each call.
+        threads: of this process; 0: one per core.
     """
-    with threadpool_limits(1):
-        if client is not None:
-            tasks = (client.submit(_on_worker, function, *values, pure=False) for values in arguments)
-            yield from _results(tasks, partial(_threads, client))
-            return
-        with ThreadPoolExecutor(cpu_count()) as pool:
-            yield from _results((pool.submit(function, *values) for values in arguments), cpu_count)
+    if client is not None:
+        tasks = (client.submit(_on_worker, function, *values, pure=False) for values in arguments)
+        yield from _results(tasks, partial(_threads, client))
+        return
+    threads = threads or cpu_count()
+    with threadpool_limits(1), ThreadPoolExecutor(threads) as pool:
+        yield from _results((pool.submit(function, *values) for values in arguments), lambda: threads)
 
 
 def _on_worker(function: Callable[..., T], *values: Any) -> T:

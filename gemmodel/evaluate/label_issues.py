@@ -1,15 +1,14 @@
 """Label issues: photos whose label a classifier trained on other photos disputes, as a page for a person to review."""
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from cleanlab.filter import find_label_issues
-from threadpoolctl import threadpool_limits
 
 from gemmodel.core import files
+from gemmodel.core.dask_client import ordered_map
 from gemmodel.core.errors import DataError
 from gemmodel.core.params import FusionParams
 from gemmodel.embed import feature_set
@@ -48,8 +47,8 @@ def out_of_fold(
         return ridge.fit(photos.features[train], photos.labels[train])
 
     names = np.unique(folds)
-    with threadpool_limits(1), ThreadPoolExecutor(FITS_AT_ONCE) as pool:
-        ridges = dict(zip(names, pool.map(fit, names), strict=True))
+    fits = ordered_map(None, fit, ((fold,) for fold in names), threads=FITS_AT_ONCE)
+    ridges = dict(zip(names, fits, strict=True))
     probs = np.zeros((len(photos.labels), classes), np.float32)
     for rows in feature_set.shard_slices(len(photos.labels)):  # so each photo is read once
         features = photos.features[rows]

@@ -126,9 +126,10 @@ def write_examples(
 
 def _copies(pixels: np.ndarray, text: str, count: int, params: AugmentParams) -> list[np.ndarray]:
     """Returns copies of a photo, uint8 of shape (side, side, 3); the text seeds them."""
+    image = pixels.astype(np.float32)
     rng = np.random.default_rng(int.from_bytes(hashlib.sha256(text.encode()).digest()[:16]))
     # One row per copy, so that one copy more does not change the others. Pixels are rounded once.
     return [
-        np.rint(warp(pixels.astype(np.float32), draws, params)).clip(0, 255).astype(np.uint8)
+        np.rint(warp(image, draws, params)).clip(0, 255).astype(np.uint8)
         for draws in rng.uniform(-1, 1, (count, DRAWS))
     ]

@@ -1,15 +1,14 @@
 """What there is to see of a fit in closed form: its leave-one-out loss over penalties and degrees."""
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 
 import numpy as np
 import pandas as pd
 from scipy.special import softmax
 from sklearn.metrics import log_loss
-from threadpoolctl import threadpool_limits
 
+from gemmodel.core.dask_client import ordered_map
 from gemmodel.train.ridge.calibration import FITS_AT_ONCE, fit_arcsinh_scale
 from gemmodel.train.ridge.kernel_ridge import KernelRidge, grouped_ridge
 
@@ -53,9 +52,9 @@ def penalty_curves(
         probs = softmax(a * np.arcsinh(b * scores), axis=1)
         return point(f"degree {degree} alone, each photo left out", penalty, probs, photos)
 
-    # Threads of BLAS wait for each other on a busy machine: 3 times the seconds of cores.
-    with threadpool_limits(1), ThreadPoolExecutor(FITS_AT_ONCE) as pool:
-        rows = list(pool.map(fit, *zip(*product(degrees, [kept * factor for factor in FACTORS]), strict=True)))
+    # Threads of BLAS would wait for each other on a busy machine: 3 times the seconds of cores.
+    points = product(degrees, [kept * factor for factor in FACTORS])
+    rows = list(ordered_map(None, fit, points, threads=FITS_AT_ONCE))
     rows.append(point("the head, each photo left out", kept, ridge.loo_probs_, labels))
     rows += [
         ("the head, validation photos", *values)

@@ -1,14 +1,13 @@
 """Calibration of ridge scores, and stacking: from leave-one-out scores of several degrees to probabilities."""
 
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import minimize
 from scipy.special import log_softmax, softmax
-from threadpoolctl import threadpool_limits
 
+from gemmodel.core.dask_client import ordered_map
 from gemmodel.core.params import FusionParams
 
 MAX_CALIBRATED = 20_000  # photos, every n-th one: two numbers are fitted to them
@@ -79,11 +78,11 @@ def fit_ridges(
         return KernelRidgeFit(dual_coefs, arcsinh_scales, mean, grouped_softmax(scores @ mean, groups))
     folds = np.arange(len(labels)) % STACKING_FOLDS  # photos are sorted by class, so every fold has all classes
     fitted = [*(folds != fold for fold in range(STACKING_FOLDS if loo else 0)), np.full(len(labels), True)]
-    # On a busy machine the threads of such small products wait for each other: 8 s, not 0.4.
-    with threadpool_limits(1), ThreadPoolExecutor(FITS_AT_ONCE) as pool:
-        *fold_stackers, stacker = pool.map(
-            lambda rows: fit_stacker(scores[rows], labels[rows], mean, params.stacking_penalty), fitted
-        )
+    # On a busy machine the threads of BLAS would wait for each other in such small products: 8 s, not 0.4.
+    *fold_stackers, stacker = ordered_map(
+        None, fit_stacker, ((scores[rows], labels[rows], mean, params.stacking_penalty) for rows in fitted),
+        threads=FITS_AT_ONCE,
+    )  # fmt: skip
     loo_probs = np.zeros((len(labels) if loo else 0, classes))
     for rows, fold_stacker in zip(fitted[:-1], fold_stackers, strict=True):
         loo_probs[~rows] = softmax(scores[~rows] @ fold_stacker, axis=1)
