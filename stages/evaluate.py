@@ -1,6 +1,9 @@
 """Evaluate: scores on the test part, and label issues of the other parts by cross-validation."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+from threadpoolctl import threadpool_limits
 
 from gemmodel.core import files, hashing, image_folder, params
 from gemmodel.embed.litert import Graph
@@ -28,11 +31,13 @@ def main(
     examples = image_folder.list_images(split / "train")
     with files.atomic_write(out) as new:
         new.mkdir()
-        tables = report.write(new, predictions, split / "test", examples, evaluate, seed=seed)
-        issues = label_issues.write(
-            new / "label_issues.html", features=features, folds=split / "folds.csv", clean=clean,
-            params=settings.model.fusion, max_shown=evaluate.label_issues,
-        )  # fmt: skip
+        with threadpool_limits(1), ThreadPoolExecutor(1) as pool:  # threads of BLAS change the rounding
+            disputed = pool.submit(
+                label_issues.write, new / "label_issues.html", features=features, folds=split / "folds.csv",
+                clean=clean, params=settings.model.fusion, max_shown=evaluate.label_issues,
+            )  # fmt: skip
+            tables = report.write(new, predictions, split / "test", examples, evaluate, seed=seed)
+        issues = disputed.result()
         issues.to_csv(new / "label_issues.csv", index=False)
         coverage = set_metrics.stratified(predictions.actual, predictions.probabilities, sets)
         coverage.to_csv(new / "prediction_sets.csv", index=False)

@@ -1,5 +1,6 @@
 """Train: a classifier, logged to MLflow epoch by epoch."""
 
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -56,12 +57,15 @@ def main(
             held_out.summarise(result.held_out, result.classes, thresholds),
             TrainingPhotos(list(settings.crawl.source), photos),
         )  # fmt: skip
-        saving.save(
-            result.model, result.classes, out, crop=settings.clean.crop, metadata=metadata, extractors=extractors
-        )
         best = fit.summary(result.history, result.selection_metric, result.kept)
+        with ThreadPoolExecutor(1) as pool:  # these fits take as long as the export
+            penalties = pool.submit(result.penalties) if result.penalties else None
+            saving.save(
+                result.model, result.classes, out, crop=settings.clean.crop, metadata=metadata, extractors=extractors
+            )
         files.write_json(report, {name: best[name] for name in fit.HEADLINE})
-        picture = learning_curves.write(curves, result.history, int(best["best_epoch"]), result.penalties)
+        points = penalties.result() if penalties else None
+        picture = learning_curves.write(curves, result.history, int(best["best_epoch"]), points)
         log.finish(hashing.sha256(out / "model.keras"), runs.MODEL_TAG, best, picture)
     print(f"train: validation accuracy {best['best_val_accuracy']:.4f} at epoch {best['best_epoch']}")
 

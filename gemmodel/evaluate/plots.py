@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-BLUE = "#0072b2"
+from gemmodel.figures.tiles import BLUE
 
 
 def reliability_diagram(bins: pd.DataFrame, confidence: np.ndarray, error: float) -> Figure:

@@ -80,9 +80,12 @@ def hide(pixels: np.ndarray, hidden: np.ndarray) -> Iterator[np.ndarray]:
         hidden: bool (photos, cells, cells).
     """
     mean = np.rint(pixels.mean(axis=(0, 1))).astype(np.uint8)
-    cell = np.arange(len(pixels)) * hidden.shape[1] // len(pixels)  # of each row, and of each column
+    edges = -(-np.arange(hidden.shape[1] + 1) * len(pixels) // hidden.shape[1])  # of the rows, and of the columns
     for cells in hidden:
-        yield np.where(cells[np.ix_(cell, cell)][..., None], mean, pixels)
+        photo = pixels.copy()
+        for row, column in np.argwhere(cells):
+            photo[edges[row] : edges[row + 1], edges[column] : edges[column + 1]] = mean
+        yield photo
 
 
 def occlusion(

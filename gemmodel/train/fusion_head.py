@@ -1,6 +1,7 @@
 """Training of `fusion`: a head is fitted to cached features, then attached to the extractor that computed them."""
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -62,7 +63,7 @@ def train_fusion(context: TrainingContext) -> TrainingResult:
     if model.labels == "all":
         fitted = both if model.refit_on_validation else train
         kept = model.penalties[int(np.argmin(history[selection_metric]))]
-        curves = penalty_curves(ridge, fitted.labels, history, model.penalties, kept)
+        curves = partial(penalty_curves, ridge, fitted.labels, history, model.penalties, kept)
     network = fusion.attach(pixels_to_features, head)
     return TrainingResult(network, train.classes, history, held_out, selection_metric, curves)
 
