@@ -16,7 +16,7 @@ import yaml
 from filelock import FileLock
 from PIL import Image
 
-from gemmodel.core import params
+from gemmodel.core import environment, params
 from tests.forks import Ended, forks
 
 ROOT = Path(__file__).parents[1]
@@ -116,6 +116,7 @@ def run() -> Callable[..., subprocess.CompletedProcess[str]]:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Start a process whose forks run programs, one for all of pytest-xdist's processes."""
+    environment.keep_freed_memory()  # here and in what tests start, such as sample sites
     if hasattr(os, "fork") and not hasattr(config, "workerinput"):
         stack = ExitStack()
         config.add_cleanup(stack.close)

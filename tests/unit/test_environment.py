@@ -1,6 +1,7 @@
 """What of the environment counts: variables of other projects are ignored in words."""
 
 import os
+import platform
 from typing import Any
 
 import pytest
@@ -51,3 +52,19 @@ print(config.backend(), config.floatx(), config.epsilon(), config.image_data_for
     assert ended.returncode == 1
     assert ended.stderr.startswith("Keras cannot be imported: Invalid `floatx`"), ended.stderr
     assert ended.stderr.endswith(f"correct or remove {tmp_path / 'keras.json'}\n")
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told")
+def test_a_stage_reuses_the_memory_of_arrays(run: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in environment.MALLOC:
+        monkeypatch.delenv(name, raising=False)
+    code = """
+{first}
+import resource
+import numpy as np
+for _ in range(100):
+    np.ones(2**18) * np.ones(2**18)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
+"""
+    alone, stage = (int(run("-c", code.format(first=x), cwd=tmp_path).stdout) for x in ("", "import stages"))
+    assert stage < alone / 2
