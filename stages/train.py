@@ -57,12 +57,12 @@ def main(
             held_out.summarise(result.held_out, result.classes, thresholds),
             TrainingPhotos(list(settings.crawl.source), photos),
         )  # fmt: skip
-        best = fit.summary(result.history, result.selection_metric, result.kept)
         with ThreadPoolExecutor(1) as pool:  # these fits take as long as the export
             penalties = pool.submit(result.penalties) if result.penalties else None
             saving.save(
                 result.model, result.classes, out, crop=settings.clean.crop, metadata=metadata, extractors=extractors
             )
+        best = fit.summary(result.history, result.selection_metric, result.kept)
         files.write_json(report, {name: best[name] for name in fit.HEADLINE})
         points = penalties.result() if penalties else None
         picture = learning_curves.write(curves, result.history, int(best["best_epoch"]), points)

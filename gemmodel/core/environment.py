@@ -24,8 +24,8 @@ IGNORED = {  # by variable: what holds instead
     "MLFLOW_READ_REPLICA_BACKEND_STORE_URI": "MLFLOW_TRACKING_URI names the only store",
     "MLFLOW_RUN_ID": "each training opens a run of its own",
 }
-# By variable of glibc: the number that mallopt(3) has for it, and the bytes. By default it gives an array's memory back
-# at once, and the kernel clears it for the next one.
+# By variable of glibc: the number that mallopt(3) has for it, and the bytes. By default it gives back what large arrays
+# free, most of it soon, and the kernel clears the pages again for the next ones.
 MALLOC = {"MALLOC_TRIM_THRESHOLD_": (-1, 256 * 2**20), "MALLOC_MMAP_THRESHOLD_": (-3, 32 * 2**20)}
 
 
