@@ -22,6 +22,7 @@ def main(model: Path, test: Path, out: Path, params_file: Path = Path("params.ya
         devices.prepare(settings.base)
         return saving.load(model)[0]
 
+    hashing.check(model)  # also what is loaded beside the predictions, which take minutes
     described = metadata.read(model)
     graph = Graph(model / metadata.EXPORT)
     ablation = report.write(load, graph, test, described.classes, settings.explain, out=out, seed=settings.base.seed)

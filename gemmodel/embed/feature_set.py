@@ -204,6 +204,11 @@ def digest_file(file: Path) -> Path:
     return file.with_suffix(".sha256")
 
 
+def is_intact(file: Path) -> bool:
+    """Returns whether a file has the bytes of which its SHA-256 was written; both are there."""
+    return hashing.sha256(file).encode() == digest_file(file).read_bytes()
+
+
 def extractors(folder: Path, backbones: int) -> list[Path]:
     """Returns the extractors' LiteRT graphs that the embed stage wrote beside the features, one for each backbone.
 
@@ -214,7 +219,7 @@ def extractors(folder: Path, backbones: int) -> list[Path]:
     for path in paths:
         if not path.is_file() or not digest_file(path).is_file():
             raise DataError(f"{path}: not there; `dvc repro embed` makes it")
-        if hashing.sha256(path) != digest_file(path).read_text("ascii"):
+        if not is_intact(path):
             raise DataError(f"{path}: damaged; `dvc repro embed` makes it again")
     return paths
 

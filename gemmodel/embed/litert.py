@@ -1,6 +1,7 @@
 """LiteRT graphs: an exported Keras model runs without TensorFlow, and faster on CPUs."""
 
 import json
+import math
 import os
 import tempfile
 import zipfile
@@ -34,6 +35,7 @@ FRONT, CALLS = "front.tflite", "calls.json"
 NETWORK = "network.tflite"  # beside the extractors of several backbones, which are numbered
 FEATURES = "features"  # what a head reads, of all extractors; and of the network under its name without a suffix
 BATCH = 8  # photos that a head reads at once. Each call reads all of its weights, 55 MB for 87 gems
+MAX_CONSTANT = 100_000  # numbers of a weight that a graph is traced with as a constant
 AHEAD = max(32, 2 * (os.cpu_count() or 1) + BATCH)  # photos that are computed, or wait for it
 
 
@@ -237,14 +239,23 @@ def _add_parts(path: Path, parts: Mapping[str, bytes]) -> None:
 
 def _converted(compute: Callable[..., Any], model: "keras.Model", inputs: Mapping[str, Sequence[int | None]]) -> bytes:
     """Returns the LiteRT graph of a function of tensors, of which `inputs` are the names and shapes."""
+    import keras
     import tensorflow as tf
 
     # Keras' own export traces each layer several times, which takes longer than the conversion, and it leaves the batch
-    # size open: then LiteRT plans its memory again for each photo.
+    # size open: then LiteRT plans its memory again for each photo. Small weights, of which there are hundreds, are
+    # constants: the converter writes variables to a SavedModel and reads them again. It copies large constants often.
+    small = [x for x in model.variables if math.prod(x.shape) <= MAX_CONSTANT]
+    values = [x.numpy() for x in small]
     module = tf.Module()
-    module.model_variables = [variable.value for variable in model.variables]
+    module.model_variables = [x.value for x in model.variables if math.prod(x.shape) > MAX_CONSTANT]
+
+    def with_constants(*tensors: Any) -> Any:
+        with keras.StatelessScope([*zip(small, map(tf.constant, values), strict=True)]):
+            return compute(*tensors)
+
     signature = [tf.TensorSpec(shape, name=name) for name, shape in inputs.items()]
-    function = tf.function(compute, input_signature=signature).get_concrete_function()
+    function = tf.function(with_constants, input_signature=signature, autograph=False).get_concrete_function()
     try:
         with suppress_stderr():
             return tf.lite.TFLiteConverter.from_concrete_functions([function], module).convert()

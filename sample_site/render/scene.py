@@ -118,7 +118,7 @@ def _compose(
         np.asarray(a.filter(ImageFilter.GaussianBlur(side * r / 3)).resize(where.size), np.float32) / 255
         for a, r in ((moved, rng.uniform(0.02, 0.06)), (small, 0.015))
     )
-    body = stone.sum(axis=(1, 2)) / cover.sum()
+    body = stone.sum(axis=(1, 2)) / max(float(cover.sum()), 1.0)
     glow = np.minimum(body / max(float(body.max()), 1e-3), 1)[:, None, None] * np.float32(0.35)
     dark = rng.uniform(0.45, 0.8) * soft
     picture = scene * (1 - dark * (1 - glow)) * (1 - 0.35 * contact)
