@@ -129,6 +129,9 @@ def test_experiments_in_other_folders_log_to_the_same_store(project: Path) -> No
         run("dvc", "exp", "run", "--queue", "--name", f"in-queue-{i}", "-S", option, "train")
     run("dvc", "queue", "start", "--jobs", "2")
     deadline = time.monotonic() + 900  # `dvc queue logs --follow` fails where no worker has started yet
+    while sum(run_.info.status != "RUNNING" for run_ in mlflow_runs(project)) < before + 3:  # faster to ask than DVC
+        assert time.monotonic() < deadline, run("dvc", "queue", "status")
+        time.sleep(1)
     while {"Queued", "Running"} & set((status := run("dvc", "queue", "status")).split()):
         assert time.monotonic() < deadline, status
         time.sleep(1)

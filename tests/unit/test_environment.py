@@ -31,6 +31,17 @@ def test_what_changes_nothing_is_not_mentioned(monkeypatch: pytest.MonkeyPatch, 
     assert os.environ["KERAS_BACKEND"] == "tensorflow"
 
 
+@pytest.mark.parametrize(("value", "expected"), [(None, "1"), ("0", "0")])
+def test_onednn_computes_unless_the_user_turns_it_off(
+    monkeypatch: pytest.MonkeyPatch, value: str | None, expected: str
+) -> None:
+    monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", value or "")
+    if value is None:
+        monkeypatch.delenv("TF_ENABLE_ONEDNN_OPTS")
+    assert environment.apply_environment() == []
+    assert os.environ["TF_ENABLE_ONEDNN_OPTS"] == expected
+
+
 def test_keras_settings_of_other_projects_are_ignored_in_words(run: Any, tmp_path: Any) -> None:
     settings = '{"backend": "torch", "floatx": "float16", "epsilon": 0.1, "image_data_format": "channels_first"}'
     (tmp_path / "keras.json").write_text(settings)
