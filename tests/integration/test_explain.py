@@ -2,6 +2,7 @@
 
 import base64
 import io
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -91,3 +92,12 @@ def test_explaining_twice_gives_the_same_bytes(explained: Any, folder: Path) -> 
     explained.run("explain", options=["--model", "untrained"])
     explained.set()
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_a_damaged_model_is_refused_before_its_predictions(explained: Any, refused: Any) -> None:
+    damaged = explained.root / "damaged"
+    shutil.copytree(explained.root / "untrained", damaged)
+    (damaged / "model.keras").write_bytes(b"damaged")
+    ended = explained.stage("explain", "--model", "damaged")
+    refused(ended, "explain", "damaged/model.keras: damaged", "`dvc checkout --force` restores models/")
+    assert "predictions" not in ended.stdout
