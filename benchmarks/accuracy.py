@@ -35,7 +35,7 @@ from sklearn.model_selection import StratifiedKFold, train_test_split
 
 from gemmodel import devices
 from gemmodel.clean import cleaning
-from gemmodel.core import hashing, image_folder, params
+from gemmodel.core import environment, hashing, image_folder, params
 from gemmodel.core.params import Params
 from gemmodel.embed import feature_set
 from gemmodel.embed.feature_set import FeatureSet
@@ -209,6 +209,7 @@ def main() -> None:
         raise SystemExit(f"accuracy: {arguments.photos}: no such folder; --photos takes one with a folder per class")
     shipped = params.load(Path("params.yaml"))
     seeds = arguments.seed or [shipped.base.seed]
+    environment.apply_environment()
     print(devices.prepare(shipped.base))
     import keras
 

@@ -10,13 +10,14 @@ import time
 from pathlib import Path
 
 from gemmodel import devices
-from gemmodel.core import params
+from gemmodel.core import environment, params
 
 SIDE, CLASSES, BATCH, BATCHES = 160, 87, 32, (2, 3, 4, 6, 8, 10, 12, 14, 16)
 
 
 def main() -> None:
     settings = params.load(Path("params.yaml"))
+    environment.apply_environment()
     print(devices.prepare(settings.base))
     import keras
     import numpy as np

@@ -10,13 +10,14 @@ import time
 from pathlib import Path
 
 from gemmodel import devices
-from gemmodel.core import params
+from gemmodel.core import environment, params
 
 SIDE, CLASSES, BATCH, BATCHES, RUNS = 160, 87, 32, 6, 3
 
 
 def main() -> None:
     settings = params.load(Path("params.yaml"))
+    environment.apply_environment()
     print(devices.prepare(settings.base))
     import keras
     import numpy as np

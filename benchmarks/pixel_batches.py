@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from gemmodel import devices
-from gemmodel.core import image_folder, params
+from gemmodel.core import environment, image_folder, params
 from gemmodel.images import decode
 
 RUNS = 3
@@ -32,6 +32,7 @@ def main() -> None:
     parser.add_argument("--network", nargs="*", default=["cnn", "transfer"], choices=["cnn", "residual", "transfer"])
     arguments = parser.parse_args()
     settings = params.load(Path("params.yaml"))
+    environment.apply_environment()
     print(devices.prepare(settings.base))
     import keras
     import tensorflow as tf

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from gemmodel import devices
-from gemmodel.core import image_folder, params
+from gemmodel.core import environment, image_folder, params
 from gemmodel.core.errors import cli_errors
 from gemmodel.core.params import Params
 
@@ -147,6 +147,7 @@ def main() -> None:
     split = parser.parse_args().split
     train = split / "train"
     settings = params.load(Path("params.yaml"))
+    environment.apply_environment()
     print(devices.prepare(settings.base))
     photos = sum(map(len, image_folder.list_images(train).values()))
     ours = Ours(settings, train)

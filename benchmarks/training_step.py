@@ -41,8 +41,9 @@ KINDS = {  # what is in the names of the operations; the first that fits counts
 def profile(precision: str, deterministic: bool) -> dict[str, float]:
     """Trains the network, and returns milliseconds of a core per photo by kind of operation."""
     from gemmodel import devices
-    from gemmodel.core import params
+    from gemmodel.core import environment, params
 
+    environment.apply_environment()
     settings = params.load(Path("params.yaml"))
     devices.prepare(replace(settings.base, deterministic=deterministic, threads=1), device="cpu")
     import keras

@@ -81,9 +81,10 @@ class StrictRobotsTxtMiddleware(RobotsTxtMiddleware):
         self._unread: dict[str, Exception] = {}  # by network location
 
     async def _parse_robots(self, response: Response, netloc: str, request: Request) -> None:
-        body = b"" if 400 <= response.status < 500 and response.status != 429 else response.body
-        if body is response.body and not 200 <= response.status < 300:
+        missing = 400 <= response.status < 500 and response.status != 429
+        if not missing and not 200 <= response.status < 300:
             raise IgnoreRequest(f"HTTP status {response.status}")
+        body = b"" if missing else response.body
         encoding, bom = read_bom(body)
         if encoding and encoding != "utf-8":
             body = body[len(bom or b"") :].decode(encoding, errors="ignore").encode()

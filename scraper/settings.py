@@ -58,3 +58,4 @@ DUPEFILTER_CLASS = "scrapy.dupefilters.BaseDupeFilter"
 
 LOG_LEVEL = "INFO"
 TELNETCONSOLE_ENABLED = False
+REMOTE_CONTROL_ENABLED = False  # a server that runs what code it is sent

@@ -101,7 +101,6 @@ def crawl(
             "crawl.source: sample excludes other sources; its pictures are rendered, theirs are photos"
         )
     urls, settings = dict(list_urls or {}), dict(overrides or {})
-    previous = manifest.load_previous(out)
     with ExitStack() as stack:
         if SAMPLE in params.source:
             try:
@@ -121,6 +120,7 @@ def crawl(
             )
         new = stack.enter_context(files.atomic_write(out))
         new.mkdir()
+        previous = manifest.load_previous(out)  # after atomic_write put back what a killed crawl had moved away
         results: list[SourceResult] = []
         if FOLDER in params.source:
             results.append(SourceResult(*local_photos.copy(params, new), {}))
@@ -226,7 +226,7 @@ def _check_complete(url: str, crawler: Crawler) -> None:
     if crawl_stats.list_error:
         remedy = "" if "run the crawl again" in crawl_stats.list_error else "; check the address and the connection"
         raise SiteError(f"{url}: no response ({crawl_stats.list_error}){remedy}")
-    if scrapy_stats["finish_reason"] != "finished":
+    if scrapy_stats.get("finish_reason") != "finished":  # without one after a second Ctrl+C
         raise SiteError(f"{url}: crawl interrupted; run it again to resume")
     failed = Counter(failure["reason"] for failure in crawl_stats.failures)
     temporary = sum(count for reason, count in failed.items() if reason not in PERMANENT_FAILURES)

@@ -32,12 +32,12 @@ def main(
     with files.atomic_write(out) as new:
         new.mkdir()
         with threadpool_limits(1), ThreadPoolExecutor(1) as pool:  # threads of BLAS change the rounding
-            disputed = pool.submit(
-                label_issues.write, new / "label_issues.html", features=features, folds=split / "folds.csv",
-                clean=clean, params=settings.model.fusion, max_shown=evaluate.label_issues,
+            report_tables = pool.submit(report.write, new, predictions, split / "test", examples, evaluate, seed=seed)
+            issues = label_issues.write(  # in this thread, which Ctrl+C interrupts: it takes longer
+                new / "label_issues.html", features=features, folds=split / "folds.csv", clean=clean,
+                params=settings.model.fusion, max_shown=evaluate.label_issues,
             )  # fmt: skip
-            tables = report.write(new, predictions, split / "test", examples, evaluate, seed=seed)
-        issues = disputed.result()
+        tables = report_tables.result()
         issues.to_csv(new / "label_issues.csv", index=False)
         coverage = set_metrics.stratified(predictions.actual, predictions.probabilities, sets)
         coverage.to_csv(new / "prediction_sets.csv", index=False)

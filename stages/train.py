@@ -58,14 +58,15 @@ def main(
             TrainingPhotos(list(settings.crawl.source), photos),
         )  # fmt: skip
         with ThreadPoolExecutor(1) as pool:  # these fits take as long as the export
-            penalties = pool.submit(result.penalties) if result.penalties else None
+            by_penalty = pool.submit(result.penalty_curves) if result.penalty_curves else None
             saving.save(
                 result.model, result.classes, out, crop=settings.clean.crop, metadata=metadata, extractors=extractors
             )
         best = fit.summary(result.history, result.selection_metric, result.kept)
         files.write_json(report, {name: best[name] for name in fit.HEADLINE})
-        points = penalties.result() if penalties else None
-        picture = learning_curves.write(curves, result.history, int(best["best_epoch"]), points)
+        picture = learning_curves.write(
+            curves, result.history, int(best["best_epoch"]), by_penalty.result() if by_penalty else None
+        )
         log.finish(hashing.sha256(out / "model.keras"), runs.MODEL_TAG, best, picture)
     print(f"train: validation accuracy {best['best_val_accuracy']:.4f} at epoch {best['best_epoch']}")
 

@@ -117,7 +117,7 @@ def run() -> Callable[..., subprocess.CompletedProcess[str]]:
 def pytest_configure(config: pytest.Config) -> None:
     """Start a process whose forks run programs, one for all of pytest-xdist's processes."""
     environment.keep_freed_memory()  # here and in what tests start, such as sample sites
-    os.environ |= environment.DEFAULTS  # as commands have it
+    os.environ |= environment.DEFAULTS | os.environ  # as commands have it
     if hasattr(os, "fork") and not hasattr(config, "workerinput"):
         stack = ExitStack()
         config.add_cleanup(stack.close)

@@ -4,8 +4,9 @@ import json
 import threading
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from joblib import Parallel, delayed
@@ -215,13 +216,21 @@ def _results(parallel: Parallel, tasks: Iterable[Any]) -> Iterator[Any]:
 
     After an error joblib ends its processes, but does not wait for the thread that fed them. Were it to end with this
     process, a semaphore might be deleted but still registered, of which loky's resource tracker warns.
+
+    Raises:
+        DataError: the system ended one of the processes.
     """
     try:
         yield from parallel(tasks)
-    except BaseException:
+    except BaseException as error:
         for thread in threading.enumerate():
             if thread.name == "QueueFeederThread":
                 thread.join(10)
+        if isinstance(error, BrokenProcessPool):
+            raise DataError(
+                "the system ended a process that read photos, most likely for want of memory; free some, or set "
+                "LOKY_MAX_CPU_COUNT=1 for fewer processes, and run this again"
+            ) from None
         raise
 
 
@@ -264,13 +273,17 @@ def _correct(photos: Sequence[Photo], table: Mapping[str, str]) -> tuple[list[Ph
     mineral_classes = {photo.gem: photo.mineral_class for photo in photos}
     gems, unknown = corrections.match(table, [(photo.sha256, photo.path) for photo in photos], set(mineral_classes))
     corrected = list(photos)
+    taken = {photo.path for i, photo in enumerate(photos) if i not in gems}
     for i, gem in gems.items():
         photo = photos[i]
         if gem == corrections.DROP:
             corrected[i] = replace(photo, problem="dropped by hand")
-        else:  # the file keeps its name, which no photo of the other gem has
-            path = f"{gem}/{Path(photo.path).name}"
-            corrected[i] = replace(photo, gem=gem, path=path, mineral_class=mineral_classes[gem])
+        else:  # the file keeps its name
+            path = PurePosixPath(gem, PurePosixPath(photo.path).name)
+            while str(path) in taken:  # of gems such as `Rose Quartz` and `Rose_Quartz`
+                path = path.with_stem(f"{path.stem}-{photo.sha256[:8]}")
+            taken.add(str(path))
+            corrected[i] = replace(photo, gem=gem, path=str(path), mineral_class=mineral_classes[gem])
     return corrected, {photos[i].source: gem for i, gem in gems.items()}, unknown
 
 

@@ -6,6 +6,7 @@ result in silence, are set or ignored here.
 
 import ctypes
 import os
+import platform
 import sys
 
 from gemmodel.core.errors import without_secrets
@@ -14,9 +15,9 @@ FIXED = {  # by variable: the only value with which the project works
     "KERAS_BACKEND": "tensorflow",
     "TF_USE_LEGACY_KERAS": "0",
 }
-# oneDNN also computes where TensorFlow would not choose it, on x86 without AVX-512: a gradient of the default model
-# takes 0.6 of the time there (decision 52).
-DEFAULTS = {"TF_ENABLE_ONEDNN_OPTS": "1"}
+# oneDNN also computes on x86 processors for which TensorFlow would not choose it: a gradient of the default model takes
+# 0.6 of the time there (decision 52).
+DEFAULTS = {"TF_ENABLE_ONEDNN_OPTS": "1"} if platform.machine() in ("x86_64", "AMD64") else {}
 IGNORED = {  # by variable: what holds instead
     "KERAS_MAX_EPOCHS": "train.epochs holds",
     "KERAS_MAX_STEPS_PER_EPOCH": "an epoch is all photos",
@@ -61,7 +62,7 @@ def apply_environment() -> list[str]:
 def keep_freed_memory() -> None:
     """Lets this process and those that it starts reuse memory, which with arrays of some MB saves a tenth of the time.
 
-    Only glibc can be told; variables that are set hold.
+    Only glibc has these settings; variables that are set hold.
     """
     if sys.platform != "linux" or not hasattr(libc := ctypes.CDLL(None), "mallopt"):
         return

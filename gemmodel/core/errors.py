@@ -103,6 +103,8 @@ def cli_errors(command: str) -> Iterator[None]:
         if error.errno in DISK_FULL:  # of a copy the second name is the file that was written
             sys.exit(f"{command}: {error.filename2 or place}: no space left on its disk; free some and run this again")
         sys.exit(f"{command}: {place}: {error.strerror or error}")
+    except MemoryError:
+        sys.exit(f"{command}: not enough memory; close other programs, or use a machine with more, and run this again")
     except KeyboardInterrupt:
         sys.exit(f"{command}: interrupted; run it again to resume")
 

@@ -3,6 +3,7 @@
 A file may be made to take hours or all memory. What bounds it: docs/security.md.
 """
 
+import errno
 import io
 import json
 import os
@@ -49,6 +50,8 @@ MAX_AT_ONCE_PIXELS = 13_000_000
 BAND = 256  # rows: what needs several copies of an image is done in bands of it
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
+SHORTAGES = (errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+
 JPEG: dict[str, Any] = {"format": "JPEG", "quality": 95, "subsampling": 0}  # for photos that have to be written again
 PngImagePlugin.MAX_TEXT_CHUNK = colour.MAX_BYTES  # also of a PNG's profile; above it Pillow refuses the photo
 TO_SRGB = "colour profile to sRGB"  # the conversion of a photo's colours
@@ -77,6 +80,10 @@ EXIF_TRANSPOSE = {
 
 class TooManyPixelsError(DataError):
     """An image has more pixels than are accepted; it may be a decompression bomb."""
+
+
+class TooMuchMemoryError(DataError):
+    """Decoding an image would take more than MAX_MEMORY."""
 
 
 class _TimeLimited:
@@ -116,7 +123,9 @@ def header(file: Path | IO[bytes], *, max_pixels: int = MAX_PIXELS) -> Header:
             return Header(str(image.format), image.width, image.height)
     except DataError:
         raise
-    except Exception:  # decoders of damaged headers raise all kinds
+    except Exception as error:  # decoders of damaged headers raise all kinds
+        if is_shortage(error):
+            raise
         raise DataError("not an image") from None
 
 
@@ -217,29 +226,41 @@ def _decoding(file: Path | IO[bytes]) -> Iterator[Image.Image]:
         with _opened(file, MAX_PIXELS) as image:
             needed = image.width * image.height * _bytes_per_pixel(image)
             if needed > MAX_MEMORY:
-                raise DataError(
+                raise TooMuchMemoryError(
                     f"{image.format} of {image.width} x {image.height} pixels, which takes {needed / 1e6:.0f} MB to "
-                    f"decode, more than {MAX_MEMORY / 1e6:.0f}; save it smaller, or as JPEG"
+                    f"decode, more than {MAX_MEMORY / 1e6:.0f}; save it smaller"
+                    f"{'' if image.format in ('JPEG', 'MPO') else ', or as JPEG'}"
                 )
             yield image
     except DataError:
         raise
+    except PermissionError as error:
+        raise DataError(f"cannot be read: {error.strerror}") from None
     except Exception as error:  # decoders of damaged files raise all kinds
+        if is_shortage(error):
+            raise
         raise DataError(f"damaged: {error}") from None
 
 
+def is_shortage(error: Exception) -> bool:
+    """Returns whether the machine lacks memory or open files for now, which says nothing about the photo."""
+    return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in SHORTAGES)
+
+
 def _bytes_per_pixel(image: Image.Image) -> int:
-    """Returns how much memory `read` takes for an image that is open; each conversion makes a copy."""
+    """Returns how much memory `read` takes for an image that is open; each conversion to RGB makes a copy."""
     transparent = image.has_transparency_data
-    converted = image.mode != "RGB" or transparent or image.info.get("icc_profile") is not None
+    converted = image.mode != "RGB" or transparent
     turned = image.format != "PNG" and _orientation(image) in EXIF_TRANSPOSE  # a PNG would be decoded for it
     copies = 1 + converted + turned
     decoder = PROGRESSIVE_BYTES if image.info.get("progressive") else DECODER_BYTES.get(str(image.format), 0)
     return BYTES_PER_PIXEL * copies + decoder + (2 if transparent else 0)
 
 
-def _orientation(image: Image.Image) -> int:
-    return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+def _orientation(image: Image.Image) -> Any:
+    """Returns the EXIF orientation; cameras and programs also write other types than the integer of the standard."""
+    value = image.getexif().get(ExifTags.Base.Orientation, 1)
+    return value[0] if isinstance(value, bytes) and value else value
 
 
 @contextmanager
@@ -342,9 +363,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if mode not in colour.SPACES:
         colours = colours.convert("L" if mode == "1" else "RGB")
     if profile is not None and mode != "LAB":  # which is the same everywhere
-        before = colours
-        colours, name = colour.to_srgb(colours, profile)
-        if colours is not before:
+        colours, name, changed = _to_srgb(colours, profile)
+        if changed:
             conversions.append(TO_SRGB)
     if colours.mode != "RGB":
         colours = colours.convert("RGB")
@@ -362,6 +382,20 @@ def to_rgb(image: Image.Image) -> Image.Image:
         conversions.append(f"{file_format} to JPEG")
     colours.format, colours.info = file_format, {"conversions": conversions, "colour_profile": name}
     return colours
+
+
+def _to_srgb(image: Image.Image, profile: bytes) -> tuple[Image.Image, str, bool]:
+    """Returns what `colour.to_srgb` does, and whether colours changed; RGB is changed in place."""
+    if image.mode != "RGB":
+        converted, name = colour.to_srgb(image, profile)
+        return converted, name, converted is not image
+    for box in _bands(image.size):
+        band = image.crop(box)
+        converted, name = colour.to_srgb(band, profile)
+        if converted is band:
+            return image, name, False
+        image.paste(converted, box)
+    return image, name, True
 
 
 def _split_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:

@@ -199,9 +199,15 @@ class GemApp:
         except RefusedError as error:
             raise _refused(400, error) from None
         except DataError as error:
-            raise _refused(400, RefusedError(str(error), "damaged")) from None
-        except OSError as error:
-            raise _refused(507, RefusedError(f"not stored: {error.strerror or error}", "not_stored")) from None
+            key = "too_much_memory" if isinstance(error, decode.TooMuchMemoryError) else "damaged"
+            raise _refused(400, RefusedError(str(error), key)) from None
+        except Exception as error:
+            if decode.is_shortage(error):
+                headers = {"Retry-After": str(uploads.RETRY_AFTER_S)}
+                raise HTTPException(503, "too little memory or too many open files; try again", headers) from None
+            if isinstance(error, OSError):
+                raise _refused(507, RefusedError(f"not stored: {error.strerror or error}", "not_stored")) from None
+            raise
 
 
 def create_app(
@@ -249,7 +255,10 @@ def read_properties(manifest: Path) -> dict[str, Mapping[str, str]]:
 async def _picture(path: Path | None, side: int) -> Response:
     if path is None or not path.is_file():
         raise HTTPException(404, "no such photo")
-    return Response(await anyio.to_thread.run_sync(_thumbnail, path, side), media_type="image/jpeg")
+    try:
+        return Response(await anyio.to_thread.run_sync(_thumbnail, path, side), media_type="image/jpeg")
+    except DataError as error:
+        raise HTTPException(404, str(error)) from None
 
 
 async def _add_headers(request: Request, call_next: RequestResponseEndpoint) -> Response:

@@ -167,6 +167,8 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         return socket.create_server(address[:2], family=family, backlog=2048)
+    except UnicodeError:  # an empty label, or one of more than 63 letters
+        raise ParameterError(f"--host: {host}: no host's name; name an address of this machine") from None
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise ParameterError(f"--port: {port} is in use on {host}; name another one") from None

@@ -10,7 +10,7 @@ from gemmodel.core import files
 
 
 def write(
-    path: Path, history: Mapping[str, Sequence[float]], best_epoch: int, penalties: pd.DataFrame | None = None
+    path: Path, history: Mapping[str, Sequence[float]], best_epoch: int, by_penalty: pd.DataFrame | None = None
 ) -> Path:
     """Writes loss and accuracy as a CSV file, and a picture as a PNG beside it, whose path it returns.
 
@@ -18,12 +18,12 @@ def write(
         path: the CSV file, a row per point: `curve`, `step` (the epoch, or the penalty), `loss` and `accuracy`.
         history: `loss`, `accuracy`, `val_loss` and `val_accuracy` by epoch.
         best_epoch: the epoch that was kept.
-        penalties: of a fit in closed form, as `penalty_curves` returns it; it is shown in place of epochs.
+        by_penalty: of a fit in closed form, as `penalty_curves` returns it; it is shown in place of epochs.
     """
-    points = by_epoch(history) if penalties is None else penalties
+    points = by_epoch(history) if by_penalty is None else by_penalty
     with files.atomic_write(path) as new:
         points.to_csv(new, index=False, lineterminator="\n")
-    figure = learning_curves(history, best_epoch) if penalties is None else closed_form_curves(penalties)
+    figure = learning_curves(history, best_epoch) if by_penalty is None else closed_form_curves(by_penalty)
     picture = path.with_suffix(".png")
     figure.savefig(picture, dpi=110, metadata={"Software": None})
     return picture

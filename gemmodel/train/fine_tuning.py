@@ -114,7 +114,7 @@ def fine_tune(context: TrainingContext) -> TrainingResult:
     return base_result._replace(
         model=fusion.ensemble(base_result.model, tuned, weights=weights),
         history={name: [*base_result.history[name], value] for name, value in metrics.items()},
-        penalties=None,  # of fusion alone
+        penalty_curves=None,  # of fusion alone
         held_out=replace(base_result.held_out, probabilities=probs, labels=val.labels),
         selection_metric="val_loss",
         kept=len(base_result.history["loss"]),  # the losses before it are of leave-one-out predictions

@@ -34,7 +34,7 @@ class TrainingResult(NamedTuple):
         history: each metric's values by epoch.
         held_out: the model's predictions for photos that it was not trained on.
         selection_metric: the metric whose least value selected the epoch.
-        penalties: of a fit in closed form, computes the points of `penalty_curves`.
+        penalty_curves: of a fit in closed form, computes the curves by penalty.
         kept: the epoch of the model, where that metric did not select it.
     """
 
@@ -43,7 +43,7 @@ class TrainingResult(NamedTuple):
     history: History
     held_out: HeldOutPredictions
     selection_metric: str = "val_loss"
-    penalties: Callable[[], pd.DataFrame] | None = None
+    penalty_curves: Callable[[], pd.DataFrame] | None = None
     kept: int | None = None
 
 

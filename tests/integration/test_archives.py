@@ -83,6 +83,21 @@ def write_tar(path: Path, files: Mapping[str, bytes | tuple[bytes, str]]) -> Pat
     return path
 
 
+def test_photos_keep_their_numbers_after_a_kill_between_two_renames(tmp_path: Path, crawl: Any) -> None:
+    folder, raw = tmp_path / "photos", tmp_path / "project" / "data" / "raw"
+    for name, body in by_gem(GOOD).items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(body)
+    before, _ = crawl(folder)
+    manifest = (raw / "manifest.jsonl").read_bytes()
+    (raw.parent / ".raw.new").mkdir()
+    raw.rename(raw.parent / ".raw.new" / "old")
+    (folder / "Ruby" / "A.jpg").write_bytes(jpeg(50))  # before the others in the alphabet, and still the last number
+    after, _ = crawl(folder)
+    assert after["pictures"] == before["pictures"] + 1
+    assert set(manifest.splitlines()) < set((raw / "manifest.jsonl").read_bytes().splitlines())
+
+
 HOSTILE = {
     "/etc/cron.jpg": ABSOLUTE,
     "C:\\Windows\\x.jpg": ABSOLUTE,

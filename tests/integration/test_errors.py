@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 
+from gemmodel.core import files
 from gemmodel.core.errors import DataError
+from tests.conftest import user_environment
 
 SIZE = 64 * 1024  # bytes of the disk that is to become full
 
@@ -60,6 +63,36 @@ def test_a_class_that_is_too_small_is_named(project: Any, refused: Any) -> None:
             (project.root / "data" / "clean" / gem / f"{number}.jpg").touch()
     refused(project.stage("split"), "split", "Benitoite: 4 photos")
     assert not (project.root / "data" / "split").exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_a_worker_that_the_system_ends_is_an_error_of_one_line(project: Any, refused: Any) -> None:
+    raw = project.root / "data" / "raw"
+    (raw / "Ruby").mkdir(parents=True)
+    os.mkfifo(raw / "Ruby" / "1.jpg")  # a worker waits for its content
+    files.write_jsonl(raw / "manifest.jsonl", [{"path": "Ruby/1.jpg", "gem": "Ruby", "number": 0}])
+    command = [
+        sys.executable,
+        "-m",
+        "stages.clean",
+        "--raw",
+        "data/raw",
+        "--out",
+        "data/clean",
+        "--report",
+        "clean.json",
+    ]
+    environment = user_environment(LOKY_MAX_CPU_COUNT="2")
+    process = subprocess.Popen(command, cwd=project.root, env=environment, stderr=subprocess.PIPE, text=True)
+    with (raw / "Ruby" / "1.jpg").open("wb"):  # once a worker has opened it
+        for worker in psutil.Process(process.pid).children():
+            if "LokyProcess" in " ".join(worker.cmdline()):
+                worker.kill()
+        _, err = process.communicate(timeout=60)
+    refused(
+        subprocess.CompletedProcess(command, process.returncode, "", err), "clean", "ended a process", "LOKY_MAX_CPU"
+    )
+    assert not (project.root / "data" / "clean").exists()
 
 
 def test_an_unknown_view_is_named(project: Any, refused: Any) -> None:

@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -180,9 +181,9 @@ def test_an_unreachable_site_leaves_the_pictures_unchanged(site: Site, tmp_path:
     assert {path.name for path in (folder / "data").iterdir()} == {"raw"}
 
 
-@pytest.mark.parametrize("pause", [False, True], ids=["between requests", "during Retry-After"])
+@pytest.mark.parametrize("moment", ["between requests", "during Retry-After", "twice"])
 def test_an_interrupted_crawl_ends_in_one_line(
-    site: Site, tmp_path: Path, refused: Any, forked_python: str, pause: bool
+    site: Site, tmp_path: Path, refused: Any, forked_python: str, moment: str
 ) -> None:
     folder = tmp_path / "crawl"
     process = start(folder, site.url(), {}, {}, python=forked_python)
@@ -190,9 +191,14 @@ def test_an_interrupted_crawl_ends_in_one_line(
 
     def interrupt(exchange: Exchange) -> None:
         if len(site.requested) == before + 8:
-            if pause:
+            if moment == "during Retry-After":
                 exchange.send(b"", 429, Retry_After="500")
-            os.kill(forked_pid(process), signal.SIGINT)
+            pid, log = forked_pid(process), folder / "logs" / "crawl.log"
+            os.kill(pid, signal.SIGINT)
+            if moment == "twice":
+                while "SIGINT" not in log.read_text():
+                    time.sleep(0.01)
+                os.kill(pid, signal.SIGINT)
 
     site.before_reply = interrupt
     try:

@@ -39,8 +39,9 @@ def test_a_robots_txt_that_cannot_be_read_forbids_the_site(tmp_path: Path, refus
         assert not result.raw
 
 
-def test_a_robots_txt_that_does_not_exist_allows_the_site(tmp_path: Path) -> None:
-    with serving(PAGES | {"/robots.txt": lambda exchange: exchange.send(b"User-agent: *\nDisallow: /", 403)}) as site:
+@pytest.mark.parametrize("body", [b"User-agent: *\nDisallow: /", b""], ids=["rules", "empty"])
+def test_a_robots_txt_that_does_not_exist_allows_the_site(tmp_path: Path, body: bytes) -> None:
+    with serving(PAGES | {"/robots.txt": lambda exchange: exchange.send(body, 403)}) as site:
         assert fetched(crawl(tmp_path, site.url())) == {"/good.jpg", "/private/a.jpg"}
 
 

@@ -16,6 +16,9 @@ from typing import Any
 
 import pytest
 
+from gemmodel.core.errors import ParameterError
+from gemmodel.serve.server import listen
+
 ROOT = Path(__file__).parents[2]
 START_TIMEOUT_S = 240  # of a server, on a busy machine
 WAIT_S = 60
@@ -36,6 +39,12 @@ sys.argv = ["gemmodel", "app", *sys.argv[1:]]
 cli.main()
 """
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has all of 127.0.0.0/8 as addresses")
+
+
+@pytest.mark.parametrize("host", ["127..0.1", f"{'a' * 64}.example"])
+def test_a_host_that_cannot_be_a_name_is_an_error_with_a_remedy(host: str) -> None:
+    with pytest.raises(ParameterError, match=r"--host: .*; name an address of this machine"):
+        listen(host, 0)
 
 
 class Page:

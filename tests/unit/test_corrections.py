@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -132,3 +133,27 @@ def test_names_are_compared_without_capitals_unicode_form_and_spaces() -> None:
     assert corrections.match(table, photos, {nfc, "Ruby"}) == ({0: "Ruby", 1: nfc, 2: "drop"}, ["opal/4.jpg"])
     with pytest.raises(DataError, match="is both Ruby and drop"):
         corrections.match({"Ruby/2.jpg": "drop", "RUBY/2.jpg": "ruby"}, photos, {nfc, "Ruby"})
+
+
+def test_photos_of_one_name_are_both_kept(tmp_path: Path, draw: Draw, settings: Callable[..., Params]) -> None:
+    """Two gems whose files have the same names; one photo is moved to the other gem, two of both to a third."""
+    raw, lines = tmp_path / "raw", []
+    for i, (gem, number) in enumerate([*product(["Rose Quartz", "Rose_Quartz"], range(3)), ("Ruby", 0)]):
+        path = raw / gem / f"{number}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(jpeg(draw(i, size=(320, 240))))
+        lines.append({"path": path.relative_to(raw).as_posix(), "gem": gem, "number": number})
+    files.write_jsonl(raw / "manifest.jsonl", lines)
+    table = "photo,gem\nRose Quartz/rose_quartz_1.jpg,Rose_Quartz\n"
+    table += "".join(f"{gem}/rose_quartz_2.jpg,Ruby\n" for gem in ("Rose Quartz", "Rose_Quartz"))
+    (tmp_path / "corrections.csv").write_text(table, encoding="utf-8")
+    params = settings({"clean.corrections": str(tmp_path / "corrections.csv")}).clean
+    report = cleaning.clean(raw, tmp_path / "clean", params, workers=1)
+    assert report["kept"] == len(kept(tmp_path)) == 7
+    rows = files.read_jsonl(tmp_path / "clean" / "manifest.jsonl")
+    for row in rows:  # each has its own photo
+        assert hashlib.sha256((tmp_path / "clean" / row["path"]).read_bytes()).hexdigest() == row["sha256"]
+    moved = {row["source"]: row["path"] for row in rows if row["source"].split("/")[0] != row["path"].split("/")[0]}
+    digest = sha256(tmp_path, "Rose Quartz/1.jpg")[:8]
+    assert moved.pop("Rose Quartz/1.jpg") == f"Rose_Quartz/rose_quartz_1-{digest}.jpg"
+    assert [path.split("/")[0] for path in moved.values()] == ["Ruby", "Ruby"]

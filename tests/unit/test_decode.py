@@ -1,7 +1,9 @@
 """Decoding: from any file to upright RGB pixels, or an error."""
 
 import io
+import os
 import struct
+import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +15,7 @@ from PIL import Image
 
 from gemmodel.core.errors import DataError
 from gemmodel.images import decode
+from gemmodel.images.colour import P3, build_profile
 from tests.conftest import ROOT
 
 Draw = Callable[..., Image.Image]
@@ -45,6 +48,18 @@ def test_each_orientation_is_turned_upright(orientation: int) -> None:
     read = decode.read(saved(stored, "PNG", exif=exif))
     np.testing.assert_array_equal(np.asarray(read), upright)
     assert ("turned upright" in read.info["conversions"]) == (orientation != 1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "turned"), [(1, b"\6\0\0\0", 1), (7, b"\6\0\0\0", 1), (11, b"\0\0\xc0\x7f", 0)]
+)
+def test_an_orientation_of_another_type_is_no_damage(draw: Draw, kind: int, value: bytes, turned: bool) -> None:
+    """BYTE and UNDEFINED, which mean it; and a FLOAT that is no number."""
+    entry = struct.pack("<HHI", 0x0112, kind, 1) + value
+    exif = b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", 1) + entry + bytes(4)
+    read = decode.read(saved(draw(1, size=(40, 30)), "JPEG", exif=exif))
+    assert read.size == ((30, 40) if turned else (40, 30))
+    assert ("turned upright" in read.info["conversions"]) == turned
 
 
 def test_a_plain_jpeg_needs_no_conversion(draw: Draw) -> None:
@@ -250,6 +265,53 @@ def test_a_photo_that_takes_too_much_memory_is_refused(draw: Draw) -> None:
         DataError, match="JPEG of 8000 x 7000 pixels, which takes 560 MB to decode, more than 512; save"
     ):
         decode.read(io.BytesIO(photo))
+
+
+@pytest.mark.parametrize("profile", [False, True])
+def test_photos_of_phones_with_48_megapixels_are_read(draw: Draw, profile: bool) -> None:
+    """Turned, and with a profile: by their headers they take less memory than the limit; no more is decoded."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    profiles = {"icc_profile": build_profile("Display P3", P3)} if profile else {}
+    photo = bytearray(saved(draw(1), "JPEG", exif=exif, **profiles).getvalue())
+    size = photo.index(b"\xff\xc0") + 5
+    photo[size : size + 4] = struct.pack(">HH", 6048, 8064)
+    with pytest.raises(DataError, match="damaged: image file is truncated"):
+        decode.read(io.BytesIO(photo))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of a process as Linux has them")
+@pytest.mark.parametrize(("limit", "error"), [("RLIMIT_AS", "MemoryError"), ("RLIMIT_NOFILE", "OSError")])
+def test_a_shortage_says_nothing_of_the_photo(run: Any, draw: Draw, tmp_path: Path, limit: str, error: str) -> None:
+    draw(1, size=(4000, 3000)).save(tmp_path / "photo.jpg")
+    code = f"""
+import resource
+from pathlib import Path
+from gemmodel.core.errors import DataError, cli_errors
+from gemmodel.images import decode
+decode.read(Path("photo.jpg"))  # what it imports and allocates once
+used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+limit = used + 8 * 2**20 if {limit!r} == "RLIMIT_AS" else 3
+resource.setrlimit(resource.{limit}, (limit, resource.getrlimit(resource.{limit})[1]))
+with cli_errors("clean"):
+    try:
+        decode.read(Path("photo.jpg"))
+    except DataError as error:
+        print("rejected:", error)
+"""
+    ended = run("-c", code, cwd=tmp_path)
+    assert (ended.returncode, ended.stdout) == (1, "")
+    expected = "not enough memory; close other" if error == "MemoryError" else "photo.jpg: Too many open files"
+    assert ended.stderr.startswith(f"clean: {expected}")
+    assert len(ended.stderr.splitlines()) == 1
+
+
+@pytest.mark.skipif(os.name != "posix" or os.getuid() == 0, reason="root may read all files")
+def test_a_photo_that_may_not_be_read_is_no_damaged_one(draw: Draw, tmp_path: Path) -> None:
+    draw(1).save(tmp_path / "photo.jpg")
+    (tmp_path / "photo.jpg").chmod(0)
+    with pytest.raises(DataError, match="cannot be read: Permission denied"):
+        decode.read(tmp_path / "photo.jpg")
 
 
 def test_a_photo_that_takes_too_long_is_refused(draw: Draw, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,11 +2,14 @@
 
 import os
 import platform
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from gemmodel.core import environment
+
+HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 
 def test_variables_that_do_not_count_are_ignored_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,7 +68,10 @@ print(config.backend(), config.floatx(), config.epsilon(), config.image_data_for
     assert ended.stderr.endswith(f"correct or remove {tmp_path / 'keras.json'}\n")
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told")
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has these settings")
+@pytest.mark.skipif(
+    HUGE_PAGES.exists() and "[always]" in HUGE_PAGES.read_text(), reason="huge pages: few faults to count"
+)
 def test_a_stage_reuses_the_memory_of_arrays(run: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in environment.MALLOC:
         monkeypatch.delenv(name, raising=False)

@@ -4,7 +4,8 @@ import { byId, create } from "./dom.js";
 import { t } from "./language.js";
 import { sentence } from "./network.js";
 
-const FINAL = ["refused", "too_large", "not_a_photo", "too_many_pixels", "damaged"]; // the same photo would fail again
+// The same photo would fail again.
+const FINAL = ["refused", "too_large", "not_a_photo", "too_many_pixels", "too_much_memory", "damaged"];
 
 // Makes the row of an entry; its buttons call the functions.
 export function makeRow(entry, { show, retry, change }) {
