@@ -160,9 +160,9 @@ class FusionParams:
     stacking_penalty: Rate
     landmarks: Positive
     components: Positive
-    penalties: Annotated[tuple[Annotated[float, Range(1e-6)], ...], Range(1)]
+    penalties: Annotated[tuple[Annotated[float, Range(1e-4)], ...], Range(1)]
     refit_on_validation: bool
-    clip: Rate
+    clip: Annotated[float, Range(0.1)]
     fine_tune_epochs: Count
     distillation: Annotated[float, Range(0, 1)]
     ensemble_size: Positive
@@ -277,7 +277,7 @@ class ExplainParams:
 class ExploreParams:
     """How the features are explored: principal components, clusters and two-dimensional maps."""
 
-    clip: Rate
+    clip: Annotated[float, Range(0.1)]
     variance: Fraction
     clusters: Count
     elbow: Annotated[tuple[Annotated[int, Range(2)], ...], Range(1)]
@@ -360,8 +360,11 @@ def check_paths(params: Params) -> None:
         ("embed.weights", params.embed.weights),
         ("model.transfer.weights", params.model.transfer.weights),
     ):
-        if weights not in ("imagenet", "none") and not Path(weights).is_file():
+        if weights in ("imagenet", "none"):
+            continue
+        if not Path(weights).is_file():
             raise ParameterError(f"{name}: {weights}: no such file; it must be imagenet, none or a weights file")
+        _check_seen_by_dvc(name, Path(weights))
     for name, backbones in (
         ("embed.backbone", params.embed.backbone),
         ("model.transfer.backbone", (params.model.transfer.backbone,)),
@@ -370,8 +373,13 @@ def check_paths(params: Params) -> None:
             if path.suffix in BACKBONE_FILES and not path.is_file():
                 raise ParameterError(f"{name}: {path}: no such file; put it into {BACKBONES}, and its .yaml beside it")
             is_local = path.suffix in BACKBONE_FILES or (path / "config.json").is_file()
-            if is_local and not path.resolve().is_relative_to(Path(BACKBONES).resolve()):
-                raise ParameterError(f"{name}: {path}: DVC would not see a change of it; move it into {BACKBONES}")
+            if is_local:
+                _check_seen_by_dvc(name, path)
+
+
+def _check_seen_by_dvc(name: str, path: Path) -> None:
+    if not path.resolve().is_relative_to(Path(BACKBONES).resolve()):
+        raise ParameterError(f"{name}: {path}: DVC would not see a change of it; move it into {BACKBONES}")
 
 
 def split_side(backbone: str) -> tuple[str, int | None]:

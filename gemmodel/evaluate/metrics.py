@@ -80,7 +80,8 @@ def compute_scores(
     Args:
         predictions: of the test part.
         top: k of the top-k accuracy, which is 1 if k is at least the number of classes.
-        bootstrap_samples: number of bootstrap samples, drawn within each actual gem, as the split is. 0: no intervals.
+        bootstrap_samples: number of bootstrap samples of all photos; within each gem, of which there are few, the
+            intervals would be too narrow. 0: no intervals.
         seed: of the bootstrap.
         extra: values per photo, shape (photos,), by the name of the score that is their mean.
 
@@ -94,8 +95,7 @@ def compute_scores(
     rounded: dict[str, Any] = {"photos": len(actual)} | {name: round(value, 6) for name, value in scores.items()}
     if bootstrap_samples:
         rng = np.random.default_rng(seed)
-        by_gem = [np.flatnonzero(actual == gem) for gem in np.unique(actual)]
-        index_samples = np.concatenate([rng.choice(i, (bootstrap_samples, len(i))) for i in by_gem], axis=1)
+        index_samples = rng.integers(len(actual), size=(bootstrap_samples, len(actual)))
         bootstrap = pd.DataFrame([_mean_scores(predictions, values, indices) for indices in index_samples])
         low, high = (bootstrap.quantile(q).round(6) for q in ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2))
         rounded["intervals"] = {name: {"low": float(low[name]), "high": float(high[name])} for name in scores}
@@ -136,16 +136,16 @@ def _values_by_photo(predictions: Predictions, top: int) -> dict[str, np.ndarray
 
 
 def _mean_scores(predictions: Predictions, values: Mapping[str, np.ndarray], indices: np.ndarray) -> dict[str, float]:
-    """Returns all scores of the photos with these indices, which may repeat."""
+    """Returns all scores of the photos with these indices, which may repeat; macro averages are over their gems."""
     actual, predicted, classes = predictions.actual[indices], predictions.predicted[indices], len(predictions.classes)
     right, predicted_counts, actual_counts = (
         np.bincount(gems, minlength=classes) for gems in (actual[actual == predicted], predicted, actual)
     )
     means = {name: float(by_photo[indices].mean()) for name, by_photo in values.items()}
     averages = {
-        "macro_precision": (right / np.maximum(predicted_counts, 1)).mean(),
-        "macro_recall": (right / np.maximum(actual_counts, 1)).mean(),
-        "macro_f1": (2 * right / np.maximum(predicted_counts + actual_counts, 1)).mean(),
+        "macro_precision": (right / np.maximum(predicted_counts, 1))[actual_counts > 0].mean(),
+        "macro_recall": (right / np.maximum(actual_counts, 1))[actual_counts > 0].mean(),
+        "macro_f1": (2 * right / np.maximum(predicted_counts + actual_counts, 1))[actual_counts > 0].mean(),
         "micro_precision": right.sum() / predicted_counts.sum(),
         "micro_recall": right.sum() / actual_counts.sum(),
         "micro_f1": 2 * right.sum() / (predicted_counts + actual_counts).sum(),

@@ -17,9 +17,12 @@ ACTIVATIONS = (keras.layers.Activation, keras.layers.ReLU, keras.layers.ELU, ker
 def groups(maps: Sequence[LayerOutput]) -> list[list[int]]:
     """Returns the indices of the maps to show: for each convolution its own, its activation's and its pooling's.
 
-    A normalisation between convolution and activation takes the convolution's place.
+    A normalisation between convolution and activation takes the convolution's place. The layers of a file that Keras
+    did not write, and of a transformer, have no convolutions: of these the last maps are shown.
     """
     convolutions = [i for i, output in enumerate(maps) if isinstance(output.layer, CONVOLUTIONS)]
+    if not convolutions:
+        return [[i] for i, output in enumerate(maps) if not isinstance(output.layer, POOLINGS)][-MAX_CONVOLUTIONS:]
     starts = convolutions
     if len(convolutions) > MAX_CONVOLUTIONS:
         sides = [maps[i].tensor.shape[1] for i in convolutions]
@@ -71,7 +74,9 @@ def _step(layer: keras.Layer) -> str:
     """Returns in words what a map is the output of."""
     if isinstance(layer, POOLINGS):
         return "after pooling"
-    return "after the activation" if isinstance(layer, ACTIVATIONS) else "before the activation"
+    if isinstance(layer, ACTIVATIONS):
+        return "after the activation"
+    return "before the activation" if isinstance(layer, (*CONVOLUTIONS, keras.layers.BatchNormalization)) else "output"
 
 
 def _mosaic(channels: np.ndarray) -> np.ndarray:

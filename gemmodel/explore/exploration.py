@@ -117,7 +117,7 @@ def explore(
             raise ParameterError(f"explore.{name} is {value}; it must be less than the number of photos, {photos}")
     with threadpool_limits(1), ThreadPoolExecutor(1, initializer=threadpool_limits, initargs=(1,)) as beside:
         all_components, variance = _components(table.features, params.clip)
-        n_components = int(np.searchsorted(variance, params.variance)) + 1
+        n_components = max(2, int(np.searchsorted(variance, params.variance)) + 1)  # a map has two
         components = np.ascontiguousarray(all_components[:, :n_components])
         perplexity = min(params.perplexity, (photos - 1) / 3)
         tsne = beside.submit(

@@ -220,6 +220,8 @@ def split_at_frozen(
         yield networks, data.mixup(data.train), data.val
         return
     try:
+        if isinstance(starts[0].input, list):  # of a layer that joins others
+            raise ValueError
         tails = [keras.Model(start.input, network.outputs[0]) for start, network in zip(starts, networks, strict=True)]
     except ValueError:
         raise ParameterError(
@@ -298,7 +300,7 @@ def fit_tail(
     )
     for layer in bfloat16_layers:
         layer.dtype_policy = "float32"  # mixed precision is for training: the saved model runs anywhere
-    best = int(np.argmin(history["val_loss"]))
+    best = int(np.nanargmin(history["val_loss"]))
     return {name: history[name][best] for name in ("loss", "accuracy", "val_accuracy")}
 
 

@@ -12,6 +12,7 @@ import pandas as pd
 import tensorflow as tf
 from sklearn.utils.class_weight import compute_class_weight
 
+from gemmodel.core.errors import ParameterError
 from gemmodel.core.params import TrainParams
 from gemmodel.embed import samples
 from gemmodel.models.conformal import HeldOutPredictions, ReferenceSet
@@ -75,7 +76,10 @@ def fit(
             to a norm of 1. Pretrained weights would be lost in the first steps without it.
 
     Returns:
-        Each metric's values by epoch.
+        Each metric's values by epoch; NaN after the loss has overflowed.
+
+    Raises:
+        ParameterError: the validation loss of each epoch is NaN.
     """
     strategy = model.distribute_strategy
     train = samples.without_autotune(distribution.even_batches(strategy, train, len(labels), params.batch_size))
@@ -115,6 +119,8 @@ def fit(
         shuffle=False,  # the batches are shuffled already; Keras cannot shuffle them, and warns
         verbose=0 if not is_chief else 1 if sys.stdout.isatty() else 2,
     )
+    if np.isnan(history.history["val_loss"]).all():
+        raise ParameterError(f"the loss is no number in any epoch; lower the learning rate, {params.learning_rate:g}")
     return history.history
 
 
@@ -185,7 +191,7 @@ def held_out_predictions(
 
 def summary(history: History, selection_metric: str = "val_loss", kept: int | None = None) -> dict[str, float | int]:
     """Returns the metrics of the epoch whose weights are kept: of `kept`, or of the least selection metric."""
-    best = int(np.argmin(history[selection_metric])) if kept is None else kept
+    best = int(np.nanargmin(history[selection_metric])) if kept is None else kept
     return {"epochs": len(history["loss"]), "best_epoch": best} | {
         f"best_{name}": round(values[best], 6) for name, values in history.items()
     }

@@ -13,6 +13,7 @@ from gemmodel.core import hashing
 from gemmodel.core.errors import ParameterError
 from gemmodel.core.params import CnnParams, ResidualParams, TrainParams, TransferParams
 from gemmodel.devices import precision
+from gemmodel.embed.backbones.backbone import input_files
 from gemmodel.train import cnn, distribution, residual, tensorboard, transfer
 from gemmodel.train.batches import TrainingData, load_training_data
 from gemmodel.train.context import OnEpoch, TrainingContext
@@ -59,7 +60,8 @@ def train_network(context: TrainingContext) -> TrainingResult:
         augmented=context.augmented,
         scratch=context.checkpoints,
     )
-    key = hashing.run_key([base, model, train, params.augment], data.paths)
+    weights = input_files([model.backbone], model.weights) if isinstance(model, TransferParams) else []
+    key = hashing.run_key([base, model, train, params.augment], [*data.paths, *weights])
     distribution.check_same_key(strategy, key)
 
     build = partial(NETWORKS[params.model.name], model, image_size=base.image_size, classes=len(data.classes))
@@ -112,8 +114,8 @@ def _fit_phases(network: keras.Model, context: TrainingContext, data: TrainingDa
             checkpoint=checkpoint,
         )
         history = {name: history.get(name, []) + values for name, values in metrics.items()}
-        if min(metrics["val_loss"]) < best_loss:
-            best_loss = min(metrics["val_loss"])
+        if np.nanmin(metrics["val_loss"]) < best_loss:
+            best_loss = np.nanmin(metrics["val_loss"])
         else:
             network.set_weights(initial_weights)
     return history

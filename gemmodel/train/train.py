@@ -1,5 +1,7 @@
 """The architectures by name: what the train stage and each trial of a search train in the same way."""
 
+from threadpoolctl import threadpool_limits
+
 from gemmodel.train.context import TrainingContext
 from gemmodel.train.fine_tuning import fine_tune
 from gemmodel.train.fit import TrainingResult
@@ -19,4 +21,5 @@ def train_model(context: TrainingContext) -> TrainingResult:
     model = context.params.model
     if model.name != "fusion":
         return train_network(context)
-    return fine_tune(context) if model.fusion.fine_tune_epochs else train_fusion(context)
+    with threadpool_limits(context.params.base.threads or None):  # of NumPy's libraries; their number changes the bits
+        return fine_tune(context) if model.fusion.fine_tune_epochs else train_fusion(context)

@@ -19,6 +19,7 @@ from gemmodel.core.params import BACKBONE_FILES, Params
 from gemmodel.embed import extractor, feature_set, litert
 from gemmodel.embed.backbones.backbone import Downscale, backbone, parse
 from gemmodel.embed.feature_set import FeatureSet
+from gemmodel.explain import feature_maps
 from gemmodel.explain.explainer import Explainer
 from gemmodel.models import fusion, metadata, saving
 from gemmodel.register import registration
@@ -179,6 +180,7 @@ def test_a_model_on_any_backbone_is_saved_exported_and_explained(
     assert np.abs(gradients).max() > 0
     pixel_gradients = explainer.gradients(photo[None], 0, histogram_photo=photo)
     assert pixel_gradients.any() == (kind in ("tokens", "dinov2"))  # none passes through a file
+    assert feature_maps.plot(explainer, photo).axes
 
 
 @pytest.mark.parametrize(("kind", "vectors"), [("vit", 4 * 16), ("siglip", 16)])

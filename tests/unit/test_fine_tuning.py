@@ -192,6 +192,7 @@ def test_a_backbone_with_its_own_side_is_refused_before_anything_is_fitted(setti
     [
         ("block5", "no layer's name begins with 'block5'"),
         ("block_depthwise", "other layers bypass block_depthwise"),
+        ("add", "other layers bypass add"),
     ],
 )
 def test_a_layer_that_training_cannot_start_from_is_named(

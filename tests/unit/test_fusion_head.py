@@ -7,6 +7,8 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+from joblib import cpu_count
+from threadpoolctl import threadpool_limits
 
 from gemmodel.core.params import Params
 from gemmodel.embed import feature_set
@@ -16,6 +18,7 @@ from gemmodel.models import fusion
 from gemmodel.train import fit, fusion_head
 from gemmodel.train.context import TrainingContext
 from gemmodel.train.ridge.kernel_ridge import KernelRidge
+from gemmodel.train.train import train_model
 
 Settings = Callable[..., Params]
 Cloud = Callable[..., tuple[np.ndarray, np.ndarray]]
@@ -155,3 +158,19 @@ def test_a_refitted_head_has_the_leave_one_out_predictions_of_all_photos(
     # The embedding keeps the inner products of the photos; the float32 graph and NumPy round differently.
     inner, expected = (x @ x.T for x in (held_out.reference.embedding, ridge.kernel_.support))
     np.testing.assert_allclose(inner, expected, atol=1e-4)
+
+
+def test_a_number_of_threads_gives_the_bits_of_that_number(
+    context: Callable[..., TrainingContext], write_features: Callable[..., FeatureSet]
+) -> None:
+    write_features("train", 600, np.random.default_rng(1))
+    write_features("val", 12, np.random.default_rng(2))
+    results = []
+    for limit, threads in ((1, 0), (None, 1), (2, 0)):
+        with threadpool_limits(limit):
+            results.append(train_model(context({"base.threads": threads})).model.get_layer("head").get_weights())
+    one, set_to_one, two = results
+    for a, b in zip(one, set_to_one, strict=True):
+        np.testing.assert_array_equal(a, b)
+    if cpu_count() > 1:
+        assert any((a != b).any() for a, b in zip(one, two, strict=True)), "the test tells"

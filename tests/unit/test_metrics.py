@@ -11,6 +11,7 @@ import pytest
 import yaml
 from dvc_render import VegaRenderer
 from PIL import Image
+from scipy.stats import binomtest
 
 from gemmodel.core import params
 from gemmodel.evaluate import metrics
@@ -154,8 +155,19 @@ def test_an_interval_contains_its_score_and_depends_on_the_seed_only() -> None:
     intervals = scores["intervals"]
     assert set(intervals) == set(scores) - {"photos", "intervals"}
     assert all(bounds["low"] <= scores[name] <= bounds["high"] for name, bounds in intervals.items())
-    # Both Topaz photos are right, so two of seven are right in every sample, which is drawn within each gem.
-    assert intervals["accuracy"]["low"] == pytest.approx(2 / 7, abs=1e-6)
+
+
+def test_an_interval_is_as_wide_as_wilsons_with_one_photo_of_each_gem() -> None:
+    """Samples that are drawn within each gem would all be the same."""
+    gems, right = np.arange(80), np.arange(80) < 64
+    probabilities = np.eye(80)[np.where(right, gems, (gems + 1) % 80)]
+    scores = metrics.compute_scores(
+        predictions(probabilities, gems, classes=[f"gem {i}" for i in gems]), top=1, bootstrap_samples=2000
+    )
+    wilson = binomtest(64, 80).proportion_ci(0.95, method="wilson")
+    bounds, by_gem = scores["intervals"]["accuracy"], scores["intervals"]["macro_recall"]
+    assert bounds["high"] - bounds["low"] == pytest.approx(wilson.high - wilson.low, rel=0.1)
+    assert by_gem["low"] < scores["macro_recall"] == 0.8 < by_gem["high"]
 
 
 def test_an_interval_has_the_width_of_the_normal_approximation() -> None:

@@ -355,6 +355,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("split.hierarchy", "models/hierarchy.yaml", "writes to models"),
         ("embed.weights", "ImageNet", "must be imagenet, none or a weights file"),
         ("model.transfer.weights", "lite0.pth", "must be imagenet, none or a weights file"),
+        ("embed.weights", "photos/mine.keras", "DVC would not see a change of it; move it into backbones"),
         ("embed.backbone", ["efficientnet_lite0", "backbones/dino.onnx@224"], "dino.onnx: no such file; put it into"),
         ("model.transfer.backbone", "photos/mine.keras", "DVC would not see a change of it; move it into backbones"),
     ],

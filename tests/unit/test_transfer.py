@@ -74,21 +74,48 @@ def test_an_unknown_layer_is_an_error_before_training(settings: Settings) -> Non
         transfer(params, image_size=32, classes=3)
 
 
-@pytest.mark.parametrize(
-    ("unfreeze", "losses", "kept", "epochs"),
-    [(tiny.LAST_LAYER, [0.9, 0.7], 1, 2), (tiny.LAST_LAYER, [0.7, 0.9], 0, 2), ("none", [0.7], 0, 1)],
-    ids=["second", "first", "no second"],
-)
-def test_the_better_phase_is_kept(
-    settings: Settings, tmp_path: Path, draw: Callable[..., Image.Image], monkeypatch: pytest.MonkeyPatch,
-    tiny_backbone: Path, unfreeze: str, losses: list[float], kept: int, epochs: int,
-) -> None:  # fmt: skip
+@pytest.fixture
+def folder(
+    tmp_path: Path, draw: Callable[..., Image.Image], monkeypatch: pytest.MonkeyPatch, tiny_backbone: Path
+) -> Path:
+    """The current folder, with a backbone file and photos of two gems."""
     monkeypatch.chdir(tmp_path)
     shutil.copytree(tiny_backbone, "backbones")
     for part in ("train", "val"):
         for seed, gem in enumerate(("Agate", "Ruby")):
             (tmp_path / part / gem).mkdir(parents=True)
             draw(seed, size=(32, 32)).save(tmp_path / part / gem / "0.png")
+    return tmp_path
+
+
+def test_a_training_on_a_replaced_backbone_file_begins_anew(
+    settings: Settings, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = {"base.image_size": 64, "model.transfer.backbone": tiny.NAME, "model.transfer.unfreeze": "none"}
+    params, checkpoints = settings(SMALL | changes | {"train.resume": True}), []
+
+    def fit_nothing(*_: Any, checkpoint: Path, **__: Any) -> fit.History:
+        checkpoints.append(checkpoint)
+        return {"loss": [1.0], "val_loss": [1.0]}
+
+    monkeypatch.setattr(network, "fit", fit_nothing)
+    for content in (None, None, "# other bytes\n"):
+        if content:
+            with Path(tiny.NAME).with_suffix(".yaml").open("a") as description:
+                description.write(content)
+        network.train_network(TrainingContext(params, folder, folder, folder, {}, checkpoints=folder / "checkpoints"))
+    assert checkpoints[0] == checkpoints[1] != checkpoints[2]
+
+
+@pytest.mark.parametrize(
+    ("unfreeze", "losses", "kept", "epochs"),
+    [(tiny.LAST_LAYER, [0.9, 0.7], 1, 2), (tiny.LAST_LAYER, [0.7, 0.9], 0, 2), ("none", [0.7], 0, 1)],
+    ids=["second", "first", "no second"],
+)
+def test_the_better_phase_is_kept(
+    settings: Settings, folder: Path, monkeypatch: pytest.MonkeyPatch,
+    unfreeze: str, losses: list[float], kept: int, epochs: int,
+) -> None:  # fmt: skip
     changes = {"base.image_size": 64, "model.transfer.backbone": tiny.NAME, "model.transfer.unfreeze": unfreeze}
     params = settings(SMALL | changes)
     phases: list[tuple[float, int]] = []
@@ -106,7 +133,7 @@ def test_the_better_phase_is_kept(
     reported: list[tuple[int, Mapping[str, float]]] = []
     result = network.train_network(
         TrainingContext(
-            params, tmp_path, tmp_path, tmp_path, {}, checkpoints=tmp_path / "checkpoints",
+            params, folder, folder, folder, {}, checkpoints=folder / "checkpoints",
             on_epoch=lambda epoch, metrics: reported.append((epoch, metrics)),
         )
     )  # fmt: skip
