@@ -89,6 +89,7 @@ class GemSpider(scrapy.Spider):
 
     list_url: str
     page_meta: dict[str, Any] = {"download_maxsize": 16 * 2**20}  # noqa: RUF012  bytes; lxml needs ten times as much
+    list_meta = page_meta
 
     def __init__(
         self, list_url: str | None = None, only: Sequence[str] = (), max_per_gem: int | str = 0, **kwargs: Any
@@ -128,7 +129,8 @@ class GemSpider(scrapy.Spider):
 
     async def start(self) -> AsyncIterator[scrapy.Request]:
         """Requests the list of gems."""
-        yield scrapy.Request(self.list_url, self.parse, errback=self.list_request_failed, meta=self.page_meta)
+        meta = self.list_meta | {"is_list": True}  # for the cache
+        yield scrapy.Request(self.list_url, self.parse, errback=self.list_request_failed, meta=meta)
 
     def gem_urls(self, page: TextResponse, links: SelectorList) -> dict[str, str]:
         """Returns the page's URL by the name of each gem; counts links that do not name a new gem and its page.

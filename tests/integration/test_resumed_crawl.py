@@ -11,7 +11,21 @@ from typing import Any
 
 import psutil
 import pytest
-from loopback import LIST, Crawl, Exchange, Site, content, crawl, gem_page, jpeg, list_page, serving, start
+from loopback import (
+    HTML,
+    LIST,
+    Crawl,
+    Exchange,
+    Reply,
+    Site,
+    content,
+    crawl,
+    gem_page,
+    jpeg,
+    list_page,
+    serving,
+    start,
+)
 
 pytestmark = pytest.mark.usefixtures("forked_crawls")
 
@@ -210,3 +224,43 @@ def test_an_interrupted_crawl_ends_in_one_line(
     refused(ended, "crawl", site.url(), "interrupted", "run it again")
     assert not list((folder / "data").iterdir())
     assert len(site.requested) < before + REQUESTS
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        lambda exchange: exchange.send(b"", 404),
+        lambda exchange: exchange.send(b"", 410, ETag='"gone"'),
+        lambda exchange: exchange.redirect(LIST),
+        lambda exchange: exchange.send(b"no gzip", Content_Encoding="gzip", Content_Type=HTML),
+    ],
+    ids=["404", "410", "loop", "damaged"],
+)
+def test_a_passing_failure_of_the_list_does_not_outlast_it(tmp_path: Path, refused: Any, failure: Reply) -> None:
+    with serving(routes() | {LIST: failure}) as site:
+        refused(crawl(tmp_path, site.url()).process, "crawl", site.url(), "no response")
+        site.routes[LIST] = list_page(GEMS)
+        assert len(crawl(tmp_path, site.url()).pictures) == len(WITH_ETAG) + len(PLAIN)
+        assert site.requested.count("/robots.txt") == 1  # it resumes the first crawl nevertheless
+
+
+@pytest.mark.parametrize("damage", ["cut off", "damaged"])
+def test_a_body_that_did_not_arrive_whole_is_fetched_by_the_next_crawl(tmp_path: Path, damage: str) -> None:
+    """Without a Content-Length a lost connection looks like the end of the body."""
+    body = jpeg(1, size=200)
+
+    def reply(exchange: Exchange) -> None:
+        if exchange.headers.get("if-none-match") == '"a"':
+            exchange.send(b"", 304, ETag='"a"')
+        elif exchange.site.requested.count("/a.jpg") > 1:
+            exchange.send(body, ETag='"a"', Content_Type="image/jpeg")
+        elif damage == "cut off":
+            exchange.send(body[:400], Content_Length=None, ETag='"a"', Content_Type="image/jpeg")
+        else:
+            exchange.send(body, Content_Encoding="gzip", ETag='"a"', Content_Type="image/jpeg")
+
+    pictures = {f"/{i}.jpg": jpeg(1000 * i) for i in range(2, 7)} | {"/a.jpg": reply}
+    with serving({LIST: list_page({"Ruby": "/ruby"}), "/ruby": gem_page(*pictures), **pictures}) as site:
+        assert crawl(tmp_path, site.url()).pictures.get(site.url("/a.jpg")) != body
+        assert crawl(tmp_path, site.url()).pictures[site.url("/a.jpg")] == body
+        assert crawl(tmp_path, site.url()).report["cached"] == 1
