@@ -229,9 +229,14 @@ def _check_complete(url: str, crawler: Crawler) -> None:
     if scrapy_stats.get("finish_reason") != "finished":  # without one after a second Ctrl+C
         raise SiteError(f"{url}: crawl interrupted; run it again to resume")
     failed = Counter(failure["reason"] for failure in crawl_stats.failures)
-    temporary = sum(count for reason, count in failed.items() if reason not in PERMANENT_FAILURES)
-    temporary += sum(count for name, count in scrapy_stats.items() if name.startswith("spider_exceptions/"))
-    if temporary > MAX_FAILED_FRACTION * (len(crawler.pictures.rows) + temporary):  # type: ignore[attr-defined]
+    pictures, pages = (
+        sum(count for reason, count in counts.items() if reason not in PERMANENT_FAILURES)
+        for counts in (failed - crawl_stats.failed_pages, crawl_stats.failed_pages)
+    )
+    pages += sum(count for name, count in scrapy_stats.items() if name.startswith("spider_exceptions/"))
+    listed = len(crawler.pictures.rows) + pictures  # type: ignore[attr-defined]
+    unlisted = pages * max(1.0, listed / max(1, crawl_stats.pages - 1))  # as many as the other pages have on average
+    if pictures + unlisted > MAX_FAILED_FRACTION * (listed + unlisted):
         counts = ", ".join(f"{count} {reason}" for reason, count in sorted(failed.items()))
         raise SiteError(f"{url}: crawl incomplete, too many requests failed ({counts}); run it again later")
 

@@ -65,6 +65,7 @@ class CrawlStats:
         requests: number of requests sent to the site, without those that the cache answered.
         received_bytes: size of the responses' bodies.
         failures: URL and reason of each page or picture that could not be downloaded.
+        failed_pages: number of gems' pages among them, by reason.
         unusable: URL and reason of each download that is not an image.
         without_pictures: gems whose page has none.
         unmatched: number of times that a kind of markup was not as expected.
@@ -77,6 +78,7 @@ class CrawlStats:
     requests: int = 0
     received_bytes: int = 0
     failures: list[dict[str, str]] = field(default_factory=list)
+    failed_pages: Counter[str] = field(default_factory=Counter)
     unusable: list[dict[str, str]] = field(default_factory=list)
     without_pictures: list[str] = field(default_factory=list)
     unmatched: Counter[str] = field(default_factory=Counter)
@@ -173,7 +175,8 @@ class GemSpider(scrapy.Spider):
         self.folders = safe_names.folder_names(chosen)
         self.crawl_stats.expected_pages = len(chosen)
         for gem, url in chosen.items():
-            yield from self.request(url, parse, priority=10, meta=self.page_meta, cb_kwargs={"gem": gem})
+            options = {"errback": self.page_failed, "meta": self.page_meta, "cb_kwargs": {"gem": gem}}
+            yield from self.request(url, parse, priority=10, **options)
 
     def direct_link(self, link: str) -> str:
         """Returns a link to a picture; on a site where a script sends pictures, the link to the file behind it."""
@@ -288,6 +291,11 @@ class GemSpider(scrapy.Spider):
             yield from self.request_picture(request.cb_kwargs["fields"], request.cb_kwargs["smaller"], thumbnail=True)
         else:
             self.request_failed(failure)
+
+    def page_failed(self, failure: Failure) -> None:
+        """Records a gem's page that could not be downloaded."""
+        self.crawl_stats.failed_pages[failure_reason(failure)] += 1
+        self.request_failed(failure)
 
     def request_failed(self, failure: Failure) -> None:
         """Records a page or picture that could not be downloaded."""

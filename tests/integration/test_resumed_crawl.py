@@ -264,3 +264,19 @@ def test_a_body_that_did_not_arrive_whole_is_fetched_by_the_next_crawl(tmp_path:
         assert crawl(tmp_path, site.url()).pictures.get(site.url("/a.jpg")) != body
         assert crawl(tmp_path, site.url()).pictures[site.url("/a.jpg")] == body
         assert crawl(tmp_path, site.url()).report["cached"] == 1
+
+
+def test_pages_that_fail_count_as_many_pictures(tmp_path: Path, refused: Any) -> None:
+    """With 4 of 10 pages 12 of 30 photos would vanish; 2 of 10 are few enough."""
+    pages: dict[str, Any] = {
+        f"/gem/{i}": gem_page(*(f"/{name}.jpg" for name in range(3 * i, 3 * i + 3))) for i in range(10)
+    }
+    pictures = {f"/{i}.jpg": jpeg(1000 * i) for i in range(30)}
+    busy = dict.fromkeys([*pages][:4], lambda exchange: exchange.send(b"", 503))
+    with serving({LIST: list_page({path[1:]: path for path in pages})} | pages | pictures) as site:
+        first = crawl(tmp_path, site.url())
+        site.routes |= busy
+        refused(crawl(tmp_path, site.url()).process, "crawl", site.url(), "crawl incomplete", "4 HTTP status 503")
+        assert content(tmp_path / "data" / "raw") == first.raw
+        site.routes |= {path: pages[path] for path in [*pages][:2]}
+        assert len(crawl(tmp_path, site.url()).pictures) == 24
