@@ -82,7 +82,8 @@ def crawl(
     Args:
         params: the sources and their limits.
         out: the raw folder, which is replaced: one folder per gem with the original bytes, `manifest.jsonl` with one
-            row per picture, and `crawl.json` with what failed. A picture of the previous crawl keeps its number.
+            row per picture, and `crawl.json` with what failed, and the numbers of pictures that earlier crawls had. A
+            picture of an earlier crawl keeps its number.
         logs: folder for Scrapy's log and the times of the downloads.
         list_urls: URL of the list of gems by source, where it is not the real site's.
         overrides: Scrapy settings.
@@ -130,9 +131,11 @@ def crawl(
         rows, joined = _join_spellings([row for result in results for row in result.rows], new)
         if not params.allow_fewer and manifest.previous_sources(out) == [summary["source"] for summary in summaries]:
             _check_not_fewer(rows, previous, params, out)
-        rows = manifest.assign_numbers(rows, previous)
+        earlier = [*manifest.load_retired(out), *previous]
+        rows = manifest.assign_numbers(rows, earlier)
+        retired = manifest.retired(rows, earlier)
         files.write_jsonl(new / manifest.MANIFEST, rows)
-        files.write_json(new / manifest.SUMMARY, summaries)
+        files.write_json(new / manifest.SUMMARY, [*summaries, *([{"retired": retired}] if retired else [])])
     traffic: Counter[str] = sum((Counter(result.traffic) for result in results), Counter())
     return _report(summaries, rows, joined) | {
         "changes": manifest.changes(rows, previous),

@@ -280,3 +280,21 @@ def test_pages_that_fail_count_as_many_pictures(tmp_path: Path, refused: Any) ->
         assert content(tmp_path / "data" / "raw") == first.raw
         site.routes |= {path: pages[path] for path in [*pages][:2]}
         assert len(crawl(tmp_path, site.url()).pictures) == 24
+
+
+def test_pictures_that_a_crawl_leaves_out_keep_their_numbers(site: Site, complete: Crawl, tmp_path: Path) -> None:
+    first = crawl(tmp_path, site.url())
+    old = dict(site.routes)
+    try:
+        site.routes["/gem/Jade"] = gem_page("/Jade/1.jpg", "/Jade/3.jpg", "/Jade/new.jpg")
+        site.routes["/Jade/new.jpg"] = with_etag(jpeg(78))
+        few = crawl(tmp_path, site.url(), only=["Jade", "Ruby"], max_per_gem=3)
+    finally:
+        site.routes = old
+    numbers = {row["picture_url"]: row["number"] for row in first.rows}
+    assert {row["number"] for row in few.rows if row["picture_url"] not in numbers} == {5}
+    assert all(numbers.get(row["picture_url"], 5) == row["number"] for row in few.rows)
+    assert few.report["changes"]["vanished"]
+    again = crawl(tmp_path, site.url())
+    assert {row["picture_url"]: row["number"] for row in again.rows} == numbers
+    assert again.raw["manifest.jsonl"] == first.raw["manifest.jsonl"]
