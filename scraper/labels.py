@@ -22,6 +22,7 @@ MAX_LISTS = 20  # more are annotations of one photo each
 LABELS = ("label", "labels", "class", "classes", "category", "gem", "gemstone", "mineral", "species", "breed", "target")
 PARTS = {"split", "part", "subset", "set", "partition", "usage"}
 FILES = {"file", "filename", "file_name", "image", "image_id", "img", "id", "name", "path", "photo", "picture"}
+OWN_FILES = {"corrections.csv", "test_list.txt", "hierarchy.yaml"}  # of this project, in its folder `photos`
 FLAGS, ONES = {"", "0", "1", "0.0", "1.0", "true", "false"}, {"1", "1.0", "true"}
 LISTED = re.compile(rf"(.*(?:{'|'.join(map(re.escape, image_folder.SUFFIXES))}))\s+(.*)", re.IGNORECASE)
 UNLABELLED = "photo without a label"
@@ -36,12 +37,13 @@ Label = tuple[int, str, str | None]  # index of the photo, label, part
 def tables(collection: archives.Collection) -> dict[str, archives.File]:
     """Returns the files that may be tables of labels, by their names in the source.
 
-    A form that is to be filled in (`sample_submission.csv`) is none.
+    A form that is to be filled in (`sample_submission.csv`) is none, nor is a file of this project.
     """
     named = {
-        f"{collection.prefix}{file.name}": file
+        name: file
         for file in collection.files
-        if file.name.lower().endswith((*SUFFIXES, LISTS))
+        if (name := f"{collection.prefix}{file.name}").lower().endswith((*SUFFIXES, LISTS))
+        and name not in OWN_FILES
         and not (file.problem or image_folder.is_hidden(file.name) or "submission" in file.name.lower())
     }
     many_lists = sum(name.lower().endswith(LISTS) for name in named) > MAX_LISTS

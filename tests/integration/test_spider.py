@@ -194,6 +194,20 @@ def test_a_site_and_a_folder_are_merged(site: Site, tmp_path: Path) -> None:
     assert {name.split("/")[0] for name in result.raw if "/" in name} == {"Jade", "Ruby"}
 
 
+def test_a_gem_of_one_merged_source_is_no_error_of_the_others(site: Site, tmp_path: Path, refused: Any) -> None:
+    for i, name in enumerate(("Ruby/mine.jpg", "Jade/mine.jpg")):
+        (tmp_path / "photos" / name).parent.mkdir(parents=True)
+        (tmp_path / "photos" / name).write_bytes(jpeg(i))
+    only = ["Ruby", "Tanzanite Blue", "Jadee"]
+    result = crawl(tmp_path, site.url(), TIMEOUT, source=["minerals", "folder"], only=only)
+    assert result.report["by_gem"] == {"Ruby": 4, "Tanzanite Blue": 3}
+    missing = [kind for kind in result.report["unmatched_markup"] if kind.startswith("crawl.only: ")]
+    assert len(missing) == 3
+    assert "crawl.only: Jadee is not in photos; did you mean Jade?" in missing
+    none = crawl(tmp_path, site.url(), TIMEOUT, source=["minerals", "folder"], only=["Tanzanite Blue"])
+    refused(none.process, "crawl", "crawl.only", "photos has no Tanzanite Blue")
+
+
 @pytest.mark.parametrize(
     ("path", "expected"),
     [("/NoSuchList.aspx", "HTTP status 404"), ("/EmptyList.aspx", "no pictures"), ("closed", "no response")],

@@ -215,6 +215,23 @@ def test_a_table_without_a_column_of_labels_is_named(tmp_path: Path) -> None:
     assert any("gems.csv" in line and "colour, cut" in line for line in lines)
 
 
+def test_the_tables_of_this_project_are_no_labels(tmp_path: Path) -> None:
+    """Nor are they files that a user is asked to rewrite; in a class folder they are files like others."""
+    bodies = {
+        "corrections.csv": b"photo,gem\nRuby/0.jpg,Opal\ncover.jpg,Topaz\n",
+        "test_list.txt": b"Ruby/0.jpg\nOpal/1.jpg\n",
+        "hierarchy.yaml": b"Ruby: Corundum\n",
+        "Ruby/hierarchy.yaml": b"",
+    }
+    lines = local_photos.describe(write(tmp_path, [*files("{}", *GEMS), "cover.jpg", *bodies], bodies))
+    assert lines[3:] == [
+        "9 photos of 3 classes",
+        "left out: 1 x photo outside a class folder: cover.jpg",
+        "left out: 3 x a file of this project",
+        f"left out: 1 x file that ends in .yaml (YAML, such as YOLO's classes), {local_photos.NOT_READ}",
+    ]
+
+
 def test_spellings_of_one_class_are_joined(tmp_path: Path) -> None:
     name = "Améthyste"
     decomposed = unicodedata.normalize("NFD", name)
