@@ -14,7 +14,7 @@ from scrapy.settings import Settings
 from scrapy.utils.project import data_path
 
 from gemmodel.core import files
-from gemmodel.core.errors import DataError, ParameterError, SiteError, did_you_mean
+from gemmodel.core.errors import DataError, ParameterError, SiteError, did_you_mean, shortened
 from gemmodel.core.image_folder import class_key, class_names
 from gemmodel.core.params import CrawlParams
 from sample_site import server
@@ -51,6 +51,7 @@ PERMANENT_FAILURES = {
     TOO_LARGE,
 }
 MIN_FRACTION = 0.5  # of the photos of the previous crawl; fewer do not replace them unasked
+MAX_RECORDED = 300  # characters of what was recorded, in an error
 MAX_FAILED_FRACTION = 0.25  # of all pictures; more temporary failures make the crawl incomplete
 
 
@@ -172,8 +173,16 @@ def crawl_sites(
             _check_complete(urls[name], crawler)
     for name, crawler in crawlers.items():
         if not crawler.pictures.rows:  # type: ignore[attr-defined]
-            raise SiteError(f"{urls[name]}: no pictures; {logs / 'crawl.log'} lists the responses")
+            recorded = _recorded(crawler.spider.crawl_stats)  # type: ignore[union-attr]
+            raise SiteError(f"{urls[name]}: no pictures{recorded}; {logs / 'crawl.log'} lists the responses")
     return [_source_result(urls[name], crawler) for name, crawler in crawlers.items()]
+
+
+def _recorded(crawl_stats: CrawlStats) -> str:
+    """Returns what a site's markup and responses lacked, and how many times, for an error; nothing if all was there."""
+    counts = Counter(failure["reason"] for failure in crawl_stats.failures + crawl_stats.unusable)
+    text = ", ".join(f"{what} ({count})" for what, count in (crawl_stats.unmatched + counts).items())
+    return f": {shortened(text, MAX_RECORDED)}" if text else ""
 
 
 def _join_spellings(rows: Sequence[dict[str, Any]], store: Path) -> tuple[list[dict[str, Any]], dict[str, str]]:

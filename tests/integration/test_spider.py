@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from loopback import LIST, TABLE, Crawl, Exchange, Site, crawl, jpeg, serving
+from loopback import LIST, TABLE, Crawl, Exchange, Site, crawl, gem_page, jpeg, list_page, serving
 
 pytestmark = pytest.mark.usefixtures("forked_crawls")
 
@@ -221,6 +221,22 @@ def test_a_site_without_pictures_ends_in_one_line_and_keeps_the_old_folder(
     result = crawl(tmp_path, url, TIMEOUT)
     refused(result.process, "crawl", url, expected)
     assert result.raw == {"old.jpg": b"old"}
+
+
+@pytest.mark.parametrize(
+    ("robots", "page", "only", "expected"),
+    [
+        ("", "/ruby", ["Rubby"], "crawl.only: Rubby is not on the list; did you mean Ruby? (1)"),
+        ("User-agent: *\nDisallow: /private", "/private/ruby", [], "forbidden by robots.txt (1)"),
+        ("", "http://localhost:9/ruby", [], "leads to another host (1)"),
+    ],
+)
+def test_the_error_of_a_site_without_pictures_has_what_was_recorded(
+    tmp_path: Path, refused: Any, robots: str, page: str, only: list[str], expected: str
+) -> None:
+    routes = {"/robots.txt": robots.encode(), LIST: list_page({"Ruby": page}), "/ruby": gem_page("/a.jpg")}
+    with serving(routes) as served:
+        refused(crawl(tmp_path, served.url(), only=only).process, "crawl", "no pictures", expected, "logs/crawl.log")
 
 
 def free_port() -> int:
