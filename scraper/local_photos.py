@@ -114,7 +114,7 @@ def take_inventory(source: Path, stack: ExitStack, *, level: int = 0) -> Invento
         near = {
             name: file for name, file in tables.items() if collection.prefix.startswith(name.removesuffix(file.name))
         }
-        assignments, guesses, tables_used = labels.read(near, paths, assignments)
+        assignments, guesses, tables_used = labels.read(near, paths, assignments, above=_folders(archive))
         inventory.guesses += guesses
         used |= tables_used
         if not level:
@@ -135,7 +135,9 @@ def take_inventory(source: Path, stack: ExitStack, *, level: int = 0) -> Invento
         photos[names[name]] += spelled[name]
     inventory.photos = {gem: sorted(photos[gem], key=lambda photo: photo.path) for gem in sorted(photos)}
     inventory.left_out.sort()
-    inventory.guesses = list(dict.fromkeys(inventory.guesses))
+    # A table beside several archives may match few photos of each.
+    untrue = {f"{name}: {labels.UNMATCHED}" for name in used}
+    inventory.guesses = [guess for guess in dict.fromkeys(inventory.guesses) if guess not in untrue]
     inventory.other_files += Counter(_kind(name) for name in others if name not in used)
     return inventory
 

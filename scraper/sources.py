@@ -179,7 +179,7 @@ def crawl_sites(
 
 
 def _recorded(crawl_stats: CrawlStats) -> str:
-    """Returns what a site's markup and responses lacked, and how many times, for an error; nothing if all was there."""
+    """Returns what a crawl counted of failures and unexpected markup, as the end of a message; empty for nothing."""
     counts = Counter(failure["reason"] for failure in crawl_stats.failures + crawl_stats.unusable)
     text = ", ".join(f"{what} ({count})" for what, count in (crawl_stats.unmatched + counts).items())
     return f": {shortened(text, MAX_RECORDED)}" if text else ""
