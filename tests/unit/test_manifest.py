@@ -119,6 +119,23 @@ def test_the_valid_rows_of_a_damaged_manifest_are_used(tmp_path: Path, text: str
     manifest.changes(crawled, previous)
 
 
+@pytest.mark.parametrize(
+    ("summaries", "numbered"),
+    [
+        ([{"source": "a"}, {"retired": [VALID]}], 1),
+        ([{"source": "a"}, {"retired": [VALID | {"number": "0"}, 7, None]}], 0),
+        ([{"source": "a"}, {"retired": 7}], 0),
+        ([{"source": "a"}], 0),
+    ],
+)
+def test_the_numbers_of_earlier_pictures_are_no_source(tmp_path: Path, summaries: list[Any], numbered: int) -> None:
+    (tmp_path / "crawl.json").write_text(json.dumps(summaries))
+    assert manifest.previous_sources(tmp_path) == ["a"]
+    assert manifest.load_retired(tmp_path) == [VALID] * numbered
+    (tmp_path / "crawl.json").write_text("[7]")
+    assert manifest.previous_sources(tmp_path) == manifest.load_retired(tmp_path) == []
+
+
 def test_a_missing_or_unreadable_manifest_has_no_rows(tmp_path: Path) -> None:
     assert manifest.load_previous(tmp_path / "nowhere") == []
     (tmp_path / "manifest.jsonl").mkdir()
