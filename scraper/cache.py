@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from scrapy import Request, Spider
 from scrapy.downloadermiddlewares.httpcache import HttpCacheMiddleware
+from scrapy.downloadermiddlewares.httpcompression import HttpCompressionMiddleware
 from scrapy.extensions.httpcache import FilesystemCacheStorage, RFC2616Policy
 from scrapy.http import Response
 from scrapy.settings import BaseSettings
@@ -35,12 +36,15 @@ class RevalidatePolicy(RFC2616Policy):
         self.since = settings.getfloat("CRAWL_SINCE", time.time())
 
     def should_cache_response(self, response: Response, request: Request) -> bool:
-        """Tells whether a response is stored."""
-        return response.status in CACHED_STATUSES and b"no-store" not in self._parse_cachecontrol(response)
+        """Tells whether a response is stored; `partial` is one that may have been cut off, since it told no length."""
+        whole = response.status in CACHED_STATUSES and "partial" not in response.flags
+        return whole and b"no-store" not in self._parse_cachecontrol(response)
 
     def is_cached_response_fresh(self, cachedresponse: Response, request: Request) -> bool:
         """Tells whether a stored response is used without a request."""
-        if request.meta["cache_timestamp"] >= self.since and not _is_old_robots_txt(request):
+        # A list of gems that failed is requested again: it ended the crawl, and would end each one that resumes it.
+        failed_list = request.meta.get("is_list") and cachedresponse.status != 200
+        if request.meta["cache_timestamp"] >= self.since and not _is_old_robots_txt(request) and not failed_list:
             return True
         if not request.meta.get("playwright"):  # a browser would show an empty page for a 304
             self._set_conditional_validators(request, cachedresponse)
@@ -91,6 +95,7 @@ class AtomicCacheStorage(FilesystemCacheStorage):
         """Prepares for a crawl and deletes half-written entries of a killed one."""
         super().open_spider(spider)
         self.staging.open_spider(spider)
+        self.compression = HttpCompressionMiddleware.from_crawler(spider.crawler)
         shutil.rmtree(Path(self.staging.cachedir, spider.name), ignore_errors=True)
 
     def retrieve_response(self, spider: Spider, request: Request) -> Response | None:
@@ -104,12 +109,16 @@ class AtomicCacheStorage(FilesystemCacheStorage):
         return super().retrieve_response(spider, request)
 
     def store_response(self, spider: Spider, request: Request, response: Response) -> None:
-        """Writes an entry into the staging folder, then renames it."""
+        """Writes an entry into the staging folder, then renames it; none of a body that cannot be decompressed."""
         new, entry = (Path(storage._get_request_path(spider, request)) for storage in (self.staging, self))
-        shutil.rmtree(new, ignore_errors=True)
+        for path in (new, entry):
+            shutil.rmtree(path, ignore_errors=True)
+        try:
+            self.compression.process_response(request, response.copy())  # a copy, since it changes the headers
+        except Exception:  # of many types
+            return
         self.staging.store_response(spider, request, response)
         (new / CHECKSUM).write_text(_digest(new))
-        shutil.rmtree(entry, ignore_errors=True)
         entry.parent.mkdir(parents=True, exist_ok=True)
         os.replace(new, entry)
 

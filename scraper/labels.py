@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import posixpath
 import re
 import unicodedata
 from collections import Counter, defaultdict
@@ -13,7 +14,7 @@ from gemmodel.core import image_folder
 from gemmodel.core.errors import DataError
 from gemmodel.core.image_folder import class_key
 from scraper import archives
-from scraper.layout import Assignment, part_name
+from scraper.layout import Assignment, part_kinds, part_name
 from scraper.safe_names import is_photo
 
 SUFFIXES = (".csv", ".tsv", ".jsonl")
@@ -22,10 +23,12 @@ MAX_LISTS = 20  # more are annotations of one photo each
 LABELS = ("label", "labels", "class", "classes", "category", "gem", "gemstone", "mineral", "species", "breed", "target")
 PARTS = {"split", "part", "subset", "set", "partition", "usage"}
 FILES = {"file", "filename", "file_name", "image", "image_id", "img", "id", "name", "path", "photo", "picture"}
+OWN_FILES = {"corrections.csv", "test_list.txt", "hierarchy.yaml"}  # of this project, in its folder `photos`
 FLAGS, ONES = {"", "0", "1", "0.0", "1.0", "true", "false"}, {"1", "1.0", "true"}
 LISTED = re.compile(rf"(.*(?:{'|'.join(map(re.escape, image_folder.SUFFIXES))}))\s+(.*)", re.IGNORECASE)
 UNLABELLED = "photo without a label"
 TWO_LABELS = "photo with two labels"
+UNMATCHED = "not used: most of its names match no photo, or several"
 MIN_MATCHED = 0.5  # of the rows of a table, or of the photos
 MAX_LOOKED_AT = 2_000_000  # cells, to find the column of the files
 MAX_NAMED = 10  # columns in a message
@@ -36,12 +39,13 @@ Label = tuple[int, str, str | None]  # index of the photo, label, part
 def tables(collection: archives.Collection) -> dict[str, archives.File]:
     """Returns the files that may be tables of labels, by their names in the source.
 
-    A form that is to be filled in (`sample_submission.csv`) is none.
+    A form that is to be filled in (`sample_submission.csv`) is none, nor is a file of this project.
     """
     named = {
-        f"{collection.prefix}{file.name}": file
+        name: file
         for file in collection.files
-        if file.name.lower().endswith((*SUFFIXES, LISTS))
+        if (name := f"{collection.prefix}{file.name}").lower().endswith((*SUFFIXES, LISTS))
+        and name not in OWN_FILES
         and not (file.problem or image_folder.is_hidden(file.name) or "submission" in file.name.lower())
     }
     many_lists = sum(name.lower().endswith(LISTS) for name in named) > MAX_LISTS
@@ -49,7 +53,11 @@ def tables(collection: archives.Collection) -> dict[str, archives.File]:
 
 
 def read(
-    tables: Mapping[str, archives.File], paths: Sequence[PurePosixPath], assignments: Sequence[Assignment]
+    tables: Mapping[str, archives.File],
+    paths: Sequence[PurePosixPath],
+    assignments: Sequence[Assignment],
+    *,
+    above: Sequence[str] = (),
 ) -> tuple[list[Assignment], list[str], set[str]]:
     """Places photos by tables of labels, where the folders give no classes.
 
@@ -61,17 +69,20 @@ def read(
         tables: by their names in the source.
         paths: of the photos.
         assignments: by the folders.
+        above: names of the archive that the photos are in, and of the folders around it.
 
     Returns:
         The assignments by the folders, or by the tables where these label at least half of the photos and name other
         classes than the folders; what was guessed or not used, as sentences; and the names of the tables that were
         used.
     """
+    if not paths:
+        return [], [], set()
     guesses: list[str] = []
     labels: dict[int, set[tuple[str, str | None]]] = defaultdict(set)
     used: dict[str, str] = {}
     for name, file in tables.items():
-        rows, by_columns, remarks = _labels(file, paths)
+        rows, by_columns, remarks = _labels(file, paths, above)
         guesses += [f"{name}: {remark}" for remark in remarks]
         if rows:
             used[name] = f"the columns of {name}" if by_columns else name
@@ -113,7 +124,9 @@ def read(
     return result, guesses, set(used)
 
 
-def _labels(file: archives.File, paths: Sequence[PurePosixPath]) -> tuple[list[Label], bool, list[str]]:
+def _labels(
+    file: archives.File, paths: Sequence[PurePosixPath], above: Sequence[str]
+) -> tuple[list[Label], bool, list[str]]:
     """Returns the labels in a table, whether columns are its classes, and how it was read, or why not."""
     if file.size > archives.MAX_BYTES:
         return [], False, [f"not read: larger than {archives.MAX_BYTES // 2**20} MB"]
@@ -123,7 +136,7 @@ def _labels(file: archives.File, paths: Sequence[PurePosixPath]) -> tuple[list[L
         return [], False, [f"not read: {error}"]
     if len(rows) < 2:
         return [], False, []
-    index = _Index(paths, PurePosixPath(file.name))
+    index = _Index(paths, PurePosixPath(file.name), above)
     header, body, remarks = _split_header(rows)
     if len(header) < 2 or (file_column := _file_column(body, index, len(header))) is None:
         return [], False, [] if body or file.name.lower().endswith(LISTS) else remarks
@@ -133,7 +146,8 @@ def _labels(file: archives.File, paths: Sequence[PurePosixPath]) -> tuple[list[L
     found = [index.find(row[file_column]) for row in body]
     hits = sum(i is not None for i in found)
     if hits < MIN_MATCHED * min(len(body), len(paths)):
-        return [], False, []  # a table of something else
+        photo_names = sum(is_photo(row[file_column]) for row in body)
+        return [], False, [UNMATCHED] if 2 * photo_names > len(body) else []  # or a table of something else
     part_column = next((i for i, name in enumerate(header) if name.lower() in PARTS), None)
     columns = {i: set(column) for i, column in enumerate(zip(*body, strict=True)) if i != file_column}
     flags = _one_hot(header, body, columns)
@@ -191,7 +205,7 @@ def _rows(file: archives.File) -> Iterator[list[str]]:
 
 
 def _file_column(body: Sequence[Sequence[str]], index: "_Index", width: int) -> int | None:
-    """Returns the column that names most photos, None if there is none.
+    """Returns the column that names most photos; without one, that of most names of photos that are not there, or None.
 
     A column of row numbers may match photos called 1.jpg as well as the column of their names does.
     """
@@ -199,8 +213,10 @@ def _file_column(body: Sequence[Sequence[str]], index: "_Index", width: int) -> 
     matched = {}
     for i, column in enumerate(zip(*sample, strict=True)):
         counts = Counter(column)
-        if hits := sum(count for cell, count in counts.items() if index.find(cell) is not None):
-            matched[i] = sum(count for cell, count in counts.items() if is_photo(cell)), hits
+        hits = sum(count for cell, count in counts.items() if index.find(cell) is not None)
+        names = sum(count for cell, count in counts.items() if is_photo(cell))
+        if hits or names:
+            matched[i] = hits > 0, names, hits
     return max(matched, key=lambda i: matched[i], default=None)
 
 
@@ -259,29 +275,39 @@ def _label_column(
 class _Index:
     """Finds photos by what a table calls them."""
 
-    def __init__(self, paths: Sequence[PurePosixPath], table: PurePosixPath) -> None:
-        self._parts = [tuple(map(_name_key, path.parts)) for path in paths]
-        self._folder = tuple(map(_name_key, table.parent.parts))
-        self._own = {_name_key(table.stem), part_name(table.stem) or ""}  # train.csv names the photos in train/
+    def __init__(self, paths: Sequence[PurePosixPath], table: PurePosixPath, above: Sequence[str]) -> None:
+        self._folders = [_folders(path.as_posix()) for path in paths]
+        self._kinds = [part_kinds(*above, *path.parts[:-1]) for path in paths]
+        self._table = table
+        self._own = {_name_key(table.stem), part_name(table.stem)}  # train.csv names the photos in train/
         self._by_name: dict[str, list[int]] = defaultdict(list)
         for i, path in enumerate(paths):
             self._by_name[_name_key(path.name)].append(i)
             self._by_name[_name_key(path.stem)].append(i)
 
     def find(self, cell: str) -> int | None:
-        """Returns the index of the photo that a cell names, None for none or more than one."""
-        name = _name_key(cell).replace("\\", "/")
-        matches = self._by_name.get(name.rsplit("/", 1)[-1], [])
-        if not matches:
-            return None
-        folders = tuple(part for part in name.split("/")[:-1] if part not in ("", "."))
-        for wanted in (self._folder + folders, folders):
-            # A URL, or an absolute path of another machine, may end in the name only.
-            below = [i for i in matches if wanted and self._parts[i][-len(wanted) - 1 : -1] == wanted]
-            matches = below or matches
+        """Returns the index of the photo that a cell names, None for none or more than one.
+
+        It is of the part that the cell's folders name, or else the table's name. Of several photos of a name it is the
+        one whose path has the longest common end with the cell's: that may be a URL, or a path on another machine.
+        """
+        path = cell.strip().replace("\\", "/")
+        matches = self._by_name.get(_name_key(path.rsplit("/", 1)[-1]), [])
+        below = posixpath.normpath(posixpath.join(self._table.parent, path)) if matches else ""
+        if any(self._kinds[i] for i in matches):
+            kinds = next(filter(None, map(part_kinds, below.split("/")[-2::-1])), part_kinds(self._table.stem))
+            matches = [i for i in matches if not (kinds and self._kinds[i]) or kinds & self._kinds[i]]
+        for wanted in (below, posixpath.normpath(path)) if len(matches) > 1 else ():
+            common = [len(posixpath.commonprefix([self._folders[i], _folders(wanted)])) for i in matches]
+            matches = [i for i, length in zip(matches, common, strict=True) if length == max(common)]
         if len(matches) > 1:
-            matches = [i for i in matches if self._own & {*self._parts[i]}]
+            matches = [i for i in matches if self._own & {*self._folders[i]}]
         return matches[0] if len(matches) == 1 else None
+
+
+def _folders(path: str) -> list[str]:
+    """Returns the folders of a path, the innermost first; the last one, which is empty, is where the path begins."""
+    return ["", *_name_key(path).split("/")[:-1]][::-1]
 
 
 def _name_key(name: str) -> str:

@@ -85,6 +85,12 @@ def part_name(name: str) -> str | None:
     return name if kind == "part" else kind
 
 
+def part_kinds(*names: str) -> set[str]:
+    """Returns which of `train`, `val`, `test` and `unlabelled` names have a word of: both for `train_val`."""
+    words = {word for name in names for word in words_of(name)}
+    return {kind for kind, kind_words in PARTS.items() if kind != "part" and words & kind_words}
+
+
 def recognise(
     paths: Sequence[PurePosixPath], *, name: str | None = None, level: int = 0
 ) -> tuple[list[Assignment], list[str]]:

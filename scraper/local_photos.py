@@ -5,6 +5,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from itertools import chain, zip_longest
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -113,7 +114,7 @@ def take_inventory(source: Path, stack: ExitStack, *, level: int = 0) -> Invento
         near = {
             name: file for name, file in tables.items() if collection.prefix.startswith(name.removesuffix(file.name))
         }
-        assignments, guesses, tables_used = labels.read(near, paths, assignments)
+        assignments, guesses, tables_used = labels.read(near, paths, assignments, above=_folders(archive))
         inventory.guesses += guesses
         used |= tables_used
         if not level:
@@ -134,12 +135,16 @@ def take_inventory(source: Path, stack: ExitStack, *, level: int = 0) -> Invento
         photos[names[name]] += spelled[name]
     inventory.photos = {gem: sorted(photos[gem], key=lambda photo: photo.path) for gem in sorted(photos)}
     inventory.left_out.sort()
-    inventory.guesses = list(dict.fromkeys(inventory.guesses))
+    # A table beside several archives may match few photos of each.
+    untrue = {f"{name}: {labels.UNMATCHED}" for name in used}
+    inventory.guesses = [guess for guess in dict.fromkeys(inventory.guesses) if guess not in untrue]
     inventory.other_files += Counter(_kind(name) for name in others if name not in used)
     return inventory
 
 
 def _kind(name: str) -> str:
+    if name in labels.OWN_FILES:
+        return "a file of this project"
     suffix = PurePosixPath(name).suffix.lower()
     kind = f"file that ends in {suffix}" if suffix else "file without a suffix"
     form = DATA_FILES.get(suffix.partition("-")[0])  # .tfrecord-00000-of-00002
@@ -170,15 +175,19 @@ def copy(params: CrawlParams, store: Path) -> tuple[list[dict[str, Any]], dict[s
     with ExitStack() as stack:
         inventory = take_inventory(source, stack, level=params.class_level)
         by_key = {class_key(gem): gem for gem in inventory.photos}
-        if missing := [gem for gem in params.only if class_key(gem) not in by_key]:
+        missing = [gem for gem in params.only if class_key(gem) not in by_key]
+        if missing and (len(params.source) == 1 or len(missing) == len(params.only)):
             has = f"; it has {', '.join([*inventory.photos][:10])}" if inventory.photos else ""
             hint = did_you_mean(missing[0], inventory.photos) or has
             raise DataError(f"crawl.only: {source} has no {', '.join(missing)}{hint}")
         if not inventory.photos:
             raise DataError(f"{source}: no photos in class folders; {_found(inventory)}")
-        only = {by_key[class_key(gem)] for gem in params.only}
+        for gem in missing:  # for another source
+            hint = did_you_mean(gem, inventory.photos)
+            inventory.other_files[f"crawl.only: {gem} is not in {source.name}{hint}"] += 1
+        only = {by_key[class_key(gem)] for gem in params.only if gem not in missing}
         chosen = {
-            gem: photos[: params.max_per_gem or None]
+            gem: _first(photos, params.max_per_gem, by_part=params.parts == "keep")
             for gem, photos in inventory.photos.items()
             if not only or gem in only
         }
@@ -208,6 +217,15 @@ def copy(params: CrawlParams, store: Path) -> tuple[list[dict[str, Any]], dict[s
         "joined": inventory.joined,
         "guesses": inventory.guesses,
     }
+
+
+def _first(photos: Sequence[Photo], limit: int, *, by_part: bool) -> list[Photo]:
+    """Returns the first photos of a class, or those of each of its parts in turn; all with a limit of 0."""
+    parts: dict[str | None, list[Photo]] = defaultdict(list)
+    for photo in photos:
+        parts[photo.part if by_part else None].append(photo)
+    in_turn = filter(None, chain.from_iterable(zip_longest(*parts.values())))
+    return sorted([*in_turn][: limit or None], key=lambda photo: photo.path)
 
 
 def describe(source: Path, *, level: int = 0) -> list[str]:

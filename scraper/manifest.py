@@ -39,9 +39,18 @@ def load_previous(raw: Path) -> list[dict[str, Any]]:
 def previous_sources(raw: Path) -> list[str]:
     """Returns the sources of the previous crawl; none where there is no such crawl."""
     try:
-        return [summary["source"] for summary in files.read_json(raw / SUMMARY)]
+        return [summary["source"] for summary in files.read_json(raw / SUMMARY) if "retired" not in summary]
     except (DataError, OSError, KeyError, TypeError):
         return []
+
+
+def load_retired(raw: Path) -> list[dict[str, Any]]:
+    """Returns the rows of `retired` that the previous crawl wrote; none where there are none."""
+    try:
+        rows = [row for summary in files.read_json(raw / SUMMARY) for row in summary.get("retired", ())]
+    except (DataError, OSError, AttributeError, TypeError):
+        return []
+    return [row for row in rows if isinstance(row, dict) and _is_valid(row)]
 
 
 def _is_valid(row: dict[str, Any]) -> bool:
@@ -56,10 +65,10 @@ def assign_numbers(rows: Sequence[dict[str, Any]], previous: Sequence[Mapping[st
 
     Args:
         rows: rows of this crawl.
-        previous: rows of the previous crawl, with their numbers.
+        previous: rows of earlier crawls, with their numbers; the last of a path counts.
 
     Returns:
-        The rows, by gem and path, each with its `number`.
+        The rows, by gem and path, each with its `number`. No picture has the number of one that vanished.
     """
     paths = {row["path"] for row in rows}
     previous_by_path = {row["path"]: row for row in previous if "number" in row}
@@ -76,14 +85,24 @@ def assign_numbers(rows: Sequence[dict[str, Any]], previous: Sequence[Mapping[st
             if same and same["number"] not in taken:
                 numbers[row["path"]] = same["number"]
                 taken.add(same["number"])
-        in_folder = (row["number"] for path, row in previous_by_path.items() if path.startswith(f"{folder}/"))
-        next_number = max([*(in_folder if numbers else ()), *taken], default=-1) + 1
+        gem = rows_by_folder[folder][0]["gem"]
+        earlier = (row for path, row in previous_by_path.items() if row["gem"] == gem or path.startswith(f"{folder}/"))
+        next_number = max((row["number"] for row in earlier), default=-1) + 1
         for row in rows_by_folder[folder]:
             if row["path"] not in numbers:
                 numbers[row["path"]] = next_number
                 next_number += 1
             result.append(row | {"number": numbers[row["path"]]})
     return result
+
+
+def retired(rows: Sequence[Mapping[str, Any]], previous: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Returns what `assign_numbers` needs of the earlier pictures that this crawl has not, by gem and number."""
+    used = {(row["gem"], row["number"]) for row in rows}
+    last = {row["path"]: row for row in previous if "number" in row and (row["gem"], row["number"]) not in used}
+    columns = ("path", "gem", "sha256", "number")
+    vanished = [{column: row[column] for column in columns} for row in last.values()]
+    return sorted(vanished, key=lambda row: (row["gem"], row["number"], row["path"]))
 
 
 def changes(rows: Sequence[Mapping[str, Any]], previous: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:

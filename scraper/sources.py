@@ -14,7 +14,7 @@ from scrapy.settings import Settings
 from scrapy.utils.project import data_path
 
 from gemmodel.core import files
-from gemmodel.core.errors import DataError, ParameterError, SiteError, did_you_mean
+from gemmodel.core.errors import DataError, ParameterError, SiteError, did_you_mean, shortened
 from gemmodel.core.image_folder import class_key, class_names
 from gemmodel.core.params import CrawlParams
 from sample_site import server
@@ -51,6 +51,7 @@ PERMANENT_FAILURES = {
     TOO_LARGE,
 }
 MIN_FRACTION = 0.5  # of the photos of the previous crawl; fewer do not replace them unasked
+MAX_RECORDED = 300  # characters of what was recorded, in an error
 MAX_FAILED_FRACTION = 0.25  # of all pictures; more temporary failures make the crawl incomplete
 
 
@@ -82,7 +83,8 @@ def crawl(
     Args:
         params: the sources and their limits.
         out: the raw folder, which is replaced: one folder per gem with the original bytes, `manifest.jsonl` with one
-            row per picture, and `crawl.json` with what failed. A picture of the previous crawl keeps its number.
+            row per picture, and `crawl.json` with what failed, and the numbers of pictures that earlier crawls had. A
+            picture of an earlier crawl keeps its number.
         logs: folder for Scrapy's log and the times of the downloads.
         list_urls: URL of the list of gems by source, where it is not the real site's.
         overrides: Scrapy settings.
@@ -130,9 +132,11 @@ def crawl(
         rows, joined = _join_spellings([row for result in results for row in result.rows], new)
         if not params.allow_fewer and manifest.previous_sources(out) == [summary["source"] for summary in summaries]:
             _check_not_fewer(rows, previous, params, out)
-        rows = manifest.assign_numbers(rows, previous)
+        earlier = [*manifest.load_retired(out), *previous]
+        rows = manifest.assign_numbers(rows, earlier)
+        retired = manifest.retired(rows, earlier)
         files.write_jsonl(new / manifest.MANIFEST, rows)
-        files.write_json(new / manifest.SUMMARY, summaries)
+        files.write_json(new / manifest.SUMMARY, [*summaries, *([{"retired": retired}] if retired else [])])
     traffic: Counter[str] = sum((Counter(result.traffic) for result in results), Counter())
     return _report(summaries, rows, joined) | {
         "changes": manifest.changes(rows, previous),
@@ -169,8 +173,16 @@ def crawl_sites(
             _check_complete(urls[name], crawler)
     for name, crawler in crawlers.items():
         if not crawler.pictures.rows:  # type: ignore[attr-defined]
-            raise SiteError(f"{urls[name]}: no pictures; {logs / 'crawl.log'} lists the responses")
+            recorded = _recorded(crawler.spider.crawl_stats)  # type: ignore[union-attr]
+            raise SiteError(f"{urls[name]}: no pictures{recorded}; {logs / 'crawl.log'} lists the responses")
     return [_source_result(urls[name], crawler) for name, crawler in crawlers.items()]
+
+
+def _recorded(crawl_stats: CrawlStats) -> str:
+    """Returns what a crawl counted of failures and unexpected markup, as the end of a message; empty for nothing."""
+    counts = Counter(failure["reason"] for failure in crawl_stats.failures + crawl_stats.unusable)
+    text = ", ".join(f"{what} ({count})" for what, count in (crawl_stats.unmatched + counts).items())
+    return f": {shortened(text, MAX_RECORDED)}" if text else ""
 
 
 def _join_spellings(rows: Sequence[dict[str, Any]], store: Path) -> tuple[list[dict[str, Any]], dict[str, str]]:
@@ -229,9 +241,14 @@ def _check_complete(url: str, crawler: Crawler) -> None:
     if scrapy_stats.get("finish_reason") != "finished":  # without one after a second Ctrl+C
         raise SiteError(f"{url}: crawl interrupted; run it again to resume")
     failed = Counter(failure["reason"] for failure in crawl_stats.failures)
-    temporary = sum(count for reason, count in failed.items() if reason not in PERMANENT_FAILURES)
-    temporary += sum(count for name, count in scrapy_stats.items() if name.startswith("spider_exceptions/"))
-    if temporary > MAX_FAILED_FRACTION * (len(crawler.pictures.rows) + temporary):  # type: ignore[attr-defined]
+    pictures, pages = (
+        sum(count for reason, count in counts.items() if reason not in PERMANENT_FAILURES)
+        for counts in (failed - crawl_stats.failed_pages, crawl_stats.failed_pages)
+    )
+    pages += sum(count for name, count in scrapy_stats.items() if name.startswith("spider_exceptions/"))
+    listed = len(crawler.pictures.rows) + pictures  # type: ignore[attr-defined]
+    unlisted = pages * max(1.0, listed / max(1, crawl_stats.pages - 1))  # as many as the other pages have on average
+    if pictures + unlisted > MAX_FAILED_FRACTION * (listed + unlisted):
         counts = ", ".join(f"{count} {reason}" for reason, count in sorted(failed.items()))
         raise SiteError(f"{url}: crawl incomplete, too many requests failed ({counts}); run it again later")
 

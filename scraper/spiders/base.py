@@ -65,6 +65,7 @@ class CrawlStats:
         requests: number of requests sent to the site, without those that the cache answered.
         received_bytes: size of the responses' bodies.
         failures: URL and reason of each page or picture that could not be downloaded.
+        failed_pages: number of gems' pages among them, by reason.
         unusable: URL and reason of each download that is not an image.
         without_pictures: gems whose page has none.
         unmatched: number of times that a kind of markup was not as expected.
@@ -77,6 +78,7 @@ class CrawlStats:
     requests: int = 0
     received_bytes: int = 0
     failures: list[dict[str, str]] = field(default_factory=list)
+    failed_pages: Counter[str] = field(default_factory=Counter)
     unusable: list[dict[str, str]] = field(default_factory=list)
     without_pictures: list[str] = field(default_factory=list)
     unmatched: Counter[str] = field(default_factory=Counter)
@@ -89,6 +91,7 @@ class GemSpider(scrapy.Spider):
 
     list_url: str
     page_meta: dict[str, Any] = {"download_maxsize": 16 * 2**20}  # noqa: RUF012  bytes; lxml needs ten times as much
+    list_meta = page_meta
 
     def __init__(
         self, list_url: str | None = None, only: Sequence[str] = (), max_per_gem: int | str = 0, **kwargs: Any
@@ -128,7 +131,8 @@ class GemSpider(scrapy.Spider):
 
     async def start(self) -> AsyncIterator[scrapy.Request]:
         """Requests the list of gems."""
-        yield scrapy.Request(self.list_url, self.parse, errback=self.list_request_failed, meta=self.page_meta)
+        meta = self.list_meta | {"is_list": True}  # for the cache
+        yield scrapy.Request(self.list_url, self.parse, errback=self.list_request_failed, meta=meta)
 
     def gem_urls(self, page: TextResponse, links: SelectorList) -> dict[str, str]:
         """Returns the page's URL by the name of each gem; counts links that do not name a new gem and its page.
@@ -171,7 +175,8 @@ class GemSpider(scrapy.Spider):
         self.folders = safe_names.folder_names(chosen)
         self.crawl_stats.expected_pages = len(chosen)
         for gem, url in chosen.items():
-            yield from self.request(url, parse, priority=10, meta=self.page_meta, cb_kwargs={"gem": gem})
+            options = {"errback": self.page_failed, "meta": self.page_meta, "cb_kwargs": {"gem": gem}}
+            yield from self.request(url, parse, priority=10, **options)
 
     def direct_link(self, link: str) -> str:
         """Returns a link to a picture; on a site where a script sends pictures, the link to the file behind it."""
@@ -286,6 +291,11 @@ class GemSpider(scrapy.Spider):
             yield from self.request_picture(request.cb_kwargs["fields"], request.cb_kwargs["smaller"], thumbnail=True)
         else:
             self.request_failed(failure)
+
+    def page_failed(self, failure: Failure) -> None:
+        """Records a gem's page that could not be downloaded."""
+        self.crawl_stats.failed_pages[failure_reason(failure)] += 1
+        self.request_failed(failure)
 
     def request_failed(self, failure: Failure) -> None:
         """Records a page or picture that could not be downloaded."""

@@ -1,6 +1,6 @@
 """The spider for rasavgems.com, whose catalogue is filled by JavaScript, and for any site with its structure."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -22,7 +22,6 @@ class RasavgemsSpider(GemSpider):
 
     name = "rasavgems"
     list_url = "https://www.rasavgems.com/"
-    list_meta: dict[str, Any]
 
     @classmethod
     def update_settings(cls, settings: BaseSettings) -> None:
@@ -55,10 +54,6 @@ class RasavgemsSpider(GemSpider):
         page_meta = browser.meta(spider.list_url, crawler.settings, item="div.product-one", container=PRODUCTS)
         spider.list_meta, spider.page_meta = common | list_meta, common | page_meta
         return spider
-
-    async def start(self) -> AsyncIterator[scrapy.Request]:
-        """Requests the list of gems."""
-        yield scrapy.Request(self.list_url, self.parse, errback=self.list_request_failed, meta=self.list_meta)
 
     async def browser_loaded(self, request: Any) -> None:
         """Counts what the browser loads for a page; the page itself is counted by Scrapy."""

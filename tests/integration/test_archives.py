@@ -448,6 +448,17 @@ def test_parts_are_kept_on_request(tmp_path: Path, crawl: Any) -> None:
         assert [row.get("part") for row in rows] == expected
 
 
+def test_a_limit_takes_photos_of_each_part_that_is_kept(tmp_path: Path, crawl: Any) -> None:
+    names = [f"{part}/{gem}/{i}.jpg" for part in ("test", "train", "val") for gem in ("cats", "dogs") for i in range(4)]
+    path = write_zip(tmp_path / "pets.zip", {name: jpeg(i) for i, name in enumerate(names) if name != "val/dogs/0.jpg"})
+    _, photos = crawl(path, parts="keep", max_per_gem=4)
+    cats = ["test/cats/0.jpg", "test/cats/1.jpg", "train/cats/0.jpg", "val/cats/0.jpg"]
+    dogs = ["test/dogs/0.jpg", "test/dogs/1.jpg", "train/dogs/0.jpg", "val/dogs/1.jpg"]
+    assert sorted(photos) == [*(f"cats/{name}" for name in cats), *(f"dogs/{name}" for name in dogs)]
+    _, photos = crawl(path, parts="keep", max_per_gem=11, only=["dogs"])
+    assert len(photos) == 11
+
+
 def test_limits_apply_to_every_spelling_of_a_gem(tmp_path: Path, crawl: Any) -> None:
     names = [
         "train/Ruby/1.jpg",

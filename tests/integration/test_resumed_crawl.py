@@ -11,7 +11,21 @@ from typing import Any
 
 import psutil
 import pytest
-from loopback import LIST, Crawl, Exchange, Site, content, crawl, gem_page, jpeg, list_page, serving, start
+from loopback import (
+    HTML,
+    LIST,
+    Crawl,
+    Exchange,
+    Reply,
+    Site,
+    content,
+    crawl,
+    gem_page,
+    jpeg,
+    list_page,
+    serving,
+    start,
+)
 
 pytestmark = pytest.mark.usefixtures("forked_crawls")
 
@@ -210,3 +224,77 @@ def test_an_interrupted_crawl_ends_in_one_line(
     refused(ended, "crawl", site.url(), "interrupted", "run it again")
     assert not list((folder / "data").iterdir())
     assert len(site.requested) < before + REQUESTS
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        lambda exchange: exchange.send(b"", 404),
+        lambda exchange: exchange.send(b"", 410, ETag='"gone"'),
+        lambda exchange: exchange.redirect(LIST),
+        lambda exchange: exchange.send(b"no gzip", Content_Encoding="gzip", Content_Type=HTML),
+    ],
+    ids=["404", "410", "loop", "damaged"],
+)
+def test_a_passing_failure_of_the_list_does_not_outlast_it(tmp_path: Path, refused: Any, failure: Reply) -> None:
+    with serving(routes() | {LIST: failure}) as site:
+        refused(crawl(tmp_path, site.url()).process, "crawl", site.url(), "no response")
+        site.routes[LIST] = list_page(GEMS)
+        assert len(crawl(tmp_path, site.url()).pictures) == len(WITH_ETAG) + len(PLAIN)
+        assert site.requested.count("/robots.txt") == 1  # it resumes the first crawl nevertheless
+
+
+@pytest.mark.parametrize("damage", ["cut off", "damaged"])
+def test_a_body_that_did_not_arrive_whole_is_fetched_by_the_next_crawl(tmp_path: Path, damage: str) -> None:
+    """Without a Content-Length a lost connection looks like the end of the body."""
+    body = jpeg(1, size=200)
+
+    def reply(exchange: Exchange) -> None:
+        if exchange.headers.get("if-none-match") == '"a"':
+            exchange.send(b"", 304, ETag='"a"')
+        elif exchange.site.requested.count("/a.jpg") > 1:
+            exchange.send(body, ETag='"a"', Content_Type="image/jpeg")
+        elif damage == "cut off":
+            exchange.send(body[:400], Content_Length=None, ETag='"a"', Content_Type="image/jpeg")
+        else:
+            exchange.send(body, Content_Encoding="gzip", ETag='"a"', Content_Type="image/jpeg")
+
+    pictures = {f"/{i}.jpg": jpeg(1000 * i) for i in range(2, 7)} | {"/a.jpg": reply}
+    with serving({LIST: list_page({"Ruby": "/ruby"}), "/ruby": gem_page(*pictures), **pictures}) as site:
+        assert crawl(tmp_path, site.url()).pictures.get(site.url("/a.jpg")) != body
+        assert crawl(tmp_path, site.url()).pictures[site.url("/a.jpg")] == body
+        assert crawl(tmp_path, site.url()).report["cached"] == 1
+
+
+def test_pages_that_fail_count_as_many_pictures(tmp_path: Path, refused: Any) -> None:
+    """With 4 of 10 pages 12 of 30 photos would vanish; 2 of 10 are few enough."""
+    pages: dict[str, Any] = {
+        f"/gem/{i}": gem_page(*(f"/{name}.jpg" for name in range(3 * i, 3 * i + 3))) for i in range(10)
+    }
+    pictures = {f"/{i}.jpg": jpeg(1000 * i) for i in range(30)}
+    busy = dict.fromkeys([*pages][:4], lambda exchange: exchange.send(b"", 503))
+    with serving({LIST: list_page({path[1:]: path for path in pages})} | pages | pictures) as site:
+        first = crawl(tmp_path, site.url())
+        site.routes |= busy
+        refused(crawl(tmp_path, site.url()).process, "crawl", site.url(), "crawl incomplete", "4 HTTP status 503")
+        assert content(tmp_path / "data" / "raw") == first.raw
+        site.routes |= {path: pages[path] for path in [*pages][:2]}
+        assert len(crawl(tmp_path, site.url()).pictures) == 24
+
+
+def test_pictures_that_a_crawl_leaves_out_keep_their_numbers(site: Site, complete: Crawl, tmp_path: Path) -> None:
+    first = crawl(tmp_path, site.url())
+    old = dict(site.routes)
+    try:
+        site.routes["/gem/Jade"] = gem_page("/Jade/1.jpg", "/Jade/3.jpg", "/Jade/new.jpg")
+        site.routes["/Jade/new.jpg"] = with_etag(jpeg(78))
+        few = crawl(tmp_path, site.url(), only=["Jade", "Ruby"], max_per_gem=3)
+    finally:
+        site.routes = old
+    numbers = {row["picture_url"]: row["number"] for row in first.rows}
+    assert {row["number"] for row in few.rows if row["picture_url"] not in numbers} == {5}
+    assert all(numbers.get(row["picture_url"], 5) == row["number"] for row in few.rows)
+    assert few.report["changes"]["vanished"]
+    again = crawl(tmp_path, site.url())
+    assert {row["picture_url"]: row["number"] for row in again.rows} == numbers
+    assert again.raw["manifest.jsonl"] == first.raw["manifest.jsonl"]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from loopback import LIST, TABLE, Crawl, Exchange, Site, crawl, jpeg, serving
+from loopback import LIST, TABLE, Crawl, Exchange, Site, crawl, gem_page, jpeg, list_page, serving
 
 pytestmark = pytest.mark.usefixtures("forked_crawls")
 
@@ -194,6 +194,20 @@ def test_a_site_and_a_folder_are_merged(site: Site, tmp_path: Path) -> None:
     assert {name.split("/")[0] for name in result.raw if "/" in name} == {"Jade", "Ruby"}
 
 
+def test_a_gem_of_one_merged_source_is_no_error_of_the_others(site: Site, tmp_path: Path, refused: Any) -> None:
+    for i, name in enumerate(("Ruby/mine.jpg", "Jade/mine.jpg")):
+        (tmp_path / "photos" / name).parent.mkdir(parents=True)
+        (tmp_path / "photos" / name).write_bytes(jpeg(i))
+    only = ["Ruby", "Tanzanite Blue", "Jadee"]
+    result = crawl(tmp_path, site.url(), TIMEOUT, source=["minerals", "folder"], only=only)
+    assert result.report["by_gem"] == {"Ruby": 4, "Tanzanite Blue": 3}
+    missing = [kind for kind in result.report["unmatched_markup"] if kind.startswith("crawl.only: ")]
+    assert len(missing) == 3
+    assert "crawl.only: Jadee is not in photos; did you mean Jade?" in missing
+    none = crawl(tmp_path, site.url(), TIMEOUT, source=["minerals", "folder"], only=["Tanzanite Blue"])
+    refused(none.process, "crawl", "crawl.only", "photos has no Tanzanite Blue")
+
+
 @pytest.mark.parametrize(
     ("path", "expected"),
     [("/NoSuchList.aspx", "HTTP status 404"), ("/EmptyList.aspx", "no pictures"), ("closed", "no response")],
@@ -207,6 +221,22 @@ def test_a_site_without_pictures_ends_in_one_line_and_keeps_the_old_folder(
     result = crawl(tmp_path, url, TIMEOUT)
     refused(result.process, "crawl", url, expected)
     assert result.raw == {"old.jpg": b"old"}
+
+
+@pytest.mark.parametrize(
+    ("robots", "page", "only", "expected"),
+    [
+        ("", "/ruby", ["Rubby"], "crawl.only: Rubby is not on the list; did you mean Ruby? (1)"),
+        ("User-agent: *\nDisallow: /private", "/private/ruby", [], "forbidden by robots.txt (1)"),
+        ("", "http://localhost:9/ruby", [], "leads to another host (1)"),
+    ],
+)
+def test_the_error_of_a_site_without_pictures_has_what_was_recorded(
+    tmp_path: Path, refused: Any, robots: str, page: str, only: list[str], expected: str
+) -> None:
+    routes = {"/robots.txt": robots.encode(), LIST: list_page({"Ruby": page}), "/ruby": gem_page("/a.jpg")}
+    with serving(routes) as served:
+        refused(crawl(tmp_path, served.url(), only=only).process, "crawl", "no pictures", expected, "logs/crawl.log")
 
 
 def free_port() -> int:

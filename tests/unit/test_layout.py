@@ -170,6 +170,7 @@ def test_an_archive_for_each_class(tmp_path: Path, archives: dict[str, bytes], o
         "url,class\nhttps://x.example/a/{0}.jpg,Ruby\nC:\\b\\{1}.jpg,Opal\n/c/{2}.jpg,Ruby\n{3}.jpg,Opal\n",
         "index,label_source,file,label,label_name\n3,a,{0}.jpg,1,Ruby\n2,b,{1}.jpg,2,Opal\n"
         "1,a,{2}.jpg,1,Ruby\n0,b,{3}.jpg,2,Opal\n",
+        "image_id,mask,label\n{0},{0}_m.png,Ruby\n{1},{1}_m.png,Opal\n{2},{2}_m.png,Ruby\n{3},{3}_m.png,Opal\n",
         "image_id,what\n{0},Ruby\n{1},Opal\n{2},Ruby\n{3},Opal\n",
     ],
 )
@@ -213,6 +214,23 @@ def test_a_table_without_a_column_of_labels_is_named(tmp_path: Path) -> None:
     )
     lines = local_photos.describe(write(tmp_path, [*photos, "gems.csv"], {"gems.csv": table.encode()}))
     assert any("gems.csv" in line and "colour, cut" in line for line in lines)
+
+
+def test_the_tables_of_this_project_are_no_labels(tmp_path: Path) -> None:
+    """Nor are they files that a user is asked to rewrite; in a class folder they are files like others."""
+    bodies = {
+        "corrections.csv": b"photo,gem\nRuby/0.jpg,Opal\ncover.jpg,Topaz\n",
+        "test_list.txt": b"Ruby/0.jpg\nOpal/1.jpg\n",
+        "hierarchy.yaml": b"Ruby: Corundum\n",
+        "Ruby/hierarchy.yaml": b"",
+    }
+    lines = local_photos.describe(write(tmp_path, [*files("{}", *GEMS), "cover.jpg", *bodies], bodies))
+    assert lines[3:] == [
+        "9 photos of 3 classes",
+        "left out: 1 x photo outside a class folder: cover.jpg",
+        "left out: 3 x a file of this project",
+        f"left out: 1 x file that ends in .yaml (YAML, such as YOLO's classes), {local_photos.NOT_READ}",
+    ]
 
 
 def test_spellings_of_one_class_are_joined(tmp_path: Path) -> None:
@@ -322,6 +340,75 @@ def test_a_table_may_lie_beside_an_archive_of_its_photos(tmp_path: Path) -> None
     lines = local_photos.describe(write(tmp_path, [*bodies], bodies))
     assert lines[:3] == ["mel/  3", "nv/  3", "6 photos of 2 classes"]
     assert not any("left out" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("table", "row"),
+    [
+        ("train.csv", "{}.jpg"),
+        ("train_labels.csv", "{}"),
+        ("train/labels.csv", "{}.jpg"),
+        ("labels.csv", "train/{}.jpg"),
+        ("labels.csv", "/home/me/gems/train/{}.jpg"),
+        ("test/labels.csv", "../train/{}.jpg"),
+    ],
+)
+@pytest.mark.parametrize("train", ["train", "training_set"])
+def test_a_row_of_a_deleted_photo_labels_none_of_another_part(tmp_path: Path, table: str, row: str, train: str) -> None:
+    photos = [*numbered(f"{train}/{{}}.jpg", 5), "test/5.jpg"]
+    text = "file,label\n" + "".join(f"{row.format(i)},{'ab'[i % 2]}\n" for i in range(6))
+    source = write(tmp_path, [*photos, table.replace("train/", f"{train}/")], {})
+    (source / table.replace("train/", f"{train}/")).write_text(text.replace("train/", f"{train}/"))
+    lines = local_photos.describe(source)
+    assert lines[:4] == ["train/  5", "    a/  3", "    b/  2", "5 photos of 2 classes"]
+    assert "left out: 1 x photo without a label: test/5.jpg" in lines
+
+
+def test_a_table_of_a_part_labels_no_photo_in_the_archive_of_another(tmp_path: Path) -> None:
+    bodies = {
+        "train.zip": packed(numbered("{}.jpg", 4)),
+        "test.zip": packed(numbered("{}.jpg", 4)),
+        "train.csv": b"file,label\n0.jpg,a\n1.jpg,b\n2.jpg,a\n3.jpg,b\n",
+    }
+    lines = local_photos.describe(write(tmp_path, [*bodies], bodies))
+    assert lines[:4] == ["train/  4", "    a/  2", "    b/  2", "4 photos of 2 classes"]
+
+
+@pytest.mark.parametrize(
+    ("table", "row"),
+    [
+        ("labels.csv", "dataset/cam{}/{}.jpg"),
+        ("labels.csv", "/home/me/gems/cam{}/{}.jpg"),
+        ("labels.csv", "C:\\gems\\cam{}\\{}.jpg"),
+        ("labels.csv", "https://x.example/cam{}/{}"),
+        ("labels.csv", "./images/cam{}/{}.jpg"),
+        ("tables/labels.csv", "../images/cam{}/{}.jpg"),
+        ("tables/labels.csv", "images/cam{}/{}.jpg"),
+        ("images/labels.csv", "cam{}/{}.jpg"),
+    ],
+)
+def test_the_longest_common_end_of_a_path_names_the_photo(tmp_path: Path, table: str, row: str) -> None:
+    photos = [name for i in (1, 2) for name in numbered(f"images/cam{i}/{{}}.jpg", 4)]
+    rows = [f"{row.format(i, j)},{'Ruby' if i + j < 4 else 'Opal'}\n" for i in (1, 2) for j in range(4)]
+    bodies = {table: f"file,label\n{''.join(rows)}".encode()}
+    lines = local_photos.describe(write(tmp_path, [*photos, *bodies], bodies))
+    assert lines[:3] == ["Opal/  3", "Ruby/  5", "8 photos of 2 classes"]
+    other = "old/images/cam1/0.jpg"
+    lines = local_photos.describe(write(tmp_path, [other]))
+    if "images" in table + row:
+        assert lines[:3] == ["Opal/  3", "Ruby/  5", "8 photos of 2 classes"]
+        assert f"left out: 1 x photo without a label: {other}" in lines
+    else:  # either of both may be meant
+        assert f"left out: 2 x photo without a label: images/cam1/0.jpg, {other}" in lines
+
+
+@pytest.mark.parametrize("row", ["{}.jpg", "cam/{}.jpg", "gone_{}.jpg"])
+def test_a_table_whose_names_match_no_photo_or_several_is_named(tmp_path: Path, row: str) -> None:
+    photos = [name for folder in ("cam1", "cam2") for name in numbered(f"{folder}/{{}}.jpg", 4)]
+    text = "file,label\n" + "".join(f"{row.format(i)},{'ab'[i % 2]}\n" for i in range(4))
+    lines = local_photos.describe(write(tmp_path, [*photos, "labels.csv"], {"labels.csv": text.encode()}))
+    assert lines[2] == "8 photos of 2 classes"
+    assert "guessed: labels.csv: not used: most of its names match no photo, or several" in lines
 
 
 def test_a_table_of_many_columns_is_read_in_time(tmp_path: Path) -> None:

@@ -58,6 +58,33 @@ def test_numbers_are_unique_and_permanent_over_random_crawls(seed: int) -> None:
         previous = numbered
 
 
+def test_photos_that_a_crawl_left_out_keep_their_numbers() -> None:
+    names = "abcdefghij"
+    first = manifest.assign_numbers(rows(**{name: name for name in names}), [])
+    few = manifest.assign_numbers(rows(b="b", c="c", f="f"), first)
+    retired = manifest.retired(few, first)
+    assert {row["path"][-1] for row in retired} == set(names) - set("bcf")
+    again = manifest.assign_numbers(rows(**{name: name for name in names}), [*retired, *few])
+    assert numbers(again) == {name: i for i, name in enumerate(names)}
+    assert manifest.retired(again, [*retired, *few]) == []
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_number_is_of_one_photo_only_over_random_crawls(seed: int) -> None:
+    """Photos vanish and come back, also all of a gem; each has its own bytes."""
+    rng = random.Random(seed)
+    earlier: list[dict[str, Any]] = []
+    photos: dict[tuple[str, int], str] = {}
+    for _ in range(8):
+        paths = sorted({f"{rng.choice(['Ruby', 'Opal'])}/{rng.randrange(30)}" for _ in range(6)})
+        crawled = [{"path": path, "gem": path.split("/")[0], "sha256": path} for path in paths]
+        numbered = manifest.assign_numbers(crawled, earlier)
+        for row in numbered:
+            assert photos.setdefault((row["gem"], row["number"]), row["path"]) == row["path"]
+        earlier = [*manifest.retired(numbered, earlier), *numbered]
+    assert len(set(photos.values())) == len(photos)
+
+
 def test_changes_are_listed_by_path() -> None:
     then, now = rows(a="1", b="2", c="3"), rows(b="2", c="4", d="5")
     assert manifest.changes(now, then) == {"new": ["Ruby/d"], "changed": ["Ruby/c"], "vanished": ["Ruby/a"]}
@@ -90,6 +117,23 @@ def test_the_valid_rows_of_a_damaged_manifest_are_used(tmp_path: Path, text: str
     crawled = [{"path": f"Ruby/{name}.jpg", "gem": "Ruby", "sha256": "1"} for name in "abc"]
     assert len(set(numbers(manifest.assign_numbers(crawled, previous)).values())) == 3
     manifest.changes(crawled, previous)
+
+
+@pytest.mark.parametrize(
+    ("summaries", "numbered"),
+    [
+        ([{"source": "a"}, {"retired": [VALID]}], 1),
+        ([{"source": "a"}, {"retired": [VALID | {"number": "0"}, 7, None]}], 0),
+        ([{"source": "a"}, {"retired": 7}], 0),
+        ([{"source": "a"}], 0),
+    ],
+)
+def test_the_numbers_of_earlier_pictures_are_no_source(tmp_path: Path, summaries: list[Any], numbered: int) -> None:
+    (tmp_path / "crawl.json").write_text(json.dumps(summaries))
+    assert manifest.previous_sources(tmp_path) == ["a"]
+    assert manifest.load_retired(tmp_path) == [VALID] * numbered
+    (tmp_path / "crawl.json").write_text("[7]")
+    assert manifest.previous_sources(tmp_path) == manifest.load_retired(tmp_path) == []
 
 
 def test_a_missing_or_unreadable_manifest_has_no_rows(tmp_path: Path) -> None:
