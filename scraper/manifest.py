@@ -96,6 +96,16 @@ def assign_numbers(rows: Sequence[dict[str, Any]], previous: Sequence[Mapping[st
     return result
 
 
+def of_kept_gems(previous: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Returns the rows of an earlier crawl of other sources without those of gems of which no picture is left.
+
+    So the pictures of these gems have the numbers of a first crawl.
+    """
+    paths = {row["path"] for row in rows}
+    kept = {row["gem"] for row in previous if row["path"] in paths}
+    return [row for row in previous if row["gem"] in kept]
+
+
 def retired(rows: Sequence[Mapping[str, Any]], previous: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Returns what `assign_numbers` needs of the earlier pictures that this crawl has not, by gem and number."""
     used = {(row["gem"], row["number"]) for row in rows}

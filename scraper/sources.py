@@ -130,11 +130,12 @@ def crawl(
             results += crawl_sites(sites, urls, params, new, logs=logs, overrides=settings)
         summaries = [result.summary for result in results]
         rows, joined = _join_spellings([row for result in results for row in result.rows], new)
-        if not params.allow_fewer and manifest.previous_sources(out) == [summary["source"] for summary in summaries]:
+        same_sources = manifest.previous_sources(out) == [summary["source"] for summary in summaries]
+        if same_sources and not params.allow_fewer:
             _check_not_fewer(rows, previous, params, out)
-        earlier = [*manifest.load_retired(out), *previous]
+        earlier = [*manifest.load_retired(out), *previous] if same_sources else manifest.of_kept_gems(previous, rows)
         rows = manifest.assign_numbers(rows, earlier)
-        retired = manifest.retired(rows, earlier)
+        retired = manifest.retired(rows, earlier) if same_sources else []
         files.write_jsonl(new / manifest.MANIFEST, rows)
         files.write_json(new / manifest.SUMMARY, [*summaries, *([{"retired": retired}] if retired else [])])
     traffic: Counter[str] = sum((Counter(result.traffic) for result in results), Counter())

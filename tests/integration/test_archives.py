@@ -83,6 +83,19 @@ def write_tar(path: Path, files: Mapping[str, bytes | tuple[bytes, str]]) -> Pat
     return path
 
 
+def test_another_folder_gives_what_its_first_crawl_gives(tmp_path: Path, crawl: Any) -> None:
+    for folder, seeds in (("first", range(5)), ("second", range(20, 24))):
+        (tmp_path / folder / "Ruby").mkdir(parents=True)
+        for seed in seeds:
+            (tmp_path / folder / "Ruby" / f"{seed}.jpg").write_bytes(jpeg(seed))
+    raw = tmp_path / "project" / "data" / "raw"
+    crawl(tmp_path / "second")
+    expected = content(raw)
+    crawl(tmp_path / "first")
+    crawl(tmp_path / "second")
+    assert content(raw) == expected
+
+
 def test_photos_keep_their_numbers_after_a_kill_between_two_renames(tmp_path: Path, crawl: Any) -> None:
     folder, raw = tmp_path / "photos", tmp_path / "project" / "data" / "raw"
     for name, body in by_gem(GOOD).items():
