@@ -55,6 +55,27 @@ def test_set_up_installs_with_the_settings_of_pip(tmp_path: Path) -> None:
         assert ("pip tries" in done.stderr) == (installer == "pip")
 
 
+@needs_make
+def test_an_environment_of_another_folder_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "my gems"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder / ".venv"], check=True)
+    (folder / "requirements.lock").touch()
+    (folder / ".venv" / "installed").touch()
+    for scripts in ("bin", "Scripts"):
+        (folder / ".venv" / scripts).mkdir(exist_ok=True)
+        (folder / ".venv" / scripts / "dvc").write_text("#!/bin/sh\necho pulled\n")
+        (folder / ".venv" / scripts / "dvc").chmod(0o755)
+    shutil.copytree(folder, tmp_path / "copy", symlinks=True)
+    (tmp_path / "linked").mkdir()
+    shutil.copy2(folder / "requirements.lock", tmp_path / "linked")
+    (tmp_path / "linked" / ".venv").symlink_to(folder / ".venv")
+    for name in ("my gems", "linked", "copy"):
+        command = ["make", "-f", ROOT / "Makefile", "pull"]
+        done = subprocess.run(command, cwd=tmp_path / name, text=True, capture_output=True)
+        assert ("pulled" in done.stdout, done.returncode == 0) == ((name != "copy"),) * 2, done.stderr
+    assert done.stderr.startswith("make: .venv is of another folder; rm -r .venv, and run make again\n")
+
+
 def write_wheel(folder: Path, name: str) -> None:
     """Write a package without files, and the page of an index that names it."""
     folder.mkdir(parents=True)
