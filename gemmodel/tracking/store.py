@@ -122,7 +122,8 @@ def check_exists() -> None:
 def relocate() -> None:
     """Corrects the locations in a SQLite store that was moved or copied together with its artefacts, and says so.
 
-    A location is of a former place if its artefacts are beside the store now, or if nothing is there any more.
+    A location is of a former place if its artefacts are beside the store now; that of the experiment in use also if
+    nothing is there any more. Of another experiment the disk may be away.
 
     Raises:
         sqlite3.Error: the store is not MLflow's, or cannot be written.
@@ -206,11 +207,13 @@ def to_path(location: str) -> Path:
 
 def _was_moved(database: sqlite3.Connection, root: str, here: Path) -> bool:
     former = to_path(root)
-    if not former.exists():
-        return True
-    if here.exists() and here.samefile(former):
+    if former.exists() and here.exists() and here.samefile(former):
         return False
-    return any((here / path.relative_to(former)).parent.exists() for path in _run_paths(database, root))
+    if any((here / path.relative_to(former)).parent.exists() for path in _run_paths(database, root)):
+        return True
+    query = "select artifact_location from experiments where name = ?"
+    in_use = database.execute(query, (experiment_name(),)).fetchone()
+    return not former.exists() and in_use is not None and f"{in_use[0]}/".startswith(f"{root}/")
 
 
 def _run_paths(database: sqlite3.Connection, root: str) -> list[Path]:
