@@ -195,7 +195,7 @@ def check_store() -> Iterator[Finding]:
     """Yields whether the store of runs and models answers, has this MLflow's tables, and a whole champion."""
     uri, file = store.tracking_uri(), store.sqlite_file()
     if file is not None and not file.is_file():
-        yield Finding(True, f"{uri}: not there yet; `dvc repro` creates it")
+        yield Finding(True, f"{uri}: not there yet; `{store.registering_command()}` creates it")
         return
     from gemmodel.tracking import runs
 
@@ -216,7 +216,7 @@ def check_store() -> Iterator[Finding]:
     except DataError as error:
         if "has no champion" not in str(error):
             raise
-        yield Finding(True, f"{text}, without a champion of {name} yet; `dvc repro` registers one")
+        yield Finding(True, f"{text}, without a champion of {name}; `{store.registering_command()}` makes one")
 
 
 def check_devices() -> Iterator[Finding]:

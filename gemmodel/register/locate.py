@@ -59,7 +59,8 @@ def mlflow_model(name: str) -> Path:
         champion = versions.champion_source(name)
     if champion is None:
         raise DataError(
-            f"{without_secrets(uri)}: {name} has no champion; `dvc repro` registers one, or name a folder by --model"
+            f"{without_secrets(uri)}: {name} has no champion; `{store.registering_command()}` makes one, or name a "
+            "folder by --model"
         )
     source, location = champion
     local = location.startswith(("file:", "/"))

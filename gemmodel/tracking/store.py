@@ -112,11 +112,16 @@ def check_exists() -> None:
     """
     file = sqlite_file()
     if file is not None and not file.is_file():
-        remedy = "`dvc repro` creates one, MLFLOW_TRACKING_URI names another"
+        remedy = f"`{registering_command()}` creates one, MLFLOW_TRACKING_URI names another"
         for folder in Path.cwd().parents:
             if (folder / "dvc.yaml").is_file() and (folder / "params.yaml").is_file():
                 remedy = f"run this in the project's root, {folder}"
         raise DataError(f"{file}: no such registry; {remedy}")
+
+
+def registering_command() -> str:
+    """Returns the command that registers a model: DVC runs nothing where its outputs are there."""
+    return "gemmodel register" if Path("models").is_dir() else "dvc repro"
 
 
 def relocate() -> None:

@@ -224,6 +224,21 @@ def test_a_decision_is_repeated_until_the_rule_or_the_test_part_changes(
     assert aliases() == {"challenger": "2", "champion": "2"}
 
 
+def test_a_champion_that_was_deleted_by_hand_is_registered_again(
+    first: Path, registered: Any, forked: Any, refused: Any, store: str
+) -> None:
+    client, decision = mlflow.MlflowClient(), files.read_json(first / "decision.json")
+    for number, delete in (
+        ("1", lambda: client.delete_registered_model_alias("gemstones", "champion")),
+        ("2", lambda: client.delete_model_version("gemstones", "1")),
+    ):
+        delete()
+        ended = forked("-m", "gemmodel.cli", "predict", "test", cwd=first, MLFLOW_TRACKING_URI=store)
+        refused(ended, "gemmodel", "gemstones has no champion; `gemmodel register` makes one")
+        assert registered(first) == decision
+        assert aliases() == {"challenger": number, "champion": number}
+
+
 def test_the_same_network_with_other_thresholds_is_another_version(first: Path, registered: Any) -> None:
     shutil.copytree(first, second := first.parent / "second")
     thresholds = second / "models" / "thresholds.json"

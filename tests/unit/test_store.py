@@ -173,6 +173,12 @@ def test_the_projects_root_is_named_below_it(project: Callable[[str], Path]) -> 
         store.check_exists()
 
 
+def test_registering_makes_the_store_where_dvc_has_nothing_to_run(project: Callable[[str], Path]) -> None:
+    (project("gems") / "models").mkdir()  # as after `dvc pull`
+    with pytest.raises(DataError, match=r"no such registry; `gemmodel register` creates one"):
+        store.check_exists()
+
+
 def test_a_password_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     assert without_secrets("postgresql+psycopg2://me:p@ss@host/db") == "postgresql+psycopg2://me:***@host/db"
     message = "API request to https://me:secret@host/api failed: host: see b@c"
