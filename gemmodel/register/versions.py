@@ -77,9 +77,9 @@ def decide_and_promote(
 ) -> dict[str, Any]:
     """Decides whether a version becomes champion, applies the decision, and stores what the next decision needs.
 
-    A decision on the same test photos by the same rule is repeated while there is a champion. It is written to the tag `pending` before an alias
-    changes, and to the tag `decision` after all is done, which replaces it. So the successor of a killed process can
-    complete it.
+    A decision on the same test photos by the same rule is repeated while there is a champion. It is written to the tag
+    `pending` before an alias changes, and to the tag `decision` after all is done, which replaces it. So the successor
+    of a killed process can complete it.
 
     Args:
         version: of the new model.

@@ -320,6 +320,52 @@ def test_doctor_finds_what_is_damaged_in_dvcs_cache(forked: Run, tmp_path: Path)
     assert finding == (f"{damaged} is damaged", str(damaged))
 
 
+WITHOUT_TENSORFLOW = """
+import sys
+from importlib import metadata
+from gemmodel import cli
+
+def version(name, installed=metadata.version):
+    if name == "tensorflow":
+        raise metadata.PackageNotFoundError(name)
+    return installed(name)
+
+sys.modules["tensorflow"], metadata.version = None, version
+cli.main()
+"""
+REMOTE_AWAY = """
+[core]
+    remote = a
+['remote "a"']
+    url = /no where
+"""
+
+
+@pytest.mark.parametrize(
+    ("git", "config", "text", "remedy"),
+    [
+        (True, "<<<<<<< HEAD\n[core]\n", "config file error: ", "correct .dvc/config"),
+        (False, "", "is not a git repository", "git init"),
+        (True, REMOTE_AWAY, "a: /no where is not there", "docs/sharing.md"),
+    ],
+    ids=["conflict", "no git", "remote"],
+)
+def test_doctor_goes_on_after_a_missing_package_and_names_what_dvc_cannot_use(
+    run: Run, tmp_path: Path, write_params: Any, git: bool, config: str, text: str, remedy: str
+) -> None:
+    write_params(tmp_path, {})
+    (tmp_path / ".dvc").mkdir()
+    (tmp_path / ".dvc" / "config").write_text(config)
+    if git:
+        subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    ended = run("-c", WITHOUT_TENSORFLOW, "doctor", cwd=tmp_path)
+    assert "Traceback" not in ended.stderr
+    assert re.search(rf"WRONG  DVC remote  .*{text}.*\n *-> {remedy}", ended.stdout), ended.stdout + ended.stderr
+    missing = r"WRONG  {} +tensorflow.* is not installed\n +-> rm \.venv/installed && make repro\n"
+    assert all(re.search(missing.format(check), ended.stdout) for check in ("packages", "devices")), ended.stdout
+    assert "ok     packages    gemmodel" in ended.stdout and "  disk  " in ended.stdout
+
+
 def test_copies_of_killed_experiments_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     copies = [tmp_path / ".dvc" / "tmp" / "exps" / name for name in ("standalone/tmpa", "tmpb", "tmpc")]
     for copy, content in zip(copies, (".dvc", ".dvc", ".git"), strict=True):  # DVC makes .git first
