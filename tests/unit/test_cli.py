@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,7 +19,7 @@ import pytest
 from gemmodel import cli
 from gemmodel.commands import doctor, dvc_files
 from gemmodel.core.errors import DataError
-from tests.conftest import ROOT
+from tests.conftest import ROOT, user_environment
 
 Run = Callable[..., Any]
 
@@ -379,6 +380,34 @@ def test_copies_of_killed_experiments_are_found(tmp_path: Path, monkeypatch: pyt
         assert "rm -r .dvc/tmp/exps/standalone/tmpa .dvc/tmp/exps/tmpc" in texts
     finally:
         sleeping.communicate(b"\n")
+
+
+SLOW_TO_END = """
+import sys, time
+
+try:
+    print("began", flush=True)
+    time.sleep(60)
+except KeyboardInterrupt:
+    time.sleep(1)  # as MLflow may take
+    print("ended its run")
+    sys.exit(3)
+"""
+
+
+def test_ctrl_c_lets_a_stage_end_in_its_own_time(tmp_path: Path) -> None:
+    if not hasattr(os, "killpg"):
+        pytest.skip("no groups of processes here")
+    (tmp_path / "dvc.yaml").write_text("stages: {register: {cmd: python -m slow}}")
+    (tmp_path / "slow.py").write_text(SLOW_TO_END)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "gemmodel.cli", "register"], cwd=tmp_path, env=user_environment(), text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+    )  # fmt: skip
+    assert process.stdout and process.stdout.readline() == "began\n"
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.communicate(timeout=60) == ("ended its run\n", "")
+    assert process.returncode == 3
 
 
 @pytest.mark.parametrize("arguments", [[], ["nonsense"], ["serve", "--port", "abc"], ["predict"]])
