@@ -57,7 +57,8 @@ def mlflow_store(*, create: bool = True) -> Iterator[None]:
     """Opens the store, creates it once and under a lock, and reports its failures in one line.
 
     Args:
-        create: whether to create a SQLite file that is not there.
+        create: whether to create a SQLite file that is not there, and the experiment; false for what only needs the
+            registry.
 
     Raises:
         DataError: the file is not there and is not to be created.
@@ -67,7 +68,6 @@ def mlflow_store(*, create: bool = True) -> Iterator[None]:
         store.check_exists()
     uri, file = store.tracking_uri(), store.sqlite_file()
     mlflow.set_tracking_uri(uri)
-    name = store.experiment_name()
     # A server creates its tables itself; a file is created here, by one process at a time.
     lock = FileLock(file.with_name(f"{file.name}.lock")) if file else nullcontext()
     with store_errors(uri):
@@ -81,14 +81,21 @@ def mlflow_store(*, create: bool = True) -> Iterator[None]:
                     "in MLFLOW_TRACKING_URI"
                 ) from None
             store.relocate()
-            if mlflow.get_experiment_by_name(name) is None:
-                # MLflow's default is the working directory, which may be a temporary copy.
-                local = file.with_name(store.ARTIFACTS).as_uri() if file else None
-                with ignoring("RESOURCE_ALREADY_EXISTS"):  # by another machine, just now
-                    mlflow.create_experiment(name, artifact_location=local, tags=KIND)
-            mlflow.set_experiment(name)
-            os.environ.pop("MLFLOW_EXPERIMENT_ID", None)  # which MLflow sets for processes that this one starts
+            if create:
+                _set_experiment(file)
         yield
+
+
+def _set_experiment(file: Path | None) -> None:
+    """Makes the project's experiment the active one, and creates it where the store, a SQLite file or not, has none."""
+    name = store.experiment_name()
+    if mlflow.get_experiment_by_name(name) is None:
+        # MLflow's default is the working directory, which may be a temporary copy.
+        local = file.with_name(store.ARTIFACTS).as_uri() if file else None
+        with ignoring("RESOURCE_ALREADY_EXISTS"):  # by another machine, just now
+            mlflow.create_experiment(name, artifact_location=local, tags=KIND)
+    mlflow.set_experiment(name)
+    os.environ.pop("MLFLOW_EXPERIMENT_ID", None)  # which MLflow sets for processes that this one starts
 
 
 @contextmanager

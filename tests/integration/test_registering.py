@@ -341,6 +341,20 @@ def test_promote_and_rollback_by_hand(
         versions.rollback("gemstones")
 
 
+def test_the_registry_neither_needs_nor_makes_an_experiment(first: Path, forked: Any, store: str) -> None:
+    client = mlflow.MlflowClient()
+    client.delete_experiment(client.get_experiment_by_name("gemstones").experiment_id)
+    for experiment in ("gemstones", "another"):
+        for command in (("promote", "1"), ("predict", "test")):
+            variables = {"MLFLOW_TRACKING_URI": store, "MLFLOW_EXPERIMENT_NAME": experiment}
+            ended = forked("-m", "gemmodel.cli", *command, cwd=first, **variables)
+            assert (ended.returncode, ended.stderr) == (0, ""), ended.stderr
+    found = client.search_experiments(mlflow.entities.ViewType.ALL)
+    assert {experiment.name: experiment.lifecycle_stage for experiment in found} == {
+        "Default": "active", "gemstones": "deleted"
+    }  # fmt: skip
+
+
 def test_a_process_killed_after_registering_blocks_no_other(
     make_project: Any, registered: Any, forked: Any, store: str
 ) -> None:
