@@ -36,7 +36,7 @@ pull: $(INSTALLED) ## set up and fetch the outputs that a teammate pushed
 	dvc pull
 
 demo: $(INSTALLED) ## try a model without training: MODEL=git address of a team's project (REV=version, PORT=...)
-	$(if $(wildcard demo),,dvc artifacts get $(or $(MODEL),$(error make demo MODEL=https://host/team/gems.git: name the project whose model is fetched; docs/sharing.md)) gemstones $(if $(REV),--rev $(REV)) --out demo)
+	$(if $(wildcard demo),,rm -rf demo.new && dvc artifacts get $(or $(MODEL),$(error make demo MODEL=https://host/team/gems.git: name the project whose model is fetched; docs/sharing.md)) gemstones $(if $(REV),--rev $(REV)) --out demo.new && mv demo.new demo)
 	@gemmodel app --model demo --port $(or $(PORT),8000)
 
 test: $(INSTALLED_DEV) ## set up, also what tests need, and run all tests
