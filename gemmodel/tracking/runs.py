@@ -103,11 +103,13 @@ def store_errors(uri: str) -> Iterator[None]:
     """Reports failures of a store in one line.
 
     Raises:
-        TrackingError: the store does not answer, or is of another MLflow version.
+        TrackingError: the store does not answer, or is of another MLflow version; or a variable of MLflow is wrong.
     """
     try:
         yield
     except Exception as error:
+        if isinstance(error, ValueError) and "MLFLOW_" in str(error):  # a variable that MLflow cannot convert
+            raise TrackingError(f"{error}; correct or unset it") from None
         if not isinstance(error, (MlflowException, RequestException, sqlite3.Error, *_database_errors())):
             raise
         if any(text in str(error) for text in ("database schema", "revision identified by")):
@@ -338,7 +340,15 @@ def dvc_hash(path: Path) -> str | None:
         return None
     stages = yaml.safe_load(Path("dvc.lock").read_text(encoding="utf-8"))["stages"]
     outs = (out for stage in stages.values() for out in stage.get("outs", ()))
-    return next((str(out["md5"]) for out in outs if out["path"] == path.as_posix()), None)
+    out = next((out for out in outs if out["path"] == path.as_posix()), None)
+    if out is None or "md5" in out:
+        return out and str(out["md5"])
+    from dvc_data.hashfile.tree import Tree
+
+    # Of a folder in a remote with `version_aware` DVC locks each file, and where the remote has it.
+    tree = Tree.from_list([{name: file[name] for name in ("md5", "relpath")} for file in out["files"]])
+    tree.digest()
+    return str(tree.hash_info.value)
 
 
 def active_run_id() -> str:

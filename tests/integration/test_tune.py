@@ -230,6 +230,11 @@ def test_data_made_with_other_parameters_is_refused(tmp_path: Path, monkeypatch:
     locked["stages"]["split"]["params"]["params.yaml"]["split"]["seed"] = values["split"]["seed"]
     Path("dvc.lock").write_text(yaml.safe_dump(locked))
     command.check_up_to_date(["split"], values)
+    whole = (ROOT / "dvc.lock").read_bytes()
+    for cut in (0, 7, whole.index(b"params:\n") + 8):  # as by a killed run
+        Path("dvc.lock").write_bytes(whole[:cut])
+        with pytest.raises(DataError, match=r"dvc\.lock: empty or cut off; `gemmodel check` mends it"):
+            command.check_up_to_date(["split"], values)
 
 
 def test_a_bad_start_is_pruned_and_the_best_setting_is_applied(
