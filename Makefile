@@ -16,7 +16,12 @@ BYTE_COMPILE := python -m compileall -qq -j 0 -x '/(tests?|sympy)/' .venv || tru
 # Both add INSTALLER to a package's RECORD at the end. A package that a kill left without it would count as installed.
 REMOVE_UNFINISHED := find .venv \( -path '*/site-packages/~*' -o -name '*.dist-info' ! -exec grep -qs INSTALLER {}/RECORD \; \) -prune -exec rm -r {} +
 
-.PHONY: help repro pull demo test fuzz kill lint ui server bench lock clean
+# The programs in it have its path, and the project's code is where it was installed from.
+CHECK_VENV := import pathlib, sys; file = pathlib.Path(".venv/pyvenv.cfg"); text = file.read_text("utf-8") if file.is_file() else ""; \
+  made = [line for line in text.splitlines() if line.startswith("command = ")]; places = pathlib.Path(".venv").absolute(), file.resolve().parent; \
+  all(line.endswith(tuple(f" {place}" for place in places)) for line in made) or sys.exit("make: .venv is of another folder; rm -r .venv, and run make again")
+
+.PHONY: help repro pull demo test fuzz kill lint ui server bench lock clean check-venv
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -31,7 +36,7 @@ pull: $(INSTALLED) ## set up and fetch the outputs that a teammate pushed
 	dvc pull
 
 demo: $(INSTALLED) ## try a model without training: MODEL=git address of a team's project (REV=version, PORT=...)
-	$(if $(wildcard demo),,dvc artifacts get $(or $(MODEL),$(error make demo MODEL=https://host/team/gems.git: name the project whose model is fetched; docs/sharing.md)) gemstones $(if $(REV),--rev $(REV)) --out demo)
+	$(if $(wildcard demo),,rm -rf demo.new && dvc artifacts get $(or $(MODEL),$(error make demo MODEL=https://host/team/gems.git: name the project whose model is fetched; docs/sharing.md)) gemstones $(if $(REV),--rev $(REV)) --out demo.new && mv demo.new demo)
 	@gemmodel app --model demo --port $(or $(PORT),8000)
 
 test: $(INSTALLED_DEV) ## set up, also what tests need, and run all tests
@@ -66,7 +71,10 @@ clean: ## remove the outputs of the pipeline, but no photos, caches, runs or env
 	rm -rf data models logs dvc_plots
 	find reports -mindepth 1 ! -name metrics.json ! -name training.json -delete  # these two are in git
 
-$(INSTALLED): requirements.lock
+check-venv:
+	@$(PYTHON) -c '$(CHECK_VENV)'
+
+$(INSTALLED): requirements.lock | check-venv
 	@$(PYTHON) -c 'import sys; (3, 11) <= sys.version_info < (3, 14) or sys.exit("make: Python 3.11 to 3.13 is needed and $(PYTHON) is %d.%d; name another: make PYTHON=python3.12" % sys.version_info[:2])'
 	@mkdir -p .venv && $(REMOVE_UNFINISHED)
 	$(PYTHON) -m venv .venv

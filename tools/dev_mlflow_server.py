@@ -112,6 +112,7 @@ def run(folder: Path, port: int, artifacts: str | None) -> None:
             "MLFLOW_AUTH_CONFIG_PATH": str(folder / "users.ini"),
             "MLFLOW_AUTH_ADMIN_PASSWORD": password,
             "MLFLOW_FLASK_SERVER_SECRET_KEY": key,
+            "MLFLOW_DISABLE_TELEMETRY": "true",
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         }
         options = ["--host", HOST, "--port", str(port), "--workers", "1", "--app-name", "basic-auth"]

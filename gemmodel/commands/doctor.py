@@ -24,10 +24,18 @@ MIN_DISK = 2e9  # bytes; the 87 gems' data, features, models and reports take 1.
 REMOTE_TIMEOUT_S = 30.0
 REMOTE = """
 import sys
+from dvc.exceptions import DvcException
 from dvc.repo import Repo
-remote = Repo().cloud.get_remote()
-remote.fs.exists(remote.path) or sys.exit(f"{remote.path} is not there: not mounted, or nothing was pushed yet")
+try:
+    repo = Repo()
+except DvcException as error:
+    sys.exit(" ".join(str(error).split()))
+if named := repo.config["core"].get("remote"):
+    print(named, flush=True)
+    remote = repo.cloud.get_remote()
+    remote.fs.exists(remote.path) or sys.exit(f"{remote.path} is not there: not mounted, or nothing was pushed yet")
 """
+REINSTALL = "rm .venv/installed && make repro"
 
 
 class Finding(NamedTuple):
@@ -89,6 +97,8 @@ def _findings(check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
     except GemmodelError as error:
         text, _, remedy = str(error).partition("; ")
         yield Finding(False, text, remedy or "see docs/team.md and docs/sharing.md")
+    except ModuleNotFoundError as error:
+        yield Finding(False, f"{error.name} is not installed", REINSTALL)
 
 
 def check_python() -> Iterator[Finding]:
@@ -102,18 +112,19 @@ def check_packages() -> Iterator[Finding]:
     """Yields whether the most important packages are installed, in the versions of requirements.lock."""
     file = Path("requirements.lock")
     lock = file.read_text(encoding="utf-8") if file.is_file() else ""
-    for name in PACKAGES:
+    installed: dict[str, str] = {}
+    for name in ("gemmodel", *PACKAGES):
         pinned = set(re.findall(rf"^{name}==([^\s;]+)", lock, re.MULTILINE))
         try:
-            present = metadata.version(name)
+            installed[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
-            yield Finding(False, f"{name} is not installed", "rm .venv/installed && make repro")
+            yield Finding(False, f"{name} is not installed", REINSTALL)
             continue
-        if pinned and present not in pinned:
-            text = f"{name} {present}, but requirements.lock has {' or '.join(sorted(pinned))}"
-            yield Finding(False, text, "rm .venv/installed && make repro")
-    names = ", ".join(f"{name} {metadata.version(name)}" for name in ("gemmodel", "dvc", "mlflow", "tensorflow"))
-    yield Finding(True, names)
+        if pinned and installed[name] not in pinned:
+            text = f"{name} {installed[name]}, but requirements.lock has {' or '.join(sorted(pinned))}"
+            yield Finding(False, text, REINSTALL)
+    named = [name for name in ("gemmodel", "dvc", "mlflow", "tensorflow") if name in installed]
+    yield Finding(True, ", ".join(f"{name} {installed[name]}" for name in named))
 
 
 def check_parameters() -> Iterator[Finding]:
@@ -158,8 +169,11 @@ def check_dvc() -> Iterator[Finding]:
 
 def check_cache() -> Iterator[Finding]:
     """Yields the files of DVC's cache that are damaged: DVC checks them out, and `dvc status` is content."""
-    folder = subprocess.run([sys.executable, "-m", "dvc", "cache", "dir"], capture_output=True, text=True).stdout
-    objects = dvc_files.cached(Path(folder.strip()))
+    command = [sys.executable, "-m", "dvc", "cache", "dir"]
+    folder = subprocess.run(command, capture_output=True, text=True).stdout.strip()
+    if not folder:  # `check_remote` says why
+        return
+    objects = dvc_files.cached(Path(folder))
     damaged = [file for file in objects if not dvc_files.is_whole(file)]
     for file in damaged:
         mend = f"rm -rf {file} data models reports && dvc repro, or dvc pull if it was pushed"
@@ -170,32 +184,33 @@ def check_cache() -> Iterator[Finding]:
 
 
 def check_remote() -> Iterator[Finding]:
-    """Yields whether DVC's default remote can be reached."""
+    """Yields whether DVC can open the project, and reach its default remote."""
     if not Path(".dvc").is_dir():
         return
-    named = subprocess.run(
-        [sys.executable, "-m", "dvc", "config", "core.remote"], capture_output=True, text=True
-    ).stdout.strip()  # fmt: skip
-    if not named:
-        yield Finding(True, "none: data and models are on this machine only; docs/sharing.md adds one")
-        return
     mend = "docs/sharing.md has the credentials of each kind of remote"
+    command = [sys.executable, "-c", REMOTE]
     try:
-        ended = subprocess.run(
-            [sys.executable, "-c", REMOTE], capture_output=True, text=True, timeout=REMOTE_TIMEOUT_S
-        )  # fmt: skip
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=REMOTE_TIMEOUT_S)
     except subprocess.TimeoutExpired:
-        yield Finding(False, f"{named} does not answer within {REMOTE_TIMEOUT_S:g} s", mend)
+        yield Finding(False, f"it does not answer within {REMOTE_TIMEOUT_S:g} s", mend)
         return
-    lines = ended.stderr.strip().splitlines() or ["it cannot be read"]
-    yield Finding(not ended.returncode, named if not ended.returncode else f"{named}: {lines[-1]}", mend)
+    named, reason = ended.stdout.strip(), (ended.stderr.strip().splitlines() or ["it cannot be read"])[-1]
+    if not ended.returncode:
+        text = named or "none: data and models are on this machine only; docs/sharing.md adds one"
+        yield Finding(True, text)
+    elif named:
+        yield Finding(False, f"{named}: {reason}", mend)
+    else:
+        git = "git init, or git clone the project again"
+        config = "correct .dvc/config and .dvc/config.local, or git checkout .dvc/config"
+        yield Finding(False, f"DVC: {reason}", git if "git repository" in reason else config)
 
 
 def check_store() -> Iterator[Finding]:
     """Yields whether the store of runs and models answers, has this MLflow's tables, and a whole champion."""
     uri, file = store.tracking_uri(), store.sqlite_file()
     if file is not None and not file.is_file():
-        yield Finding(True, f"{uri}: not there yet; `dvc repro` creates it")
+        yield Finding(True, f"{uri}: not there yet; `{store.registering_command()}` creates it")
         return
     from gemmodel.tracking import runs
 
@@ -216,7 +231,7 @@ def check_store() -> Iterator[Finding]:
     except DataError as error:
         if "has no champion" not in str(error):
             raise
-        yield Finding(True, f"{text}, without a champion of {name} yet; `dvc repro` registers one")
+        yield Finding(True, f"{text}, without a champion of {name}; `{store.registering_command()}` makes one")
 
 
 def check_devices() -> Iterator[Finding]:

@@ -153,10 +153,15 @@ def run_worker() -> None:
 
 
 def run_stage(name: str) -> NoReturn:
-    """Runs a stage's command without DVC, and exits with its status."""
+    """Runs a stage's command without DVC, and exits with its status; Ctrl+C, which the stage gets too, waits for it."""
     stages = params.read(Path("dvc.yaml"))["stages"]
     _, *command = shlex.split(stages[name]["cmd"])
-    sys.exit(subprocess.call([sys.executable, *command]))
+    with subprocess.Popen([sys.executable, *command]) as stage:
+        try:
+            status = stage.wait()
+        except KeyboardInterrupt:
+            status = stage.wait()
+    sys.exit(status)
 
 
 def print_devices() -> None:

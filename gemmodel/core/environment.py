@@ -15,9 +15,11 @@ FIXED = {  # by variable: the only value with which the project works
     "KERAS_BACKEND": "tensorflow",
     "TF_USE_LEGACY_KERAS": "0",
 }
-# oneDNN also computes on x86 processors for which TensorFlow would not choose it: a gradient of the default model takes
-# 0.6 of the time there (decision 52).
-DEFAULTS = {"TF_ENABLE_ONEDNN_OPTS": "1"} if platform.machine() in ("x86_64", "AMD64") else {}
+DEFAULTS = {"MLFLOW_DISABLE_TELEMETRY": "true"}  # as `.dvc/config` has it of DVC's
+if platform.machine() in ("x86_64", "AMD64"):
+    # oneDNN also computes on x86 processors for which TensorFlow would not choose it: a gradient of the default model
+    # takes 0.6 of the time there (decision 52).
+    DEFAULTS["TF_ENABLE_ONEDNN_OPTS"] = "1"
 IGNORED = {  # by variable: what holds instead
     "KERAS_MAX_EPOCHS": "train.epochs holds",
     "KERAS_MAX_STEPS_PER_EPOCH": "an epoch is all photos",

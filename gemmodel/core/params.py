@@ -5,10 +5,10 @@ Where a list is expected, a single value is a list of one.
 The comments in params.yaml explain each value and its default.
 """
 
-import math
 import os
 import re
 import reprlib
+import sys
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
 from pathlib import Path
@@ -470,10 +470,10 @@ def _checked(value: Any, kind: Any, name: str) -> Any:
         if not isinstance(value, list):
             return (_checked(value, get_args(kind)[0], name),)
         return tuple(_checked(item, get_args(kind)[0], f"{name}[{i}]") for i, item in enumerate(value))
-    if kind is float and type(value) is int:
+    if kind is float and type(value) in (int, float):
+        if not -sys.float_info.max <= value <= sys.float_info.max:
+            raise ParameterError(f"{name} is {_shown(value)}; it must be a finite number")
         return float(value)
-    if kind is float and isinstance(value, float) and math.isinf(value):
-        raise ParameterError(f"{name} is {value}; it must be a finite number")
     if type(value) is not kind:
         remedy = ""
         if kind is bool and str(value).lower() in YAML_1_1_BOOLEANS:

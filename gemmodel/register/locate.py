@@ -59,7 +59,8 @@ def mlflow_model(name: str) -> Path:
         champion = versions.champion_source(name)
     if champion is None:
         raise DataError(
-            f"{without_secrets(uri)}: {name} has no champion; `dvc repro` registers one, or name a folder by --model"
+            f"{without_secrets(uri)}: {name} has no champion; `{store.registering_command()}` makes one, or name a "
+            "folder by --model"
         )
     source, location = champion
     local = location.startswith(("file:", "/"))
@@ -106,16 +107,23 @@ def _cached_download(uri: str, source: str) -> Path:
     except RuntimeError:  # a user without a name, as in a container
         raise DataError("no home folder to keep a server's model in; set HOME or XDG_CACHE_HOME") from None
     folder = cache / hashlib.sha256(f"{uri} {source}".encode()).hexdigest()[:16]
-    try:
-        whole = folder.is_dir()
-        hashing.check(folder)
-    except ModelError:
-        whole = False
-    if not whole:
+    if not _is_whole(folder):
         import mlflow
+        from filelock import FileLock
 
         from gemmodel.tracking import runs
 
-        with files.atomic_write(folder) as new, runs.mlflow_store():
-            mlflow.artifacts.download_artifacts(artifact_uri=source, dst_path=str(new))
+        cache.mkdir(parents=True, exist_ok=True)
+        with FileLock(cache / f"{folder.name}.lock"), runs.mlflow_store(create=False):
+            if not _is_whole(folder):  # another process may have downloaded it just now
+                with files.atomic_write(folder) as new:
+                    mlflow.artifacts.download_artifacts(artifact_uri=source, dst_path=str(new))
     return folder
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        hashing.check(folder)
+    except ModelError:
+        return False
+    return folder.is_dir()

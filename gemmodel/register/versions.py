@@ -77,9 +77,9 @@ def decide_and_promote(
 ) -> dict[str, Any]:
     """Decides whether a version becomes champion, applies the decision, and stores what the next decision needs.
 
-    A decision on the same test photos by the same rule is repeated. It is written to the tag `pending` before an alias
-    changes, and to the tag `decision` after all is done, which replaces it. So the successor of a killed process can
-    complete it.
+    A decision on the same test photos by the same rule is repeated while there is a champion. It is written to the tag
+    `pending` before an alias changes, and to the tag `decision` after all is done, which replaces it. So the successor
+    of a killed process can complete it.
 
     Args:
         version: of the new model.
@@ -96,11 +96,11 @@ def decide_and_promote(
     stored = {
         tag: promotion.with_present_names(json.loads(version.tags.get(tag, "{}"))) for tag in ("decision", "pending")
     }
-    if key.items() <= stored["decision"].items():
+    present = champion(name)
+    if present is not None and key.items() <= stored["decision"].items():
         if any(version_files.load_table(version, file) is None for file in (TRAINING_SET, TEST_PREDICTIONS)):
             _save_tables(version, test_predictions, training_set)  # gone or damaged since then
         return stored["decision"]
-    present = champion(name)
     if present is not None and present.version == version.version and key.items() <= stored["pending"].items():
         decision = stored["pending"]
     else:

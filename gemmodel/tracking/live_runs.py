@@ -14,6 +14,7 @@ import psutil
 from filelock import FileLock, Timeout
 
 from gemmodel.core import files
+from gemmodel.core.errors import DataError
 from gemmodel.tracking import store
 
 PROCESS_TAG = "mlflow.gemmodel.process"  # MLflow's UI hides tags that begin with `mlflow.`
@@ -52,7 +53,12 @@ def _end_killed(folder: Path) -> None:
         except Timeout:  # of a process that lives
             continue
         try:
-            if files.read_json(file)["store"] == store.without_login(mlflow.get_tracking_uri()):
+            here = store.without_login(mlflow.get_tracking_uri())
+            try:
+                uri = files.read_json(file)["store"]
+            except (DataError, KeyError, TypeError):  # by a power cut; the file's name is enough
+                uri = here
+            if uri == here:
                 if not _end_runs(file.stem):
                     continue
                 file.unlink()

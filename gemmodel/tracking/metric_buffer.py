@@ -12,7 +12,7 @@ from mlflow.exceptions import MlflowException
 from requests import RequestException
 
 from gemmodel.core import files
-from gemmodel.core.errors import without_secrets
+from gemmodel.core.errors import DataError, without_secrets
 from gemmodel.tracking import store
 
 FAILURES = (MlflowException, RequestException)  # of a store that is unreachable; uploads fail with the second
@@ -119,17 +119,22 @@ def flush_pending(model_sha256: str, folder: Path) -> None:
     if not pending.is_dir():
         return
     former = pending / FORMER_METRICS
-    unsent = files.read_json(former if former.exists() else pending / METRICS)
-    if store.without_login(unsent["store"]) != store.without_login(mlflow.get_tracking_uri()):
+    try:
+        unsent = files.read_json(former if former.exists() else pending / METRICS)
+        uri, metrics = unsent["store"], [Metric(*metric) for metric in unsent["metrics"]]
+    except (DataError, KeyError, TypeError):
+        print(f"{pending}: damaged, as by a power cut: its metrics are lost", flush=True)
+        shutil.rmtree(pending)
+        return
+    if store.without_login(uri) != store.without_login(mlflow.get_tracking_uri()):
         return
     try:
         with mlflow.start_run(run_id=unsent["run"]):
             tags = [RunTag(*tag) for tag in unsent["tags"].items()]
-            mlflow.MlflowClient().log_batch(unsent["run"], [Metric(*metric) for metric in unsent["metrics"]], tags=tags)
+            mlflow.MlflowClient().log_batch(unsent["run"], metrics, tags=tags)
             for picture in pending.glob("*.png"):
                 mlflow.log_artifact(str(picture))
-        uri = without_secrets(unsent["store"])
-        print(f"{uri}: logged {len(unsent['metrics'])} metrics that the training could not log")
+        print(f"{without_secrets(uri)}: logged {len(metrics)} metrics that the training could not log")
     except MlflowException as error:
         if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):  # somebody deleted the run
             raise

@@ -57,7 +57,8 @@ def mlflow_store(*, create: bool = True) -> Iterator[None]:
     """Opens the store, creates it once and under a lock, and reports its failures in one line.
 
     Args:
-        create: whether to create a SQLite file that is not there.
+        create: whether to create a SQLite file that is not there, and the experiment; false for what only needs the
+            registry.
 
     Raises:
         DataError: the file is not there and is not to be created.
@@ -67,7 +68,6 @@ def mlflow_store(*, create: bool = True) -> Iterator[None]:
         store.check_exists()
     uri, file = store.tracking_uri(), store.sqlite_file()
     mlflow.set_tracking_uri(uri)
-    name = store.experiment_name()
     # A server creates its tables itself; a file is created here, by one process at a time.
     lock = FileLock(file.with_name(f"{file.name}.lock")) if file else nullcontext()
     with store_errors(uri):
@@ -81,14 +81,21 @@ def mlflow_store(*, create: bool = True) -> Iterator[None]:
                     "in MLFLOW_TRACKING_URI"
                 ) from None
             store.relocate()
-            if mlflow.get_experiment_by_name(name) is None:
-                # MLflow's default is the working directory, which may be a temporary copy.
-                local = file.with_name(store.ARTIFACTS).as_uri() if file else None
-                with ignoring("RESOURCE_ALREADY_EXISTS"):  # by another machine, just now
-                    mlflow.create_experiment(name, artifact_location=local, tags=KIND)
-            mlflow.set_experiment(name)
-            os.environ.pop("MLFLOW_EXPERIMENT_ID", None)  # which MLflow sets for processes that this one starts
+            if create:
+                _set_experiment(file)
         yield
+
+
+def _set_experiment(file: Path | None) -> None:
+    """Makes the project's experiment the active one, and creates it where the store, a SQLite file or not, has none."""
+    name = store.experiment_name()
+    if mlflow.get_experiment_by_name(name) is None:
+        # MLflow's default is the working directory, which may be a temporary copy.
+        local = file.with_name(store.ARTIFACTS).as_uri() if file else None
+        with ignoring("RESOURCE_ALREADY_EXISTS"):  # by another machine, just now
+            mlflow.create_experiment(name, artifact_location=local, tags=KIND)
+    mlflow.set_experiment(name)
+    os.environ.pop("MLFLOW_EXPERIMENT_ID", None)  # which MLflow sets for processes that this one starts
 
 
 @contextmanager
@@ -96,11 +103,13 @@ def store_errors(uri: str) -> Iterator[None]:
     """Reports failures of a store in one line.
 
     Raises:
-        TrackingError: the store does not answer, or is of another MLflow version.
+        TrackingError: the store does not answer, or is of another MLflow version; or a variable of MLflow is wrong.
     """
     try:
         yield
     except Exception as error:
+        if isinstance(error, ValueError) and "MLFLOW_" in str(error):  # a variable that MLflow cannot convert
+            raise TrackingError(f"{error}; correct or unset it") from None
         if not isinstance(error, (MlflowException, RequestException, sqlite3.Error, *_database_errors())):
             raise
         if any(text in str(error) for text in ("database schema", "revision identified by")):
@@ -331,7 +340,15 @@ def dvc_hash(path: Path) -> str | None:
         return None
     stages = yaml.safe_load(Path("dvc.lock").read_text(encoding="utf-8"))["stages"]
     outs = (out for stage in stages.values() for out in stage.get("outs", ()))
-    return next((str(out["md5"]) for out in outs if out["path"] == path.as_posix()), None)
+    out = next((out for out in outs if out["path"] == path.as_posix()), None)
+    if out is None or "md5" in out:
+        return out and str(out["md5"])
+    from dvc_data.hashfile.tree import Tree
+
+    # Of a folder in a remote with `version_aware` DVC locks each file, and where the remote has it.
+    tree = Tree.from_list([{name: file[name] for name in ("md5", "relpath")} for file in out["files"]])
+    tree.digest()
+    return str(tree.hash_info.value)
 
 
 def active_run_id() -> str:

@@ -112,17 +112,23 @@ def check_exists() -> None:
     """
     file = sqlite_file()
     if file is not None and not file.is_file():
-        remedy = "`dvc repro` creates one, MLFLOW_TRACKING_URI names another"
+        remedy = f"`{registering_command()}` creates one, MLFLOW_TRACKING_URI names another"
         for folder in Path.cwd().parents:
             if (folder / "dvc.yaml").is_file() and (folder / "params.yaml").is_file():
                 remedy = f"run this in the project's root, {folder}"
         raise DataError(f"{file}: no such registry; {remedy}")
 
 
+def registering_command() -> str:
+    """Returns the command that registers a model: DVC runs nothing where its outputs are there."""
+    return "gemmodel register" if Path("models").is_dir() else "dvc repro"
+
+
 def relocate() -> None:
     """Corrects the locations in a SQLite store that was moved or copied together with its artefacts, and says so.
 
-    A location is of a former place if its artefacts are beside the store now, or if nothing is there any more.
+    A location is of a former place if its artefacts are beside the store now; that of the experiment in use also if
+    nothing is there any more. Of another experiment the disk may be away.
 
     Raises:
         sqlite3.Error: the store is not MLflow's, or cannot be written.
@@ -206,11 +212,13 @@ def to_path(location: str) -> Path:
 
 def _was_moved(database: sqlite3.Connection, root: str, here: Path) -> bool:
     former = to_path(root)
-    if not former.exists():
-        return True
-    if here.exists() and here.samefile(former):
+    if former.exists() and here.exists() and here.samefile(former):
         return False
-    return any((here / path.relative_to(former)).parent.exists() for path in _run_paths(database, root))
+    if any((here / path.relative_to(former)).parent.exists() for path in _run_paths(database, root)):
+        return True
+    query = "select artifact_location from experiments where name = ?"
+    in_use = database.execute(query, (experiment_name(),)).fetchone()
+    return not former.exists() and in_use is not None and f"{in_use[0]}/".startswith(f"{root}/")
 
 
 def _run_paths(database: sqlite3.Connection, root: str) -> list[Path]:

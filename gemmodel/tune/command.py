@@ -181,12 +181,16 @@ def check_up_to_date(stages: Collection[str], values: Mapping[str, Any]) -> None
     """Compares params.yaml with the parameters in dvc.lock of the stages that made the data, and those before them.
 
     Raises:
-        DataError: a value differs, so `dvc repro` would train on other data than the trials.
+        DataError: a value differs, so `dvc repro` would train on other data than the trials; or dvc.lock is damaged.
     """
     lock = Path("dvc.lock")
-    locked = params.read(lock)["stages"] if lock.is_file() else {}
+    try:
+        stages_locked = params.read(lock)["stages"] if lock.is_file() else {}
+        locked = {stage: made.get("params", {}).get("params.yaml", {}) for stage, made in stages_locked.items()}
+    except (ParameterError, TypeError, KeyError, AttributeError):
+        raise DataError(f"{lock}: empty or cut off; `gemmodel check` mends it") from None
     for stage in dict.fromkeys(["crawl", "clean", "split", *sorted(stages)]):
-        for name, value in locked.get(stage, {}).get("params", {}).get("params.yaml", {}).items():
+        for name, value in locked.get(stage, {}).items():
             current: Any = values
             for key in name.split("."):
                 current = current.get(key)

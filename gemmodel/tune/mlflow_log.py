@@ -59,9 +59,11 @@ def trial_run(parent: StudyRun, number: int, parameters: Mapping[str, Any]) -> I
         options: dict[str, Any] = (
             {"run_id": run_id} if run_id else {"run_name": f"trial-{number}", "parent_run_id": parent.run_id}
         )
-        with mlflow.start_run(**options, tags=parent.process):
+        with mlflow.start_run(**options, tags=parent.process) as run:
             mlflow.set_tag(TRIAL_TAG, number)
-            mlflow.log_params(pd.json_normalize(dict(parameters)).iloc[0].to_dict())
+            values = pd.json_normalize(dict(parameters)).iloc[0].to_dict()
+            # MLflow refuses other values, and those that do not belong to the study, such as the device, may change.
+            mlflow.log_params({name: value for name, value in values.items() if name not in run.data.params})
             yield
 
 

@@ -203,9 +203,11 @@ def _range(name: str, value: Mapping[str, Any]) -> Axis:
     unknown = set(value) - {"low", "high", "log", "step"}
     if unknown or "low" not in value or "high" not in value:
         raise ParameterError(f"{name}: a range is {{low: ..., high: ...}}, and may have log: true or step: ...")
+    log = value.get("log", False)
+    if type(log) is not bool:  # `no` is text in YAML 1.2
+        raise ParameterError(f"{name}: log is {shortened(repr(log))}; write true or false")
     try:
         numbers = {bound: value[bound] for bound in ("low", "high", "step") if bound in value}
-        log = value.get("log", False)
         if all(type(number) is int for number in numbers.values()):
             return IntDistribution(**numbers, log=log)
         return FloatDistribution(**{bound: float(number) for bound, number in numbers.items()}, log=log)

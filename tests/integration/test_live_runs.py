@@ -116,7 +116,8 @@ def test_a_killed_run_is_ended_and_a_living_one_is_not(project: Path, capfd: pyt
         os.close(ends)
 
 
-def test_check_ends_the_run_of_a_killed_process(project: Path, forked: Any, write_params: Any) -> None:
+@pytest.mark.parametrize("power_cut", [False, True])
+def test_check_ends_the_run_of_a_killed_process(project: Path, forked: Any, write_params: Any, power_cut: bool) -> None:
     write_params(project, {})
     (project / "photos").mkdir()
     for name in ("corrections.csv", "test_list.txt", "hierarchy.yaml"):
@@ -129,10 +130,27 @@ with runs.training_run("killed", {"base": {"seed": 1}}, {}, device="CPU"):
     os.kill(os.getpid(), 9)
 """
     assert forked("-c", killed, cwd=project).returncode == -9
+    if power_cut:  # before the file's content was on the disk
+        [file] = (project / "logs" / "running").glob("*.json")
+        os.truncate(file, 0)
     checked = forked("-m", "gemmodel.cli", "check", cwd=project)
     assert checked.returncode == 0, checked.stderr
     assert statuses() == {"killed": "KILLED"}
     assert list((project / "logs" / "running").iterdir()) == [project / "logs" / "running" / "lock"]
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 99, b"{}"], ids=["empty", "zeros", "another"])
+def test_unsent_metrics_that_a_power_cut_damaged_are_dropped_in_words(
+    project: Path, capfd: pytest.CaptureFixture[str], content: bytes
+) -> None:
+    unsent = project / "logs" / "unsent" / "abc"
+    unsent.mkdir(parents=True)
+    (unsent / "metrics.json").write_bytes(content)
+    with runs.model_run("abc"):
+        pass
+    assert f"{unsent}: damaged, as by a power cut: its metrics are lost\n" in capfd.readouterr().out
+    assert not unsent.exists()
+    assert statuses() == {"fetched-abc": "FINISHED"}
 
 
 def test_a_killed_run_leaves_no_lock_of_git(project: Path) -> None:

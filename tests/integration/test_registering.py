@@ -224,6 +224,21 @@ def test_a_decision_is_repeated_until_the_rule_or_the_test_part_changes(
     assert aliases() == {"challenger": "2", "champion": "2"}
 
 
+def test_a_champion_that_was_deleted_by_hand_is_registered_again(
+    first: Path, registered: Any, forked: Any, refused: Any, store: str
+) -> None:
+    client, decision = mlflow.MlflowClient(), files.read_json(first / "decision.json")
+    for number, delete in (
+        ("1", lambda: client.delete_registered_model_alias("gemstones", "champion")),
+        ("2", lambda: client.delete_model_version("gemstones", "1")),
+    ):
+        delete()
+        ended = forked("-m", "gemmodel.cli", "predict", "test", cwd=first, MLFLOW_TRACKING_URI=store)
+        refused(ended, "gemmodel", "gemstones has no champion; `gemmodel register` makes one")
+        assert registered(first) == decision
+        assert aliases() == {"challenger": number, "champion": number}
+
+
 def test_the_same_network_with_other_thresholds_is_another_version(first: Path, registered: Any) -> None:
     shutil.copytree(first, second := first.parent / "second")
     thresholds = second / "models" / "thresholds.json"
@@ -324,6 +339,20 @@ def test_promote_and_rollback_by_hand(
     assert versions.rollback("gemstones").endswith("version 1 is champion again, in place of 2")
     with pytest.raises(TrackingError, match="nothing to roll back to"):
         versions.rollback("gemstones")
+
+
+def test_the_registry_neither_needs_nor_makes_an_experiment(first: Path, forked: Any, store: str) -> None:
+    client = mlflow.MlflowClient()
+    client.delete_experiment(client.get_experiment_by_name("gemstones").experiment_id)
+    for experiment in ("gemstones", "another"):
+        for command in (("promote", "1"), ("predict", "test")):
+            variables = {"MLFLOW_TRACKING_URI": store, "MLFLOW_EXPERIMENT_NAME": experiment}
+            ended = forked("-m", "gemmodel.cli", *command, cwd=first, **variables)
+            assert (ended.returncode, ended.stderr) == (0, ""), ended.stderr
+    found = client.search_experiments(mlflow.entities.ViewType.ALL)
+    assert {experiment.name: experiment.lifecycle_stage for experiment in found} == {
+        "Default": "active", "gemstones": "deleted"
+    }  # fmt: skip
 
 
 def test_a_process_killed_after_registering_blocks_no_other(

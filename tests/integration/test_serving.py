@@ -30,7 +30,7 @@ from gemmodel.register import locate, registration
 from gemmodel.serve.predictions import Prediction
 from gemmodel.serve.predictor import Predictor
 from gemmodel.tracking import runs
-from tests.conftest import LITERT_ATOL
+from tests.conftest import LITERT_ATOL, user_environment
 from tests.integration.conftest import CLASSES, SIDE
 
 ROOT = Path(__file__).parents[2]
@@ -337,6 +337,22 @@ def test_champion_of_a_server_is_downloaded_once(
     assert (path / "model.tflite").read_bytes() == (folder / "models" / "model.tflite").read_bytes()
     monkeypatch.setattr(mlflow.artifacts, "download_artifacts", lambda **_: pytest.fail("downloaded again"))
     assert locate.champion_path("gemstones") == path
+
+
+def test_predictions_at_once_download_the_champion_of_a_server_together(
+    mlflow_server: str, tmp_path: Path, forked_python: str, draw: Any
+) -> None:
+    (tmp_path / "photo.jpg").write_bytes(jpeg(1, draw))
+    own = {"XDG_CACHE_HOME": str(tmp_path / "cache"), "MLFLOW_EXPERIMENT_NAME": "another"}
+    variables = user_environment(MLFLOW_TRACKING_URI=mlflow_server, **own)
+    command = [forked_python, "-m", "gemmodel.cli", "predict", "photo.jpg"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    started = [subprocess.Popen(command, cwd=tmp_path, env=variables, **pipes) for _ in range(4)]
+    outputs = [(*process.communicate(), process.returncode) for process in started]
+    assert {(errors, status) for _, errors, status in outputs} == {("", 0)}
+    assert len({printed for printed, _, _ in outputs}) == 1
+    experiments = mlflow.MlflowClient(mlflow_server).search_experiments()
+    assert "another" not in {experiment.name for experiment in experiments}
 
 
 def test_an_install_without_extras_predicts_and_serves_in_400_mb(

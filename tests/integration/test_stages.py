@@ -12,12 +12,14 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from PIL import Image
 
 from gemmodel.core import hashing, image_folder
 from gemmodel.images import decode
 from gemmodel.models import metadata, saving
 from gemmodel.serve import predictions
+from gemmodel.tracking import runs
 from tests.conftest import LITERT_ATOL, stage_params
 
 GEMS = ["Citrine", "Malachite", "Ruby", "Turquoise"]
@@ -261,3 +263,25 @@ def test_training_twice_gives_the_same_bytes(fusion: Any) -> None:
     before = {name: (fusion.root / name).read_bytes() for name in ("models/model.keras", "reports/curves.csv")}
     fusion.run("train", DVC_STAGE="any")
     assert {name: (fusion.root / name).read_bytes() for name in before} == before
+
+
+def test_a_folder_in_a_remote_that_keeps_versions_has_the_hash_that_dvc_gives_it(
+    forked: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DVC_STAGE", "train")
+    for name in ("raw/Ruby/1.jpg", "raw/Opal/é.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text(name, encoding="utf-8")
+    for command in (("init", "--no-scm", "-q"), ("add", "-q", "raw")):
+        assert forked("-m", "dvc", *command, cwd=tmp_path).returncode == 0
+    [out] = yaml.safe_load(Path("raw.dvc").read_text(encoding="utf-8"))["outs"]
+    folder = out.pop("md5")
+    [listed] = (tmp_path / ".dvc" / "cache").rglob("*.dir")
+    cloud = {"size": 9, "cloud": {"away": {"etag": "abc", "version_id": "1"}}}
+    versions = [file | cloud for file in json.loads(listed.read_text(encoding="utf-8"))]
+    for changes in ({"md5": folder}, {"files": versions}):
+        lock = {"schema": "2.0", "stages": {"crawl": {"cmd": "crawl", "outs": [out | changes]}}}
+        Path("dvc.lock").write_text(yaml.safe_dump(lock), encoding="utf-8")
+        assert runs.dvc_hash(Path("raw")) == folder
+    assert runs.dvc_hash(Path("clean")) is None

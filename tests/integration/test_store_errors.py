@@ -243,6 +243,16 @@ def test_a_server_that_refuses_is_named_without_the_password(
     assert "127.0.0.1:1" in line and "Connection refused; start it" in line
 
 
+@pytest.mark.parametrize("command", [train, promote, use])
+def test_a_variable_of_mlflow_that_is_no_number_is_named(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any, command: Any
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "30s")
+    line = refused(command, capfd)
+    assert "'30s' for MLFLOW_HTTP_REQUEST_TIMEOUT" in line and line.endswith("; correct or unset it")
+
+
 @pytest.mark.parametrize(
     ("uri", "expected"),
     [

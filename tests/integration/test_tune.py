@@ -17,7 +17,7 @@ from PIL import Image
 
 from gemmodel.core import params
 from gemmodel.core.errors import DataError, ParameterError, TrackingError
-from gemmodel.tune import command, studies
+from gemmodel.tune import command, spaces, studies
 from tests.conftest import stage_options, user_environment
 from tools import dev_mlflow_server
 
@@ -104,8 +104,6 @@ def folder(
     tmp_path_factory: pytest.TempPathFactory, draw: Callable[..., Image.Image], forked_python: str, empty_store: Path
 ) -> Folder:
     """Photos of three classes, 24 for training and 6 for validation; the shipped params.yaml with tiny values."""
-    from gemmodel.tune import spaces
-
     root = tmp_path_factory.mktemp("tune")
     shutil.copy(empty_store, root / "mlflow.db")
     for part, photos in (("train", 8), ("val", 2)):
@@ -195,7 +193,11 @@ def test_a_killed_worker_loses_nothing(folder: Folder, outputs: list[str]) -> No
         time.sleep(0.05)
     worker.kill()
     worker.communicate()
-    [out] = folder.tune(HALF, "--repeats", "2", name="killed")
+    parameters = folder.root / "params.yaml"
+    before = parameters.read_text(encoding="utf-8")
+    parameters.write_text(spaces.apply_changes(before, {"train.resume": False}), encoding="utf-8")
+    [out] = folder.tune(HALF, "--repeats", "2", name="killed")  # this value is not one of the study's
+    parameters.write_text(before, encoding="utf-8")
     seeds = folder.values("grid")['{"model.cnn.filters": [4], "model.cnn.kernel": 3}']
     assert folder.values("killed") == {'{"model.cnn.filters": [4]}': seeds, f'{{"model.cnn.filters": {TOO_DEEP}}}': []}
     first, failed, again = folder.study("killed").trials
@@ -228,6 +230,11 @@ def test_data_made_with_other_parameters_is_refused(tmp_path: Path, monkeypatch:
     locked["stages"]["split"]["params"]["params.yaml"]["split"]["seed"] = values["split"]["seed"]
     Path("dvc.lock").write_text(yaml.safe_dump(locked))
     command.check_up_to_date(["split"], values)
+    whole = (ROOT / "dvc.lock").read_bytes()
+    for cut in (0, 7, whole.index(b"params:\n") + 8):  # as by a killed run
+        Path("dvc.lock").write_bytes(whole[:cut])
+        with pytest.raises(DataError, match=r"dvc\.lock: empty or cut off; `gemmodel check` mends it"):
+            command.check_up_to_date(["split"], values)
 
 
 def test_a_bad_start_is_pruned_and_the_best_setting_is_applied(

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,7 +19,7 @@ import pytest
 from gemmodel import cli
 from gemmodel.commands import doctor, dvc_files
 from gemmodel.core.errors import DataError
-from tests.conftest import ROOT
+from tests.conftest import ROOT, user_environment
 
 Run = Callable[..., Any]
 
@@ -320,6 +321,52 @@ def test_doctor_finds_what_is_damaged_in_dvcs_cache(forked: Run, tmp_path: Path)
     assert finding == (f"{damaged} is damaged", str(damaged))
 
 
+WITHOUT_TENSORFLOW = """
+import sys
+from importlib import metadata
+from gemmodel import cli
+
+def version(name, installed=metadata.version):
+    if name == "tensorflow":
+        raise metadata.PackageNotFoundError(name)
+    return installed(name)
+
+sys.modules["tensorflow"], metadata.version = None, version
+cli.main()
+"""
+REMOTE_AWAY = """
+[core]
+    remote = a
+['remote "a"']
+    url = /no where
+"""
+
+
+@pytest.mark.parametrize(
+    ("git", "config", "text", "remedy"),
+    [
+        (True, "<<<<<<< HEAD\n[core]\n", "config file error: ", "correct .dvc/config"),
+        (False, "", "is not a git repository", "git init"),
+        (True, REMOTE_AWAY, "a: /no where is not there", "docs/sharing.md"),
+    ],
+    ids=["conflict", "no git", "remote"],
+)
+def test_doctor_goes_on_after_a_missing_package_and_names_what_dvc_cannot_use(
+    run: Run, tmp_path: Path, write_params: Any, git: bool, config: str, text: str, remedy: str
+) -> None:
+    write_params(tmp_path, {})
+    (tmp_path / ".dvc").mkdir()
+    (tmp_path / ".dvc" / "config").write_text(config)
+    if git:
+        subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    ended = run("-c", WITHOUT_TENSORFLOW, "doctor", cwd=tmp_path)
+    assert "Traceback" not in ended.stderr
+    assert re.search(rf"WRONG  DVC remote  .*{text}.*\n *-> {remedy}", ended.stdout), ended.stdout + ended.stderr
+    missing = r"WRONG  {} +tensorflow.* is not installed\n +-> rm \.venv/installed && make repro\n"
+    assert all(re.search(missing.format(check), ended.stdout) for check in ("packages", "devices")), ended.stdout
+    assert "ok     packages    gemmodel" in ended.stdout and "  disk  " in ended.stdout
+
+
 def test_copies_of_killed_experiments_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     copies = [tmp_path / ".dvc" / "tmp" / "exps" / name for name in ("standalone/tmpa", "tmpb", "tmpc")]
     for copy, content in zip(copies, (".dvc", ".dvc", ".git"), strict=True):  # DVC makes .git first
@@ -333,6 +380,34 @@ def test_copies_of_killed_experiments_are_found(tmp_path: Path, monkeypatch: pyt
         assert "rm -r .dvc/tmp/exps/standalone/tmpa .dvc/tmp/exps/tmpc" in texts
     finally:
         sleeping.communicate(b"\n")
+
+
+SLOW_TO_END = """
+import sys, time
+
+try:
+    print("began", flush=True)
+    time.sleep(60)
+except KeyboardInterrupt:
+    time.sleep(1)  # as MLflow may take
+    print("ended its run")
+    sys.exit(3)
+"""
+
+
+def test_ctrl_c_lets_a_stage_end_in_its_own_time(tmp_path: Path) -> None:
+    if not hasattr(os, "killpg"):
+        pytest.skip("no groups of processes here")
+    (tmp_path / "dvc.yaml").write_text("stages: {register: {cmd: python -m slow}}")
+    (tmp_path / "slow.py").write_text(SLOW_TO_END)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "gemmodel.cli", "register"], cwd=tmp_path, env=user_environment(), text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+    )  # fmt: skip
+    assert process.stdout and process.stdout.readline() == "began\n"
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.communicate(timeout=60) == ("ended its run\n", "")
+    assert process.returncode == 3
 
 
 @pytest.mark.parametrize("arguments", [[], ["nonsense"], ["serve", "--port", "abc"], ["predict"]])

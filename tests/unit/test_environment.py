@@ -34,15 +34,38 @@ def test_what_changes_nothing_is_not_mentioned(monkeypatch: pytest.MonkeyPatch, 
     assert os.environ["KERAS_BACKEND"] == "tensorflow"
 
 
-@pytest.mark.parametrize(("value", "expected"), [(None, "1"), ("0", "0")])
-def test_onednn_computes_unless_the_user_turns_it_off(
-    monkeypatch: pytest.MonkeyPatch, value: str | None, expected: str
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("TF_ENABLE_ONEDNN_OPTS", None, "1"),
+        ("TF_ENABLE_ONEDNN_OPTS", "0", "0"),
+        ("MLFLOW_DISABLE_TELEMETRY", None, "true"),
+        ("MLFLOW_DISABLE_TELEMETRY", "false", "false"),
+    ],
+)
+def test_onednn_computes_and_mlflow_reports_nothing_unless_the_user_wants_it_otherwise(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str | None, expected: str
 ) -> None:
-    monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", value or "")
+    monkeypatch.setenv(name, value or "")
     if value is None:
-        monkeypatch.delenv("TF_ENABLE_ONEDNN_OPTS")
+        monkeypatch.delenv(name)
     environment.apply_environment()
-    assert os.environ["TF_ENABLE_ONEDNN_OPTS"] == expected
+    assert os.environ[name] == expected
+
+
+def test_a_command_starts_no_telemetry_of_mlflow(run: Any, tmp_path: Path) -> None:
+    code = """
+import os
+for name in ("CI", "GITHUB_ACTIONS", "PYTEST_CURRENT_TEST", "MLFLOW_DISABLE_TELEMETRY"):  # with which MLflow is silent
+    os.environ.pop(name, None)
+from gemmodel.core import environment
+environment.apply_environment()
+import mlflow
+from mlflow.telemetry.client import get_telemetry_client
+print(get_telemetry_client())
+"""
+    ended = run("-c", code, cwd=tmp_path)
+    assert (ended.returncode, ended.stdout) == (0, "None\n"), ended.stderr
 
 
 def test_keras_settings_of_other_projects_are_ignored_in_words(run: Any, tmp_path: Any) -> None:

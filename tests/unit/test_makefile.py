@@ -55,6 +55,51 @@ def test_set_up_installs_with_the_settings_of_pip(tmp_path: Path) -> None:
         assert ("pip tries" in done.stderr) == (installer == "pip")
 
 
+@needs_make
+def test_an_environment_of_another_folder_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "my gems"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder / ".venv"], check=True)
+    install_scripts(folder, dvc="echo pulled")
+    shutil.copytree(folder, tmp_path / "copy", symlinks=True)
+    (tmp_path / "linked").mkdir()
+    shutil.copy2(folder / "requirements.lock", tmp_path / "linked")
+    (tmp_path / "linked" / ".venv").symlink_to(folder / ".venv")
+    for name in ("my gems", "linked", "copy"):
+        command = ["make", "-f", ROOT / "Makefile", "pull"]
+        done = subprocess.run(command, cwd=tmp_path / name, text=True, capture_output=True)
+        assert ("pulled" in done.stdout, done.returncode == 0) == ((name != "copy"),) * 2, done.stderr
+    assert done.stderr.startswith("make: .venv is of another folder; rm -r .venv, and run make again\n")
+
+
+@needs_make
+def test_an_interrupted_demo_is_fetched_again(tmp_path: Path) -> None:
+    fetch = """for out; do :; done
+        mkdir "$out" && echo half > "$out/model"
+        [ -e stop ] && kill -9 $$
+        echo whole > "$out/model"
+    """
+    install_scripts(tmp_path, dvc=fetch, gemmodel="cat demo/model")
+    for stop in (True, False, False):
+        if stop:
+            (tmp_path / "stop").touch()
+        command = ["make", "-f", ROOT / "Makefile", "demo", "MODEL=x"]
+        done = subprocess.run(command, cwd=tmp_path, text=True, capture_output=True)
+        (tmp_path / "stop").unlink(missing_ok=True)
+        assert (done.returncode == 0, done.stdout.endswith("whole\n")) == ((not stop),) * 2, done.stderr
+    assert "dvc" not in done.stdout  # it is there already
+
+
+def install_scripts(folder: Path, **scripts: str) -> None:
+    """Write an installed environment whose programs are these of the shell."""
+    for name, text in scripts.items():
+        for place in (folder / ".venv" / "bin", folder / ".venv" / "Scripts"):
+            place.mkdir(exist_ok=True, parents=True)
+            (place / name).write_text(f"#!/bin/sh\n{text}\n")
+            (place / name).chmod(0o755)
+    (folder / "requirements.lock").touch()
+    (folder / ".venv" / "installed").touch()
+
+
 def write_wheel(folder: Path, name: str) -> None:
     """Write a package without files, and the page of an index that names it."""
     folder.mkdir(parents=True)

@@ -92,7 +92,6 @@ def test_a_single_value_is_a_list_of_one(settings: Settings) -> None:
         ("base.seed", 2**32),  # NumPy and Keras take 32 bits
         ("split.train", 1.01),
         ("clean.hash_distance", 257),
-        ("clean.pixel_difference", float("nan")),
         ("train.epochs", 0),
         ("train.learning_rate", 0),
         ("embed.histogram_bins", 17),
@@ -102,6 +101,13 @@ def test_a_single_value_is_a_list_of_one(settings: Settings) -> None:
 def test_a_value_out_of_range_is_an_error(settings: Settings, key: str, value: Any) -> None:
     with pytest.raises(ParameterError, match=rf"{key} is .*at least"):
         settings({key: value})
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("-inf"), 10**400], ids=["nan", "inf", "huge"])
+@pytest.mark.parametrize(("key", "name"), [("clean.pixel_difference", ""), ("explain.hue_shifts", "[1]")])
+def test_a_number_that_is_not_finite_is_an_error(settings: Settings, key: str, name: str, value: float) -> None:
+    with pytest.raises(ParameterError, match=rf"{key}{re.escape(name)} is .{{2,50}}; it must be a finite number"):
+        settings({key: [0.5, value] if name else value})
 
 
 @pytest.mark.parametrize(

@@ -68,6 +68,7 @@ def test_a_proposed_number_has_four_significant_digits(space: Any) -> None:
         (CNN | {"model.cnn.dropout": {"low": 0.5, "high": 1.5}}, "model.cnn.dropout is 1.5"),
         (CNN | {"model.cnn.dropout": {"low": 0.5}}, "model.cnn.dropout: a range is"),
         (CNN | {"model.cnn.dropout": {"low": 0.9, "high": 0.5}}, "model.cnn.dropout: "),
+        (CNN | {"model.cnn.dropout": {"low": 0.1, "high": 0.5, "log": "no"}}, "log is 'no'; write true or false"),
         (CNN | {"model.cnn.kernel": []}, "model.cnn.kernel: an empty choice"),
         (CNN | {"model.cnn.kernel": 5}, "nothing to search"),
         ({"model.cnn.kernel": [3, 5]}, "begin with model.fusion., train."),

@@ -33,16 +33,17 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], 
     return work_in
 
 
-def write(folder: Path, root: str, *, files: bool = True) -> None:
+def write(folder: Path, root: str, *, files: bool = True, experiment: str = store.EXPERIMENT) -> None:
     """Write a store whose artefacts are in a root, and the files of its run beside it."""
     locations = {"experiments": root, "runs": f"{root}/r1/artifacts", "logged_models": f"{root}/models/m-1/artifacts",
                  "model_versions": f"{root}/models/m-1/artifacts"}  # fmt: skip
     with sqlite3.connect(folder / "mlflow.db") as database:
         for table, column in COLUMNS.items():
-            extra = ", source text" if table == "model_versions" else ""
+            extra = {"model_versions": ", source text", "experiments": ", name text"}.get(table, "")
             database.execute(f"create table {table} ({column} text{extra})")
             database.execute(f"insert into {table} ({column}) values (?)", (locations[table],))
-        database.execute("insert into experiments values ('s3://bucket/mlruns/1')")
+        database.execute("update experiments set name = ?", (experiment,))
+        database.execute("insert into experiments values ('s3://bucket/mlruns/1', 'in a bucket')")
     if files:
         (folder / "mlruns" / "r1" / "artifacts").mkdir(parents=True)
 
@@ -80,6 +81,19 @@ def test_a_store_whose_former_place_exists_is_corrected_only_where_it_has_the_fi
     store.relocate()
     assert locations(folder)[2].startswith(((folder if corrected else former.parent) / "mlruns").as_uri())
     assert (former / "r1" / "artifacts").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("experiment", "files", "corrected"), [("gemstones", False, True), ("other", False, False), ("other", True, True)]
+)
+def test_another_experiment_whose_disk_is_away_keeps_its_locations(
+    project: Callable[[str], Path], tmp_path: Path, experiment: str, files: bool, corrected: bool
+) -> None:
+    folder, disk = project("gems"), tmp_path / "disk" / "mlruns"
+    write(folder, disk.as_uri(), files=files, experiment=experiment)
+    before = locations(folder)
+    store.relocate()
+    assert (locations(folder) != before) == corrected
 
 
 def test_artefacts_beside_a_store_that_cannot_be_written_are_found(
@@ -156,6 +170,12 @@ def test_the_projects_root_is_named_below_it(project: Callable[[str], Path]) -> 
         (root / name).touch()
     project("gems/data/clean")
     with pytest.raises(DataError, match=rf"no such registry; run this in the project's root, {root}$"):
+        store.check_exists()
+
+
+def test_registering_makes_the_store_where_dvc_has_nothing_to_run(project: Callable[[str], Path]) -> None:
+    (project("gems") / "models").mkdir()  # as after `dvc pull`
+    with pytest.raises(DataError, match=r"no such registry; `gemmodel register` creates one"):
         store.check_exists()
 
 
