@@ -11,12 +11,12 @@ PICTURES_PER_GEM = 3
 MAX_EXAMPLES = 6
 
 
-def describe(metadata: ModelMetadata, reference: Sequence[int]) -> dict[str, Any]:
+def describe(metadata: ModelMetadata, reference: Sequence[str]) -> dict[str, Any]:
     """Returns what a model was trained on, as JSON values.
 
     Args:
         metadata: of the model.
-        reference: the numbers of its reference photos in their addresses; empty where they cannot be shown.
+        reference: the addresses of its reference photos; empty where they cannot be shown.
 
     Returns:
         `sources`, as `crawl.source` names them, `rendered` (whether the model was trained on rendered pictures) and
@@ -25,9 +25,9 @@ def describe(metadata: ModelMetadata, reference: Sequence[int]) -> dict[str, Any
     """
     training = metadata.training
     pictures: dict[str, list[str]] = {gem: [] for gem in metadata.classes}
-    for index, label in zip(reference, metadata.reference.labels, strict=False):
+    for address, label in zip(reference, metadata.reference.labels, strict=False):
         if len(shown := pictures[metadata.classes[label]]) < PICTURES_PER_GEM:
-            shown.append(f"reference/{index}")
+            shown.append(address)
     return {
         "sources": training and training.sources,
         "rendered": training and training.rendered,

@@ -1,5 +1,6 @@
 """A web page that names the gem of a photo. Uploads stay in memory; only feedback, with consent, is written to disk."""
 
+import hashlib
 import io
 import json
 import os
@@ -13,7 +14,6 @@ import anyio
 import numpy as np
 from PIL import Image
 from starlette.applications import Starlette
-from starlette.convertors import IntegerConvertor, register_url_convertor
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
@@ -28,7 +28,7 @@ from gemmodel.figures import tiles
 from gemmodel.images import crop, decode
 from gemmodel.serve import about, feedback, predictions, stones, uploads
 from gemmodel.serve.predictions import Prediction
-from gemmodel.serve.predictor import CurrentPredictor
+from gemmodel.serve.predictor import CurrentPredictor, Predictor
 from gemmodel.serve.recent import ModelPhoto, RecentPhotos
 from gemmodel.serve.uploads import RefusedError, Uploads
 
@@ -47,15 +47,6 @@ HEADERS = {
 T = TypeVar("T")
 
 
-class IndexConvertor(IntegerConvertor):
-    """An index in a path, short enough to be parsed as a number."""
-
-    regex = "[0-9]{1,9}"
-
-
-register_url_convertor("index", IndexConvertor())
-
-
 class GemApp:
     """The page and the requests that it makes, each of them by one model: the one that is in its folder then."""
 
@@ -68,10 +59,11 @@ class GemApp:
         self.predict_limiter = anyio.CapacityLimiter(os.cpu_count() or 1)  # more decoders would take more memory
         self.recent = RecentPhotos()
         self.photos = photos
-        files = self.model.get().metadata.reference.files.tolist()
-        self.reference_index = {file: index for index, file in enumerate(files)}  # of all models so far
+        self.reference: dict[str, str] = {}  # the files of all models so far, by digest
+        for file in self.model.get().metadata.reference.files.tolist():
+            self._reference(file)
         self.properties = read_properties(manifest)
-        self.examples = about.find_examples(examples)
+        self.examples = {_digest(photo): (gem, photo) for gem, photo in about.find_examples(examples)}
         self.feedback_folder = feedback
         self.feedback_limiter = anyio.CapacityLimiter(1)
         self.uploads = Uploads(
@@ -87,12 +79,13 @@ class GemApp:
 
     async def about(self, request: Request) -> Response:
         """Returns what the page says of the model, as JSON: see `about.describe`."""
-        metadata = (await anyio.to_thread.run_sync(self.model.get)).metadata
-        pictures = [self._reference(file) for file in metadata.reference.files.tolist()] if self.photos.is_dir() else []
+        model = await anyio.to_thread.run_sync(self.model.get)
+        files = model.metadata.reference.files.tolist()
         return JSONResponse(
-            about.describe(metadata, pictures)
+            about.describe(model.metadata, [self._reference(file) for file in files] if self.photos.is_dir() else [])
             | {
-                "examples": [{"gem": gem, "photo": f"example/{index}"} for index, (gem, _) in enumerate(self.examples)],
+                "model": model.digest,
+                "examples": [{"gem": gem, "photo": f"example/{key}"} for key, (gem, _) in self.examples.items()],
                 "feedback": self.feedback_folder is not None,
             }
         )
@@ -100,14 +93,14 @@ class GemApp:
     async def predict(self, request: Request) -> Response:
         """Returns the prediction for the photo in the request's body, as JSON.
 
-        The object has the attributes of `Prediction`, `text`, `certainty` and `details` (of `predictions`), the gem's
-        `properties`, for each of the nearest photos its address as `photo`, `token`, by which `explain` and `stone`
-        name the photo, and `box`: the part of the photo that Otsu's method proposes as the stone (left, top, right,
-        bottom in [0, 1]), or null.
+        The object has the attributes of `Prediction`, `text`, `certainty` and `details` (of `predictions`), the
+        digest of the `model`, the gem's `properties`, for each of the nearest photos its address as `photo`, `token`,
+        by which `explain` and `stone` name the photo, and `box`: the part of the photo that Otsu's method proposes as
+        the stone (left, top, right, bottom in [0, 1]), or null.
         """
         photo, box = await self._process_upload(request, self._predict)
         prediction = predictions.to_predictions(photo.probabilities, photo.embedding, photo.model.metadata)[0]
-        return JSONResponse(self._answer(prediction) | {"token": self.recent.add(photo), "box": box})
+        return JSONResponse(self._answer(prediction, photo.model) | {"token": self.recent.add(photo), "box": box})
 
     async def stone(self, request: Request) -> Response:
         """Returns one prediction for several photos of one stone, which the parameters `token` name, as JSON."""
@@ -119,7 +112,8 @@ class GemApp:
         if len({photo.model for photo in photos}) > 1:
             raise HTTPException(410, "the model was replaced between these photos; send them again")
         probabilities, embedding = (np.concatenate([photo[i] for photo in photos]) for i in (1, 2))
-        return JSONResponse(self._answer(stones.join(probabilities, embedding, photos[0].model.metadata)))
+        model = photos[0].model
+        return JSONResponse(self._answer(stones.join(probabilities, embedding, model.metadata), model))
 
     async def explain(self, request: Request) -> Response:
         """Returns why the model answers as it does for the photo of a token, as `Predictor.explain` does.
@@ -143,15 +137,14 @@ class GemApp:
         return Response(status_code=204)
 
     async def reference_photo(self, request: Request) -> Response:
-        """Returns a thumbnail of the reference photo with an index, as a JPEG."""
-        index = request.path_params["index"]
-        path = self.photos / list(self.reference_index)[index] if index < len(self.reference_index) else None
-        return await _picture(path, THUMBNAIL_SIDE)
+        """Returns a thumbnail of the reference photo with a digest, as a JPEG."""
+        file = self.reference.get(request.path_params["digest"])
+        return await _picture(self.photos / file if file else None, THUMBNAIL_SIDE)
 
     async def example(self, request: Request) -> Response:
         """Returns an example to try, as a JPEG."""
-        index = request.path_params["index"]
-        return await _picture(self.examples[index][1] if index < len(self.examples) else None, EXAMPLE_SIDE)
+        _, path = self.examples.get(request.path_params["digest"], (None, None))
+        return await _picture(path, EXAMPLE_SIDE)
 
     def _predict(self, photo: bytes) -> tuple[ModelPhoto, list[float] | None]:
         image, model = decode.read(uploads.check(photo)), self.model.get()
@@ -160,12 +153,10 @@ class GemApp:
         fractions = box and [edge / side for edge, side in zip(box, 2 * image.size, strict=True)]
         return ModelPhoto(pixels, *model.outputs(pixels), model), fractions
 
-    def _answer(self, prediction: Prediction) -> dict[str, Any]:
-        nearest = [
-            asdict(neighbour) | {"photo": f"reference/{self._reference(neighbour.file)}"}
-            for neighbour in prediction.nearest
-        ]
+    def _answer(self, prediction: Prediction, model: Predictor) -> dict[str, Any]:
+        nearest = [asdict(neighbour) | {"photo": self._reference(neighbour.file)} for neighbour in prediction.nearest]
         return asdict(prediction) | {
+            "model": model.digest,
             "text": predictions.to_text(prediction),
             "certainty": predictions.certainty(prediction),
             "details": predictions.to_details(prediction),
@@ -173,9 +164,11 @@ class GemApp:
             "properties": self.properties.get(prediction.gem, {}),
         }
 
-    def _reference(self, file: str) -> int:
-        """Returns a reference photo's number; with another model the numbers so far stay those of the same photos."""
-        return self.reference_index.setdefault(file, len(self.reference_index))
+    def _reference(self, file: str) -> str:
+        """Returns a reference photo's address, which later models and servers have for no other photo."""
+        digest = _digest(file)
+        self.reference[digest] = file
+        return f"reference/{digest}"
 
     def _save(self, photo: bytes, gem: str) -> None:
         assert self.feedback_folder
@@ -237,8 +230,8 @@ def create_app(
             Route("/stone", app.stone),
             Route("/explain/{token}", app.explain),
             Route("/feedback", app.feedback, methods=["POST"]),
-            Route("/reference/{index:index}", app.reference_photo),
-            Route("/example/{index:index}", app.example),
+            Route("/reference/{digest}", app.reference_photo),
+            Route("/example/{digest}", app.example),
             Mount("/", StaticFiles(directory=PAGE)),
         ],
         exception_handlers={HTTPException: _error_response},
@@ -250,6 +243,10 @@ def read_properties(manifest: Path) -> dict[str, Mapping[str, str]]:
     """Returns each gem's properties from the crawl's manifest, by gem; none where there is no manifest."""
     rows = files.read_jsonl(manifest) if manifest.is_file() else []
     return {row["gem"]: row["properties"] for row in rows if row.get("properties")}
+
+
+def _digest(file: str | Path) -> str:
+    return hashlib.sha256(os.fsencode(file)).hexdigest()[:16]
 
 
 async def _picture(path: Path | None, side: int) -> Response:

@@ -102,7 +102,7 @@ def to_text(prediction: Prediction, *, max_names: int = 4) -> str:
 
     Args:
         prediction: for a photo.
-        max_names: the maximum number of gems of the prediction set that are named; the others are counted.
+        max_names: as in `join`, of the prediction set.
     """
     text = join(prediction.prediction_set, max_names=max_names)
     if prediction.unknown:
@@ -120,10 +120,10 @@ def certainty(prediction: Prediction) -> str:
 
 
 def join(names: Sequence[str], *, max_names: int = 4) -> str:
-    """Returns names as text: `Ruby, Spinel or Pyrope`; of more than `max_names` the others are counted."""
-    shown = list(names[:max_names])
-    if others := len(names) - len(shown):
-        shown.append(f"one of {others} more")
+    """Returns names as text: `Ruby, Spinel or Pyrope`; of more than `max_names` + 1 the others are counted."""
+    shown = list(names)
+    if len(names) > max_names + 1:  # the name of one more takes no more room than "one of 1 more"
+        shown[max_names:] = [f"one of {len(names) - max_names} more"]
     return " or ".join([", ".join(shown[:-1]), shown[-1]] if len(shown) > 1 else shown)
 
 

@@ -1,6 +1,7 @@
 """Predictions of a trained model for photos, by its LiteRT export: without TensorFlow and MLflow, which are slow."""
 
 import copy
+import hashlib
 import json
 import os
 import sys
@@ -37,6 +38,7 @@ class Predictor:
         metadata: what the model's folder holds beside the network.
         crop: how photos are cropped.
         hashes: the content of the model's `sha256.json`; None of a former version, whose files are not checked.
+        digest: of `hashes`, to tell models apart.
     """
 
     def __init__(self, folder: Path, *, workers: int = 0) -> None:
@@ -58,6 +60,7 @@ class Predictor:
                 "`gemmodel register` uploads a registered one again"
             )
         self.hashes = contents.get(hashing.HASHES)
+        self.digest = hashlib.sha256(self.hashes or b"").hexdigest()[:16]
         if self.hashes is None:
             print(f"gemmodel: {folder}: of a former version, without {hashing.HASHES}: not checked", file=sys.stderr)
         self.metadata = metadata.parse(contents, folder)

@@ -13,11 +13,13 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.parse
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -240,6 +242,9 @@ def test_photos_of_one_stone_get_one_answer(page: Any, server: Server, photos: l
     content = [photo.read_bytes() for photo in photos[:2]]
     dispatch(page, "drop", *content)
     wait_for_answer(page, "stone-0.jpg")
+    page.locator("#list input").first.uncheck()
+    assert page.locator("#join").is_disabled()
+    page.locator("#list input").first.check()
     page.click("#join")
     page.wait_for_selector("#name:has-text('One stone')")
     tokens = [server.request("/predict", photo)[1]["token"] for photo in content]
@@ -402,6 +407,250 @@ def test_dropped_link_is_said_and_the_photo_can_be_sent_again(page: Any, photos:
             page.wait_for_selector("#status:has-text('cannot be read')")
 
 
+@pytest.fixture
+def strained(browser: Any, server: Server) -> Iterator[Any]:
+    """The page on a phone, for tests that make requests fail; of these the page itself must report no error."""
+    context = browser.new_context(viewport={"width": 390, "height": 844}, permissions=["camera"], locale="en")
+    opened = context.new_page()
+    problems: list[str] = []
+    opened.on("pageerror", lambda error: problems.append(str(error)))
+    open_page(opened, server)
+    yield opened
+    assert problems == []
+    context.close()
+
+
+def test_failure_of_a_proxy_or_of_a_newer_server_is_said_and_blocks_nothing(strained: Any, photos: list[Path]) -> None:
+    texts = files.read_json(LANGUAGES / "en.json")
+    newer = json.dumps({"error": "new", "key": "key_of_a_newer_server", "values": {}})
+    failures = [
+        (502, "<html>Bad Gateway</html>", "lost"),
+        (504, "<html>Gateway Time-out</html>", "lost"),
+        (500, "Internal Server Error", "busy"),
+        (503, newer, "busy"),
+        (400, newer, "refused"),
+    ]
+    responses = iter(failures)
+
+    def fail(route: Any) -> None:
+        status, body, _ = next(responses)
+        route.fulfill(status=status, body=body, content_type="application/json" if body == newer else "text/html")
+
+    strained.route("**/predict", fail, times=len(failures))
+    for status, _, expected in failures:
+        strained.set_input_files("#file", photos[0])
+        strained.wait_for_selector("#status.error")
+        strained.wait_for_selector("#work", state="hidden")
+        assert strained.inner_text("#status") == texts[expected].format(status=status)
+        assert strained.locator("#list .again").is_visible() == (expected != "refused")
+        strained.click("#clear")
+    strained.set_input_files("#file", photos[0])
+    wait_for_explanation(strained)
+
+
+def test_list_waits_where_a_proxy_limits_the_rate_without_a_time(strained: Any, photos: list[Path]) -> None:
+    sent: list[Any] = []
+    strained.on("request", lambda request: sent.append(request) if request.method == "POST" else None)
+    strained.clock.install()
+    strained.route("**/predict", lambda route: route.fulfill(status=429, body="<html>"), times=1)
+    dispatch(strained, "drop", *(photo.read_bytes() for photo in photos[:2]))
+    strained.wait_for_selector("#status:has-text('Seconds left: 5')")
+    strained.clock.run_for(4900)
+    assert len(sent) == 1
+    strained.clock.run_for(200)
+    wait_for_answer(strained, "stone-0.jpg")
+    assert len(sent) == 3
+
+
+def test_photo_is_answered_although_the_model_was_not_described_at_first(
+    browser: Any, server: Server, photos: list[Path]
+) -> None:
+    context = browser.new_context(locale="en")
+    page = context.new_page()
+    page.route("**/about", lambda route: route.abort(), times=2)
+    page.goto(server.url)
+    page.wait_for_selector("#status.error")
+    page.set_input_files("#file", photos[0])
+    page.click("#list .again")
+    wait_for_explanation(page)
+    assert page.locator("#gems li").count() == len(server.request("/about")[1]["gems"])
+    context.close()
+
+
+def test_list_stops_where_the_link_is_lost_and_all_can_be_tried_again(strained: Any, photos: list[Path]) -> None:
+    sent: list[Any] = []
+    strained.on("request", lambda request: sent.append(request) if request.method == "POST" else None)
+    strained.route("**/predict", lambda route: route.continue_() if len(sent) == 1 else route.fulfill(status=502))
+    dispatch(strained, "drop", *(photo.read_bytes() for photo in photos[:4]))
+    strained.wait_for_selector("#status.error:has-text('Your photos are still here')")
+    assert len(sent) == 2
+    assert strained.locator("#list .again:visible").count() == 3
+    strained.unroute("**/predict")
+    strained.click("#retry-all")
+    strained.wait_for_selector("#list li:has(.again:visible)", state="detached")
+    strained.wait_for_selector("#work", state="hidden")
+    assert strained.locator("#list .thumbnail:enabled").count() == 4
+    assert (len(sent), strained.locator("#retry-all").is_visible()) == (5, False)
+
+
+def test_file_of_more_bytes_than_the_server_takes_is_not_sent_and_stops_no_list(
+    page: Any, photos: list[Path], tmp_path: Path
+) -> None:
+    (tmp_path / "scan.tif").write_bytes(bytes(20_000_001))
+    shutil.copy(photos[0], tmp_path / "stone.jpg")
+    sent: list[Any] = []
+    page.on("request", lambda request: sent.append(request) if request.method == "POST" else None)
+    page.set_input_files("#file", [tmp_path / "scan.tif", tmp_path / "stone.jpg"])
+    page.wait_for_selector("#name:has-text('stone.jpg')")
+    page.wait_for_selector("#work", state="hidden")
+    assert "file is too large" in page.inner_text("#list .error")
+    assert len(sent) == 1
+
+
+def test_long_list_with_failures_leaves_room_for_the_rest(strained: Any, photos: list[Path]) -> None:
+    strained.context.set_offline(True)
+    dispatch(strained, "drop", *[photos[0].read_bytes()] * 60)
+    strained.wait_for_selector("#status:has-text('offline')")
+    assert strained.locator("#list .again:visible").count() == 60
+    for width in (320, 390, 1280):
+        strained.set_viewport_size({"width": width, "height": 800})
+        assert strained.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        assert strained.locator("#list").bounding_box()["height"] <= 400
+        words, again = (strained.locator(f"#list {part}").first.bounding_box() for part in ("li > div", ".again"))
+        assert words["width"] > 150
+        assert (again["y"] >= words["y"] + words["height"]) == (width < 500)
+
+
+def test_only_what_the_browser_shows_can_be_cropped(page: Any, photos: list[Path], tmp_path: Path) -> None:
+    with Image.open(photos[0]) as photo:
+        (tmp_path / "scan.tif").write_bytes(encoded(photo, "TIFF"))
+    page.set_input_files("#file", tmp_path / "scan.tif")
+    wait_for_answer(page, "scan.tif")
+    page.wait_for_selector("#photo", state="hidden")
+    assert not page.locator("#crop-open").is_visible()
+    shutil.copy(photos[0], tmp_path / "moved.jpg")
+    page.set_input_files("#file", tmp_path / "moved.jpg")
+    wait_for_answer(page, "moved.jpg")
+    page.click("#crop-open")
+    (tmp_path / "moved.jpg").unlink()
+    page.click("#crop-use")
+    page.wait_for_selector("#status.error:has-text('cannot be read')")
+    assert page.locator("#list li").count() == 2
+
+
+def test_camera_is_released_and_takes_no_photo_before_it_shows_one(page: Any, server: Server) -> None:
+    page.add_init_script("""
+        const media = navigator.mediaDevices, open = media.getUserMedia.bind(media);
+        window.tracks = [];
+        media.getUserMedia = async (wanted) => {
+            const stream = window.dark ? new MediaStream() : await open(wanted);
+            document.documentElement.dataset.tracks = window.tracks.push(...stream.getTracks());
+            return stream;
+        };
+    """)  # counts what the browser's camera sign shows
+    open_page(page, server)
+    live = "window.tracks.filter((track) => track.readyState === 'live').length"
+    for presses in (1, 2):  # the second time twice at once
+        opened = page.evaluate("window.tracks.length")
+        page.evaluate(f"for (let i = 0; i < {presses}; i += 1) document.querySelector('#camera').click()")
+        page.wait_for_selector(f"html[data-tracks='{opened + presses}']")
+        page.wait_for_selector("#capture:enabled:focus")
+        assert page.evaluate(live) == 1
+    page.set_viewport_size({"width": 844, "height": 390})
+    assert page.locator("video").bounding_box()["height"] <= 0.6 * 390
+    page.click("#stop")
+    assert page.evaluate(live) == 0
+    page.evaluate("window.dark = true")
+    page.click("#camera")
+    page.wait_for_selector("#live:visible")
+    assert page.locator("#capture").is_disabled()
+
+
+def test_explanation_that_is_left_is_no_error(strained: Any, photos: list[Path]) -> None:
+    texts = files.read_json(LANGUAGES / "en.json")
+    dispatch(strained, "drop", *(photo.read_bytes() for photo in photos[:3]))
+    wait_for_answer(strained, "stone-0.jpg")
+    link = strained.context.new_cdp_session(strained)
+    slow = {"offline": False, "latency": 0, "downloadThroughput": 1500, "uploadThroughput": -1}
+    link.send("Network.enable")
+    link.send("Network.emulateNetworkConditions", slow)
+    rows = strained.locator("#list .thumbnail")
+    with strained.expect_response("**/explain/*"):
+        rows.nth(1).click()
+    status = strained.locator("#status")
+    assert (status.inner_text(), strained.evaluate("scrollY") > 0) == (texts["explaining"], True)
+    assert 0 <= status.bounding_box()["y"] < 100 < strained.locator("#text").bounding_box()["y"]
+    with strained.expect_response("**/explain/*"):  # while the body of the other one still arrives
+        rows.nth(2).click()
+    link.send("Network.emulateNetworkConditions", slow | {"downloadThroughput": -1})
+    wait_for_explanation(strained)
+
+
+class CutOff(BaseHTTPRequestHandler):
+    """Passes requests on to a server, and ends the first explanation in its middle, as a lost link does."""
+
+    port = 0  # of the server
+    explanations = 0
+
+    def do_GET(self) -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        connection.request(self.command, self.path, body or None)
+        response = connection.getresponse()
+        content = response.read()
+        self.send_response(response.status)
+        for name in {"Content-Type", "Content-Length", "Explanation"} & set(map(str.title, response.headers)):
+            self.send_header(name, response.headers[name])
+        self.end_headers()
+        CutOff.explanations += self.path.startswith("/explain")
+        cut = self.path.startswith("/explain") and self.explanations == 1
+        self.wfile.write(content[: len(content) // 2] if cut else content)
+
+    def do_POST(self) -> None:
+        self.do_GET()
+
+    def log_message(self, *_: Any) -> None:
+        """Log nothing."""
+
+
+def test_explanation_that_is_cut_off_is_a_lost_link(browser: Any, server: Server, photos: list[Path]) -> None:
+    CutOff.port = server.port
+    with ThreadingHTTPServer(("127.0.0.1", 0), CutOff) as between:
+        threading.Thread(target=between.serve_forever, daemon=True).start()
+        context = browser.new_context(locale="en")
+        page = context.new_page()
+        page.goto(f"http://127.0.0.1:{between.server_port}/")
+        dispatch(page, "drop", *(photo.read_bytes() for photo in photos[:2]))
+        page.wait_for_selector("#status.error")
+        assert page.inner_text("#status") == files.read_json(LANGUAGES / "en.json")["lost"]
+        page.locator("#list .thumbnail").first.click()
+        wait_for_explanation(page)
+        context.close()
+        between.shutdown()
+
+
+def test_last_of_five_gems_is_named_in_each_language(browser: Any, server: Server, photos: list[Path]) -> None:
+    context = browser.new_context(locale="de")
+    page = context.new_page()
+    sets = {
+        "Achat, Jade, Opal, Rubin oder Topas": ["Achat", "Jade", "Opal", "Rubin", "Topas"],
+        "Achat, Jade, Opal, Rubin oder einer von 2 weiteren": ["Achat", "Jade", "Opal", "Rubin", "Topas", "Zirkon"],
+    }
+    answers = iter(sets.values())
+
+    def answer(route: Any) -> None:
+        prediction = {"prediction_set": next(answers), "unknown": False, "certainty": "sure"}
+        route.fulfill(json=server.request("/predict", photos[0].read_bytes())[1] | prediction)
+
+    page.route("**/predict", answer)
+    open_page(page, server)
+    for expected in sets:
+        page.set_input_files("#file", photos[0])
+        page.wait_for_selector(f"#text:text-is('{expected}')")
+        page.wait_for_selector("#work", state="hidden")
+    context.close()
+
+
 def test_page_speaks_the_language_of_the_browser_or_of_the_menu(
     browser: Any, server: Server, photos: list[Path]
 ) -> None:
@@ -498,6 +747,7 @@ def test_page_shows_no_english_in_another_language(
         "not_a_photo": b"<html>",
         "damaged": photos[0].read_bytes()[:-3000],
         "too_many_pixels": bad_files(photos[0])["of at most 50 megapixels"],
+        "too_much_memory": bad_files(photos[0])["save it smaller"],
     }.items():
         file = tmp_path / f"{key}.jpg"
         file.write_bytes(data)
@@ -604,11 +854,17 @@ def bad_files(photo: Path) -> dict[str, bytes]:
     """Return files that are not usable photos, by part of the error message for each."""
     bomb = io.BytesIO()
     Image.new("1", (10_000, 10_000)).save(bomb, "PNG")
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    turned = bytearray(encoded(Image.new("RGB", (16, 16)), progressive=True, exif=exif))
+    size = turned.index(b"\xff\xc2") + 5
+    turned[size : size + 4] = (7000).to_bytes(2) * 2  # its header's height and width
     data = photo.read_bytes()
     return {
         "not an image; send a JPEG": b"<html>",
         "damaged": data[: len(data) // 2],
         "of at most 50 megapixels": bomb.getvalue(),
+        "save it smaller": bytes(turned),
         "not an image": b"",
     }
 
@@ -664,10 +920,11 @@ def test_mutated_photos_and_requests_are_answered_or_refused(impatient: Server, 
     assert statuses == {200, 400}
     token = expected["token"]
     end = f" HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\nConnection: close\r\n"
+    about = server.request("/about")[1]
     gets = [
         "about",
-        "reference/0",
-        "example/0",
+        about["gems"][0]["pictures"][0],
+        about["examples"][0]["photo"],
         "languages/en.json",
         f"explain/{token}",
         f"stone?token={token}&token=a",
@@ -722,8 +979,11 @@ def test_uploads_are_limited_in_size_and_rate_and_not_stored(trained: Path, phot
 
 
 def test_only_the_page_and_reference_photos_are_served(server: Server) -> None:
-    assert server.request("/reference/0")[0] == 200
-    assert server.request("/reference/100000")[0] == 404
+    about = server.request("/about")[1]
+    assert server.request("/" + about["gems"][0]["pictures"][0])[0] == 200
+    assert server.request("/" + about["examples"][0]["photo"])[0] == 200
+    for path in ("reference/100000", f"reference/{about['model']}", about["examples"][0]["photo"] + "0"):
+        assert server.request("/" + path)[0] == 404
     for path in ("../../params.yaml", "%2e%2e/app.py", "reference/../../params.yaml"):
         assert server.request("/" + path)[0] == 404
     assert server.request("/" + urllib.parse.quote("../../app.py", safe=""))[0] == 404

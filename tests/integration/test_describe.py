@@ -50,6 +50,18 @@ def test_the_page_needs_nothing_but_itself(page: Selector) -> None:
     assert len(captions) == len(page.css(".tiles img")) >= 4 + 4 * 8 + 2 * 4 and all(captions)
 
 
+def test_its_colours_stay_where_the_user_chooses_the_others(described: Path, browser: Any) -> None:
+    shown = browser.new_page()
+    shown.goto((described / "reports" / "data.html").as_uri())
+    colours = "all => all.map((one) => getComputedStyle(one).backgroundColor)"
+    for part in (".bar i", ".key i", ".patches i"):
+        before = shown.locator(part).evaluate_all(colours)
+        shown.emulate_media(forced_colors="active")
+        assert shown.locator(part).evaluate_all(colours) == before and len(set(before)) > 1
+        shown.emulate_media(forced_colors="none")
+    shown.close()
+
+
 def test_every_rejected_file_is_shown_with_its_reason(page: Selector, described: Path) -> None:
     report = json.loads((described / "reports" / "clean.json").read_text(encoding="utf-8"))
     figures = page.css(".group figcaption")

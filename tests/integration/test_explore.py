@@ -90,6 +90,11 @@ def test_the_page_shows_the_photo_under_the_pointer_and_needs_no_network(explore
     page.select_option("#colour", "mineral class")
     page.select_option("#layout", "t-SNE")
     assert page.locator("#legend button").all_inner_texts() == ["Beryl (17)", "Corundum (17)", "Silica</script> (17)"]
+    colour = "dot => getComputedStyle(dot).backgroundColor"
+    legend = page.locator("#legend i")
+    before = [dot.evaluate(colour) for dot in legend.all()]
+    page.emulate_media(forced_colors="active")
+    assert [dot.evaluate(colour) for dot in legend.all()] == before
     assert errors == []
     assert [url for url in requested if not url.startswith("data:")] == [address]
 

@@ -212,12 +212,15 @@ class Server:
         return self.log.read_text()
 
 
+def page_server(root: Path, setting: Setting) -> Server:
+    photos = str(setting.root / "photos")
+    return Server(root, "app", "--model", "models", "--photos", photos, "--per-minute", "9999999")
+
+
 def test_each_answer_of_the_page_is_by_one_model_while_models_are_replaced(setting: Setting, tmp_path: Path) -> None:
     folder = tmp_path / "models"
     shutil.copytree(setting.root / "first", folder)
-    server = Server(
-        tmp_path, "app", "--model", "models", "--photos", str(setting.root / "photos"), "--per-minute", "9999999"
-    )
+    server = page_server(tmp_path, setting)
 
     def ask() -> Answer:
         status, body = server.request("/predict", setting.photo)
@@ -258,6 +261,76 @@ def test_each_answer_of_the_page_is_by_one_model_while_models_are_replaced(setti
     assert "models: another model, in use from now on" in log
     assert "model.tflite: damaged, or of another model than sha256.json; " in log
     assert "Traceback" not in log
+    replace_folder(folder, setting.root / "third", lambda: None)
+    server = page_server(tmp_path, setting)
+    try:
+        server.wait("/about")
+        assert ask()["nearest"] == before["nearest"]
+        assert {photo: server.request(f"/{photo}") for photo in pictures} == pictures
+        former = [server.request(f"/{photo['photo']}")[0] for photo in after["nearest"]]
+        assert set(former) == {404}  # and not photos of other gems
+    finally:
+        server.stop()
+
+
+def test_tab_that_is_older_than_the_model_shows_the_answers_of_both(
+    browser: Any, setting: Setting, tmp_path: Path
+) -> None:
+    shutil.copytree(setting.root / "first", tmp_path / "models")
+    for name in ("a.jpg", "b.jpg"):
+        (tmp_path / name).write_bytes(setting.photo)
+    server = page_server(tmp_path, setting)
+
+    def replace(name: str) -> None:
+        replace_folder(tmp_path / "models", setting.root / name, lambda: None)
+        deadline = time.monotonic() + TIMEOUT_S
+        while json.loads(server.request("/predict", setting.photo)[1])["mineral_class"] != name:
+            assert time.monotonic() < deadline
+
+    page = browser.new_page(locale="en")
+    problems: list[str] = []
+    page.on("pageerror", lambda error: problems.append(str(error)))
+
+    def check_shown(photo: str, model: str) -> None:
+        """Wait until a photo's answer by a model is shown and explained, with the model's training photos."""
+        page.wait_for_selector(f"#name:has-text('{photo}')")
+        page.wait_for_selector(f"#details:has-text('Mineral class of {setting.answers[model]['gem']}: {model}.')")
+        page.wait_for_selector("#explanation:visible", timeout=1000 * TIMEOUT_S)
+        assert page.inner_text("#status") == ""
+        pictures = page.locator("#top > li:has(img), #nearest li:has(img)")
+        assert pictures.count() == 2 * len(MODELS[model][1])
+        page.evaluate("Promise.all([...document.querySelectorAll('#result img[src]')].map((image) => image.decode()))")
+
+    def described() -> list[str]:
+        return [item.split("\n")[0] for item in page.locator("#gems li").all_inner_texts()]
+
+    try:
+        server.wait("/about")
+        page.goto(f"http://127.0.0.1:{server.port}/")
+        page.set_input_files("#file", tmp_path / "a.jpg")
+        check_shown("a.jpg", "first")
+        replace("second")
+        page.set_input_files("#file", tmp_path / "b.jpg")
+        check_shown("b.jpg", "second")
+        page.click("#gems summary")
+        assert described() == MODELS["second"][1]
+        rows = page.locator("#list .thumbnail")
+        rows.nth(0).click()
+        check_shown("a.jpg", "first")
+        page.click("#join")  # sends both again, as their answers are of two models
+        page.wait_for_selector("#name:has-text('One stone: a.jpg + b.jpg')")
+        replace("third")
+        for _ in range(256):  # the server forgets the others
+            server.request("/predict", setting.photo)
+        rows.nth(1).click()
+        check_shown("b.jpg", "third")
+        assert described() == MODELS["third"][1]
+        rows.nth(0).click()
+        check_shown("a.jpg", "third")
+    finally:
+        page.close()
+        server.stop()
+    assert problems == []
 
 
 def test_each_answer_of_the_scoring_server_is_by_one_model_while_models_are_replaced(

@@ -1,6 +1,7 @@
 """The server of the page against clients that are slow, many, or sent by another site; and behind nginx."""
 
 import os
+import re
 import select
 import shutil
 import signal
@@ -16,8 +17,10 @@ from typing import Any
 
 import pytest
 
+from gemmodel.core import hashing
 from gemmodel.core.errors import ParameterError
 from gemmodel.serve.server import listen
+from tests.integration.conftest import CLASSES
 
 ROOT = Path(__file__).parents[2]
 START_TIMEOUT_S = 240  # of a server, on a busy machine
@@ -211,12 +214,25 @@ def test_strange_paths_are_not_found(page: Page, path: str) -> None:
 
 
 @pytest.fixture
-def proxy(tiny_model: Path, tmp_path: Path) -> Iterator[tuple[int, Page]]:
+def thai_model(tiny_model: Path, tmp_path: Path) -> Path:
+    """A model of gems with long Thai names, as a former version has it: without hashes."""
+    folder = tmp_path / "models"
+    shutil.copytree(tiny_model, folder, ignore=shutil.ignore_patterns(hashing.HASHES))
+    for path in folder.glob("*.json"):
+        content = path.read_text(encoding="utf-8")
+        for gem, letter in zip(CLASSES, "กขค", strict=True):
+            content = content.replace(f'"{gem}"', f'"{40 * letter}"')
+        path.write_text(content, encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def proxy(thai_model: Path, tmp_path: Path) -> Iterator[tuple[int, Page]]:
     """The port of nginx with docs/nginx.conf, but for ports and certificate, and the page behind it."""
     nginx = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
     if not nginx or not shutil.which("openssl"):
         pytest.skip("nginx or openssl is not installed")
-    page = Page(tiny_model, "--per-address", "400", "--per-minute", "3", "--allowed-hosts", "gems.example.org")
+    page = Page(thai_model, "--per-address", "400", "--per-minute", "3", "--allowed-hosts", "gems.example.org")
     certificate = ["-keyout", str(tmp_path / "key"), "-out", str(tmp_path / "crt"), "-subj", "/CN=gems.example.org"]
     extension = ["-addext", "subjectAltName=DNS:gems.example.org"]
     subprocess.run(
@@ -287,6 +303,11 @@ def test_page_behind_the_documented_nginx(proxy: tuple[int, Page], tmp_path: Pat
     assert {status(through(port, "127.0.0.3", evil, photo, trust=trust)) for _ in range(20)} == {403}
     assert status(through(port, "127.0.0.3", "GET / HTTP/1.1", trust=trust, host="rebound.example")) == 403
     assert status(through(port, "127.0.0.3", f"{upload}\r\nContent-Length: 30000000", trust=trust)) == 413
+    answered = through(port, "127.0.0.4", sized, photo, trust=trust)
+    [token] = re.findall(rb'"token":"([^"]+)"', answered)
+    explained = through(port, "127.0.0.4", f"GET /explain/{token.decode()} HTTP/1.1", trust=trust)
+    assert status(explained) == 200
+    assert len(explained.split(b"\r\n\r\n")[0]) > 4096  # what nginx takes by itself
 
 
 @pytest.mark.parametrize(

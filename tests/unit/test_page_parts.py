@@ -56,7 +56,7 @@ def test_what_a_model_was_trained_on_is_recorded_and_described(tmp_path: Path) -
     metadata.write(METADATA, tmp_path)
     read = metadata.read(tmp_path)
     assert read.training == METADATA.training
-    described = about.describe(read, range(len(read.reference.files)))
+    described = about.describe(read, ["reference/0", "reference/1", "reference/2"])
     assert (described["sources"], described["rendered"], described["photos"]) == (["minerals"], False, 15)
     ruby = {"gem": "Ruby", "mineral_class": "Corundum", "photos": 6, "pictures": ["reference/2"]}
     assert described["gems"][2] == ruby

@@ -69,6 +69,7 @@ def test_photo_unlike_all_reference_photos_is_unknown_whatever_its_probability()
         (["Ruby"], "Ruby"),
         (["Ruby", "Spinel"], "Ruby or Spinel"),
         (["Ruby", "Spinel", "Pyrope"], "Ruby, Spinel or Pyrope"),
+        (["Ruby", "Spinel", "Pyrope", "Zircon", "Opal"], "Ruby, Spinel, Pyrope, Zircon or Opal"),
         (["Ruby", "Spinel", "Pyrope", "Zircon", "Opal", "Topaz"], "Ruby, Spinel, Pyrope, Zircon or one of 2 more"),
     ],
 )

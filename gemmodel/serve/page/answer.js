@@ -1,15 +1,15 @@
 // What the page says of a photo.
 import { byId, create, picture } from "./dom.js";
-import { all, either, language, number, percent, t } from "./language.js";
+import { all, either, has, language, number, percent, t } from "./language.js";
 
 const MAX_NAMES = 4;
 
 // The answer in words: in English as the server says it, which `gemmodel predict` prints too.
 export function headline(answer) {
   if (language === "en") return answer.text;
-  const names = answer.prediction_set.slice(0, MAX_NAMES);
-  const others = answer.prediction_set.length - names.length;
-  if (others) names.push(t("more_gems", { count: others }));
+  const names = [...answer.prediction_set];
+  const others = names.length - MAX_NAMES;
+  if (others > 1) names.splice(MAX_NAMES, others, t("more_gems", { count: others }));
   if (answer.unknown) return t("unknown", { gems: either(names) });
   return t(answer.certainty ?? "sure", { gems: either(names) });
 }
@@ -25,8 +25,9 @@ export function details({ answer, parts }) {
   return [partly, several, ...heldOut(answer), mineralClass].filter(Boolean).join(" ");
 }
 
-// A sentence of an explanation, from its key and values.
-export function reason({ key, values }) {
+// A sentence of an explanation, from its key and values; in English where a newer server has another one.
+export function reason({ text, key, values }) {
+  if (!has(key)) return text;
   const words = { ...values };
   for (const name of ["before", "now"]) if (name in words) words[name] = percent(words[name], 0);
   if (words.colour) words.colour = t(`colour_${words.colour}`);
@@ -42,8 +43,8 @@ function heldOut({ details: sentences = [], frequency = null, look_alikes: pairs
   return [...often, ...pairs.map(([a, b]) => t("look_alike", { a, b }))];
 }
 
-export function showAnswer(entry, about) {
-  const { answer } = entry;
+export function showAnswer(entry) {
+  const { answer, about } = entry;
   byId("demonstration-answer").hidden = !about.rendered;
   byId("photo").src = entry.url;
   byId("name").textContent = entry.label ? `${entry.name()}. ${t("example_label", { gem: entry.label })}` : entry.name();
@@ -55,9 +56,9 @@ export function showAnswer(entry, about) {
     const item = create("li", "");
     const bar = create("meter", percent(probability), { value: probability, max: 1, ariaLabel: t("percent_of", { gem, percent: percent(probability) }) });
     const photos = create("ul", "", { className: "pictures" });
-    photos.append(...pictures[gem].map((source) => picture(source, t("training_photo", { gem }))));
+    photos.append(...(pictures[gem] ?? []).map((source) => picture(source, t("training_photo", { gem }))));
     item.append(create("span", gem), create("span", percent(probability)), bar);
-    if (pictures[gem].length) item.append(photos);
+    if (photos.childElementCount) item.append(photos);
     return item;
   }));
   byId("nearest").hidden = !answer.nearest.length;

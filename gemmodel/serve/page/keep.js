@@ -1,4 +1,5 @@
 // Answers to keep: as a table, and as a picture.
+import { model } from "./about.js";
 import { details, headline } from "./answer.js";
 import { percent, t } from "./language.js";
 import { sentence } from "./network.js";
@@ -22,7 +23,7 @@ export function table(entries) {
 const WIDTH = 1000, MARGIN = 40, PHOTO = 400; // pixels
 
 // Returns a PNG of a photo and its answer, with what the page says of the model.
-export async function asPicture(entry, about, model) {
+export async function asPicture(entry) {
   const photo = await createImageBitmap(entry.blob, { imageOrientation: "from-image" }).catch(() => null);
   const canvas = Object.assign(document.createElement("canvas"), { width: WIDTH, height: 2000 });
   const context = canvas.getContext("2d");
@@ -43,14 +44,14 @@ export async function asPicture(entry, about, model) {
     y += size * 0.4;
   };
   const column = MARGIN + (photo ? PHOTO + MARGIN : 0);
-  if (about.rendered) write(t("demonstration_answer"), 18, column, WIDTH - column - MARGIN);
+  if (entry.about.rendered) write(t("demonstration_answer"), 18, column, WIDTH - column - MARGIN);
   write(headline(entry.answer), 34, column, WIDTH - column - MARGIN);
   write(details(entry), 18, column, WIDTH - column - MARGIN);
   for (const [gem, probability] of entry.answer.unknown ? [] : entry.answer.top) {
     write(t("percent_of", { gem, percent: percent(probability) }), 20, column, WIDTH - column - MARGIN);
   }
   y = Math.max(y, bottom) + MARGIN / 2;
-  write(`${model} ${t("laboratory")}`, 16, MARGIN, WIDTH - 2 * MARGIN);
+  write(`${model(entry.about)} ${t("laboratory")}`, 16, MARGIN, WIDTH - 2 * MARGIN);
   const cut = Object.assign(document.createElement("canvas"), { width: WIDTH, height: Math.ceil(y + MARGIN) });
   cut.getContext("2d").drawImage(canvas, 0, 0);
   return new Promise((done) => cut.toBlob(done, "image/png"));

@@ -32,7 +32,9 @@ export function choose(tag) {
   return load(tag);
 }
 
-export const t = (key, values = {}) => texts[key].replace(/\{(\w+)\}/g, (_, name) => values[name] ?? "");
+export const has = (key) => Object.hasOwn(texts, key);
+// A key that a newer server has, and this tab's texts lack, is its own text.
+export const t = (key, values = {}) => (texts[key] ?? key).replace(/\{(\w+)\}/g, (_, name) => values[name] ?? "");
 export const number = (value) => new Intl.NumberFormat(language).format(value);
 export const either = (names) => new Intl.ListFormat(language, { type: "disjunction" }).format(names);
 export const all = (names) => new Intl.ListFormat(language, { type: "conjunction" }).format(names);

@@ -7,12 +7,14 @@ import { sentence } from "./network.js";
 // The same photo would fail again.
 const FINAL = ["refused", "too_large", "not_a_photo", "too_many_pixels", "too_much_memory", "damaged"];
 
+export const canRetry = ({ failure }) => Boolean(failure) && !FINAL.includes(failure.key);
+
 // Makes the row of an entry; its buttons call the functions.
 export function makeRow(entry, { show, retry, change }) {
   const row = create("li", "");
   const box = create("input", "", { type: "checkbox", checked: true });
   const button = create("button", "", { type: "button", className: "thumbnail" });
-  const image = create("img", "", { src: entry.url, alt: "" });
+  const image = create("img", "", { loading: "lazy", src: entry.url, alt: "" });
   const words = create("div", "");
   const again = create("button", "", { type: "button", className: "again" });
   image.addEventListener("error", () => { image.hidden = true; }); // a kind of photo that this browser does not read
@@ -37,6 +39,6 @@ export function updateRow(entry, current) {
   button.ariaLabel = t("show_answer", { name: entry.name() });
   button.disabled = !entry.answer;
   again.textContent = t("retry");
-  again.hidden = !entry.failure || FINAL.includes(entry.failure.key);
+  again.hidden = !canRetry(entry);
   if (entry === current) entry.row.setAttribute("aria-current", "true"); else entry.row.removeAttribute("aria-current");
 }

@@ -1,4 +1,4 @@
-import { model, showAbout } from "./about.js";
+import { showAbout } from "./about.js";
 import { headline, reason, showAnswer } from "./answer.js";
 import * as camera from "./camera.js";
 import * as crop from "./crop.js";
@@ -6,13 +6,13 @@ import * as feedback from "./feedback.js";
 import { byId, create, download } from "./dom.js";
 import { asPicture, table } from "./keep.js";
 import { choose, LANGUAGES, load, language, preferred, t } from "./language.js";
-import { makeRow, updateRow } from "./list.js";
+import { canRetry, makeRow, updateRow } from "./list.js";
 import { Failure, get, send, sentence } from "./network.js";
 import { scaledDown } from "./photo.js";
 
-const MAX_STONE_PHOTOS = 20; // as the server has it
+const MAX_STONE_PHOTOS = 20, MAX_BYTES = 20_000_000; // as the server has them
 const entries = []; // of this tab: each photo, and each stone of several photos
-let about = null; // what the model was trained on
+let about = null; // what the server said of its model
 let current = null; // the entry that is shown
 let running = null; // the AbortController of the photos that are being sent
 let explaining = null;
@@ -23,10 +23,11 @@ function setStatus(text, isError = false) {
   byId("status").classList.toggle("error", isError);
 }
 
-function refresh() {
+function refresh(changed = entries) {
   byId("answers").hidden = entries.length < 2 && !entries.some(({ failure }) => failure);
   byId("examples").hidden = !about?.examples.length || entries.length > 0;
-  for (const entry of entries) updateRow(entry, current);
+  for (const entry of changed) updateRow(entry, current);
+  byId("retry-all").hidden = entries.filter(canRetry).length < 2;
   byId("join").disabled = stonePhotos().length < 2 || stonePhotos().length > MAX_STONE_PHOTOS;
   byId("csv").disabled = !entries.some(({ answer }) => answer);
 }
@@ -34,9 +35,9 @@ function refresh() {
 function show(entry, { focus = true } = {}) {
   explaining?.abort();
   current = entry;
-  showAnswer(entry, about);
+  byId("crop-open").hidden = true; // until the photo is there
+  showAnswer(entry);
   crop.close();
-  byId("crop-open").hidden = Boolean(entry.parts);
   feedback.show(about.feedback && !entry.parts ? entry : null);
   byId("result").hidden = false;
   refresh();
@@ -56,17 +57,19 @@ async function explain(entry) {
       entry.explanation = URL.createObjectURL(await response.blob());
       entry.reasons = JSON.parse(decodeURIComponent(response.headers.get("Explanation") ?? "null"));
     }
-    if (entry !== current) return;
+    if (entry !== current || entry.answer.unknown) return; // the answer of another model meanwhile
     byId("why").querySelector("p").textContent = t("explanation_part");
     byId("reasons").hidden = !entry.reasons;
     byId("reasons").replaceChildren(...(entry.reasons ?? []).map((sentence) => create("li", reason(sentence))));
     byId("explanation").src = entry.explanation;
     byId("explanation").hidden = byId("why").hidden = false;
-    if (byId("status").textContent === t("explaining")) setStatus("");  // what else it says, such as an error, stays
   } catch (error) {
-    if (error.key !== "cancelled") setStatus(sentence(error), true);
+    if (!controller.signal.aborted) setStatus(sentence(error), true);
   } finally {
-    if (explaining === controller) explaining = null;
+    if (explaining === controller) {
+      explaining = null;
+      if (byId("status").textContent === t("explaining")) setStatus(""); // what else it says, such as an error, stays
+    }
   }
 }
 
@@ -76,15 +79,30 @@ async function withToken(photos, request) {
     return await request();
   } catch (error) {
     if (error.key !== "gone") throw error;
-    for (const photo of photos) photo.answer.token = (await send("predict", photo.blob)).token;
+    for (const photo of photos) await predict(photo);
+    refresh(photos);
+    if (photos.includes(current)) showAnswer(current);
     return request();
   }
+}
+
+async function loadAbout(signal) {
+  about = await (await get("about", signal)).json();
+  showAbout(about, tryExample);
+  refresh([]);
+}
+
+// Sends a photo; with its answer an entry keeps what the page says of the answer's model.
+async function predict(entry, options = {}) {
+  const answer = await send("predict", entry.blob, options);
+  if (answer.model !== about?.model) await loadAbout(options.signal);
+  Object.assign(entry, { answer, about, doing: null, explanation: null });
 }
 
 function add(file, name, { label = null, box = null } = {}) {
   const entry = { file, name, label, cropBox: box, url: URL.createObjectURL(file), answer: null, failure: null, doing: null };
   entries.push(entry);
-  makeRow(entry, { show, retry: () => run([entry]), change: refresh });
+  makeRow(entry, { show, retry: () => run([entry]), change: () => refresh([]) });
   return entry;
 }
 
@@ -104,52 +122,50 @@ async function run(photos) {
   byId("work").hidden = false;
   const { signal } = running;
   let done = 0, shown = false, failure = null;
-  for (let entry; (entry = entries.find(({ queued }) => queued)); done += 1) {
-    entry.queued = false;
-    if (signal.aborted) {
-      fail(entry, failure = new Failure("cancelled"));
-      continue;
+  try {
+    for (let entry; (entry = entries.find(({ queued }) => queued)); done += 1) {
+      entry.queued = false;
+      if (signal.aborted) failure = new Failure("cancelled");
+      if (["cancelled", "lost", "offline"].includes(failure?.key)) { // so would be the others
+        Object.assign(entry, { failure, doing: null });
+        continue;
+      }
+      const total = done + 1 + entries.filter(({ queued }) => queued).length;
+      const report = (key, part) => {
+        entry.doing = t(key, { name: entry.name() });
+        setStatus(total > 1 ? `${done + 1}/${total}: ${entry.doing}` : entry.doing);
+        byId("progress").value = (done + part) / total;
+        refresh([entry]);
+      };
+      try {
+        await answer(entry, report, signal);
+        byId("announcement").textContent = `${entry.name()}: ${headline(entry.answer)}${entry.about.rendered ? `. ${t("demonstration_answer")}` : ""}`;
+        if (!shown) show(entry, { focus: total === 1 });
+        shown = true;
+      } catch (error) {
+        Object.assign(entry, { failure: failure = error, doing: null });
+      }
+      refresh([entry]);
     }
-    const total = done + 1 + entries.filter(({ queued }) => queued).length;
-    const report = (key, part) => {
-      const words = t(key, { name: entry.name() });
-      entry.doing = words;
-      setStatus(total > 1 ? `${done + 1}/${total}: ${words}` : words);
-      byId("progress").value = (done + part) / total;
-      refresh();
-    };
-    try {
-      await answer(entry, report, signal);
-      byId("announcement").textContent = `${entry.name()}: ${headline(entry.answer)}${about.rendered ? `. ${t("demonstration_answer")}` : ""}`;
-      if (!shown) show(entry, { focus: total === 1 });
-      shown = true;
-    } catch (error) {
-      fail(entry, failure = error);
-    }
+  } finally {
+    running = null;
+    byId("work").hidden = true;
+    setStatus(failure ? sentence(failure) : explaining ? t("explaining") : "", Boolean(failure));
+    refresh();
   }
-  running = null;
-  byId("work").hidden = true;
-  setStatus(failure ? sentence(failure) : explaining ? t("explaining") : "", Boolean(failure));
-  refresh();
-}
-
-function fail(entry, error) {
-  Object.assign(entry, { failure: error, doing: null });
-  refresh();
 }
 
 async function answer(entry, report, signal) {
   report("preparing", 0);
   await entry.file.slice(0, 1).arrayBuffer().catch(() => { throw new Failure("unreadable"); });
   entry.blob ??= await scaledDown(entry.file, entry.cropBox);
+  if (entry.blob.size > MAX_BYTES) throw new Failure("too_large"); // the server would end the connection
   report("sending", 0);
   for (;;) {
     try {
-      entry.answer = await send("predict", entry.blob, {
+      return await predict(entry, {
         signal, onProgress: (part) => report(part < 1 ? "sending" : "predicting", 0.9 * part),
       });
-      entry.doing = null;
-      return;
     } catch (error) {
       if (error.key !== "too_many" || entries.length < 2) throw error;
       setStatus(t("waiting_rate", { seconds: error.retryAfter }));
@@ -171,7 +187,7 @@ async function join() {
       return (await get(`stone?${query}`)).json();
     });
     const entry = add(parts[0].blob, () => t("joined", { names: parts.map(({ name }) => name()).join(" + ") }));
-    Object.assign(entry, { blob: parts[0].blob, parts, answer: joined });
+    Object.assign(entry, { blob: parts[0].blob, parts, answer: joined, about: parts[0].about });
     setStatus("");
     byId("announcement").textContent = `${entry.name()}: ${headline(joined)}`;
     show(entry);
@@ -240,11 +256,15 @@ byId("capture").addEventListener("click", async () => {
   run([add(await camera.take(`camera-${number}.jpg`), () => t("camera_photo", { number }))]);
 });
 byId("cancel").addEventListener("click", () => running?.abort());
+byId("retry-all").addEventListener("click", () => run(entries.filter(canRetry)));
 byId("join").addEventListener("click", join);
 byId("csv").addEventListener("click", () => download(table(entries), "gems.csv"));
 byId("clear").addEventListener("click", clear);
 byId("photo").addEventListener("error", (event) => { event.target.hidden = true; });
-byId("photo").addEventListener("load", (event) => { event.target.hidden = false; });
+byId("photo").addEventListener("load", (event) => {
+  event.target.hidden = false;
+  byId("crop-open").hidden = Boolean(current?.parts);
+});
 byId("crop-open").addEventListener("click", () => {
   const proposed = current.answer.box;
   byId("crop-hint").textContent = t(proposed ? "crop_proposed" : "crop_free");
@@ -253,13 +273,17 @@ byId("crop-open").addEventListener("click", () => {
 byId("crop-close").addEventListener("click", () => { crop.close(); byId("crop-open").focus(); });
 byId("crop-use").addEventListener("click", async () => {
   const whole = current;
-  const part = await scaledDown(whole.file, crop.box());
-  run([add(part, () => t("cropped", { name: whole.name() }))]);
+  try {
+    const part = await scaledDown(whole.file, crop.box());
+    run([add(part, () => t("cropped", { name: whole.name() }))]);
+  } catch (error) {
+    setStatus(sentence(error), true);
+  }
 });
-byId("save").addEventListener("click", async () => download(await asPicture(current, about, model(about)), "gem.png"));
+byId("save").addEventListener("click", async () => download(await asPicture(current), "gem.png"));
 byId("share").hidden = !navigator.canShare?.({ files: [new File([""], "gem.png", { type: "image/png" })] });
 byId("share").addEventListener("click", async () => {
-  const file = new File([await asPicture(current, about, model(about))], "gem.png", { type: "image/png" });
+  const file = new File([await asPicture(current)], "gem.png", { type: "image/png" });
   await navigator.share({ files: [file], title: t("title") }).catch((error) => {
     if (error.name !== "AbortError") download(file, file.name); // which says that the user closed it
   });
@@ -267,9 +291,7 @@ byId("share").addEventListener("click", async () => {
 try {
   await changeLanguage(preferred(), load);
   document.querySelector(".page").hidden = false;
-  about = await (await get("about")).json();
-  showAbout(about, tryExample);
-  refresh();
+  await loadAbout();
 } catch (error) {
   document.querySelector(".page").hidden = false;
   setStatus(error instanceof Failure ? sentence(error) : "The page's texts cannot be loaded. Reload the page.", true);

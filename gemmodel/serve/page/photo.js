@@ -1,3 +1,5 @@
+import { Failure } from "./network.js";
+
 // Photos are scaled down here: models see 224 pixels, and a phone's photo takes minutes over a slow link.
 const MAX_SIDE = 800;
 const SMALL_BYTES = 200_000; // sent as they are
@@ -6,6 +8,7 @@ const SMALL_BYTES = 200_000; // sent as they are
 export async function scaledDown(file, box = null) {
   if (!box && file.size <= SMALL_BYTES) return file;
   const bitmap = await createImageBitmap(file, { imageOrientation: "from-image" }).catch(() => null);
+  if (!bitmap && box) throw new Failure("unreadable"); // the whole photo would be answered as its part
   if (!bitmap) return file; // a format that this browser does not read, or no photo: the server says which
   const [left, top, right, bottom] = box ?? [0, 0, 1, 1];
   const width = Math.max(1, Math.round((right - left) * bitmap.width));
