@@ -772,6 +772,23 @@ def test_page_shows_no_english_in_another_language(
     context.close()
 
 
+def test_no_other_page_shows_it_in_a_frame_and_it_asks_no_other_host(browser: Any, server: Server) -> None:
+    context = browser.new_context(locale="en")
+    page = context.new_page()
+    open_page(page, server)
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        other.setblocking(False)
+        script = "url => fetch(url, {mode: 'no-cors'}).then(() => 'sent', () => 'refused')"
+        assert page.evaluate(script, f"http://127.0.0.1:{other.getsockname()[1]}/") == "refused"
+        with pytest.raises(BlockingIOError):
+            other.accept()
+    page.goto("about:blank")
+    page.set_content(f'<iframe src="{server.url}"></iframe>')
+    page.wait_for_load_state("networkidle")
+    assert page.frames[1].url.startswith("chrome-error:")
+    context.close()
+
+
 def test_feedback_needs_a_consent_and_becomes_photos_that_a_crawl_takes(
     page: Any, server: Server, feedback_folder: Path, photos: list[Path], tmp_path: Path, forked: Any
 ) -> None:
