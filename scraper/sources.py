@@ -1,5 +1,6 @@
 """The sources of raw photos: web sites, and folders or archives of photos; several can be merged."""
 
+import logging
 import os
 import time
 from collections import Counter
@@ -157,6 +158,7 @@ def crawl_sites(
 ) -> list[SourceResult]:
     """Crawls sites in parallel into a folder; see `crawl`."""
     logs.mkdir(parents=True, exist_ok=True)
+    logging.raiseExceptions = False  # where the log's disk is full, too, the crawl's own error says so
     configured = Settings()
     configured.setmodule(project_settings)
     agent = f"{project_settings.USER_AGENT}; contact: {params.contact}"

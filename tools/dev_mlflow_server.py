@@ -88,7 +88,7 @@ def run(folder: Path, port: int, artifacts: str | None) -> None:
     packages = PACKAGES if artifacts else PACKAGES | {"moto": "moto[server]"}
     missing = [package for module, package in packages.items() if importlib.util.find_spec(module) is None]
     if missing:
-        raise TrackingError(f"not installed: {', '.join(missing)}; pip install '.[dev]' installs them")
+        raise TrackingError(f"not installed: {', '.join(missing)}; pip install -e '.[dev]' installs them")
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -53,6 +53,8 @@ def serve_page(arguments: argparse.Namespace) -> None:
     model = model_folder(arguments)
     if arguments.feedback:
         arguments.feedback.mkdir(parents=True, exist_ok=True)
+        if not (ignore := arguments.feedback / ".gitignore").exists():
+            ignore.write_text("*\n")  # people gave their photos to the operator, not to those who clone the project
     with server.listen(arguments.host, arguments.port) as listening:
         page = app.create_app(
             model,

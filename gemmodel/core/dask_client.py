@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,7 +20,10 @@ from gemmodel.core.errors import DeviceError
 T = TypeVar("T")
 GONE = "{}: the scheduler is gone; start it and its workers, then run again"
 ADDRESS = "DASK_SCHEDULER_ADDRESS"  # Dask's own name for it
-PACKAGES = ("Pillow", "numpy", "scipy", "tensorflow", "ai-edge-litert")  # an output's bytes depend on their versions
+PACKAGES = (  # an output's bytes depend on their versions, and on whether the last ones are installed
+    "Pillow", "numpy", "scipy", "tensorflow", "keras", "ai-edge-litert", "opencv-python-headless", "onnxruntime",
+    "pillow-heif",
+)  # fmt: skip
 CODE = hashing.code_digest()[:12]  # at import: a worker that was started before an edit still runs the old code
 
 
@@ -32,7 +35,7 @@ def dask_client() -> Iterator[Any]:
 
     Raises:
         DeviceError: Dask is not installed, its scheduler or workers are missing or fail, or a worker has another
-            folder, package version or code than this process.
+            folder, package version or code than this process, at the beginning or at the end.
     """
     address = os.environ.get(ADDRESS)
     if not address:
@@ -62,6 +65,7 @@ def dask_client() -> Iterator[Any]:
         _check(client.run(environment, on_error="return"), environment())
         try:
             yield client
+            _check(client.run(environment, on_error="return"), environment())  # those that came later
         except KilledWorker:
             raise DeviceError(f"{address}: one task killed several workers; see their logs") from None
         except NoWorkerError:
@@ -118,7 +122,14 @@ def _threads(client: Any) -> int:
 
 def environment() -> dict[str, str]:
     """Returns what an output's bytes depend on and what may differ between processes."""
-    return {"folder": str(Path.cwd())} | {name: version(name) for name in PACKAGES} | {"code": CODE}
+    return {"folder": str(Path.cwd())} | {name: _version(name) for name in PACKAGES} | {"code": CODE}
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
 
 
 def _check(workers: dict[str, dict[str, str] | Exception], expected: dict[str, str]) -> None:

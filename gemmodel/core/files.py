@@ -91,12 +91,13 @@ def write_json(path: Path, value: Any) -> None:
 def write_text(path: Path, text: str) -> None:
     """Writes text, whole or not at all."""
     with atomic_write(path) as new:
-        new.write_text(text, encoding="utf-8", errors="backslashreplace")
+        new.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
 
 
 def write_jsonl(path: Path, values: Iterable[Any]) -> None:
     """Writes one JSON value per line."""
-    path.write_text("".join(json.dumps(value, ensure_ascii=False) + "\n" for value in values), encoding="utf-8")
+    text = "".join(json.dumps(value, ensure_ascii=False) + "\n" for value in values)
+    path.write_text(text, encoding="utf-8", newline="\n")
 
 
 def read_jsonl(path: Path) -> list[Any]:

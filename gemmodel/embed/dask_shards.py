@@ -59,6 +59,6 @@ def _embed_fn(base: BaseParams, params: EmbedParams, exported: Path) -> "EmbedFn
     from gemmodel import devices
     from gemmodel.embed import embedding, extractor
 
-    devices.prepare(base)
+    devices.prepare(base, device="cpu")  # a GPU would give other bits than the other workers
     model = extractor.extractor(params, image_size=base.image_size)
     return OPEN.enter_context(embedding.make_embed_fn(model, exported))

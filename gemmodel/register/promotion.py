@@ -3,12 +3,14 @@
 import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from gemmodel.core.params import RegisterParams
-from gemmodel.register.comparison import Comparison
+
+if TYPE_CHECKING:
+    from gemmodel.register.comparison import Comparison
 
 REMEDY = "compare the two on other photos, then `gemmodel promote`"
 # Of decisions that version 0.1 stored: former keys and values.
@@ -47,7 +49,7 @@ class RegistryState:
     leaked: tuple[str, ...] = ()
     champion_error: str | None = None
     champion_accuracy: float = 0.0
-    comparison: Comparison | None = None
+    comparison: "Comparison | None" = None
 
 
 def decide(state: RegistryState, rule: RegisterParams, *, test_photos: int) -> Decision:
@@ -76,7 +78,7 @@ def decide(state: RegistryState, rule: RegisterParams, *, test_photos: int) -> D
     return Decision(decision.champion, decision.reason, statistics | decision.statistics)
 
 
-def decide_by_comparison(comparison: Comparison, rule: RegisterParams) -> Decision:
+def decide_by_comparison(comparison: "Comparison", rule: RegisterParams) -> Decision:
     """Decides between the champion and a new version by their predictions for the same test photos.
 
     Args:

@@ -33,13 +33,15 @@ class Classifier(PythonModel):
             params: `top_k`, the number of most probable gems to return, at least 1.
 
         Returns:
-            One row per photo: `gem`, its `mineral_class` and `probability`, the names and probabilities of the most
-            probable gems, the prediction set, and whether the photo is unlike all reference photos (`unknown`).
+            One row per photo, with the input's index: `gem`, its `mineral_class` and `probability`, the names and
+            probabilities of the most probable gems, the prediction set, and whether the photo is unlike all reference
+            photos (`unknown`).
 
         Raises:
             MlflowException: a photo cannot be read; the message says which. A server responds with status 400.
         """
-        top = int((params or {}).get("top_k", 5))
+        top = (params or {}).get("top_k")
+        top = 5 if top is None else int(top)
         try:
             if top < 1:
                 raise DataError(f"top_k: {top} is less than 1")
@@ -60,7 +62,8 @@ class Classifier(PythonModel):
                 "top_probabilities": [[probability for _, probability in prediction.top] for prediction in predictions],
                 "prediction_set": [prediction.prediction_set for prediction in predictions],
                 "unknown": [prediction.unknown for prediction in predictions],
-            }
+            },
+            index=model_input.index,
         )
 
 

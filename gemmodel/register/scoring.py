@@ -23,14 +23,15 @@ from gemmodel.serve.predictor import CurrentPredictor
 from gemmodel.serve.uploads import Uploads
 
 MAX_BYTES = 32_000_000  # of a body; MLflow and pandas take some eight times as much memory for it
-MAX_VALUES = 2_000  # of a body, two for a photo: a table of as many rows as columns takes the square of their number
-SEPARATORS = b",[{\n"  # what JSON and CSV have between values, and base64 has not
+# Of a body, two for each of 1,000 photos: a table of as many rows as columns takes the square of their number.
+MAX_VALUES = 2_100
+SEPARATORS = b",[{"  # what JSON has between values, and base64 has not
 
 
 class BoundedBody:
     """A middleware that reads the body of a request before the application does, and refuses one that takes too much.
 
-    Parquet is refused too, since it is compressed.
+    Parquet is refused too, since it is compressed, and CSV, to whose errors MLflow appends a stack trace.
     """
 
     def __init__(self, app: ASGIApp, uploads: Uploads) -> None:
@@ -44,8 +45,9 @@ class BoundedBody:
             async with self.uploads.read(Request(scope, receive)) as body:
                 if sum(map(body.count, SEPARATORS)) > MAX_VALUES:
                     raise HTTPException(413, f"the body has more than {MAX_VALUES} values")
-                if "parquet" in Headers(scope=scope).get("content-type", ""):
-                    raise HTTPException(415, "Parquet is not read; send JSON")
+                content_type = Headers(scope=scope).get("content-type", "").lower()
+                if "parquet" in content_type or "csv" in content_type:
+                    raise HTTPException(415, "CSV and Parquet are not read; send JSON")
                 messages = iter([{"type": "http.request", "body": body, "more_body": False}])
 
                 async def replay() -> Message:

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mlflow
 import pandas as pd
@@ -11,12 +11,16 @@ from mlflow.entities.model_registry import ModelVersion
 
 from gemmodel.core.errors import ModelError, TrackingError
 from gemmodel.core.params import RegisterParams
-from gemmodel.register import comparison, fingerprints, promotion, registration, version_files
+from gemmodel.register import promotion, registration, version_files
 from gemmodel.register.promotion import RegistryState
 from gemmodel.register.registry_lock import registry_lock
 from gemmodel.register.version_files import TEST_PREDICTIONS, TRAINING_SET
 from gemmodel.tracking import runs
 
+if TYPE_CHECKING:
+    from gemmodel.register import comparison
+
+# What needs SciPy and joblib is imported in functions: a light install asks for the champion.
 FORMER_CHAMPIONS = "former_champions"  # a tag of the registered model: version numbers, the latest one last
 
 
@@ -145,6 +149,8 @@ def load_state(
         training_set: see `decide_and_promote`.
         test: the folder of the test photos.
     """
+    from gemmodel.register import comparison, fingerprints
+
     if present is None or present.version == version.version:
         return RegistryState(str(version.version), None if present is None else str(present.version))
     state: dict[str, Any] = {
@@ -258,8 +264,10 @@ def _predict_test_photos(
     return test_photos["photo"].map(stored.drop_duplicates("photo").set_index("photo")["predicted"])
 
 
-def _log_comparison(compared: comparison.Comparison, test: Path) -> None:
+def _log_comparison(compared: "comparison.Comparison", test: Path) -> None:
     """Logs the photos that only one of the two models predicts correctly to the open run."""
+    from gemmodel.register import comparison
+
     runs.log_table(compared.table, "against_champion.json")
     for kind, changed in (("gained", compared.gained), ("lost", compared.lost)):
         if len(changed):

@@ -6,7 +6,7 @@ its heartbeat. The kernel ends it with the process, however that ends, so no clo
 
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import mlflow
@@ -40,7 +40,7 @@ def live_process(folder: Path) -> Iterator[dict[str, str]]:
     try:
         yield {PROCESS_TAG: name}
         own.unlink(missing_ok=True)
-        Path(lock.lock_file).unlink(missing_ok=True)
+        _remove(lock)
     finally:
         lock.release()
 
@@ -62,9 +62,14 @@ def _end_killed(folder: Path) -> None:
                 if not _end_runs(file.stem):
                     continue
                 file.unlink()
-                Path(lock.lock_file).unlink(missing_ok=True)
+                _remove(lock)
         finally:
             lock.release()
+
+
+def _remove(lock: FileLock) -> None:
+    with suppress(PermissionError):  # on Windows, where filelock itself removes the file
+        Path(lock.lock_file).unlink(missing_ok=True)
 
 
 def _end_runs(process: str) -> bool:

@@ -805,7 +805,8 @@ def test_feedback_needs_a_consent_and_becomes_photos_that_a_crawl_takes(
     page.check("#consent")
     page.click("#give")
     page.wait_for_selector("#feedback-status:has-text('Thank you')")
-    given = [path for path in feedback_folder.rglob("*") if path.is_file()]
+    assert (feedback_folder / ".gitignore").read_text() == "*\n"
+    given = [path for path in feedback_folder.rglob("*") if path.is_file() and path.name != ".gitignore"]
     assert [path.parent.name for path in given] == ["Citrine"]
     assert b"Secret camera" not in given[0].read_bytes()
     assert server.request("/feedback?gem=New%20gem&consent=yes", photos[1].read_bytes())[0] == 204

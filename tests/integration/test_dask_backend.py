@@ -1,6 +1,7 @@
 """Cleaning on the workers of a real Dask scheduler on loopback: the same bytes, even if a worker dies."""
 
 import os
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -80,6 +81,27 @@ def test_the_output_is_complete_after_a_worker_is_killed(forked: Run, project: P
         assert contents(project / "with_a_killed_worker") == contents(project / "without_dask")
         client.wait_for_workers(2, timeout=DEADLINE)
         assert pids[busy[0]] not in client.run(os.getpid).values()
+
+
+def test_a_worker_with_other_code_that_comes_later_is_an_error(
+    forked: Run, project: Path, tmp_path: Path, refused: Callable[..., None]
+) -> None:
+    shutil.copytree(ROOT / "gemmodel", tmp_path / "gemmodel", ignore=shutil.ignore_patterns("__pycache__"))
+    with (tmp_path / "gemmodel" / "clean" / "cleaning.py").open("a") as code:
+        code.write("# edited\n")
+    with dask_cluster.cluster(project) as (address, _), ThreadPoolExecutor() as pool:
+        with distributed.Client(address, set_as_default=False) as client:
+            pids = client.run(os.getpid).values()
+            running = pool.submit(clean, forked, project, "with_other_code", DASK_SCHEDULER_ADDRESS=address)
+            wait_for(lambda: any(client.processing().values()))
+            for pid in pids:  # they have more to do when it comes
+                os.kill(pid, signal.SIGSTOP)
+            options = ("--nthreads", "1", "--host", "127.0.0.1")
+            with dask_cluster.dask("worker", address, *options, cwd=project, PYTHONPATH=str(tmp_path)):
+                client.wait_for_workers(3, timeout=DEADLINE)
+                for pid in pids:
+                    os.kill(pid, signal.SIGCONT)
+                refused(running.result(DEADLINE), "clean", "its code is", "restart it")
 
 
 def test_a_missing_scheduler_is_an_error_of_one_line(

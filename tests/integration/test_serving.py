@@ -86,6 +86,8 @@ def test_bytes_base64_and_a_local_file_give_the_same_prediction(
     (tmp_path / "photo.jpg").write_bytes(photo)
     frame = pd.DataFrame({"photo": [photo, base64.b64encode(photo).decode(), tmp_path / "photo.jpg"]}, dtype=object)
     table = model.predict(frame, params={"top_k": 2})
+    relabelled = model.predict(frame.set_axis([7, 3, 5]), params={"top_k": 2})
+    assert (relabelled.index.tolist(), relabelled.to_dict("records")) == ([7, 3, 5], table.to_dict("records"))
     assert table.columns.tolist() == registration.SIGNATURE.outputs.input_names()
     assert all(row == table.to_dict("records")[0] for row in table.to_dict("records"))
     network, _ = saving.load(folder / "models")
@@ -269,14 +271,19 @@ def test_scoring_server_predicts_and_refuses_bad_requests(
         (b"{", 400, ""),
         (b"[" * 1500, 400, "cannot be read"),
         (b'{"inputs": ' + b"1" * 5000 + b"}", 400, "cannot be read"),
-        (b"[" * 100_000, 413, "more than 2000 values"),
+        ({"dataframe_records": [{"photo": "x"}], "params": {"top_k": None}}, 400, "photo 0: not base64"),
+        (b"[" * 100_000, 413, "more than 2100 values"),
         (json.dumps({"dataframe_records": [{str(i): i} for i in range(5000)]}).encode(), 413, "values"),
     ]
     for request, expected, message in bad:
         status, body = post(url, request)
         assert (status, message in body["message"]) == (expected, True), body
         assert "Traceback" not in json.dumps(body)
-    assert post(url, b"PAR1", {"Content-Type": "application/vnd.apache.parquet"})[0] == 415  # a compressed format
+    for kind in ("text/csv", "application/vnd.apache.parquet"):
+        assert post(url, b"PAR1", {"Content-Type": kind})[0] == 415
+    many = {"dataframe_records": [{"photo": good}] * 1000, "params": {"top_k": 1}}
+    status, body = post(url, many)
+    assert (status, len(body["predictions"])) == (200, 1000)
     assert post(url, b"{}", {"Origin": "http://elsewhere.example"})[0] == 403
     assert post(url, b"{}", {"Host": "rebound.example"})[0] == 403
     with socket.create_connection(("127.0.0.1", port), timeout=60) as client:  # refused by its header alone
@@ -375,9 +382,10 @@ def test_an_install_without_extras_predicts_and_serves_in_400_mb(
     (work / "photo.jpg").write_bytes(jpeg(1, draw))
     cache = {"XDG_CACHE_HOME": str(tmp_path / "cache"), "MLFLOW_TRACKING_URI": mlflow_server}
 
-    def command(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    def command(*arguments: str | Path, **variables: str) -> subprocess.CompletedProcess[str]:
+        environment = outside | cache | variables
         return subprocess.run(
-            [programs / "gemmodel", *arguments], cwd=work, env=outside | cache, capture_output=True, text=True
+            [programs / "gemmodel", *arguments], cwd=work, env=environment, capture_output=True, text=True
         )
 
     local, remote = command("predict", "photo.jpg", "--model", folder / "models"), command("predict", "photo.jpg")
@@ -387,6 +395,10 @@ def test_an_install_without_extras_predicts_and_serves_in_400_mb(
     assert (explained.returncode, explained.stderr) == (0, "")
     with Image.open(work / "why.png") as picture:
         assert picture.size == (896, 448)
+    nothing_there = {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
+    unreachable = command("predict", "photo.jpg", **nothing_there)
+    assert (unreachable.returncode, unreachable.stdout) == (1, "")
+    assert unreachable.stderr.startswith("gemmodel: http://127.0.0.1:9: ") and "127.0.0.1" in unreachable.stderr
     missing = command("devices")
     assert missing.returncode == 1
     assert missing.stderr.splitlines() == [
