@@ -1,8 +1,8 @@
 """The report stage: its page in a browser, what the run holds, and the model card in the registry."""
 
+import re
 import shutil
 import subprocess
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -53,11 +53,9 @@ def test_a_page_fits_a_phone_and_is_accessible_in_both_colour_schemes(
         page.goto((finished_project.root / "reports" / name).as_uri())
         assert page.evaluate("document.documentElement.scrollWidth") == width
         assert page.locator("main").count() == 1
-        with suppress(ImportError):
-            import axe_playwright_python
-
-            page.evaluate((Path(axe_playwright_python.__path__[0]) / "axe.min.js").read_text(encoding="utf-8"))
-            assert [problem["id"] for problem in page.evaluate("axe.run()")["violations"]] == []
+        axe = pytest.importorskip("axe_playwright_python").__path__[0]
+        page.evaluate((Path(axe) / "axe.min.js").read_text(encoding="utf-8"))
+        assert [problem["id"] for problem in page.evaluate("axe.run()")["violations"]] == []
         page.close()
 
 
@@ -68,6 +66,12 @@ def test_the_photos_of_a_mistake_are_beside_the_confusion_matrix(finished_projec
     page.mouse.move(cells["x"] + cells["width"] / 8, cells["y"] + cells["height"] / 8)  # the first of four gems
     page.wait_for_function("document.querySelector('#photos img')")
     assert "right: " in page.locator("#cell").inner_text()
+    mistake = page.locator("#pairs option").nth(1).inner_text()  # the first one says "choose"
+    actual, predicted = re.fullmatch(r"(.+) taken for (.+) \(\d+\)", mistake).groups()
+    page.select_option("#pairs", index=1)
+    page.wait_for_function("document.querySelector('#cell').innerText.includes('taken for')")
+    assert page.locator("#cell").inner_text().startswith(f"{actual}, taken for {predicted}: ")
+    assert page.locator("#photos img").count() > 0
 
 
 def test_in_mlflows_viewer_a_link_to_another_file_is_its_name(finished_project: Any, browser: Any) -> None:

@@ -19,6 +19,8 @@ PACKAGES = {  # what a killed installer leaves: it copies a package's files, the
     "~placed": {"module.py": ""},
     "whole": {"module.py": ""},
 }
+# `make test` passes its own settings on, and another make would say which folder it enters.
+ALONE = {name: value for name, value in os.environ.items() if name not in ("MAKELEVEL", "MAKEFLAGS", "MFLAGS")}
 needs_make = pytest.mark.skipif(not shutil.which("make"), reason="make is not installed")
 
 
@@ -30,7 +32,7 @@ def test_set_up_installs_again_what_a_killed_one_left_unfinished(tmp_path: Path)
         for name, text in contents.items():
             (packages / folder / name).write_text(text, encoding="utf-8")
     rules = f"include {ROOT / 'Makefile'}\nunfinished: ; $(REMOVE_UNFINISHED)\n"
-    subprocess.run(["make", "-f", "-", "unfinished"], cwd=tmp_path, input=rules, text=True, check=True)
+    subprocess.run(["make", "-f", "-", "unfinished"], cwd=tmp_path, env=ALONE, input=rules, text=True, check=True)
     assert {path.name for path in packages.iterdir()} == {"whole-1.dist-info", "whole"}
 
 
@@ -44,7 +46,7 @@ def test_set_up_installs_with_the_settings_of_pip(tmp_path: Path) -> None:
     ):
         write_wheel(tmp_path / "index" / package, package)
         (tmp_path / "one.lock").write_text(f"{package}==1\n", encoding="utf-8")
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("PIP_", "UV_"))}
+        kept = {name: value for name, value in ALONE.items() if not name.startswith(("PIP_", "UV_"))}
         done = subprocess.run(
             ["make", "-f", "-", "one"], cwd=tmp_path, check=True, text=True, capture_output=True,
             input=f"include {ROOT / 'Makefile'}\none:\n\t$(call install,-r one.lock)\n",
@@ -66,7 +68,7 @@ def test_an_environment_of_another_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "linked" / ".venv").symlink_to(folder / ".venv")
     for name in ("my gems", "linked", "copy"):
         command = ["make", "-f", ROOT / "Makefile", "pull"]
-        done = subprocess.run(command, cwd=tmp_path / name, text=True, capture_output=True)
+        done = subprocess.run(command, cwd=tmp_path / name, env=ALONE, text=True, capture_output=True)
         assert ("pulled" in done.stdout, done.returncode == 0) == ((name != "copy"),) * 2, done.stderr
     assert done.stderr.startswith("make: .venv is of another folder; rm -r .venv, and run make again\n")
 
@@ -83,7 +85,7 @@ def test_an_interrupted_demo_is_fetched_again(tmp_path: Path) -> None:
         if stop:
             (tmp_path / "stop").touch()
         command = ["make", "-f", ROOT / "Makefile", "demo", "MODEL=x"]
-        done = subprocess.run(command, cwd=tmp_path, text=True, capture_output=True)
+        done = subprocess.run(command, cwd=tmp_path, env=ALONE, text=True, capture_output=True)
         (tmp_path / "stop").unlink(missing_ok=True)
         assert (done.returncode == 0, done.stdout.endswith("whole\n")) == ((not stop),) * 2, done.stderr
     assert "dvc" not in done.stdout  # it is there already
