@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -87,14 +88,12 @@ def draw() -> Callable[..., Image.Image]:
 
 
 def user_environment(**variables: str) -> dict[str, str]:
-    """Return this process's environment without services and proxies, and with the project importable.
+    """Return this process's environment, see `isolate`, without services and proxies, and with the project importable.
 
     joblib counts one core: `clean` then starts no processes, which takes longer than a few photos.
     """
-    inherited = {
-        k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "DVC_")) and "proxy" not in k.lower()
-    }
-    own = {"PYTHONPATH": str(ROOT), "no_proxy": "*", "LOKY_MAX_CPU_COUNT": "1", "DVC_NO_ANALYTICS": "1"}
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_") and "proxy" not in k.lower()}
+    own = {"PYTHONPATH": str(ROOT), "no_proxy": "*", "LOKY_MAX_CPU_COUNT": "1"}
     return inherited | own | variables
 
 
@@ -114,13 +113,33 @@ def run() -> Callable[..., subprocess.CompletedProcess[str]]:
     return runner(sys.executable)
 
 
+def isolate(folder: Path) -> None:
+    """Let what this process starts find this environment's programs, and in git and DVC a user with a name alone.
+
+    Settings of the account and the machine, such as signed commits or a shared cache, would change what tests do, and
+    DVC would leave a folder in /var/tmp for each repository: what it keeps for an account goes to the given folder.
+    """
+    for name in [name for name in os.environ if name.startswith(("DVC_", "GIT_"))]:
+        del os.environ[name]
+    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    os.environ |= {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}
+    for role in ("AUTHOR", "COMMITTER"):
+        os.environ |= {f"GIT_{role}_NAME": "Test", f"GIT_{role}_EMAIL": "test@gemmodel.example"}
+    for name in ("DVC_GLOBAL_CONFIG_DIR", "DVC_SYSTEM_CONFIG_DIR", "DVC_SITE_CACHE_DIR"):
+        os.environ[name] = str(folder / name)
+    os.environ["DVC_NO_ANALYTICS"] = "1"  # else a process for each command, in a project without our settings of DVC
+
+
 def pytest_configure(config: pytest.Config) -> None:
-    """Start a process whose forks run programs, one for all of pytest-xdist's processes."""
+    """Set what tests inherit, and start a process whose forks run programs, one for all of pytest-xdist's processes."""
     environment.keep_freed_memory()  # here and in what tests start, such as sample sites
+    if hasattr(config, "workerinput"):
+        return
     os.environ |= environment.DEFAULTS | os.environ  # as commands have it
-    if hasattr(os, "fork") and not hasattr(config, "workerinput"):
-        stack = ExitStack()
-        config.add_cleanup(stack.close)
+    stack = ExitStack()
+    config.add_cleanup(stack.close)
+    isolate(Path(stack.enter_context(tempfile.TemporaryDirectory())))
+    if hasattr(os, "fork"):
         os.environ[COMMANDS] = str(stack.enter_context(forks(user_environment())).commands)
 
 

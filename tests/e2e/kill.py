@@ -27,6 +27,7 @@ import yaml
 from repository import Run, build, digests, environment, names, runner
 
 from gemmodel.commands import dvc_files
+from tests.conftest import isolate
 
 REPRO = "make -o .venv/installed repro"
 QUEUED = "dvc exp run --queue --name queue-{i} -S train.patience=2{i} train"
@@ -250,6 +251,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=COMMANDS, default=list(COMMANDS))
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
+        isolate(Path(folder) / "settings")
         build(Path(folder) / "project")
         site = prepare(Path(folder) / "project")
         for i in range(given.first, given.first + given.kills):

@@ -4,7 +4,6 @@ import hashlib
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import yaml
 from tests import tiny_backbone
 
 ROOT = Path(__file__).parents[2]
-SETTINGS = ("MLFLOW_", "DVC_", "GIT_", "AWS_", "SSH_")
+SETTINGS = ("MLFLOW_", "AWS_", "SSH_")
 SMALL = {
     "crawl": {"only": ["Ruby", "Spinel", "Malachite", "Diamond"], "max_per_gem": 12},
     "base": {"image_size": 64},
@@ -35,17 +34,14 @@ SMALL = {
     },
     "explore": {"elbow": [2, 4]},
 }
-COMMANDS: list[str] = []  # folders whose commands come before those of this virtual environment
+COMMANDS: list[str] = []  # folders whose commands come before those of PATH
 Run = Callable[..., str]
 
 
 def environment() -> dict[str, str]:
-    """Return the environment of a user with this virtual environment and a git name, but no service configured."""
+    """Return this process's environment, which `isolate` set, without the settings of services."""
     variables = {name: value for name, value in os.environ.items() if not name.startswith(SETTINGS)}
-    variables["PATH"] = os.pathsep.join([*COMMANDS, str(Path(sys.executable).parent), variables["PATH"]])
-    variables["DVC_NO_ANALYTICS"] = "1"  # else a process for each command, in a project without our settings of DVC
-    for role in ("AUTHOR", "COMMITTER"):
-        variables |= {f"GIT_{role}_NAME": "Test", f"GIT_{role}_EMAIL": "test@gemmodel.example"}
+    variables["PATH"] = os.pathsep.join([*COMMANDS, variables["PATH"]])
     return variables
 
 

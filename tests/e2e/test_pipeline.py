@@ -47,6 +47,7 @@ def project(built: Path) -> Iterator[Path]:
     run("git", "checkout", "-q", "--force", "-B", "main", commit)
     if digests(built) != outputs:
         run("dvc", "checkout", "-q", "--force")
+        assert digests(built) == outputs
 
 
 def test_second_repro_runs_nothing(project: Path) -> None:

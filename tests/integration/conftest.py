@@ -135,8 +135,7 @@ def finished_project(
         project = new_project(folder)
         for name in ("data", "reports"):
             shutil.copytree(split_project.root / name, folder / name)
-        commit = ["-c", "user.name=Test", "-c", "user.email=test@gemmodel.example", "commit", "-qm", "settings"]
-        for command in (["init", "-q"], ["add", "params.yaml"], commit):
+        for command in (["init", "-q"], ["add", "params.yaml"], ["commit", "-qm", "settings"]):
             subprocess.run(["git", *command], cwd=folder, check=True)
         outs = [{"path": f"data/split/{part}", "md5": f"{part}.dir"} for part in ("train", "val", "test")]
         (folder / "dvc.lock").write_text(json.dumps({"schema": "2.0", "stages": {"split": {"outs": outs}}}))

@@ -86,7 +86,7 @@ class Site:
 
     routes: dict[str, bytes | Reply] = field(default_factory=dict)
     port: int = 0
-    requests: list[tuple[str, float]] = field(default_factory=list)  # path and Unix time
+    requests: list[tuple[str, float]] = field(default_factory=list)  # path and time.monotonic()
     closing: threading.Event = field(default_factory=threading.Event)
     before_reply: Reply | None = None
 
@@ -99,7 +99,7 @@ class Site:
         return f"http://127.0.0.1:{self.port}{path}"
 
     def reply(self, exchange: Exchange) -> None:
-        self.requests.append((exchange.path, time.time()))
+        self.requests.append((exchange.path, time.monotonic()))
         if self.before_reply:
             self.before_reply(exchange)
         route = self.routes.get(exchange.path)

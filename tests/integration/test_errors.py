@@ -1,10 +1,13 @@
 """Errors that a user can fix: one line that names the cause, and no partial output."""
 
 import os
+import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -83,12 +86,25 @@ def test_a_worker_that_the_system_ends_is_an_error_of_one_line(project: Any, ref
         "clean.json",
     ]
     environment = user_environment(LOKY_MAX_CPU_COUNT="2")
-    process = subprocess.Popen(command, cwd=project.root, env=environment, stderr=subprocess.PIPE, text=True)
-    with (raw / "Ruby" / "1.jpg").open("wb"):  # once a worker has opened it
+    process = subprocess.Popen(
+        command, cwd=project.root, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    deadline, pipe = time.monotonic() + 300, None
+    try:
+        while pipe is None:
+            with suppress(OSError):  # no worker has opened it yet
+                pipe = os.open(raw / "Ruby" / "1.jpg", os.O_WRONLY | os.O_NONBLOCK)
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.02)
         for worker in psutil.Process(process.pid).children():
             if "LokyProcess" in " ".join(worker.cmdline()):
                 worker.kill()
         _, err = process.communicate(timeout=60)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # also the workers, which would wait for ever
+        if pipe is not None:
+            os.close(pipe)
     refused(
         subprocess.CompletedProcess(command, process.returncode, "", err), "clean", "ended a process", "LOKY_MAX_CPU"
     )

@@ -427,11 +427,12 @@ def test_no_request_is_sent_during_retry_after(tmp_path: Path, kind: str, path: 
         if until:
             exchange.send(good[path], Content_Type="text/html" if path != "/slow.jpg" else "image/jpeg")
         elif kind == "seconds":
-            until.append(time.time() + 1)
+            until.append(time.monotonic() + 1)
             exchange.send(b"", 429, Retry_After="1")
         else:
-            until.append(int(time.time()) + 2)
-            exchange.send(b"", 503, Retry_After=formatdate(until[0], usegmt=True))
+            date = int(time.time()) + 2
+            until.append(time.monotonic() + date - time.time())
+            exchange.send(b"", 503, Retry_After=formatdate(date, usegmt=True))
 
     pictures = {f"/{i}.jpg": jpeg(i) for i in range(6)} | {"/slow.jpg": jpeg(9)}
     good = pictures | {LIST: list_page({"Ruby": "/ruby"}), "/ruby": gem_page(*pictures), "/robots.txt": b""}

@@ -48,8 +48,7 @@ def committed(
     """A small project of git and DVC, after `dvc repro` and a commit."""
     folder = tmp_path_factory.mktemp("experiments") / "project"
     folder.mkdir()
-    for arguments in (["init", "-q", "-b", "gems"], ["config", "user.name", "a"], ["config", "user.email", "a@b"]):
-        subprocess.run(["git", *arguments], cwd=folder, check=True)
+    subprocess.run(["git", "init", "-q", "-b", "gems"], cwd=folder, check=True)
     (folder / "params.yaml").write_text(PARAMS)
     (folder / "dvc.yaml").write_text(STAGES)
     for command in (["init", "-q"], ["repro", "-q"]):

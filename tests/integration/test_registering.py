@@ -459,13 +459,15 @@ def server(tmp_path: Path, empty_store: Path, forked_python: str) -> Iterator[st
     before, address = mlflow.get_tracking_uri(), f"http://127.0.0.1:{port}"
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        while process.poll() is None:
+        deadline = time.monotonic() + 240
+        while process.poll() is None and time.monotonic() < deadline:
             try:
                 opener.open(f"{address}/health", timeout=5).close()
                 break
             except OSError:
                 time.sleep(0.2)
-        assert process.poll() is None, (tmp_path / "server" / "log").read_text()
+        else:
+            raise AssertionError((tmp_path / "server" / "log").read_text())
         mlflow.set_tracking_uri(address)
         yield address
     finally:

@@ -61,7 +61,7 @@ def test_five_redirects_of_robots_txt_are_followed(tmp_path: Path, redirects: in
     if redirects == 5:
         assert fetched(result) == {"/good.jpg"}
         assert result.report["skipped_by_robots"] == 1
-        assert min(b - a for a, b in pairwise(times)) > 0.35
+        assert min(b - a for a, b in pairwise(times)) > 0.1  # some 0.01 without the delay
     else:
         assert fetched(result) == {"/good.jpg", "/private/a.jpg"}
         assert "robots.txt redirects more than five times, taken for missing" in result.report["unmatched_markup"]

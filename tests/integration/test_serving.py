@@ -138,11 +138,21 @@ def test_registered_model_is_complete_and_needs_no_tensorflow(registered: str, f
 
 
 def environment_of(folder: Path, *requirements: str | Path) -> Path:
-    """Make a virtual environment with some requirements only; returns the folder of its programs."""
+    """Make a virtual environment with some requirements only, as locked; returns the folder of its programs."""
+    pytest.importorskip("uv")
     uv = [sys.executable, "-m", "uv"]
     subprocess.run([*uv, "venv", "-q", "--python", sys.executable, folder], check=True)
     programs = folder / ("Scripts" if os.name == "nt" else "bin")
-    subprocess.run([*uv, "pip", "install", "-q", "--python", programs / "python", *requirements], check=True)
+    pip = subprocess.run([sys.executable, "-m", "pip", "config", "get", "global.index-url"], capture_output=True)
+    index = os.environ.get("UV_DEFAULT_INDEX") or os.environ.get("PIP_INDEX_URL") or pip.stdout.decode().strip()
+    locked = ["--constraint", ROOT / "requirements.lock", "--build-constraint", ROOT / "requirements.lock"]
+    ended = subprocess.run(
+        [*uv, "pip", "install", "-q", "--python", programs / "python", *locked, *requirements],
+        env=os.environ | {"UV_DEFAULT_INDEX": index}, capture_output=True, text=True,
+    )  # fmt: skip
+    if "Failed to fetch" in ended.stderr or "network was disabled" in ended.stderr:
+        pytest.skip(f"uv could not fetch the requirements: {ended.stderr}")
+    assert ended.returncode == 0, ended.stderr
     return programs
 
 

@@ -38,6 +38,7 @@ TINY = {
 TOO_DEEP = [4] * 7  # pooled to nothing at 32 pixels
 GRID = {"model.cnn.kernel": [1, 3], "model.cnn.filters": [[4], TOO_DEEP]}
 HALF = GRID | {"model.cnn.kernel": [3]}
+SOON = ("--heartbeat", "1")  # a killed worker's trial is queued again after 3 s; so would be that of a slow one
 
 
 class Folder:
@@ -51,8 +52,7 @@ class Folder:
     def command(self, space: dict[str, Any], *options: str, name: str) -> list[str]:
         """Write a space, and return the arguments of Python that search it; space and study have the given name."""
         (self.root / f"{name}.yaml").write_text(yaml.safe_dump(space))
-        command = ["-m", "gemmodel.cli", "tune", f"{name}.yaml", "--metric", "val_loss"]
-        return [*command, *options, "--heartbeat", "1"]
+        return ["-m", "gemmodel.cli", "tune", f"{name}.yaml", "--metric", "val_loss", *options]
 
     def start(self, command: list[str]) -> subprocess.Popen[str]:
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
@@ -151,6 +151,8 @@ def test_repeats_of_a_setting_give_mean_and_std(folder: Folder, outputs: list[st
     first = rows[rows.index(header) + 1]
     assert first[:2] == [str(best.number), "complete"]
     assert float(first[2]) == pytest.approx(best.value, rel=1e-3)  # four digits are printed
+    [shown] = folder.tune(GRID, "--repeats", "2", "--show", name="grid")
+    assert "complete" in shown and outputs[0].endswith(shown)
 
 
 def test_a_setting_that_cannot_be_trained_is_reported_and_the_search_continues(
@@ -182,7 +184,7 @@ def test_mlflow_has_one_run_per_trial_in_the_run_of_the_study(folder: Folder, ou
 
 
 def test_a_killed_worker_loses_nothing(folder: Folder, outputs: list[str]) -> None:
-    worker = folder.start(folder.command(HALF, "--repeats", "2", name="killed"))
+    worker = folder.start(folder.command(HALF, "--repeats", "2", *SOON, name="killed"))
     deadline, study = time.monotonic() + 500, None
     while True:  # until the worker is in the second training of the first setting
         assert worker.poll() is None and time.monotonic() < deadline
@@ -196,7 +198,7 @@ def test_a_killed_worker_loses_nothing(folder: Folder, outputs: list[str]) -> No
     parameters = folder.root / "params.yaml"
     before = parameters.read_text(encoding="utf-8")
     parameters.write_text(spaces.apply_changes(before, {"train.resume": False}), encoding="utf-8")
-    [out] = folder.tune(HALF, "--repeats", "2", name="killed")  # this value is not one of the study's
+    [out] = folder.tune(HALF, "--repeats", "2", *SOON, name="killed")  # this value is not one of the study's
     parameters.write_text(before, encoding="utf-8")
     seeds = folder.values("grid")['{"model.cnn.filters": [4], "model.cnn.kernel": 3}']
     assert folder.values("killed") == {'{"model.cnn.filters": [4]}': seeds, f'{{"model.cnn.filters": {TOO_DEEP}}}': []}
@@ -211,11 +213,11 @@ def test_a_killed_worker_loses_nothing(folder: Folder, outputs: list[str]) -> No
 
 
 def test_a_trial_whose_worker_is_killed_at_its_start_is_queued_again(folder: Folder) -> None:
-    arguments = folder.command(HALF, name="taking")[2:]
+    arguments = folder.command(HALF, *SOON, name="taking")[2:]
     [killed] = folder.run(["-c", KILLED_AT_START, *arguments])
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert [trial.state.name for trial in folder.study("taking").trials] == ["RUNNING", "WAITING"]
-    [out] = folder.tune(HALF, name="taking")
+    [out] = folder.tune(HALF, *SOON, name="taking")
     assert "2 of 2: trial " in out
     assert [trial.state.name for trial in folder.study("taking").trials] == ["FAIL", "FAIL", "COMPLETE"]
 

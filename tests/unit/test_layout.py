@@ -3,13 +3,16 @@
 import cProfile
 import io
 import pstats
+import sys
 import unicodedata
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
+from unittest.mock import patch
 
 import pytest
 
+from gemmodel import cli
 from gemmodel.core.errors import DataError
 from gemmodel.core.image_folder import class_names
 from scraper import layout, local_photos, name_labels
@@ -105,6 +108,15 @@ def test_an_ambiguous_layout_is_reported_with_the_remedy() -> None:
     for level, expected in ((1, {"front", "back"}), (2, GEMS)):
         places, guesses = layout.recognise(paths, level=level)
         assert ({place.gem for place in places}, guesses) == (expected, [])
+
+
+def test_inspect_takes_the_class_level(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path, files("front/{}", *PETS) + files("back/{}", *PETS))
+    inner = ["    cats/  3", "    dogs/  3"]
+    for level, expected in (("1", ["back/  6", "front/  6"]), ("2", ["back/  6", *inner, "front/  6", *inner])):
+        with patch.object(sys, "argv", ["gemmodel", "inspect", str(tmp_path), "--class-level", level]):
+            cli.main()
+        assert capsys.readouterr().out.splitlines() == [*expected, "12 photos of 2 classes"]
 
 
 def test_every_photo_is_taken_or_left_out_with_a_reason(tmp_path: Path) -> None:

@@ -91,6 +91,22 @@ def test_an_interrupted_demo_is_fetched_again(tmp_path: Path) -> None:
     assert "dvc" not in done.stdout  # it is there already
 
 
+@needs_make
+def test_clean_removes_outputs_alone(tmp_path: Path) -> None:
+    outputs = ["data/raw/Ruby/1.jpg", "models/model.keras", "logs/crawl.log", "dvc_plots/index.html"]
+    outputs += ["reports/crawl.json", "reports/evaluation/confusion.png"]
+    kept = [".dvc/cache/files/md5/00/1", ".git/HEAD", ".scrapy/page", ".venv/installed", "mlflow.db", "mlruns/1/model"]
+    kept += ["photos/corrections.csv", "reports/metrics.json", "reports/training.json"]
+    for name in (*outputs, *kept):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    for _ in range(2):
+        subprocess.run(["make", "-f", ROOT / "Makefile", "clean"], cwd=tmp_path, check=True)
+        left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
+        assert left == set(kept)
+        assert {path.name for path in (tmp_path / "reports").iterdir()} == {"metrics.json", "training.json"}
+
+
 def install_scripts(folder: Path, **scripts: str) -> None:
     """Write an installed environment whose programs are these of the shell."""
     for name, text in scripts.items():
