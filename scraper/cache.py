@@ -36,7 +36,7 @@ class RevalidatePolicy(RFC2616Policy):
         self.since = settings.getfloat("CRAWL_SINCE", time.time())
 
     def should_cache_response(self, response: Response, request: Request) -> bool:
-        """Tells whether a response is stored; `partial` is one that may have been cut off, since it told no length."""
+        """Tells whether a response is stored; `partial`, one without a length, may have been cut off."""
         whole = response.status in CACHED_STATUSES and "partial" not in response.flags
         return whole and b"no-store" not in self._parse_cachecontrol(response)
 

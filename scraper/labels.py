@@ -8,6 +8,7 @@ import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import PurePosixPath
 
 from gemmodel.core import image_folder
@@ -23,7 +24,8 @@ MAX_LISTS = 20  # more are annotations of one photo each
 LABELS = ("label", "labels", "class", "classes", "category", "gem", "gemstone", "mineral", "species", "breed", "target")
 PARTS = {"split", "part", "subset", "set", "partition", "usage"}
 FILES = {"file", "filename", "file_name", "image", "image_id", "img", "id", "name", "path", "photo", "picture"}
-OWN_FILES = {"corrections.csv", "test_list.txt", "hierarchy.yaml"}  # of this project, in its folder `photos`
+CORRECTIONS = "corrections.csv"
+OWN_FILES = {CORRECTIONS, "test_list.txt", "hierarchy.yaml"}  # of this project, in its folder `photos`
 FLAGS, ONES = {"", "0", "1", "0.0", "1.0", "true", "false"}, {"1", "1.0", "true"}
 LISTED = re.compile(rf"(.*(?:{'|'.join(map(re.escape, image_folder.SUFFIXES))}))\s+(.*)", re.IGNORECASE)
 UNLABELLED = "photo without a label"
@@ -39,13 +41,13 @@ Label = tuple[int, str, str | None]  # index of the photo, label, part
 def tables(collection: archives.Collection) -> dict[str, archives.File]:
     """Returns the files that may be tables of labels, by their names in the source.
 
-    A form that is to be filled in (`sample_submission.csv`) is none, nor is a file of this project.
+    A form that is to be filled in (`sample_submission.csv`) is none, nor is this project's table of corrections.
     """
     named = {
         name: file
         for file in collection.files
         if (name := f"{collection.prefix}{file.name}").lower().endswith((*SUFFIXES, LISTS))
-        and name not in OWN_FILES
+        and name != CORRECTIONS
         and not (file.problem or image_folder.is_hidden(file.name) or "submission" in file.name.lower())
     }
     many_lists = sum(name.lower().endswith(LISTS) for name in named) > MAX_LISTS
@@ -136,8 +138,8 @@ def _labels(
         return [], False, [f"not read: {error}"]
     if len(rows) < 2:
         return [], False, []
-    index = _Index(paths, PurePosixPath(file.name), above)
     header, body, remarks = _split_header(rows)
+    index = _Index(paths, PurePosixPath(file.name), above, header)
     if len(header) < 2 or (file_column := _file_column(body, index, len(header))) is None:
         return [], False, [] if body or file.name.lower().endswith(LISTS) else remarks
     if index.find(header[file_column]) is not None and FILES.union(LABELS).isdisjoint(map(str.lower, header)):
@@ -275,17 +277,23 @@ def _label_column(
 class _Index:
     """Finds photos by what a table calls them."""
 
-    def __init__(self, paths: Sequence[PurePosixPath], table: PurePosixPath, above: Sequence[str]) -> None:
+    def __init__(
+        self, paths: Sequence[PurePosixPath], table: PurePosixPath, above: Sequence[str], header: Sequence[str]
+    ) -> None:
+        self.find = cache(self._find)  # a cell is looked up to find the column of files, and to read it
         self._folders = [_folders(path.as_posix()) for path in paths]
-        self._kinds = [part_kinds(*above, *path.parts[:-1]) for path in paths]
+        kinds_of = cache(part_kinds)
+        self._kinds = [kinds_of(*above, *path.parts[:-1]) for path in paths]
         self._table = table
+        # Where a column names the part of each photo, the name of the table does not.
+        self._table_kinds = set() if PARTS.intersection(map(str.lower, header)) else part_kinds(table.stem)
         self._own = {_name_key(table.stem), part_name(table.stem)}  # train.csv names the photos in train/
         self._by_name: dict[str, list[int]] = defaultdict(list)
         for i, path in enumerate(paths):
             self._by_name[_name_key(path.name)].append(i)
             self._by_name[_name_key(path.stem)].append(i)
 
-    def find(self, cell: str) -> int | None:
+    def _find(self, cell: str) -> int | None:
         """Returns the index of the photo that a cell names, None for none or more than one.
 
         It is of the part that the cell's folders name, or else the table's name. Of several photos of a name it is the
@@ -295,11 +303,14 @@ class _Index:
         matches = self._by_name.get(_name_key(path.rsplit("/", 1)[-1]), [])
         below = posixpath.normpath(posixpath.join(self._table.parent, path)) if matches else ""
         if any(self._kinds[i] for i in matches):
-            kinds = next(filter(None, map(part_kinds, below.split("/")[-2::-1])), part_kinds(self._table.stem))
+            kinds = next(filter(None, map(part_kinds, below.split("/")[-2::-1])), self._table_kinds)
             matches = [i for i in matches if not (kinds and self._kinds[i]) or kinds & self._kinds[i]]
         for wanted in (below, posixpath.normpath(path)) if len(matches) > 1 else ():
-            common = [len(posixpath.commonprefix([self._folders[i], _folders(wanted)])) for i in matches]
-            matches = [i for i, length in zip(matches, common, strict=True) if length == max(common)]
+            for depth, folder in enumerate(_folders(wanted)):
+                nearer = [i for i in matches if self._folders[i][depth : depth + 1] == [folder]]
+                if not nearer:
+                    break
+                matches = nearer
         if len(matches) > 1:
             matches = [i for i in matches if self._own & {*self._folders[i]}]
         return matches[0] if len(matches) == 1 else None

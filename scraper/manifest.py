@@ -96,17 +96,17 @@ def assign_numbers(rows: Sequence[dict[str, Any]], previous: Sequence[Mapping[st
     return result
 
 
-def of_kept_gems(previous: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Returns the rows of an earlier crawl of other sources without those of gems of which no picture is left.
+def drop_vanished_gems(previous: Sequence[dict[str, Any]], rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Returns the rows of earlier crawls of other sources without those of gems of which no picture is left.
 
-    So the pictures of these gems have the numbers of a first crawl.
+    So the pictures of these gems get the numbers of a first crawl.
     """
     paths = {row["path"] for row in rows}
     kept = {row["gem"] for row in previous if row["path"] in paths}
     return [row for row in previous if row["gem"] in kept]
 
 
-def retired(rows: Sequence[Mapping[str, Any]], previous: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def list_retired(rows: Sequence[Mapping[str, Any]], previous: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Returns what `assign_numbers` needs of the earlier pictures that this crawl has not, by gem and number."""
     used = {(row["gem"], row["number"]) for row in rows}
     last = {row["path"]: row for row in previous if "number" in row and (row["gem"], row["number"]) not in used}

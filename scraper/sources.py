@@ -134,9 +134,11 @@ def crawl(
         same_sources = manifest.previous_sources(out) == [summary["source"] for summary in summaries]
         if same_sources and not params.allow_fewer:
             _check_not_fewer(rows, previous, params, out)
-        earlier = [*manifest.load_retired(out), *previous] if same_sources else manifest.of_kept_gems(previous, rows)
+        earlier = [*manifest.load_retired(out), *previous]
+        if not same_sources:
+            earlier = manifest.drop_vanished_gems(earlier, rows)
         rows = manifest.assign_numbers(rows, earlier)
-        retired = manifest.retired(rows, earlier) if same_sources else []
+        retired = manifest.list_retired(rows, earlier)
         files.write_jsonl(new / manifest.MANIFEST, rows)
         files.write_json(new / manifest.SUMMARY, [*summaries, *([{"retired": retired}] if retired else [])])
     traffic: Counter[str] = sum((Counter(result.traffic) for result in results), Counter())

@@ -51,10 +51,10 @@ def serve_page(arguments: argparse.Namespace) -> None:
     from gemmodel.serve import app, server
 
     model = model_folder(arguments)
-    if arguments.feedback:
-        arguments.feedback.mkdir(parents=True, exist_ok=True)
-        if not (ignore := arguments.feedback / ".gitignore").exists():
-            ignore.write_text("*\n")  # people gave their photos to the operator, not to those who clone the project
+    if arguments.feedback and not arguments.feedback.exists():
+        arguments.feedback.mkdir(parents=True)
+        # People gave their photos to the operator, not to those who clone the project.
+        (arguments.feedback / ".gitignore").write_text("*\n")
     with server.listen(arguments.host, arguments.port) as listening:
         page = app.create_app(
             model,

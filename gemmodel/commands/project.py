@@ -12,6 +12,8 @@ from gemmodel.commands.arguments import add_command, path_argument
 from gemmodel.core import files, image_folder, params
 from gemmodel.core.errors import ParameterError
 
+INTERRUPT_TIMEOUT_S = 60  # in which an interrupted stage ends its run in MLflow
+
 
 def add(commands: Any) -> None:
     """Adds the commands to the subcommands of `gemmodel`."""
@@ -153,14 +155,18 @@ def run_worker() -> None:
 
 
 def run_stage(name: str) -> NoReturn:
-    """Runs a stage's command without DVC, and exits with its status; Ctrl+C, which the stage gets too, waits for it."""
+    """Runs a stage's command without DVC, and exits with its status; an interruption waits for the stage's end."""
     stages = params.read(Path("dvc.yaml"))["stages"]
     _, *command = shlex.split(stages[name]["cmd"])
     with subprocess.Popen([sys.executable, *command]) as stage:
         try:
             status = stage.wait()
         except KeyboardInterrupt:
-            status = stage.wait()
+            try:
+                status = stage.wait(timeout=INTERRUPT_TIMEOUT_S)  # Ctrl+C interrupts the stage, too
+            except (KeyboardInterrupt, subprocess.TimeoutExpired):
+                stage.terminate()
+                status = stage.wait()
     sys.exit(status)
 
 

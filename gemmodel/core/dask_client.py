@@ -62,10 +62,12 @@ def dask_client() -> Iterator[Any]:
             client.wait_for_workers(1, timeout=timeout)
         except TimeoutError:
             raise DeviceError(f"{address}: no worker within {timeout}; start `dask worker {address}`") from None
-        _check(client.run(environment, on_error="return"), environment())
+        checked = client.run(environment, on_error="return")
+        _check(checked, environment())
         try:
             yield client
-            _check(client.run(environment, on_error="return"), environment())  # those that came later
+            if later := client.scheduler_info(n_workers=-1)["workers"].keys() - checked.keys():
+                _check(client.run(environment, workers=[*later], on_error="return"), environment())
         except KilledWorker:
             raise DeviceError(f"{address}: one task killed several workers; see their logs") from None
         except NoWorkerError:

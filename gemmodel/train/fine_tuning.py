@@ -276,6 +276,9 @@ def fit_tail(
 
     Returns:
         The metrics of its best epoch.
+
+    Raises:
+        ParameterError: the validation loss of each epoch is NaN.
     """
     bfloat16_layers, policy = [], devices.precision(params.precision)
     for layer in tail.layers:
@@ -300,6 +303,9 @@ def fit_tail(
     )
     for layer in bfloat16_layers:
         layer.dtype_policy = "float32"  # mixed precision is for training: the saved model runs anywhere
+    if np.isnan(history["val_loss"]).all():
+        rate = params.learning_rate
+        raise ParameterError(f"model.fusion.learning_rate is {rate:g}; the loss is no number in any epoch: lower it")
     best = int(np.nanargmin(history["val_loss"]))
     return {name: history[name][best] for name in ("loss", "accuracy", "val_accuracy")}
 

@@ -114,10 +114,13 @@ def _fit_phases(network: keras.Model, context: TrainingContext, data: TrainingDa
             checkpoint=checkpoint,
         )
         history = {name: history.get(name, []) + values for name, values in metrics.items()}
-        if np.nanmin(metrics["val_loss"]) < best_loss:
-            best_loss = np.nanmin(metrics["val_loss"])
+        if (loss := np.nanmin(metrics["val_loss"], initial=np.inf)) < best_loss:
+            best_loss = loss
         else:
             network.set_weights(initial_weights)
+    if np.isinf(best_loss):
+        rate = params.train.learning_rate
+        raise ParameterError(f"train.learning_rate is {rate:g}; the loss is no number in any epoch: lower it")
     return history
 
 

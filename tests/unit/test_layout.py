@@ -323,6 +323,18 @@ def numbered(pattern: str, count: int = 3) -> list[str]:
                                        "2.jpg,horse person,True\n3.jpg,potted plant,True\n4.jpg,horse,True\n"},
          ["train/  4", "horse/  2", "person/  1", "potted plant/  1", "4 photos of 3 classes",
           "guessed: labels of 5 photos are from train.csv", "left out: 1 x photo with two labels: train/2.jpg"]),
+        (numbered("jpg/{}.jpg", 12), {  # PaddlePaddle
+            "train_list.txt": "".join(f"jpg/{i}.jpg {i % 2}\n" for i in range(8)),
+            "test_list.txt": "".join(f"jpg/{i}.jpg {i % 2}\n" for i in range(8, 12)),
+         },
+         ["0/  6", "1/  6", "12 photos of 2 classes",
+          "guessed: test_list.txt: its first row names a photo, so it has no header",
+          "guessed: train_list.txt: its first row names a photo, so it has no header",
+          "guessed: labels of 12 photos are from test_list.txt, train_list.txt"]),
+        (numbered("train/a{}.jpg", 6) + numbered("val/b{}.jpg", 6), {"train.csv":
+            "file,label,split\n" + "".join(f"a{i}.jpg,{i % 2},train\nb{i}.jpg,{i % 2},val\n" for i in range(6))},
+         ["train/  6", "0/  3", "1/  3", "val/  6", "0/  3", "1/  3", "12 photos of 2 classes",
+          "guessed: labels of 12 photos are from train.csv"]),
         (numbered("img/{}.jpg", 4), {"identity.txt": "".join(f"{i}.jpg {i % 2}\n" for i in range(4)), "attributes.txt":
                                      "4\nBald Male\n" + "".join(f"{i}.jpg -1  1\n" for i in range(4))},
          ["0/  2", "1/  2", "4 photos of 2 classes",  # CelebA

@@ -62,11 +62,11 @@ def test_photos_that_a_crawl_left_out_keep_their_numbers() -> None:
     names = "abcdefghij"
     first = manifest.assign_numbers(rows(**{name: name for name in names}), [])
     few = manifest.assign_numbers(rows(b="b", c="c", f="f"), first)
-    retired = manifest.retired(few, first)
+    retired = manifest.list_retired(few, first)
     assert {row["path"][-1] for row in retired} == set(names) - set("bcf")
     again = manifest.assign_numbers(rows(**{name: name for name in names}), [*retired, *few])
     assert numbers(again) == {name: i for i, name in enumerate(names)}
-    assert manifest.retired(again, [*retired, *few]) == []
+    assert manifest.list_retired(again, [*retired, *few]) == []
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -81,7 +81,7 @@ def test_a_number_is_of_one_photo_only_over_random_crawls(seed: int) -> None:
         numbered = manifest.assign_numbers(crawled, earlier)
         for row in numbered:
             assert photos.setdefault((row["gem"], row["number"]), row["path"]) == row["path"]
-        earlier = [*manifest.retired(numbered, earlier), *numbered]
+        earlier = [*manifest.list_retired(numbered, earlier), *numbered]
     assert len(set(photos.values())) == len(photos)
 
 
