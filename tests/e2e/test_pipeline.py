@@ -183,6 +183,7 @@ def test_a_teammate_pulls_and_reruns_nothing(project: Path, tmp_path: Path) -> N
     teammate("dvc", "pull")
     assert stages_run(teammate("dvc", "repro")) == []
     assert digests(tmp_path / "teammate") == digests(project)
+    run("git", "tag", "-a", "gemstones@v1.0.0", "-m", "published")
     run("dvc", "artifacts", "get", project, "gemstones", "--out", tmp_path / "demo")  # as `make demo` does
     for file in (project / "models").iterdir():
         assert (tmp_path / "demo" / file.name).read_bytes() == file.read_bytes()
