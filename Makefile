@@ -46,7 +46,7 @@ fuzz: $(INSTALLED_DEV) ## read damaged photos for an hour, on Linux, with pip in
 	python -W ignore tests/fuzz_guided.py -max_total_time=$(or $(SECONDS),3600) -seed=$(or $(SEED),1) -print_final_stats=1
 
 kill: $(INSTALLED_DEV) ## kill commands at random moments and check what heals them, for about an hour (NUMBER=100 SEED=0)
-	python tests/e2e/kill.py --kills $(or $(NUMBER),100) --seed $(or $(SEED),0)
+	python -m tests.e2e.kill --kills $(or $(NUMBER),100) --seed $(or $(SEED),0)
 
 lint: $(INSTALLED_DEV) ## check format, lint, imports and types, as CI does
 	ruff format --check .

@@ -1,6 +1,6 @@
 """Commands killed at random moments: does the documented command heal what they leave?
 
-python tests/e2e/kill.py [--kills 100] [--seed 0] [--only train register]
+python -m tests.e2e.kill [--kills 100] [--seed 0] [--only train register]
 
 A moment is a random part of the processor time that a command takes undisturbed, so a busy machine does not shift it.
 Then all processes of the command are killed at once, as a power failure does. After the command that the documentation
@@ -24,10 +24,10 @@ from typing import Any, NamedTuple
 
 import psutil
 import yaml
-from repository import Run, build, digests, environment, names, runner
 
 from gemmodel.commands import dvc_files
 from tests.conftest import isolate
+from tests.e2e.repository import Run, build, digests, environment, names, runner
 
 REPRO = "make -o .venv/installed repro"
 QUEUED = "dvc exp run --queue --name queue-{i} -S train.patience=2{i} train"

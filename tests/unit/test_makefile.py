@@ -6,6 +6,7 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -105,6 +106,12 @@ def test_clean_removes_outputs_alone(tmp_path: Path) -> None:
         left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
         assert left == set(kept)
         assert {path.name for path in (tmp_path / "reports").iterdir()} == {"metrics.json", "training.json"}
+
+
+def test_the_program_of_make_kill_starts_without_a_path_that_tests_set(run: Any) -> None:
+    ended = run("-m", "tests.e2e.kill", "--help", cwd=ROOT, PYTHONPATH="")
+    assert ended.returncode == 0, ended.stderr
+    assert "--kills" in ended.stdout
 
 
 def install_scripts(folder: Path, **scripts: str) -> None:
