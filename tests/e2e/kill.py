@@ -30,6 +30,7 @@ from tests.conftest import isolate
 from tests.e2e.repository import Run, build, digests, environment, names, runner
 
 REPRO = "make -o .venv/installed repro"
+TEMPORARY = "dvc exp run --temp --name temp-{i} -S train.patience=1{i} train"
 QUEUED = "dvc exp run --queue --name queue-{i} -S train.patience=2{i} train"
 # Every file and command of every package is there.
 WHOLE = """.venv/bin/python -c 'import os; from importlib import metadata
@@ -78,7 +79,8 @@ COMMANDS = {
     "register": stage("register", 10),
     "report": stage("report", 7),
     # An experiment whose value changes no output; fusion has no epochs to be patient about.
-    "temp": Command(*2 * ["dvc exp run --temp --name temp-{i} -S train.patience=1{i} train"], 30),
+    # A kill after DVC has saved it leaves it whole, and a second one of its name is refused.
+    "temp": Command(TEMPORARY, f"dvc exp remove temp-{{i}} || true; {TEMPORARY}", 30),
     "queue": Command(
         "dvc queue start",
         f"dvc queue kill queue-{{i}} || true; dvc queue remove --all; {QUEUED}; dvc queue start",
