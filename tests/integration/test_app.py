@@ -18,7 +18,7 @@ import time
 import urllib.parse
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import MappingProxyType
@@ -118,22 +118,28 @@ def photos(trained: Path) -> list[Path]:
     return sorted((trained / "data" / "split" / "test").rglob("*.jpg"))
 
 
+@contextmanager
+def on_phone(browser: Any) -> Iterator[tuple[Any, list[str]]]:
+    """Yield a tab of a phone's browser, and a list to which the errors of its pages are added."""
+    context = browser.new_context(viewport={"width": 390, "height": 844}, permissions=["camera"], locale="en")
+    tab, problems = context.new_page(), []
+    tab.on("pageerror", lambda error: problems.append(str(error)))
+    yield tab, problems
+    context.close()
+
+
 @pytest.fixture
 def page(browser: Any, server: Server) -> Iterator[Any]:
     """The page on a phone. It must send no request to another host, and report no error but of refused uploads."""
-    context = browser.new_context(viewport={"width": 390, "height": 844}, permissions=["camera"], locale="en")
-    opened = context.new_page()
-    problems: list[str] = []
-    opened.on("pageerror", lambda error: problems.append(str(error)))
-    opened.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
-    opened.on(
-        "request",
-        lambda request: None if request.url.startswith((server.url, "blob:")) else problems.append(request.url),
-    )
-    open_page(opened, server)
-    yield opened
-    assert [line for line in problems if line not in EXPECTED_ERRORS] == []
-    context.close()
+    with on_phone(browser) as (opened, problems):
+        opened.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
+        opened.on(
+            "request",
+            lambda request: None if request.url.startswith((server.url, "blob:")) else problems.append(request.url),
+        )
+        open_page(opened, server)
+        yield opened
+        assert [line for line in problems if line not in EXPECTED_ERRORS] == []
 
 
 def open_page(page: Any, server: Server) -> None:
@@ -423,14 +429,10 @@ def test_dropped_link_is_said_and_the_photo_can_be_sent_again(page: Any, photos:
 @pytest.fixture
 def strained(browser: Any, server: Server) -> Iterator[Any]:
     """The page on a phone, for tests that make requests fail; of these the page itself must report no error."""
-    context = browser.new_context(viewport={"width": 390, "height": 844}, permissions=["camera"], locale="en")
-    opened = context.new_page()
-    problems: list[str] = []
-    opened.on("pageerror", lambda error: problems.append(str(error)))
-    open_page(opened, server)
-    yield opened
-    assert problems == []
-    context.close()
+    with on_phone(browser) as (opened, problems):
+        open_page(opened, server)
+        yield opened
+        assert problems == []
 
 
 def test_failure_of_a_proxy_or_of_a_newer_server_is_said_and_blocks_nothing(strained: Any, photos: list[Path]) -> None:
